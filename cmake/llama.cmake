@@ -1,0 +1,34 @@
+# llama.cpp, built from its pinned source (or from -DHARP_LLAMA_SOURCE=DIR) as a part of this build.
+#
+# Back-end options pass through as they are: -DGGML_CUDA=ON, -DGGML_VULKAN=ON, -DGGML_RPC=ON, ...
+if(HARP_LLAMA_SOURCE)
+    set(harp_llama_dir "${HARP_LLAMA_SOURCE}")
+else()
+    set(harp_llama_dir "${CMAKE_CURRENT_SOURCE_DIR}/.deps/llama.cpp")
+    if(NOT EXISTS "${harp_llama_dir}/CMakeLists.txt")
+        execute_process(
+            COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/scripts/fetch" llama.cpp
+            RESULT_VARIABLE harp_fetch_failed)
+        if(harp_fetch_failed)
+            message(FATAL_ERROR "fetching the pinned llama.cpp source failed (see above); "
+                "-DHARP_LLAMA_SOURCE=DIR builds on a checkout of yours")
+        endif()
+    endif()
+endif()
+if(NOT EXISTS "${harp_llama_dir}/include/llama.h")
+    message(FATAL_ERROR "no llama.cpp source in ${harp_llama_dir}: include/llama.h is missing")
+endif()
+
+set(BUILD_SHARED_LIBS ON CACHE BOOL "Build shared libraries")
+set(LLAMA_BUILD_COMMON ${HARP_BUILD_APPS})
+foreach(part TESTS TOOLS EXAMPLES SERVER APP UI)
+    set(LLAMA_BUILD_${part} OFF CACHE BOOL "" FORCE)
+endforeach()
+set(LLAMA_USE_PREBUILT_UI OFF CACHE BOOL "" FORCE)
+# ccache is a matter of CMAKE_CXX_COMPILER_LAUNCHER (presets), not of ggml's own search for it
+set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
+# programs must find the libraries in the build tree and, installed, beside themselves
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
+
+add_subdirectory("${harp_llama_dir}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp")
+set(HARP_LLAMA_DIR "${harp_llama_dir}")

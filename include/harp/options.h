@@ -1,0 +1,74 @@
+// The options of HARP: one struct, one table that gives every program its names, defaults, ranges and help.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace harp {
+
+/// How an embedding row is perturbed. HARP (arXiv 2412.07282) uses dropout; the others are its ablations.
+enum class Perturbation {
+    dropout,   ///< coordinate kept where u > delta, u ~ U[0,1), else 0; kept values are not rescaled
+    uniform,   ///< NEFTune (arXiv 2310.05914): adds U(-1,1) * alpha / sqrt(length * n_embd)
+    gaussian,  ///< adds N(0,1) * sigma * RMS(row)
+};
+
+/// When the rows of the reframed twin are computed. Same logits up to rounding; only the cost differs.
+enum class Schedule {
+    automatic,  ///< "auto": measures the cost of a batch of n rows, tracks the share of hesitations, picks
+    fused,      ///< each step decodes the clean row and the twin's row in one batch
+    lazy,       ///< the twin catches up on its pending rows in one batch when a hesitation comes
+};
+
+/// Which positions are perturbed.
+enum class Scope {
+    all,        ///< every position, the beginning-of-sequence token included (the paper)
+    generated,  ///< the prompt stays clean; the twin shares its KV cells, so a prompt costs no second prefill
+};
+
+/// Everything that HARP lets one choose. Defaults are the authors'. Plain aggregate: check it with validate().
+struct Options {
+    double threshold = 1.0;  ///< theta, bits, >= 0, may be infinite (never); hesitates where entropy > theta
+    float beta = 0.5F;       ///< beta in 0..1, the share of the vanilla logits in the mix; 1 is vanilla
+    Perturbation perturbation = Perturbation::dropout;
+    float strength = 0.2F;  ///< dropout: delta in 0..1; uniform: alpha > 0; gaussian: sigma > 0 (of the row's RMS)
+    uint32_t reframings = 1;  ///< 1..8 perturbed passes, whose logits are averaged
+    Schedule schedule = Schedule::automatic;
+    uint32_t redraw = 0;  ///< new masks every Nth hesitation; 0 never, 1 at each one (the paper to the letter)
+    Scope scope = Scope::all;
+    uint64_t seed = 0;  ///< of the masks; independent of the sampler's seed
+
+    bool operator==(const Options &) const = default;
+
+    /// True if these options can never change a logit (threshold infinite or beta 1): no second pass is run.
+    [[nodiscard]] bool is_vanilla() const noexcept;
+};
+
+inline constexpr uint32_t max_reframings = 8;
+
+/// One row of the option table.
+struct OptionInfo {
+    std::string_view name;           ///< as in C++, JSON and Python; on the command line --harp-NAME
+    std::string_view default_value;  ///< as text that set_option() accepts
+    std::string_view range;          ///< what is allowed, for people
+    std::string_view meaning;        ///< one line of help, with the paper's letter where there is one
+};
+
+/// All options in the order of the table in docs/OPTIONS.md.
+[[nodiscard]] std::span<const OptionInfo> option_table() noexcept;
+
+/// Sets one option from text.
+/// @throws Error{invalid_option} naming field, value and range if the name is unknown or the text is not a value
+void set_option(Options & options, std::string_view name, std::string_view value);
+
+/// One option as text; set_option() reads it back to the same value.
+/// @throws Error{invalid_option} if the name is unknown
+[[nodiscard]] std::string get_option(const Options & options, std::string_view name);
+
+/// Checks every rule, also those between fields (the range of strength depends on the perturbation).
+/// @throws Error{invalid_option} naming field, value and range
+void validate(const Options & options);
+
+}  // namespace harp

@@ -1,0 +1,18 @@
+// Shannon entropy of the next-token distribution, the measure of hesitation.  HARP (arXiv 2412.07282) section 3.1.
+#pragma once
+
+#include <span>
+
+namespace harp::method {
+
+/// H = -sum_i p_i log2 p_i with p = softmax(logits), in bits: 0 (certain) .. log2(n_vocab) (uniform).
+///
+/// Stable for any finite logits (the maximum is subtracted first); a logit of -infinity is a token of probability 0.
+/// Sums are accumulated in double. Vectorised for the CPU it runs on (Highway, chosen at run time).
+///
+/// @param logits [n_vocab], raw: before temperature and penalties; not empty
+/// @return NaN if a logit is NaN or +infinity, or all are -infinity
+/// Cost: two passes over n_vocab, no allocation. Thread-safe.
+[[nodiscard]] double entropy_bits(std::span<const float> logits) noexcept;
+
+}  // namespace harp::method
