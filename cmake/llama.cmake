@@ -29,6 +29,21 @@ set(LLAMA_USE_PREBUILT_UI OFF CACHE BOOL "" FORCE)
 set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
 # programs must find the libraries in the build tree and, installed, beside themselves
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
+# llama.cpp would take its build number from our git history, and be compiled anew after each commit
+if(NOT HARP_LLAMA_SOURCE)
+    set(LLAMA_BUILD_NUMBER 0)
+    set(LLAMA_BUILD_COMMIT "pinned-0.5.0")
+endif()
 
 add_subdirectory("${harp_llama_dir}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp")
 set(HARP_LLAMA_DIR "${harp_llama_dir}")
+
+# headers that are not ours are not held to our warnings
+foreach(target llama ggml ggml-base ggml-cpu llama-common)
+    if(TARGET ${target})
+        get_target_property(directories ${target} INTERFACE_INCLUDE_DIRECTORIES)
+        if(directories)
+            set_target_properties(${target} PROPERTIES INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${directories}")
+        endif()
+    endif()
+endforeach()

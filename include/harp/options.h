@@ -33,7 +33,7 @@ struct Options {
     double threshold = 1.0;  ///< theta, bits, >= 0, may be infinite (never); hesitates where entropy > theta
     float beta = 0.5F;       ///< beta in 0..1, the share of the vanilla logits in the mix; 1 is vanilla
     Perturbation perturbation = Perturbation::dropout;
-    float strength = 0.2F;  ///< dropout: delta in 0..1; uniform: alpha > 0; gaussian: sigma > 0 (of the row's RMS)
+    float strength = 0.2F;    ///< dropout: delta in 0..1; uniform: alpha > 0; gaussian: sigma > 0 (of the row's RMS)
     uint32_t reframings = 1;  ///< 1..8 perturbed passes, whose logits are averaged
     Schedule schedule = Schedule::automatic;
     uint32_t redraw = 0;  ///< new masks every Nth hesitation; 0 never, 1 at each one (the paper to the letter)

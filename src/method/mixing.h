@@ -6,7 +6,8 @@
 namespace harp::method {
 
 /// out_i = beta * vanilla_i + (1 - beta) * reframed_i, each operation rounded to float32 (no fused multiply-add),
-/// as the authors' code does it. beta = 1 gives `vanilla` bit for bit.
+/// as the authors' code does it. beta = 1 gives `vanilla` bit for bit,
+/// beta = 0 `reframed`.
 ///
 /// @param vanilla  logits of the clean pass, [n_vocab]
 /// @param reframed logits of the perturbed pass, [n_vocab]

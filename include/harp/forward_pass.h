@@ -1,0 +1,177 @@
+// The forward pass that hesitates: stands where llama_decode stands, and mixes in a reframed pass where entropy is high.
+//
+// HARP (arXiv 2412.07282). Everything above it (samplers, beam search, servers) uses it as one uses llama.cpp.
+// docs/ARCHITECTURE.md tells the life of a token; docs/METHOD.md what differs from the authors' code and why.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harp/error.h"
+#include "harp/options.h"
+#include "llama.h"
+
+namespace harp {
+
+/// What happened at one output row.
+struct StepRecord {
+    double entropy = 0.0;    ///< of the vanilla distribution, bits
+    bool hesitated = false;  ///< entropy > threshold, strictly
+};
+
+/// One output row as an observer sees it. The spans are valid during the call only.
+struct StepObservation {
+    llama_seq_id sequence = 0;  ///< the caller's id
+    llama_pos position = 0;     ///< of the token whose successor is predicted
+    StepRecord record;
+    std::span<const float> vanilla;   ///< [n_vocab]
+    std::span<const float> reframed;  ///< [n_vocab], mean over the reframings; empty where no second pass was mixed
+    std::span<const float> mixed;     ///< [n_vocab], what logits() gives
+};
+
+/// Called once for each output row of a sequence with HARP on, in the order of the batch, before decode() returns.
+using StepObserver = std::function<void(const StepObservation &)>;
+
+/// Which embedding row a perturbation is asked for.
+struct RowToPerturb {
+    llama_seq_id sequence = 0;  ///< the caller's id
+    llama_pos position = 0;     ///< where the token stood when it was first decoded
+    uint32_t draw = 0;          ///< counts the draws of this sequence (Options::redraw)
+    uint32_t reframing = 0;     ///< 0 .. Options::reframings - 1
+};
+
+/// Replaces the random perturbation (replay of recorded masks, own kinds of noise). Row: [n_embd], changed in place.
+using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> row)>;
+
+/// Counters since creation or reset_statistics(). Rows are rows of a llama_decode batch.
+struct Statistics {
+    uint64_t steps = 0;              ///< output rows judged
+    uint64_t hesitations = 0;        ///< of these, entropy > threshold
+    uint64_t clean_rows = 0;         ///< rows the caller asked for
+    uint64_t second_pass_rows = 0;   ///< rows of reframed twins
+    uint64_t fused_steps = 0;        ///< output rows decoded together with their twin row
+    uint64_t catch_ups = 0;          ///< second passes run on their own
+    double total_seconds = 0;        ///< inside decode()
+    double llama_seconds = 0;        ///< of these, inside llama_decode; the difference is HARP's own work
+    double second_pass_seconds = 0;  ///< of llama_seconds, what the twins cost (for fused steps: what they added)
+};
+
+/// What Schedule::automatic knows and does.
+struct ScheduleReport {
+    Schedule chosen = Schedule::lazy;  ///< what the next step would use
+    double cost_of_two = 0;            ///< c(2): time of a batch of two rows / of one; 0 while unmeasured
+    double hesitation_share = 0;       ///< running share of hesitating steps
+    double fused_cost = 0;             ///< predicted cost of a step, in steps without HARP; 0 while unmeasured
+    double lazy_cost = 0;
+};
+
+/// A llama_context that looks twice when it hesitates.
+///
+/// With HARP on, the context holds for each of the caller's sequences 1 + reframings inner ones (the clean stream and its
+/// reframed twins) and as many times the cells. With HARP off (no options) nothing is doubled and decode() is llama_decode.
+///
+/// Not thread-safe; one thread at a time, as llama_context. The model must outlive it.
+class ForwardPass {
+  public:
+    /// Creates the context.
+    ///
+    /// @param params  as the caller would give llama.cpp: n_ctx, n_batch, n_seq_max count the caller's own rows
+    /// @param options defaults of all sequences; nullopt is HARP off. Options::reframings is the most any sequence may use
+    /// @throws Error{invalid_option}    options or params out of range (n_seq_max * (1 + reframings) <= 256)
+    /// @throws Error{unsupported_model} by name: encoder-decoder, embeddings-only, no look-up of token embeddings,
+    ///                                  or the self-check failed (twin without perturbation differs from the clean stream)
+    /// @throws Error{decode_failed}     llama.cpp could not create the context (its log says why)
+    /// Source: llama_init_from_model.
+    ForwardPass(llama_model & model, llama_context_params params, const std::optional<Options> & options);
+    ~ForwardPass();
+    ForwardPass(ForwardPass &&) noexcept;
+    ForwardPass & operator=(ForwardPass &&) noexcept;
+
+    /// Decodes a batch of token rows of any sequences; rows with `logits` set become output rows (all NULL rules of
+    /// llama_batch hold). On an error nothing of the batch stays behind, and the pass can be used on.
+    ///
+    /// @throws Error{invalid_batch}    empty, larger than n_batch, a bad token or sequence id, positions that do not follow
+    /// @throws Error{unsupported_call} embedding rows (batch.embd) with HARP on; a LoRA on the token embeddings
+    /// @throws Error{context_full}     no room in the KV cache
+    /// @throws Error{aborted}          the abort callback said stop
+    /// @throws Error{decode_failed}    anything else, also logits that are not numbers
+    /// Source: llama_decode.
+    void decode(const llama_batch & batch);
+
+    /// Final logits of the batch's row `i` (negative: from the last output row back), [n_vocab]; valid until the next
+    /// decode(); nullptr if the row is not an output row.  Source: llama_get_logits_ith.
+    [[nodiscard]] float * logits(int32_t i);
+    /// Final logits of all output rows, [n_outputs, n_vocab], in batch order.  Source: llama_get_logits.
+    [[nodiscard]] float * all_logits();
+    /// The record of row `i`, indexed like logits(). With HARP off, or a threshold of infinity, entropy is computed now.
+    /// @throws Error{invalid_batch} if the row is not an output row
+    [[nodiscard]] StepRecord step(int32_t i);
+
+    /// @name Memory: as their llama_memory_ namesakes, each mirrored on the twins and on their queues of pending rows.
+    /// @{
+    void memory_clear(bool data);
+    bool memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p1);
+    void memory_seq_cp(llama_seq_id source, llama_seq_id destination, llama_pos p0, llama_pos p1);
+    void memory_seq_keep(llama_seq_id sequence);
+    void memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta);
+    void memory_seq_div(llama_seq_id sequence, llama_pos p0, llama_pos p1, int divisor);
+    [[nodiscard]] llama_pos memory_seq_pos_min(llama_seq_id sequence) const;
+    [[nodiscard]] llama_pos memory_seq_pos_max(llama_seq_id sequence) const;
+    /// @}
+
+    /// @name State: the clean stream, the twins, the queue of pending rows and the draws.
+    /// Source: llama_state_get_data, llama_state_seq_get_data_ext and their setters.
+    /// @{
+    [[nodiscard]] std::vector<uint8_t> state_get();
+    /// @throws Error{invalid_state}; the memory is then empty
+    void state_set(std::span<const uint8_t> state);
+    [[nodiscard]] std::vector<uint8_t> state_seq_get(llama_seq_id sequence, llama_state_seq_flags flags = 0);
+    /// @throws Error{invalid_state}; the sequence is then empty
+    void state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags = 0);
+    /// @}
+
+    /// Options of one sequence from now on. A change of seed, kind, strength, reframings or scope makes its twin start anew.
+    ///
+    /// @param mask_sequence which of the seed's mask families to use; by default the sequence's own id. Give the same number
+    ///                      to have the same masks whatever slot a request lands in.
+    /// @throws Error{invalid_option} also when reframings exceeds what the context was created with, or HARP is off
+    void set_sequence_options(llama_seq_id sequence, const Options & options,
+                              std::optional<uint32_t> mask_sequence = std::nullopt);
+    [[nodiscard]] const Options & sequence_options(llama_seq_id sequence) const;
+
+    /// For Scope::generated: tokens decoded from now on at positions < `end` are prompt and stay clean. Without a call, all
+    /// rows up to the sequence's first output row are.
+    void set_prompt_end(llama_seq_id sequence, llama_pos end);
+
+    void set_observer(StepObserver observer);
+    void set_row_perturbation(RowPerturbation perturbation);
+
+    [[nodiscard]] bool enabled() const noexcept;    ///< HARP on: twins exist
+    [[nodiscard]] uint32_t n_ctx() const noexcept;  ///< the caller's share of the cells
+    [[nodiscard]] uint32_t n_ctx_seq() const noexcept;
+    [[nodiscard]] uint32_t n_batch() const noexcept;
+    [[nodiscard]] uint32_t n_seq_max() const noexcept;
+    [[nodiscard]] int32_t n_vocab() const noexcept;
+
+    [[nodiscard]] const Statistics & statistics() const noexcept;
+    void reset_statistics();
+    [[nodiscard]] ScheduleReport schedule_report() const;
+
+    /// Checks that history and KV cache agree, for every sequence and twin.
+    /// @return a description of the first disagreement, or an empty string
+    [[nodiscard]] std::string check_invariant() const;
+
+    /// The inner context, for calls that HARP does not touch (threads, adapters, performance counters).
+    [[nodiscard]] llama_context * context() noexcept;
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace harp

@@ -1,0 +1,110 @@
+/* harp's C API: the calls of llama.h that touch the forward pass, with HARP under them.
+ *
+ * Every harp_X has the signature and the meaning of its namesake llama_X. A handle made by harp_init_from_model has HARP
+ * on; with any other llama_context (a draft model, embeddings) each call here is its llama_ namesake, at its speed. All
+ * calls of llama.h that are not listed here take HARP handles as they are. See examples/simple.cpp.
+ *
+ * To port a program: include harp/harp.h after llama.h and rename the calls, or include harp/drop_in.h, which renames
+ * them for the compiler.
+ */
+#ifndef HARP_H
+#define HARP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum harp_perturbation { HARP_PERTURBATION_DROPOUT, HARP_PERTURBATION_UNIFORM, HARP_PERTURBATION_GAUSSIAN };
+enum harp_schedule { HARP_SCHEDULE_AUTO, HARP_SCHEDULE_FUSED, HARP_SCHEDULE_LAZY };
+enum harp_scope { HARP_SCOPE_ALL, HARP_SCOPE_GENERATED };
+
+/* The options of HARP; harp/options.h and docs/OPTIONS.md tell what they do and what is allowed. */
+struct harp_params {
+    double threshold;                    /* bits, >= 0, may be INFINITY; default 1.0 */
+    float beta;                          /* 0..1, share of the vanilla logits; default 0.5 */
+    enum harp_perturbation perturbation; /* default dropout */
+    float strength;                      /* dropout 0..1, uniform > 0, gaussian > 0; default 0.2 */
+    uint32_t reframings;                 /* 1..8; default 1 */
+    enum harp_schedule schedule;         /* default auto */
+    uint32_t redraw;                     /* 0 never, 1 each hesitation (the paper), N; default 0 */
+    enum harp_scope scope;               /* default all */
+    uint64_t seed;                       /* of the masks; default 0 */
+};
+
+/* What happened at one output row. */
+struct harp_step {
+    double entropy; /* of the vanilla distribution, bits */
+    bool hesitated; /* entropy > threshold */
+};
+
+/* The authors' defaults. */
+struct harp_params harp_default_params(void);
+
+/* Parameters of the contexts that harp_init_from_model creates from now on; NULL: vanilla contexts.
+ * Until the first call: harp_default_params(). @return false, with harp_last_error(), if a value is out of range. */
+bool harp_set_default_params(const struct harp_params * params);
+
+/* Parameters of one sequence from now on. @return false, with harp_last_error(), if a value is out of range, reframings
+ * exceeds what the context was created with, or the handle has no HARP. */
+bool harp_set_sequence_params(struct llama_context * ctx, llama_seq_id seq_id, struct harp_params params);
+
+/* The record of row i of the last batch, indexed as in llama_get_logits_ith. @return false if it is not an output row or the
+ * handle has no HARP. */
+bool harp_get_step(struct llama_context * ctx, int32_t i, struct harp_step * step);
+
+/* For HARP_SCOPE_GENERATED: tokens decoded from now on at positions below `end` are prompt. No-op without HARP. */
+void harp_set_prompt_end(struct llama_context * ctx, llama_seq_id seq_id, llama_pos end);
+
+/* Why the last call of this thread failed; "" if none did. Valid until the thread's next harp call. */
+const char * harp_last_error(void);
+
+/* --- context. NULL on failure, with harp_last_error(). harp_free takes any llama_context. */
+struct llama_context * harp_init_from_model(struct llama_model * model, struct llama_context_params params);
+void harp_free(struct llama_context * ctx);
+uint32_t harp_n_ctx(const struct llama_context * ctx);
+uint32_t harp_n_ctx_seq(const struct llama_context * ctx);
+uint32_t harp_n_batch(const struct llama_context * ctx);
+uint32_t harp_n_seq_max(const struct llama_context * ctx);
+
+/* --- decoding. Return values as llama_decode: 0, 1 no KV slot, 2 aborted, -1 invalid batch, < -1 other failures.
+ * Unlike there, nothing of a failed batch stays in memory. */
+int32_t harp_decode(struct llama_context * ctx, struct llama_batch batch);
+int32_t harp_process(struct llama_context * ctx, enum llama_process_type type, struct llama_batch_ext * batch);
+float * harp_get_logits(struct llama_context * ctx);
+float * harp_get_logits_ith(struct llama_context * ctx, int32_t i);
+
+/* --- memory. `mem` is what llama_get_memory gives for the handle. */
+void harp_memory_clear(llama_memory_t mem, bool data);
+bool harp_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+void harp_memory_seq_cp(llama_memory_t mem, llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0,
+                        llama_pos p1);
+void harp_memory_seq_keep(llama_memory_t mem, llama_seq_id seq_id);
+void harp_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta);
+void harp_memory_seq_div(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d);
+llama_pos harp_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id);
+llama_pos harp_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id);
+
+/* --- state: the clean stream, the twins and their pending rows. 0 or false on failure. */
+size_t harp_state_get_size(struct llama_context * ctx);
+size_t harp_state_get_data(struct llama_context * ctx, uint8_t * dst, size_t size);
+size_t harp_state_set_data(struct llama_context * ctx, const uint8_t * src, size_t size);
+size_t harp_state_seq_get_size(struct llama_context * ctx, llama_seq_id seq_id);
+size_t harp_state_seq_get_data(struct llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id);
+size_t harp_state_seq_set_data(struct llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id dest_seq_id);
+size_t harp_state_seq_get_size_ext(struct llama_context * ctx, llama_seq_id seq_id, llama_state_seq_flags flags);
+size_t harp_state_seq_get_data_ext(struct llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id,
+                                   llama_state_seq_flags flags);
+size_t harp_state_seq_set_data_ext(struct llama_context * ctx, const uint8_t * src, size_t size,
+                                   llama_seq_id dest_seq_id, llama_state_seq_flags flags);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HARP_H */

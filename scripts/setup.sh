@@ -1,0 +1,181 @@
+# shellcheck shell=bash disable=SC2034 # its variables are used by what sources it
+# Set-up steps shared by ./run and ./test: packages, Python environment, configure, build. Source this file.
+#
+# Steps talk on standard error and keep their full output in build/logs/. Each can be called again at any time: what is
+# there is left alone. HARP_STEPS is the number of steps that the caller announces.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+deps=$root/.deps
+build=$root/build/release
+logs=$root/build/logs
+venv_python=$deps/venv/bin/python
+step_number=0
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "error: $1"
+    shift
+    local line
+    for line in "$@"; do say "  $line"; done
+    exit 1
+}
+
+step() { # step TITLE: announces the next step, with the seconds since the start
+    step_number=$((step_number + 1))
+    say "[$step_number/$HARP_STEPS, ${SECONDS} s] $1"
+}
+
+# --- running a long command: all output to a log, one line of progress on a terminal, a line per 10 % elsewhere ---------
+
+show_progress() { # reads a command's output; understands ninja's "[FINISHED/TOTAL SECONDS] what"
+    local line text shown=-1 percent left
+    while IFS= read -r line; do
+        text=$line percent=
+        if [[ $line =~ ^\[([0-9]+)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then
+            percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
+            left=$((BASH_REMATCH[3] * (BASH_REMATCH[2] - BASH_REMATCH[1]) / BASH_REMATCH[1]))
+            text="$percent %, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}, about $left s left"
+            [[ -t 2 ]] && text+=": ${BASH_REMATCH[4]}"
+        fi
+        if [[ -t 2 ]]; then
+            printf '\r\033[K    %.100s' "${text//$'\t'/ }" >&2
+        elif [[ -n $percent ]] && ((percent / 10 > shown)); then
+            shown=$((percent / 10))
+            say "    $text"
+        fi
+    done
+    if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
+}
+
+show_failure() { # show_failure LOG: the first failed build command with its errors, or the end of the log
+    local first
+    first=$(grep -nm1 '^FAILED:' "$1" | cut -d: -f1 || true)
+    if [[ -n $first ]]; then
+        sed -n "$first,$((first + 50))p" "$1" | cut -c1-300 >&2
+    else
+        tail -n 30 "$1" >&2
+    fi
+}
+
+logged() { # logged NAME ADVICE COMMAND...: runs it, output in build/logs/NAME.log; on failure shows why and says ADVICE
+    local name=$1 log=$logs/$1.log advice=$2
+    shift 2
+    mkdir -p "$logs"
+    if ! "$@" </dev/null 2>&1 | tee "$log" | show_progress; then
+        show_failure "$log"
+        die "this step failed: $name (see above; all of its output is in ${log#"$root"/})" "$advice"
+    fi
+}
+
+# --- system packages ---------------------------------------------------------------------------------------------------
+
+# One line each: Debian package, then what shows that it is there: tool:NAME, header:PATH or python:MODULE.
+run_packages='
+build-essential        tool:c++
+cmake                  tool:cmake
+ninja-build            tool:ninja
+python3                tool:python3
+python3-venv           python:ensurepip
+librandom123-dev       header:Random123/philox.h
+libhwy-dev             header:hwy/highway.h
+libcli11-dev           header:CLI/CLI.hpp
+nlohmann-json3-dev     header:nlohmann/json.hpp
+libfmt-dev             header:fmt/format.h
+'
+# Not asked for where packages cannot be installed: a faster second build, downloads of models by https.
+optional_packages='
+ccache                 tool:ccache
+libssl-dev             header:openssl/ssl.h
+'
+test_packages='
+libgtest-dev           header:gtest/gtest.h
+libgmock-dev           header:gmock/gmock.h
+libbenchmark-dev       header:benchmark/benchmark.h
+clang-tidy             tool:clang-tidy
+'
+
+has_header() { # as the compiler looks for it, so that CPATH and the like count
+    if command -v c++ >/dev/null; then
+        printf '#if !__has_include(<%s>)\n#error missing\n#endif\n' "$1" | c++ -E -x c++ - >/dev/null 2>&1
+    else
+        [[ -e /usr/include/$1 || -e /usr/local/include/$1 ]]
+    fi
+}
+
+missing_packages() { # missing_packages LIST: names of the packages of which nothing is found
+    local package probe
+    while read -r package probe; do
+        case $probe in
+            tool:*) command -v "${probe#*:}" >/dev/null || echo "$package" ;;
+            header:*) has_header "${probe#*:}" || echo "$package" ;;
+            python:*) python3 -c "import ${probe#*:}" 2>/dev/null || echo "$package" ;;
+        esac
+    done <<<"$1"
+}
+
+ensure_packages() { # ensure_packages REQUIRED OPTIONAL (lists as above)
+    local required wanted as_root=()
+    required=$(missing_packages "$1" | xargs)
+    wanted=$(missing_packages "$1$2" | xargs)
+    [[ -n $wanted ]] || return 0
+    if [[ $(id -u) != 0 ]]; then as_root=(sudo -n); fi
+    if command -v apt-get >/dev/null && { [[ $(id -u) == 0 ]] || sudo -n true 2>/dev/null; }; then
+        say "    installing $wanted"
+        local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
+        logged apt-update "Check the network and /etc/apt/sources.list*, then call again." "${apt[@]}" update
+        # shellcheck disable=SC2086 # a list of names
+        logged apt-install "Install by hand what could not be installed: $wanted" \
+            "${apt[@]}" install -y --no-install-recommends $wanted
+        required=$(missing_packages "$1" | xargs)
+        [[ -z $required ]] || die "installed, but still not found: $required"
+    elif [[ -n $required ]]; then
+        die "packages are missing and cannot be installed from here (no apt-get, or neither root nor password-free sudo)" \
+            "Install them, then call again. Debian, Ubuntu:" "sudo apt-get install $wanted"
+    else
+        say "    not there, and not needed: $wanted"
+    fi
+}
+
+# --- Python environment, sources and models ------------------------------------------------------------------------------
+
+ensure_python() { # .deps/venv with the packages of scripts/requirements.txt
+    local wanted=$root/scripts/requirements.txt stamp=$deps/venv/.requirements
+    if cmp -s "$wanted" "$stamp" && "$venv_python" -c 'import gguf' 2>/dev/null; then return 0; fi
+    if ! "$venv_python" -m pip --version >/dev/null 2>&1; then # none yet, or of a Python that is gone
+        mkdir -p "$deps"
+        logged python-venv "Debian, Ubuntu: apt-get install python3-venv" python3 -m venv --clear "$deps/venv"
+    fi
+    logged python-packages "Check the network and pip's index setting, then call again." \
+        "$venv_python" -m pip install --disable-pip-version-check --progress-bar off -r "$wanted"
+    cp "$wanted" "$stamp"
+}
+
+fetch() { "$root/scripts/fetch" "$1" || die "could not fetch $1 (see above)" "Call again when that is mended."; }
+
+# --- configure and build -------------------------------------------------------------------------------------------------
+
+cached() { # cached NAME VALUE: is that so in the build directory?
+    grep -qE "^$1:[A-Z]+=$2\$" "$build/CMakeCache.txt" 2>/dev/null
+}
+
+configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds the tests as it is
+    if [[ -f $build/CMakeCache.txt ]] && ! cached CMAKE_HOME_DIRECTORY "$root"; then
+        say "    the repository was moved: building anew"
+        rm -rf "$build"
+    fi
+    if [[ -f $build/build.ninja ]] && { [[ $1 == OFF ]] || cached HARP_SANITIZER_TESTS ON; }; then return 0; fi
+    local options=("-DHARP_BUILD_TESTS=$1" "-DHARP_BUILD_BENCH=$1" "-DHARP_SANITIZER_TESTS=$1")
+    if command -v ccache >/dev/null; then
+        options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+    fi
+    (cd "$root" && logged configure "See the first 'CMake Error' above; a broken build directory is cured by: rm -r build" \
+        cmake --preset release "${options[@]}")
+}
+
+build() { # build TARGET...
+    # ccache: the same source in another folder, such as a second clone, is the same source
+    export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
+    NINJA_STATUS='[%f/%t %e] ' logged build "Mend the first error above and call again; what was built stays built." \
+        cmake --build "$build" --target "$@"
+}

@@ -1,0 +1,84 @@
+#include "capi/registry.h"
+
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+#include <utility>
+
+#include "harp/registration.h"
+
+namespace harp::capi {
+
+namespace {
+
+struct Registry {
+    std::shared_mutex mutex;
+    std::map<const llama_context *, ForwardPass *> by_context;
+    std::map<llama_memory_t, ForwardPass *> by_memory;
+    std::map<const llama_context *, std::unique_ptr<ForwardPass>> owned;
+};
+
+Registry & registry() {
+    static Registry instance;
+    return instance;
+}
+
+void list(ForwardPass & pass) {
+    Registry & r = registry();
+    const std::unique_lock lock(r.mutex);
+    r.by_context[pass.context()] = &pass;
+    r.by_memory[llama_get_memory(pass.context())] = &pass;
+}
+
+/// @return what owned it, to be destroyed outside the lock
+std::unique_ptr<ForwardPass> unlist(const llama_context * context) {
+    Registry & r = registry();
+    const std::unique_lock lock(r.mutex);
+    r.by_context.erase(context);
+    r.by_memory.erase(llama_get_memory(context));
+    auto node = r.owned.extract(context);
+    return node.empty() ? nullptr : std::move(node.mapped());
+}
+
+template <typename Map, typename Key>
+ForwardPass * look_up(const Map & map, Key key) {
+    const std::shared_lock lock(registry().mutex);
+    const auto it = map.find(key);
+    return it != map.end() ? it->second : nullptr;
+}
+
+}  // namespace
+
+ForwardPass * find(const llama_context * context) {
+    return look_up(registry().by_context, context);
+}
+ForwardPass * find(llama_memory_t memory) {
+    return look_up(registry().by_memory, memory);
+}
+
+llama_context * adopt(std::unique_ptr<ForwardPass> pass) {
+    llama_context * context = pass->context();
+    list(*pass);
+    Registry & r = registry();
+    const std::unique_lock lock(r.mutex);
+    r.owned[context] = std::move(pass);
+    return context;
+}
+
+bool release(llama_context * context) {
+    if (find(context) == nullptr) return false;
+    return unlist(context) != nullptr;
+}
+
+}  // namespace harp::capi
+
+namespace harp {
+
+ScopedRegistration::ScopedRegistration(ForwardPass & pass) : context_(pass.context()) {
+    capi::list(pass);
+}
+ScopedRegistration::~ScopedRegistration() {
+    capi::unlist(context_);
+}
+
+}  // namespace harp

@@ -1,0 +1,147 @@
+// Entropy of a row of logits, vectorised: one pass for the maximum, one for the two sums.
+//
+// With m the maximum, S = sum exp(x - m) and T = sum (x - m) exp(x - m), the entropy is log2 S - (T / S) /
+// ln 2. This needs no second exponential and no logarithm per token.
+#include "method/entropy.h"
+
+#include <cassert>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <numbers>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 warns about its own AVX-512 intrinsics (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+// Highway compiles this file once for each instruction set and picks one when the program runs.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "method/entropy.cpp"
+#include "hwy/foreach_target.h"
+// after foreach_target.h, as Highway demands
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace harp::method::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::ScalableTag<float>;
+using FloatVec = hn::Vec<FloatTag>;
+#if HWY_TARGET == HWY_SCALAR
+using DoubleTag = hn::Rebind<double, FloatTag>;
+#else
+using DoubleTag = hn::Repartition<double, FloatTag>;
+#endif
+using DoubleVec = hn::Vec<DoubleTag>;
+
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+// A token whose logit is further below the maximum counts as one of probability 0: 262144 of them together
+// would weigh less than 1e-27 bits. Above this bound no term is a denormal number, which would be slow.
+constexpr float smallest_exponent = -80.0F;
+
+// Its exponential is exactly 0, and it is finite: 0 * -infinity would be NaN.
+constexpr float exponent_of_zero = -200.0F;
+
+// Logits are taken four vectors at a time: enough independent work to hide latencies.
+constexpr size_t vectors_per_block = 4;
+
+// Calls f(block) for all logits; the last block is filled up with -infinity, a token of probability 0.
+template <class F>
+HWY_INLINE void for_each_block(const float * logits, size_t n, F f) {
+    const FloatTag d;
+    const size_t size = vectors_per_block * hn::Lanes(d);
+    size_t i = 0;
+    for (; i + size <= n; i += size) f(logits + i);
+    if (i == n) return;
+    HWY_ALIGN float tail[vectors_per_block * hn::MaxLanes(d)];
+    for (size_t k = 0; k < size; ++k) tail[k] = i + k < n ? logits[i + k] : minus_infinity;
+    f(tail);
+}
+
+float maximum(const float * logits, size_t n) {
+    const FloatTag d;
+    const size_t lanes = hn::Lanes(d);
+    FloatVec max = hn::Set(d, minus_infinity);
+    for_each_block(logits, n, [&](const float * x) HWY_ATTR {
+        const FloatVec first = hn::Max(hn::LoadU(d, x), hn::LoadU(d, x + lanes));
+        const FloatVec second = hn::Max(hn::LoadU(d, x + 2 * lanes), hn::LoadU(d, x + 3 * lanes));
+        max = hn::Max(max, hn::Max(first, second));
+    });
+    return hn::GetLane(hn::MaxOfLanes(d, max));
+}
+
+// One vector's terms of S and T.
+HWY_INLINE void terms(FloatVec logit, FloatVec max, FloatVec & s, FloatVec & t) {
+    const FloatTag d;
+    const FloatVec difference = hn::Sub(logit, max);
+    // A NaN is not below the cutoff and reaches T, whatever Max and Exp make of it; so do +infinity and a row
+    // of -infinity, where the difference is NaN.
+    const auto negligible = hn::Lt(difference, hn::Set(d, smallest_exponent));
+    const FloatVec x = hn::IfThenElse(negligible, hn::Set(d, exponent_of_zero), difference);
+    s = hn::Exp(d, x);
+    t = hn::Mul(x, s);
+}
+
+// Adds a vector of floats, one half each, to a sum kept in double.
+HWY_INLINE void add(FloatVec v, DoubleVec & low, DoubleVec & high) {
+    const DoubleTag d;
+#if HWY_TARGET == HWY_SCALAR
+    low = hn::Add(low, hn::PromoteTo(d, v));
+    (void)high;
+#else
+    const hn::Half<FloatTag> half;
+    low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(half, v)));
+    high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(half, v)));
+#endif
+}
+
+HWY_INLINE double total(DoubleVec low, DoubleVec high) {
+    const DoubleTag d;
+    return hn::GetLane(hn::SumOfLanes(d, hn::Add(low, high)));
+}
+
+double entropy(const float * logits, size_t n) {
+    const FloatTag d;
+    const size_t lanes = hn::Lanes(d);
+    const FloatVec max = hn::Set(d, maximum(logits, n));
+    DoubleVec s_low = hn::Zero(DoubleTag());
+    DoubleVec s_high = s_low;
+    DoubleVec t_low = s_low;
+    DoubleVec t_high = s_low;
+    // Four floats are added in pairs before they go to double, which is exact where they are equal (uniform
+    // rows).
+    for_each_block(logits, n, [&](const float * x) HWY_ATTR {
+        FloatVec s0, s1, s2, s3, t0, t1, t2, t3;
+        terms(hn::LoadU(d, x), max, s0, t0);
+        terms(hn::LoadU(d, x + lanes), max, s1, t1);
+        terms(hn::LoadU(d, x + 2 * lanes), max, s2, t2);
+        terms(hn::LoadU(d, x + 3 * lanes), max, s3, t3);
+        add(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)), s_low, s_high);
+        add(hn::Add(hn::Add(t0, t1), hn::Add(t2, t3)), t_low, t_high);
+    });
+    const double s = total(s_low, s_high);
+    return std::log2(s) - total(t_low, t_high) / s * std::numbers::log2e;
+}
+
+}  // namespace
+}  // namespace harp::method::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace harp::method {
+
+HWY_EXPORT(entropy);
+
+double entropy_bits(std::span<const float> logits) noexcept {
+    assert(!logits.empty());
+    return HWY_DYNAMIC_DISPATCH(entropy)(logits.data(), logits.size());
+}
+
+}  // namespace harp::method
+#endif

@@ -1,0 +1,248 @@
+// The option table: the one place that knows each option's name, default, range, help, parser and rule.
+#include "harp/options.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <numeric>
+#include <system_error>
+#include <type_traits>
+#include <vector>
+
+#include "harp/error.h"
+
+namespace harp {
+
+namespace {
+
+// What became of a text that should be a value of one type.
+enum class Parsed { ok, malformed, out_of_range };
+
+// ---- text of one type ----
+//
+// `range` is the option's range text; for an enumeration it is the list of its names, in order of the
+// enumerators.
+
+template <class T>
+concept Number = std::floating_point<T> || std::unsigned_integral<T>;
+
+template <class T>
+concept Enumeration = std::is_enum_v<T>;
+
+constexpr std::string_view separator = ", ";
+
+std::vector<std::string_view> split_names(std::string_view range) {
+    std::vector<std::string_view> names;
+    size_t end = range.find(separator);
+    for (; end != std::string_view::npos; end = range.find(separator)) {
+        names.push_back(range.substr(0, end));
+        range.remove_prefix(end + separator.size());
+    }
+    names.push_back(range);
+    return names;
+}
+
+template <Number T>
+Parsed parse(std::string_view text, std::string_view, T & value) {
+    const char * end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data(), end, value);
+    if (rest != end || error == std::errc::invalid_argument) return Parsed::malformed;
+    return error == std::errc() ? Parsed::ok : Parsed::out_of_range;
+}
+
+template <Enumeration T>
+Parsed parse(std::string_view text, std::string_view range, T & value) {
+    const auto names = split_names(range);
+    const auto found = std::find(names.begin(), names.end(), text);
+    if (found == names.end()) return Parsed::malformed;
+    value = static_cast<T>(found - names.begin());
+    return Parsed::ok;
+}
+
+template <Number T>
+std::string to_text(T value, std::string_view) {
+    // the shortest text that reads back to the same number; 32 characters hold any double and any u64
+    std::array<char, 32> buffer{};
+    const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value);
+    return {buffer.data(), result.ptr};
+}
+
+template <Enumeration T>
+std::string to_text(T value, std::string_view range) {
+    const auto names = split_names(range);
+    const auto index = static_cast<size_t>(value);
+    // a number cast to the type, for example by a caller in C, has no name
+    return index < names.size() ? std::string(names[index]) : std::to_string(index);
+}
+
+// ---- rules ----
+
+// NaN breaks each of these.
+bool threshold_allowed(const Options & o) {
+    return o.threshold >= 0.0;
+}
+bool beta_allowed(const Options & o) {
+    return o.beta >= 0.0F && o.beta <= 1.0F;
+}
+bool reframings_allowed(const Options & o) {
+    return o.reframings >= 1 && o.reframings <= max_reframings;
+}
+bool any_value(const Options &) {
+    return true;
+}
+
+// What can be said of strength before the perturbation is known.
+bool strength_possible(const Options & o) {
+    return o.strength >= 0.0F && std::isfinite(o.strength);
+}
+
+bool strength_allowed(const Options & o) {
+    if (!strength_possible(o)) return false;
+    return o.perturbation == Perturbation::dropout ? o.strength <= 1.0F : o.strength > 0.0F;
+}
+
+// ---- the table ----
+
+struct Field {
+    OptionInfo info;
+    Parsed (*set)(Options &, std::string_view text, std::string_view range);
+    std::string (*get)(const Options &, std::string_view range);
+    bool (*possible)(const Options &);  // whatever the other options are
+    bool (*allowed)(const Options &);   // together with the other options
+};
+
+template <auto Member>
+constexpr Field field(OptionInfo info, bool (*possible)(const Options &), bool (*allowed)(const Options &)) {
+    return {info,
+            [](Options & o, std::string_view text, std::string_view range) { return parse(text, range, o.*Member); },
+            [](const Options & o, std::string_view range) { return to_text(o.*Member, range); }, possible, allowed};
+}
+
+template <auto Member>
+constexpr Field field(OptionInfo info, bool (*allowed)(const Options &)) {
+    return field<Member>(info, allowed, allowed);
+}
+
+constexpr std::array fields{
+    field<&Options::threshold>(
+        {"threshold", "1", ">= 0, bits; inf = never", "theta: hesitate where the entropy of the next token is greater"},
+        threshold_allowed),
+    field<&Options::beta>({"beta", "0.5", "0..1", "beta: share of the vanilla logits in the mix; 1 = vanilla"},
+                          beta_allowed),
+    field<&Options::perturbation>({"perturbation", "dropout", "dropout, uniform, gaussian",
+                                   "how embeddings are perturbed: dropout (the paper), uniform (NEFTune), gaussian"},
+                                  any_value),
+    field<&Options::strength>({"strength", "0.2", "dropout 0..1, uniform > 0, gaussian > 0",
+                               "delta of dropout, alpha of uniform, sigma of gaussian (in units of the row's RMS)"},
+                              strength_possible, strength_allowed),
+    field<&Options::reframings>({"reframings", "1", "1..8", "perturbed passes, whose logits are averaged"},
+                                reframings_allowed),
+    field<&Options::schedule>({"schedule", "auto", "auto, fused, lazy",
+                               "when the perturbed pass runs: fused at each step, lazy at a hesitation, auto measures"},
+                              any_value),
+    field<&Options::redraw>(
+        {"redraw", "0", "0..4294967295", "new masks every Nth hesitation; 0 = never, 1 = at each one (the paper)"},
+        any_value),
+    field<&Options::scope>({"scope", "all", "all, generated",
+                            "which positions are perturbed: all (the paper), or only those after the prompt"},
+                           any_value),
+    field<&Options::seed>({"seed", "0", "0..18446744073709551615", "of the masks; independent of the sampler's seed"},
+                          any_value),
+};
+
+constexpr auto infos = [] {
+    std::array<OptionInfo, fields.size()> result{};
+    std::transform(fields.begin(), fields.end(), result.begin(), [](const Field & f) { return f.info; });
+    return result;
+}();
+
+// ---- errors ----
+
+// Number of insertions, deletions and replacements between two words.
+size_t edit_distance(std::string_view a, std::string_view b) {
+    std::vector<size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 0; i < a.size(); ++i) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < b.size(); ++j) {
+            const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+            diagonal = row[j + 1];
+            row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+        }
+    }
+    return row[b.size()];
+}
+
+// " (did you mean 'beta'?)" if an option's name is at most two typing errors away, else nothing.
+std::string suggestion(std::string_view name) {
+    const auto nearest = std::min_element(infos.begin(), infos.end(), [&](const auto & a, const auto & b) {
+        return edit_distance(name, a.name) < edit_distance(name, b.name);
+    });
+    if (edit_distance(name, nearest->name) > 2) return {};
+    return " (did you mean '" + std::string(nearest->name) + "'?)";
+}
+
+[[noreturn]] void fail_unknown(std::string_view name) {
+    std::string known;
+    for (const OptionInfo & info : infos) known.append(known.empty() ? "" : separator).append(info.name);
+    throw Error(ErrorCode::invalid_option,
+                "unknown option '" + std::string(name) + "'" + suggestion(name) + "; known: " + known);
+}
+
+[[noreturn]] void fail(const OptionInfo & info, const std::string & what) {
+    throw Error(ErrorCode::invalid_option,
+                "option '" + std::string(info.name) + "': " + what + "; allowed: " + std::string(info.range));
+}
+
+const Field & find_field(std::string_view name) {
+    const auto found =
+        std::find_if(fields.begin(), fields.end(), [&](const Field & field) { return field.info.name == name; });
+    if (found == fields.end()) fail_unknown(name);
+    return *found;
+}
+
+// An enumeration has no rule of its own: it is valid if its value has a name, that is, if its text reads
+// back.
+bool has_text(const Field & field, Options options) {
+    return field.set(options, field.get(options, field.info.range), field.info.range) == Parsed::ok;
+}
+
+}  // namespace
+
+bool Options::is_vanilla() const noexcept {
+    return std::isinf(threshold) || beta == 1.0F;
+}
+
+std::span<const OptionInfo> option_table() noexcept {
+    return infos;
+}
+
+void set_option(Options & options, std::string_view name, std::string_view value) {
+    const Field & field = find_field(name);
+    Options changed = options;
+    const Parsed parsed = field.set(changed, value, field.info.range);
+    if (parsed == Parsed::malformed) fail(field.info, "'" + std::string(value) + "' is not a value");
+    if (parsed == Parsed::out_of_range || !field.possible(changed)) {
+        fail(field.info, std::string(value) + " is out of range");
+    }
+    options = changed;
+}
+
+std::string get_option(const Options & options, std::string_view name) {
+    const Field & field = find_field(name);
+    return field.get(options, field.info.range);
+}
+
+void validate(const Options & options) {
+    for (const Field & field : fields) {
+        if (!has_text(field, options) || !field.allowed(options)) {
+            fail(field.info, field.get(options, field.info.range) + " is out of range");
+        }
+    }
+}
+
+}  // namespace harp

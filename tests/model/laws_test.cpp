@@ -1,0 +1,281 @@
+// Laws that hold for any model (design section 7.2), on the tiny model and, where they are there, on real ones.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "forward/batch_rows.h"
+#include "support/models.h"
+
+namespace harp::testing {
+namespace {
+
+struct Case {
+    const char * name;
+    std::filesystem::path (*path)();
+    std::vector<llama_token> prompt;
+    int n_tokens;
+    double tolerance;  // of logits, between batch sizes and schedules
+};
+
+class Laws : public ::testing::TestWithParam<Case> {
+  protected:
+    void SetUp() override {
+        model_ = load(GetParam().path());
+        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << GetParam().path().string();
+    }
+    ForwardPass pass(const std::optional<Options> & options, uint32_t n_seq_max = 1, bool unified = false) const {
+        llama_context_params params = small_context(256 * n_seq_max, n_seq_max);
+        params.kv_unified = unified;
+        return {*model_, params, options};
+    }
+    Continuation run(const std::optional<Options> & options) const {
+        ForwardPass p = pass(options);
+        Continuation result = greedy(p, GetParam().prompt, GetParam().n_tokens);
+        EXPECT_EQ(p.check_invariant(), "");
+        return result;
+    }
+    static Options with(Schedule schedule) {
+        Options options;
+        options.schedule = schedule;
+        options.seed = 7;
+        return options;
+    }
+    static void expect_near(const Continuation & a, const Continuation & b, double tolerance) {
+        ASSERT_EQ(a.logits.size(), b.logits.size());
+        for (size_t i = 0; i < a.logits.size(); ++i) {
+            SCOPED_TRACE("step " + std::to_string(i));
+            expect_same_step(a.logits[i], a.records[i], b.logits[i], b.records[i], tolerance);
+            if (a.tokens[i] != b.tokens[i]) return;  // a tie within rounding: texts part here
+        }
+    }
+    llama_model * model_ = nullptr;
+};
+
+TEST_P(Laws, OffIsLlamaCppBitForBit) {
+    llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
+    const Continuation off = run(std::nullopt);
+    std::vector<llama_token> next = GetParam().prompt;
+    for (size_t i = 0; i < off.tokens.size(); ++i) {
+        ASSERT_EQ(llama_decode(plain.get(), llama_batch_get_one(next.data(), static_cast<int32_t>(next.size()))), 0);
+        const float * logits = llama_get_logits_ith(plain.get(), -1);
+        ASSERT_EQ(off.logits[i], std::vector<float>(logits, logits + off.logits[i].size())) << "step " << i;
+        next = {off.tokens[i]};
+    }
+}
+
+TEST_P(Laws, InfiniteThresholdIsVanillaBitForBitWithoutASecondPass) {
+    Options options = with(Schedule::fused);
+    options.threshold = std::numeric_limits<double>::infinity();
+    ForwardPass p = pass(options);
+    EXPECT_EQ(greedy(p, GetParam().prompt, GetParam().n_tokens).logits, run(std::nullopt).logits);
+    EXPECT_EQ(p.statistics().second_pass_rows, 0U);
+}
+
+TEST_P(Laws, BetaOneIsVanillaBitForBitWithoutASecondPass) {
+    Options options = with(Schedule::fused);
+    options.beta = 1.0F;
+    ForwardPass p = pass(options);
+    EXPECT_EQ(greedy(p, GetParam().prompt, GetParam().n_tokens).logits, run(std::nullopt).logits);
+    EXPECT_EQ(p.statistics().second_pass_rows, 0U);
+    EXPECT_GT(p.statistics().hesitations, 0U);  // still recorded
+}
+
+TEST_P(Laws, WithoutPerturbationTheTwinIsTheCleanStream) {
+    for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+        Options options = with(schedule);
+        options.strength = 0.0F;
+        ForwardPass p = pass(options);
+        double largest = 0;
+        p.set_observer([&](const StepObservation & o) {
+            if (o.reframed.empty()) return;
+            largest = std::max(largest, largest_difference({o.vanilla.begin(), o.vanilla.end()},
+                                                           {o.reframed.begin(), o.reframed.end()}));
+        });
+        (void)greedy(p, GetParam().prompt, GetParam().n_tokens);
+        EXPECT_GT(p.statistics().second_pass_rows, 0U);
+        EXPECT_LE(largest, GetParam().tolerance);
+    }
+}
+
+TEST_P(Laws, PerturbationChangesTheLogits) {
+    const Continuation vanilla = run(std::nullopt);
+    const Continuation harp = run(with(Schedule::lazy));
+    EXPECT_NE(vanilla.logits, harp.logits);
+}
+
+TEST_P(Laws, LazyIsFused) {
+    for (const uint32_t redraw : {0U, 3U}) {
+        for (const uint32_t reframings : {1U, 3U}) {
+            Options lazy = with(Schedule::lazy);
+            lazy.redraw = redraw;
+            lazy.reframings = reframings;
+            Options fused = lazy;
+            fused.schedule = Schedule::fused;
+            expect_near(run(lazy), run(fused), GetParam().tolerance);
+        }
+    }
+}
+
+TEST_P(Laws, SameSeedSameOutput) {
+    EXPECT_EQ(run(with(Schedule::lazy)).logits, run(with(Schedule::lazy)).logits);
+    Options other = with(Schedule::lazy);
+    other.seed = 8;
+    EXPECT_NE(run(with(Schedule::lazy)).logits, run(other).logits);
+}
+
+TEST_P(Laws, OneBatchOrTokenByToken) {
+    const Continuation stepwise = run(with(Schedule::lazy));
+    std::vector<llama_token> text = GetParam().prompt;
+    text.insert(text.end(), stepwise.tokens.begin(), stepwise.tokens.end() - 1);
+    for (const uint32_t redraw : {0U, 1U, 2U}) {
+        Options options = with(Schedule::lazy);
+        options.redraw = redraw;
+        ForwardPass whole = pass(options);
+        decode(whole, text, 0, 0, /*all_outputs=*/true);
+        EXPECT_EQ(whole.check_invariant(), "");
+        ForwardPass single = pass(options);
+        for (size_t i = 0; i < text.size(); ++i) {
+            decode(single, {text[i]}, static_cast<llama_pos>(i));
+            SCOPED_TRACE("position " + std::to_string(i) + " redraw " + std::to_string(redraw));
+            const auto index = static_cast<int32_t>(i);
+            expect_same_step(row(whole, index), whole.step(index), row(single), single.step(-1), GetParam().tolerance);
+        }
+    }
+}
+
+TEST_P(Laws, SequencesInOneBatchAreAsAlone) {
+    // four sequences in lockstep, each with its own text and options, on every layout of the cache
+    std::vector<Options> options(4, with(Schedule::lazy));
+    options[1].threshold = std::numeric_limits<double>::infinity();
+    options[2].seed = 99;
+    options[3].threshold = 0.5;
+    std::vector<std::vector<llama_token>> texts(4, GetParam().prompt);
+    for (size_t s = 0; s < 4; ++s) texts[s].push_back(static_cast<llama_token>(300 + s));
+    std::vector<Continuation> alone;
+    for (size_t s = 0; s < 4; ++s) {
+        ForwardPass p = pass(options[s]);
+        p.set_sequence_options(0, options[s], static_cast<uint32_t>(s));
+        alone.push_back(greedy(p, texts[s], 12));
+    }
+    for (const bool unified : {false, true}) {
+        for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+            ForwardPass p = pass(with(schedule), 4, unified);
+            for (llama_seq_id s = 0; s < 4; ++s) {
+                Options o = options[static_cast<size_t>(s)];
+                o.schedule = schedule;
+                p.set_sequence_options(s, o);
+                decode(p, texts[static_cast<size_t>(s)], 0, s);
+                ASSERT_LE(largest_difference(row(p), alone[static_cast<size_t>(s)].logits[0]), GetParam().tolerance);
+            }
+            for (size_t step = 1; step < 12; ++step) {
+                forward::BatchRows rows;
+                for (llama_seq_id s = 3; s >= 0; --s) {
+                    const auto position = static_cast<llama_pos>(texts[static_cast<size_t>(s)].size() + step - 1);
+                    rows.add(alone[static_cast<size_t>(s)].tokens[step - 1], position, {&s, 1}, true);
+                }
+                p.decode(rows.view());
+                EXPECT_EQ(p.check_invariant(), "");
+                for (int32_t i = 0; i < 4; ++i) {
+                    SCOPED_TRACE("step " + std::to_string(step) + " row " + std::to_string(i) +
+                                 (unified ? " unified" : " streams"));
+                    const Continuation & other = alone[static_cast<size_t>(3 - i)];
+                    expect_same_step(row(p, i), p.step(i), other.logits[step], other.records[step],
+                                     GetParam().tolerance);
+                }
+            }
+        }
+    }
+}
+
+TEST_P(Laws, RejectedRowsLeaveNoTrace) {
+    // as in speculation: three rows, of which two are taken back, then the right ones
+    for (const uint32_t redraw : {0U, 2U}) {
+        for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+            Options options = with(schedule);
+            options.redraw = redraw;
+            ForwardPass straight = pass(options);
+            const Continuation expected = greedy(straight, GetParam().prompt, 10);
+            ForwardPass p = pass(options);
+            decode(p, GetParam().prompt, 0);
+            auto position = static_cast<llama_pos>(GetParam().prompt.size());
+            for (size_t i = 0; i + 1 < expected.tokens.size(); ++i) {
+                const llama_token right = expected.tokens[i];
+                decode(p, {right, 301, 302}, position, 0, /*all_outputs=*/true);
+                SCOPED_TRACE("step " + std::to_string(i) + " redraw " + std::to_string(redraw));
+                expect_same_step(row(p, 0), p.step(0), expected.logits[i + 1], expected.records[i + 1],
+                                 GetParam().tolerance);
+                if (!p.memory_seq_rm(0, position + 1, -1)) GTEST_SKIP() << "memory cannot be removed in part";
+                ASSERT_EQ(p.check_invariant(), "");
+                ++position;
+            }
+        }
+    }
+}
+
+TEST_P(Laws, GeneratedScopeLeavesThePromptClean) {
+    for (const bool unified : {false, true}) {
+        Options options = with(Schedule::lazy);
+        options.scope = Scope::generated;
+        ForwardPass p = pass(options, 1, unified);
+        std::vector<llama_pos> perturbed;
+        p.set_row_perturbation([&](const RowToPerturb & r, std::span<float>) { perturbed.push_back(r.position); });
+        (void)greedy(p, GetParam().prompt, GetParam().n_tokens);
+        ASSERT_FALSE(perturbed.empty());
+        EXPECT_GE(*std::min_element(perturbed.begin(), perturbed.end()),
+                  static_cast<llama_pos>(GetParam().prompt.size()));
+        // the prompt was not decoded again for the twin
+        EXPECT_LE(p.statistics().second_pass_rows, static_cast<uint64_t>(GetParam().n_tokens));
+        EXPECT_EQ(p.check_invariant(), "");
+    }
+}
+
+TEST_P(Laws, StateRoundTrip) {
+    for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+        Options options = with(schedule);
+        options.redraw = 4;
+        ForwardPass p = pass(options);
+        const Continuation first = greedy(p, GetParam().prompt, 9);
+        const auto sequence = p.state_seq_get(0);
+        const auto all = p.state_get();
+        const auto position = static_cast<llama_pos>(GetParam().prompt.size() + first.tokens.size() - 1);
+        const auto go_on = [&](ForwardPass & q) {
+            EXPECT_EQ(q.check_invariant(), "");
+            std::vector<float> all_rows;
+            for (llama_pos i = 0; i < 6; ++i) {
+                decode(q, {static_cast<llama_token>(310 + i)}, position + i);
+                const auto r = row(q);
+                all_rows.insert(all_rows.end(), r.begin(), r.end());
+            }
+            return all_rows;
+        };
+        const auto expected = go_on(p);
+        ForwardPass q = pass(options);
+        q.state_seq_set(sequence, 0);
+        EXPECT_EQ(go_on(q), expected);
+        ForwardPass r = pass(options);
+        r.state_set(all);
+        EXPECT_EQ(go_on(r), expected);
+        // damaged state is refused and leaves an empty, usable pass
+        for (const size_t cut : {size_t{0}, size_t{3}, size_t{40}, sequence.size() / 2, sequence.size() - 1}) {
+            EXPECT_THROW(r.state_seq_set(std::span(sequence).first(cut), 0), Error) << cut;
+            EXPECT_EQ(r.check_invariant(), "");
+            EXPECT_EQ(r.memory_seq_pos_max(0), -1);
+        }
+        EXPECT_THROW(r.state_set(std::span(all).first(all.size() / 3)), Error);
+        (void)greedy(r, GetParam().prompt, 3);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Laws,
+    ::testing::Values(Case{"stories260K", stories260k, {1, 403, 407, 261, 378}, 40, 2e-4},
+                      Case{"SmolLM2Q4", smollm2_q4, {1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47}, 14, 1.5},
+                      Case{"Gemma3Q4", gemma3_q4, {2, 818, 5279, 529, 7001, 563}, 14, 4.0},
+                      Case{"RandomMamba", random_mamba, {1, 403, 407, 261, 378}, 14, 2e-4},
+                      Case{"RandomHybrid", random_hybrid, {1, 403, 407, 261, 378}, 14, 2e-4}),
+    [](const auto & param_info) { return std::string(param_info.param.name); });
+
+}  // namespace
+}  // namespace harp::testing

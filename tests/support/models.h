@@ -1,0 +1,61 @@
+// Models and data that tests use. A test that needs what is not there is skipped, and says so.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "harp/forward_pass.h"
+#include "llama-cpp.h"
+
+namespace harp::testing {
+
+/// Folder of the shared data (environment variable HARP_SHARED_DATA, else ../shared/data), or empty.
+std::filesystem::path shared_data();
+/// Folder of models fetched or made for tests (HARP_TEST_MODELS, else .deps/models), or empty.
+std::filesystem::path test_models();
+
+/// Paths of the models; the file may be missing.
+std::filesystem::path stories260k();    // 260 k parameters, F32, vocabulary 512, context 512
+std::filesystem::path smollm2_q4();     // SmolLM2-135M-Instruct Q4_1
+std::filesystem::path smollm2_f32();    // the same, dequantised
+std::filesystem::path gemma3_q4();      // Gemma-3-270M Q4_K_M: sliding window, scaled embeddings
+std::filesystem::path random_mamba();   // recurrent, random weights
+std::filesystem::path random_hybrid();  // attention and recurrent layers, random weights
+
+/// Loads a model once a process. @return nullptr if the file is missing
+llama_model * load(const std::filesystem::path & path);
+
+/// Parameters of a small context on one thread, with a float32 KV cache.
+llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
+
+/// Decodes `tokens` at positions from `first` on; logits wanted for all rows or for the last.
+void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence = 0,
+            bool all_outputs = false);
+
+/// Copy of a row of final logits.
+std::vector<float> row(ForwardPass & pass, int32_t i = -1);
+
+/// Greedy decoding: n tokens after `prompt` (already counted from position 0), with the logits that chose each.
+struct Continuation {
+    std::vector<llama_token> tokens;
+    std::vector<std::vector<float>> logits;  // [n][n_vocab]
+    std::vector<StepRecord> records;
+};
+Continuation greedy(ForwardPass & pass, const std::vector<llama_token> & prompt, int n, llama_seq_id sequence = 0);
+
+/// Same logits within `tolerance`, or entropies within it on both sides of the threshold.
+void expect_same_step(const std::vector<float> & a, StepRecord ra, const std::vector<float> & b, StepRecord rb,
+                      double tolerance);
+
+double largest_difference(const std::vector<float> & a, const std::vector<float> & b);
+
+}  // namespace harp::testing
+
+/// Skips the test if a model is not there.
+#define HARP_REQUIRE_MODEL(variable, path)                                                 \
+    llama_model * variable##_ptr = harp::testing::load(path);                              \
+    if (variable##_ptr == nullptr) GTEST_SKIP() << "model not there: " << (path).string(); \
+    llama_model & variable = *variable##_ptr
