@@ -13,6 +13,8 @@
 #define llama_init_from_model harp_init_from_model
 #endif
 #define llama_free harp_free
+/* the deleter of llama-cpp.h becomes another one, and so needs another name (one definition rule) */
+#define llama_context_deleter harp_context_deleter
 #define llama_n_ctx harp_n_ctx
 #define llama_n_ctx_seq harp_n_ctx_seq
 #define llama_n_batch harp_n_batch

@@ -1,7 +1,7 @@
 /* harp's C API: the calls of llama.h that touch the forward pass, with HARP under them.
  *
- * Every harp_X has the signature and the meaning of its namesake llama_X. A handle made by harp_init_from_model has HARP
- * on; with any other llama_context (a draft model, embeddings) each call here is its llama_ namesake, at its speed. All
+ * Every harp_X has the signature and the meaning of its namesake llama_X. A handle made by harp_init_from_model has
+ * HARP on (unless switched off by harp_set_default_params); with any other llama_context (a draft model, embeddings) each call here is its llama_ namesake, at its speed. All
  * calls of llama.h that are not listed here take HARP handles as they are. See examples/simple.cpp.
  *
  * To port a program: include harp/harp.h after llama.h and rename the calls, or include harp/drop_in.h, which renames
@@ -46,7 +46,7 @@ struct harp_step {
 /* The authors' defaults. */
 struct harp_params harp_default_params(void);
 
-/* Parameters of the contexts that harp_init_from_model creates from now on; NULL: vanilla contexts.
+/* Parameters of the contexts that harp_init_from_model creates from now on; NULL: HARP off.
  * Until the first call: harp_default_params(). @return false, with harp_last_error(), if a value is out of range. */
 bool harp_set_default_params(const struct harp_params * params);
 

@@ -1,20 +1,19 @@
-// Lets code written for llama.h and compiled with harp/drop_in.h (llama.cpp's samplers, for example) see a ForwardPass.
+// The C++ side of the C API: which ForwardPass a handle means, and what contexts harp_init_from_model makes.
+//
+// Code written for llama.h and compiled with harp/drop_in.h (llama.cpp's `common`, for example) reaches HARP through it.
 #pragma once
+
+#include <optional>
 
 #include "harp/forward_pass.h"
 
 namespace harp {
 
-/// While it lives, the calls of harp.h on `pass.context()` go to `pass`. Neither owns the other; `pass` must not be moved.
-class ScopedRegistration {
-  public:
-    explicit ScopedRegistration(ForwardPass & pass);
-    ~ScopedRegistration();
-    ScopedRegistration(const ScopedRegistration &) = delete;
-    ScopedRegistration & operator=(const ScopedRegistration &) = delete;
+/// The pass behind a handle; nullptr if the handle is not one of harp_init_from_model's. Thread-safe.
+[[nodiscard]] ForwardPass * find_pass(const llama_context * context);
 
-  private:
-    llama_context * context_;
-};
+/// Options of the contexts that harp_init_from_model makes from now on; nullopt: HARP off.
+/// @throws Error{invalid_option}
+void set_default_options(const std::optional<Options> & options);
 
 }  // namespace harp

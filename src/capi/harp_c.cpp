@@ -8,6 +8,7 @@
 
 #include "capi/registry.h"
 #include "harp/harp.h"
+#include "harp/registration.h"
 
 namespace {
 
@@ -38,7 +39,6 @@ harp::Options to_options(const harp_params & params) {
     options.redraw = params.redraw;
     options.scope = static_cast<harp::Scope>(params.scope);
     options.seed = params.seed;
-    harp::validate(options);
     return options;
 }
 
@@ -82,6 +82,12 @@ size_t zero(ErrorCode /*code*/) {
 
 }  // namespace
 
+void harp::set_default_options(const std::optional<Options> & options) {
+    if (options) validate(*options);
+    const std::lock_guard lock(defaults().mutex);
+    defaults().options = options;
+}
+
 extern "C" {
 
 harp_params harp_default_params(void) {
@@ -104,10 +110,7 @@ const char * harp_last_error(void) {
 bool harp_set_default_params(const harp_params * params) {
     return guarded(
         [&] {
-            std::optional<harp::Options> options;
-            if (params != nullptr) options = to_options(*params);
-            const std::lock_guard lock(defaults().mutex);
-            defaults().options = options;
+            harp::set_default_options(params != nullptr ? std::optional(to_options(*params)) : std::nullopt);
             return true;
         },
         [](ErrorCode) { return false; });
@@ -148,7 +151,6 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
                 const std::lock_guard lock(defaults().mutex);
                 options = defaults().options;
             }
-            if (!options) return llama_init_from_model(model, params);
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
             return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
         },

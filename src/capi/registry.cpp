@@ -13,9 +13,8 @@ namespace {
 
 struct Registry {
     std::shared_mutex mutex;
-    std::map<const llama_context *, ForwardPass *> by_context;
+    std::map<const llama_context *, std::unique_ptr<ForwardPass>> by_context;
     std::map<llama_memory_t, ForwardPass *> by_memory;
-    std::map<const llama_context *, std::unique_ptr<ForwardPass>> owned;
 };
 
 Registry & registry() {
@@ -23,28 +22,11 @@ Registry & registry() {
     return instance;
 }
 
-void list(ForwardPass & pass) {
-    Registry & r = registry();
-    const std::unique_lock lock(r.mutex);
-    r.by_context[pass.context()] = &pass;
-    r.by_memory[llama_get_memory(pass.context())] = &pass;
-}
-
-/// @return what owned it, to be destroyed outside the lock
-std::unique_ptr<ForwardPass> unlist(const llama_context * context) {
-    Registry & r = registry();
-    const std::unique_lock lock(r.mutex);
-    r.by_context.erase(context);
-    r.by_memory.erase(llama_get_memory(context));
-    auto node = r.owned.extract(context);
-    return node.empty() ? nullptr : std::move(node.mapped());
-}
-
 template <typename Map, typename Key>
 ForwardPass * look_up(const Map & map, Key key) {
     const std::shared_lock lock(registry().mutex);
     const auto it = map.find(key);
-    return it != map.end() ? it->second : nullptr;
+    return it != map.end() ? &*it->second : nullptr;
 }
 
 }  // namespace
@@ -58,16 +40,23 @@ ForwardPass * find(llama_memory_t memory) {
 
 llama_context * adopt(std::unique_ptr<ForwardPass> pass) {
     llama_context * context = pass->context();
-    list(*pass);
     Registry & r = registry();
     const std::unique_lock lock(r.mutex);
-    r.owned[context] = std::move(pass);
+    r.by_memory[llama_get_memory(context)] = pass.get();
+    r.by_context[context] = std::move(pass);
     return context;
 }
 
 bool release(llama_context * context) {
-    if (find(context) == nullptr) return false;
-    return unlist(context) != nullptr;
+    Registry & r = registry();
+    std::unique_ptr<ForwardPass> pass;  // destroyed after the lock
+    const std::unique_lock lock(r.mutex);
+    const auto it = r.by_context.find(context);
+    if (it == r.by_context.end()) return false;
+    r.by_memory.erase(llama_get_memory(context));
+    pass = std::move(it->second);
+    r.by_context.erase(it);
+    return true;
 }
 
 }  // namespace harp::capi

@@ -106,10 +106,11 @@ HWY_INLINE double total(DoubleVec low, DoubleVec high) {
     return hn::GetLane(hn::SumOfLanes(d, hn::Add(low, high)));
 }
 
-double entropy(const float * logits, size_t n) {
+SoftmaxSummary summary(const float * logits, size_t n) {
     const FloatTag d;
     const size_t lanes = hn::Lanes(d);
-    const FloatVec max = hn::Set(d, maximum(logits, n));
+    const float largest = maximum(logits, n);
+    const FloatVec max = hn::Set(d, largest);
     DoubleVec s_low = hn::Zero(DoubleTag());
     DoubleVec s_high = s_low;
     DoubleVec t_low = s_low;
@@ -126,7 +127,8 @@ double entropy(const float * logits, size_t n) {
         add(hn::Add(hn::Add(t0, t1), hn::Add(t2, t3)), t_low, t_high);
     });
     const double s = total(s_low, s_high);
-    return std::log2(s) - total(t_low, t_high) / s * std::numbers::log2e;
+    const double entropy_bits = std::log2(s) - total(t_low, t_high) / s * std::numbers::log2e;
+    return {entropy_bits, static_cast<double>(largest) + std::log(s)};
 }
 
 }  // namespace
@@ -136,11 +138,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace harp::method {
 
-HWY_EXPORT(entropy);
+HWY_EXPORT(summary);
 
-double entropy_bits(std::span<const float> logits) noexcept {
+SoftmaxSummary summarise_softmax(std::span<const float> logits) noexcept {
     assert(!logits.empty());
-    return HWY_DYNAMIC_DISPATCH(entropy)(logits.data(), logits.size());
+    return HWY_DYNAMIC_DISPATCH(summary)(logits.data(), logits.size());
 }
 
 }  // namespace harp::method

@@ -5,14 +5,23 @@
 
 namespace harp::method {
 
-/// H = -sum_i p_i log2 p_i with p = softmax(logits), in bits: 0 (certain) .. log2(n_vocab) (uniform).
+struct SoftmaxSummary {
+    double entropy_bits = 0;  ///< H = -sum_i p_i log2 p_i, 0 (certain) .. log2(n_vocab) (uniform)
+    double log_sum_exp = 0;   ///< ln sum_i exp(logit_i): log p_i = logit_i - log_sum_exp, natural logarithm
+};
+
+/// Entropy and normaliser of p = softmax(logits).
 ///
 /// Stable for any finite logits (the maximum is subtracted first); a logit of -infinity is a token of probability 0.
 /// Sums are accumulated in double. Vectorised for the CPU it runs on (Highway, chosen at run time).
 ///
 /// @param logits [n_vocab], raw: before temperature and penalties; not empty
-/// @return NaN if a logit is NaN or +infinity, or all are -infinity
+/// @return NaN entropy if a logit is NaN or +infinity, or all are -infinity
 /// Cost: two passes over n_vocab, no allocation. Thread-safe.
-[[nodiscard]] double entropy_bits(std::span<const float> logits) noexcept;
+[[nodiscard]] SoftmaxSummary summarise_softmax(std::span<const float> logits) noexcept;
+
+[[nodiscard]] inline double entropy_bits(std::span<const float> logits) noexcept {
+    return summarise_softmax(logits).entropy_bits;
+}
 
 }  // namespace harp::method

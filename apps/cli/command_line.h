@@ -1,0 +1,50 @@
+// The command line of a subcommand: our own flags by CLI11, everything else by llama.cpp's parser.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common.h"
+#include "harp/options.h"
+
+namespace harp::cli {
+
+/// Exit codes of the program.
+enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130 };
+
+/// The --harp- flags, one for each row of option_table(), and --harp-off.
+class HarpFlags {
+  public:
+    void add_to(CLI::App & app);
+    /// The options, or nullopt with --harp-off. @throws Error{invalid_option} naming field, value and range
+    [[nodiscard]] std::optional<Options> options() const;
+
+  private:
+    std::map<std::string, std::string> values_;
+    bool off_ = false;
+};
+
+/// A subcommand's parser. Flags it does not know go on to llama.cpp.
+class CommandLine {
+  public:
+    CommandLine(const std::string & name, const std::string & description, const std::string & example);
+
+    CLI::App app;
+    HarpFlags harp;
+
+    /// Parses. @return an exit code if the program should end now (help was printed, or a flag was wrong), else nullopt
+    [[nodiscard]] std::optional<int> parse(int argc, char ** argv, common_params & params);
+
+    /// Whether the user gave one of llama.cpp's flags (by any of the names listed).
+    [[nodiscard]] bool has_llama_flag(std::initializer_list<const char *> names) const;
+
+  private:
+    bool parse_llama_flags(common_params & params);
+    bool help_llama_ = false;
+    std::vector<std::string> llama_arguments_;  // [0] is the program's name
+};
+
+}  // namespace harp::cli

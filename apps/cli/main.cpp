@@ -1,0 +1,90 @@
+// harp: llama.cpp with a forward pass that hesitates. Chooses the subcommand; turns errors into one line and an exit code.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string_view>
+
+#include "command_line.h"
+#include "commands.h"
+#include "harp/error.h"
+#include "interrupt.h"
+#include "llama.h"
+#include "log.h"
+#include "terminal.h"
+
+namespace harp::cli {
+namespace {
+
+struct Command {
+    std::string_view name;
+    std::string_view summary;
+    int (*run)(int, char **);
+};
+
+constexpr std::array<Command, 6> commands = {{
+    {"generate", "answer or continue a prompt; hesitating tokens are coloured", generate_command},
+    {"chat", "talk with the model, several turns", chat_command},
+    {"compare", "one prompt, vanilla and HARP side by side", compare_command},
+    {"score", "log-likelihood and perplexity of a text, vanilla and HARP paired", score_command},
+    {"verify", "replay recorded runs of the authors' code and compare every step", verify_command},
+    {"info", "the model, what HARP can do with it, effective options, build", info_command},
+}};
+
+void print_usage(std::FILE * stream) {
+    fmt::print(stream, "harp {}: language models that look twice when they hesitate\n\nUsage: harp COMMAND [FLAGS]\n\nCommands:\n",
+               HARP_VERSION);
+    for (const Command & command : commands) fmt::print(stream, "  {:<10} {}\n", command.name, command.summary);
+    fmt::print(stream,
+               "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work in all of them.\n"
+               "First steps:\n"
+               "  harp generate -m model.gguf -p \"Why is the sky blue?\"\n"
+               "  harp compare  -m model.gguf -p \"Why is the sky blue?\"\n");
+}
+
+int run(const Command & command, int argc, char ** argv) {
+    try {
+        return command.run(argc, argv);
+    } catch (const Error & error) {
+        if (error.code() == ErrorCode::aborted) {
+            fmt::print(stderr, "\nharp {}: interrupted\n", command.name);
+            return exit_interrupted;
+        }
+        fmt::print(stderr, "{}harp {}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", command.name, error.what());
+        const bool is_usage = error.code() == ErrorCode::invalid_option || error.code() == ErrorCode::invalid_input;
+        return is_usage ? exit_usage : exit_failure;
+    } catch (const std::exception & error) {
+        fmt::print(stderr, "harp {}: {}\n", command.name, error.what());
+        return exit_failure;
+    }
+}
+
+int main_command(int argc, char ** argv) {
+    const std::string_view name = argc > 1 ? argv[1] : "";
+    if (name.empty() || name == "--help" || name == "-h" || name == "help") {
+        print_usage(name.empty() ? stderr : stdout);
+        return name.empty() ? exit_usage : exit_ok;
+    }
+    if (name == "--version") {
+        fmt::print("harp {} (llama.cpp {})\n", HARP_VERSION, llama_version());
+        return exit_ok;
+    }
+    const auto * command = std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
+    if (command == commands.end()) {
+        fmt::print(stderr, "harp: unknown command '{}'; commands: ", name);
+        for (const Command & c : commands) fmt::print(stderr, "{}{}", c.name, &c == &commands.back() ? "\n" : ", ");
+        return exit_usage;
+    }
+    install_interrupt_handlers();
+    llama_backend_init();
+    const int code = run(*command, argc - 1, argv + 1);
+    common_log_flush(common_log_main());
+    llama_backend_free();
+    return code;
+}
+
+}  // namespace
+}  // namespace harp::cli
+
+int main(int argc, char ** argv) { return harp::cli::main_command(argc, argv); }

@@ -1,0 +1,85 @@
+#include "report.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+
+#include "build-info.h"
+#include "hash/hash.h"
+
+namespace harp::cli {
+
+using nlohmann::json;
+
+json build_json() {
+    return {{"harp", HARP_VERSION}, {"llama.cpp", llama_version()}, {"compiler", llama_compiler()}, {"system", llama_print_system_info()}};
+}
+
+json options_json(const std::optional<Options> & options) {
+    if (!options) return {{"enabled", false}};
+    json result = {{"enabled", true}};
+    for (const OptionInfo & info : option_table()) {
+        const std::string text = get_option(*options, info.name);
+        const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+        result[std::string(info.name)] = value.is_number() ? value : json(text);  // words, and "inf", as strings
+    }
+    return result;
+}
+
+std::string options_text(const std::optional<Options> & options) {
+    if (!options) return "off";
+    std::string text;
+    for (const OptionInfo & info : option_table()) {
+        text += fmt::format("{}{}={}", text.empty() ? "" : " ", info.name, get_option(*options, info.name));
+    }
+    return text;
+}
+
+json model_json(const llama_model & model, const std::string & path) {
+    std::array<char, 256> description{};
+    llama_model_desc(&model, description.data(), description.size());
+    constexpr size_t head_size = size_t{4} << 20;
+    std::error_code no_size;
+    std::string head = std::to_string(std::filesystem::file_size(path, no_size)) + "\n";
+    const size_t prefix = head.size();
+    head.resize(prefix + head_size);
+    std::ifstream file(path, std::ios::binary);
+    file.read(head.data() + prefix, head_size);
+    head.resize(prefix + static_cast<size_t>(file.gcount()));
+    return {{"file", std::filesystem::path(path).filename().string()},
+            {"description", description.data()},
+            {"parameters", llama_model_n_params(&model)},
+            {"bytes", llama_model_size(&model)},
+            {"fingerprint", hash_sha256_hex(head.data(), head.size())}};
+}
+
+json statistics_json(const Statistics & s) {
+    const double share = s.steps > 0 ? static_cast<double>(s.hesitations) / static_cast<double>(s.steps) : 0;
+    return {{"steps", s.steps},
+            {"hesitations", s.hesitations},
+            {"hesitation_share", share},
+            {"clean_rows", s.clean_rows},
+            {"second_pass_rows", s.second_pass_rows},
+            {"fused_steps", s.fused_steps},
+            {"catch_ups", s.catch_ups},
+            {"total_seconds", s.total_seconds},
+            {"llama_seconds", s.llama_seconds},
+            {"second_pass_seconds", s.second_pass_seconds}};
+}
+
+std::string schedule_text(const ForwardPass & pass, const Options & options) {
+    if (options.schedule != Schedule::automatic) return get_option(options, "schedule");
+    const ScheduleReport report = pass.schedule_report();
+    const char * chosen = report.chosen == Schedule::fused ? "fused" : "lazy";
+    if (report.fused_cost == 0 || report.lazy_cost == 0) return fmt::format("auto: {} (too few steps to compare)", chosen);
+    return fmt::format("auto: {} (c(2) = {:.2f}; a step costs {:.2f} fused, {:.2f} lazy)", chosen, report.cost_of_two,
+                       report.fused_cost, report.lazy_cost);
+}
+
+std::string dump(const json & value, int indent) {
+    return value.dump(indent, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
+}
+
+}  // namespace harp::cli

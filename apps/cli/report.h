@@ -1,0 +1,27 @@
+// What a run says about itself: the closing summary for eyes, and JSON for programs. Both carry options, build and model.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "harp/forward_pass.h"
+
+namespace harp::cli {
+
+/// Version of harp, llama.cpp and compiler, and the instruction sets in use.
+[[nodiscard]] nlohmann::json build_json();
+[[nodiscard]] nlohmann::json options_json(const std::optional<Options> & options);
+/// "threshold=1 beta=0.5 ..."; "off" without options.
+[[nodiscard]] std::string options_text(const std::optional<Options> & options);
+
+/// File name, size, description and a fingerprint (SHA-256 of the size and the first 4 MiB, which hold all metadata).
+[[nodiscard]] nlohmann::json model_json(const llama_model & model, const std::string & path);
+
+[[nodiscard]] nlohmann::json statistics_json(const Statistics & statistics);
+/// "fused", or for auto what it chose and why.
+[[nodiscard]] std::string schedule_text(const ForwardPass & pass, const Options & options);
+
+/// JSON as text; bytes that are not UTF-8 are replaced, never thrown on.
+[[nodiscard]] std::string dump(const nlohmann::json & value, int indent = -1);
+
+}  // namespace harp::cli

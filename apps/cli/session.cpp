@@ -1,0 +1,155 @@
+#include "session.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <mutex>
+
+#include "harp/harp.h"
+#include "harp/registration.h"
+#include "interrupt.h"
+#include "log.h"
+#include "terminal.h"
+
+namespace harp::cli {
+
+namespace {
+
+/// The first error that llama.cpp logged since the last take(): its reason for a failure it reports as NULL.
+class FirstLlamaError {
+  public:
+    static void callback(ggml_log_level level, const char * text, void * /*unused*/) {
+        if (level == GGML_LOG_LEVEL_ERROR) instance().keep(text);
+        common_log_default_callback(level, text, nullptr);
+    }
+    static std::string take() {
+        const std::lock_guard lock(instance().mutex_);
+        return std::exchange(instance().text_, {});
+    }
+
+  private:
+    static FirstLlamaError & instance() {
+        static FirstLlamaError error;
+        return error;
+    }
+    void keep(std::string text) {
+        while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
+        const std::lock_guard lock(mutex_);
+        if (text_.empty()) text_ = std::move(text);
+    }
+    std::mutex mutex_;
+    std::string text_;
+};
+
+void check_model_file(const std::string & path) {
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) {
+        throw Error(ErrorCode::invalid_input, fmt::format("model '{}': no such file", path));
+    }
+    if (std::filesystem::is_directory(path, error)) {
+        throw Error(ErrorCode::invalid_input, fmt::format("model '{}' is a directory; a GGUF file is needed", path));
+    }
+    std::ifstream file(path, std::ios::binary);
+    std::array<char, 4> magic{};
+    file.read(magic.data(), magic.size());
+    if (!file && !file.eof()) throw Error(ErrorCode::io, fmt::format("model '{}': {}", path, std::strerror(errno)));
+    if (std::string_view(magic.data(), magic.size()) != "GGUF") {
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("model '{}' is not a GGUF file (it does not begin with the letters GGUF)", path));
+    }
+}
+
+bool on_load_progress(float part, void * line) {
+    static_cast<ProgressLine *>(line)->show(fmt::format("loading the model {:3.0f} %", 100.0F * part));
+    return !interrupt_requested;
+}
+
+}  // namespace
+
+Session::Session(common_params params, const std::optional<Options> & options)
+    : params_(std::move(params)), options_(options) {
+    check_model_file(params_.model.path);
+    llama_log_set(FirstLlamaError::callback, nullptr);
+    ProgressLine progress;
+    params_.load_progress_callback = on_load_progress;
+    params_.load_progress_callback_user_data = &progress;
+    set_default_options(options_);
+    (void)FirstLlamaError::take();
+    init_ = common_init_from_params(params_);
+    progress.clear();
+    if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while loading the model");
+    if (init_->model() == nullptr) {
+        throw Error(ErrorCode::invalid_input, fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
+    }
+    if (init_->context() == nullptr) {
+        const std::string reason = *harp_last_error() != '\0' ? harp_last_error() : FirstLlamaError::take();
+        throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
+    }
+    pass_ = find_pass(init_->context());
+    llama_set_abort_callback(init_->context(), abort_if_interrupted, nullptr);
+    templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
+}
+
+void Session::ContextDeleter::operator()(llama_context * context) const { harp_free(context); }
+
+llama_context * Session::add_pass(const std::optional<Options> & options) {
+    set_default_options(options);
+    llama_context * context = harp_init_from_model(init_->model(), common_context_params_to_llama(params_));
+    if (context == nullptr) throw Error(ErrorCode::decode_failed, harp_last_error());
+    extra_contexts_.emplace_back(context);
+    llama_set_abort_callback(context, abort_if_interrupted, nullptr);
+    return context;
+}
+
+common_sampler_ptr Session::new_sampler() {
+    common_sampler_ptr sampler(common_sampler_init(init_->model(), params_.sampling));
+    if (!sampler) {
+        throw Error(ErrorCode::invalid_input, fmt::format("the sampler cannot be made: {}", FirstLlamaError::take()));
+    }
+    return sampler;
+}
+
+std::vector<llama_token> Session::tokenize(const std::string & text, bool parse_special) {
+    return common_tokenize(&vocab(), text, /*add_special=*/true, parse_special);
+}
+
+bool Session::has_chat_template() const { return common_chat_templates_was_explicit(templates_.get()); }
+
+std::string Session::apply_chat_template(const std::vector<common_chat_msg> & messages) const {
+    common_chat_templates_inputs inputs;
+    inputs.messages = messages;
+    inputs.use_jinja = params_.use_jinja;
+    inputs.add_generation_prompt = true;
+    inputs.enable_thinking = params_.enable_reasoning != 0;
+    inputs.chat_template_kwargs = params_.default_template_kwargs;
+    return common_chat_templates_apply(templates_.get(), inputs).prompt;
+}
+
+std::string read_file(const std::string & path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    if (file.bad()) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+    return text;
+}
+
+std::string read_prompt(const CommandLine & command_line, const common_params & params) {
+    std::string prompt = params.prompt;  // -p, or the text of the file given by -f
+    const bool is_given = command_line.has_llama_flag({"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"});
+    if (!is_given && !is_terminal(stdin)) prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+    if (const size_t bad = find_invalid_utf8(prompt); bad != std::string::npos) {
+        throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
+                                                          static_cast<unsigned char>(prompt[bad]), bad));
+    }
+    if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
+        throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");
+    }
+    return prompt;
+}
+
+}  // namespace harp::cli

@@ -1,0 +1,58 @@
+// A loaded model with its forward pass, sampler and chat template: what most subcommands work on.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "chat.h"
+#include "command_line.h"
+#include "decoding/generate.h"
+#include "harp/forward_pass.h"
+#include "sampling.h"
+
+namespace harp::cli {
+
+/// @throws Error naming the file and what is wrong with it (missing, not GGUF, truncated), or why HARP refuses the model
+class Session {
+  public:
+    Session(common_params params, const std::optional<Options> & options);
+
+    [[nodiscard]] ForwardPass & pass() { return *pass_; }
+    [[nodiscard]] llama_model & model() { return *init_->model(); }
+    [[nodiscard]] const llama_vocab & vocab() { return *llama_model_get_vocab(init_->model()); }
+    [[nodiscard]] const common_params & params() const { return params_; }
+    [[nodiscard]] const std::optional<Options> & options() const { return options_; }
+
+    /// A second pass on the same model with other options, for comparisons.
+    [[nodiscard]] llama_context * add_pass(const std::optional<Options> & options);
+    /// A sampler as the flags describe it, seeded anew.
+    [[nodiscard]] common_sampler_ptr new_sampler();
+
+    /// Text to tokens: with the beginning-of-sequence token where the model wants one.
+    /// @param parse_special whether "<|im_start|>" and the like in the text are control tokens
+    [[nodiscard]] std::vector<llama_token> tokenize(const std::string & text, bool parse_special);
+    [[nodiscard]] bool has_chat_template() const;
+    /// A conversation in the model's chat template, open for the assistant's answer.
+    [[nodiscard]] std::string apply_chat_template(const std::vector<common_chat_msg> & messages) const;
+
+  private:
+    struct ContextDeleter {
+        void operator()(llama_context * context) const;
+    };
+    common_params params_;
+    std::optional<Options> options_;
+    common_init_result_ptr init_;
+    ForwardPass * pass_ = nullptr;  // owned by its context
+    std::vector<std::unique_ptr<llama_context, ContextDeleter>> extra_contexts_;
+    common_chat_templates_ptr templates_;
+};
+
+/// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
+/// @throws Error{invalid_input}
+[[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);
+/// @throws Error{io} naming the file
+[[nodiscard]] std::string read_file(const std::string & path);
+
+}  // namespace harp::cli

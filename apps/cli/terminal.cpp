@@ -1,0 +1,146 @@
+#include "terminal.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "harp/error.h"
+
+namespace harp::cli {
+
+namespace {
+
+constexpr const char * reset = "\033[0m";
+
+/// Length of the UTF-8 character that begins with `lead`; 0 if no character begins so.
+size_t character_length(unsigned char lead) {
+    if (lead < 0x80) return 1;
+    if (lead >= 0xC2 && lead < 0xE0) return 2;
+    if (lead >= 0xE0 && lead < 0xF0) return 3;
+    if (lead >= 0xF0 && lead < 0xF5) return 4;
+    return 0;
+}
+
+/// Whether `text` begins with a valid character of `length` bytes (no overlong forms, no surrogates).
+bool is_valid_character(std::string_view text, size_t length) {
+    if (length == 0 || text.size() < length) return false;
+    for (size_t i = 1; i < length; ++i) {
+        if ((static_cast<unsigned char>(text[i]) & 0xC0) != 0x80) return false;
+    }
+    const auto lead = static_cast<unsigned char>(text[0]);
+    const auto second = static_cast<unsigned char>(length > 1 ? text[1] : 0);
+    const bool overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
+    const bool surrogate = lead == 0xED && second >= 0xA0;
+    const bool too_large = lead == 0xF4 && second >= 0x90;
+    return !overlong && !surrogate && !too_large;
+}
+
+}  // namespace
+
+bool is_terminal(std::FILE * stream) { return isatty(fileno(stream)) != 0; }
+
+bool shows_colour(std::FILE * stream) {
+    const char * no_colour = std::getenv("NO_COLOR");
+    const char * terminal = std::getenv("TERM");
+    const bool refused = (no_colour != nullptr && *no_colour != '\0') || (terminal != nullptr && std::strcmp(terminal, "dumb") == 0);
+    return is_terminal(stream) && !refused;
+}
+
+size_t terminal_width() {
+    winsize size{};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    return 80;
+}
+
+std::string styled(std::FILE * stream, Style style, std::string_view text) {
+    if (!shows_colour(stream)) return std::string(text);
+    constexpr std::array<const char *, 5> codes = {"\033[1m", "\033[2m", "\033[31m", "\033[32m", "\033[33m"};
+    return fmt::format("{}{}{}", codes[static_cast<size_t>(style)], text, reset);
+}
+
+std::string shaded(std::string_view text, const StepRecord & record, double threshold) {
+    if (!record.hesitated) return std::string(text);
+    // 256-colour ramp, readable on dark and light backgrounds: ochre, orange, red, magenta
+    constexpr std::array<int, 4> ramp = {172, 208, 196, 199};
+    const double above = std::max(0.0, record.entropy - threshold);
+    const auto step = std::min<size_t>(ramp.size() - 1, static_cast<size_t>(above));
+    return fmt::format("\033[38;5;{}m{}{}", ramp[step], text, reset);
+}
+
+std::string take_complete_utf8(std::string & text) {
+    size_t end = text.size();
+    for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
+        const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+        if ((byte & 0xC0) == 0x80) continue;  // inside a character
+        if (character_length(byte) > back) end = text.size() - back;
+        break;
+    }
+    std::string complete = text.substr(0, end);
+    text.erase(0, end);
+    return complete;
+}
+
+size_t find_invalid_utf8(std::string_view text) {
+    for (size_t i = 0; i < text.size();) {
+        const size_t length = character_length(static_cast<unsigned char>(text[i]));
+        if (!is_valid_character(text.substr(i), length)) return i;
+        i += length;
+    }
+    return std::string_view::npos;
+}
+
+std::string to_valid_utf8(std::string_view text) {
+    std::string valid;
+    while (true) {
+        const size_t bad = find_invalid_utf8(text);
+        valid += text.substr(0, bad);
+        if (bad == std::string_view::npos) return valid;
+        valid += "\xEF\xBF\xBD";
+        text.remove_prefix(bad + 1);
+    }
+}
+
+void write_out(std::string_view text) {
+    const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+    if (!written) throw Error(ErrorCode::io, fmt::format("cannot write to standard output: {}", std::strerror(errno)));
+}
+
+TokenPrinter::TokenPrinter(double threshold) : threshold_(threshold), colour_(shows_colour(stdout)) {}
+
+void TokenPrinter::print(std::string_view piece, const StepRecord & record) {
+    held_back_ += piece;
+    const std::string text = take_complete_utf8(held_back_);
+    if (text.empty()) return;
+    at_line_start_ = text.back() == '\n';
+    write_out(colour_ ? shaded(text, record, threshold_) : text);
+}
+
+void TokenPrinter::finish() {
+    std::string rest = to_valid_utf8(held_back_);
+    held_back_.clear();
+    if (!at_line_start_ || !rest.empty()) rest += '\n';
+    if (!rest.empty()) write_out(rest);
+    at_line_start_ = true;
+}
+
+void ProgressLine::show(const std::string & text) {
+    if (!is_terminal(stderr)) return;
+    fmt::print(stderr, "\r\033[K{}", text);
+    std::fflush(stderr);
+    is_shown_ = true;
+}
+
+void ProgressLine::clear() {
+    if (!is_shown_) return;
+    fmt::print(stderr, "\r\033[K");
+    std::fflush(stderr);
+    is_shown_ = false;
+}
+
+}  // namespace harp::cli

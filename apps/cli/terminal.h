@@ -1,0 +1,60 @@
+// What a person sees: colour on a terminal and none elsewhere, text streamed in whole UTF-8 characters, progress on stderr.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include "harp/forward_pass.h"
+
+namespace harp::cli {
+
+/// Whether a stream shows colour: a terminal, and neither NO_COLOR set nor TERM=dumb.
+[[nodiscard]] bool shows_colour(std::FILE * stream);
+[[nodiscard]] bool is_terminal(std::FILE * stream);
+/// Columns of the terminal, 80 where unknown.
+[[nodiscard]] size_t terminal_width();
+
+enum class Style { bold, dim, red, green, yellow };
+/// `text` in a style where the stream shows colour, else as it is.
+[[nodiscard]] std::string styled(std::FILE * stream, Style style, std::string_view text);
+/// The colour of a hesitating token, by its entropy above the threshold: from yellow to red.
+[[nodiscard]] std::string shaded(std::string_view text, const StepRecord & record, double threshold);
+
+/// Splits off the bytes of an unfinished UTF-8 character at the end of `text`. @return the finished part
+[[nodiscard]] std::string take_complete_utf8(std::string & text);
+/// @return offset of the first byte that is not UTF-8, or npos
+[[nodiscard]] size_t find_invalid_utf8(std::string_view text);
+/// `text` with each byte that is not UTF-8 replaced by U+FFFD, so that JSON takes it.
+[[nodiscard]] std::string to_valid_utf8(std::string_view text);
+
+/// Writes to stdout and flushes. @throws Error{io} if stdout is gone or full
+void write_out(std::string_view text);
+
+/// Streams tokens to stdout, hesitating ones shaded.
+class TokenPrinter {
+  public:
+    explicit TokenPrinter(double threshold);
+    void print(std::string_view piece, const StepRecord & record);
+    /// Prints what is held back and ends the line.
+    void finish();
+
+  private:
+    double threshold_;
+    bool colour_;
+    std::string held_back_;  // start of a character whose other bytes come with later tokens
+    bool at_line_start_ = true;
+};
+
+/// One line of progress on stderr, rewritten in place; nothing where stderr is no terminal.
+class ProgressLine {
+  public:
+    ~ProgressLine() { clear(); }
+    void show(const std::string & text);
+    void clear();
+
+  private:
+    bool is_shown_ = false;
+};
+
+}  // namespace harp::cli

@@ -1,0 +1,68 @@
+#include "trace.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "common.h"
+#include "report.h"
+
+namespace harp::cli {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr size_t n_candidates = 8;
+
+/// The largest logits, largest first: [{"id", "text", "logit"}, ...].
+json top_candidates(std::span<const float> logits, const llama_vocab & vocab) {
+    std::vector<llama_token> ids(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    const auto middle = ids.begin() + static_cast<std::ptrdiff_t>(std::min(n_candidates, ids.size()));
+    std::partial_sort(ids.begin(), middle, ids.end(), [&](llama_token a, llama_token b) {
+        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    json result = json::array();
+    for (auto it = ids.begin(); it != middle; ++it) {
+        result.push_back({{"id", *it}, {"text", common_token_to_piece(&vocab, *it)}, {"logit", logits[static_cast<size_t>(*it)]}});
+    }
+    return result;
+}
+
+}  // namespace
+
+Trace::Trace(const std::string & path, const llama_vocab & vocab) : path_(path), vocab_(vocab) {
+    if (path_.empty()) return;
+    file_.reset(std::fopen(path_.c_str(), "w"));
+    if (!file_) throw Error(ErrorCode::io, fmt::format("cannot open the trace '{}': {}", path_, std::strerror(errno)));
+}
+
+void Trace::watch(ForwardPass & pass) {
+    if (!file_ || !pass.enabled()) return;
+    pass.set_observer([this](const StepObservation & o) {
+        candidates_ = {{"vanilla", top_candidates(o.vanilla, vocab_)}, {"mixed", top_candidates(o.mixed, vocab_)}};
+        if (!o.reframed.empty()) candidates_["reframed"] = top_candidates(o.reframed, vocab_);
+    });
+}
+
+void Trace::write(const decoding::GeneratedToken & token) {
+    if (!file_) return;
+    json line = candidates_;
+    line["position"] = token.position;
+    line["token"] = token.id;
+    line["text"] = token.piece;
+    line["entropy"] = token.record.entropy;
+    line["hesitated"] = token.record.hesitated;
+    const std::string text = dump(line) + "\n";
+    // flushed at once: a full disk is an error now, and an interrupted run leaves whole lines
+    if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0) {
+        throw Error(ErrorCode::io, fmt::format("cannot write the trace '{}': {}", path_, std::strerror(errno)));
+    }
+}
+
+}  // namespace harp::cli

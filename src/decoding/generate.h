@@ -1,0 +1,77 @@
+// The generation loop: prompt in, one token a step out. Knows nothing of HARP: that is a property of the forward pass.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "harp/forward_pass.h"
+
+struct common_sampler;
+
+namespace harp::decoding {
+
+struct GeneratedToken {
+    llama_token id = 0;
+    std::string piece;       ///< bytes of the token; may end inside a UTF-8 character
+    llama_pos position = 0;  ///< it will take
+    StepRecord record;       ///< of the step that chose it
+};
+
+enum class StopReason {
+    end_of_text,   ///< the model chose an end-of-generation token (not reported, not part of the text)
+    stop_string,   ///< the text ends with one of the stop strings
+    length,        ///< n_predict tokens
+    context_full,  ///< no room for another token
+    interrupted,   ///< the callback or the abort callback said stop
+};
+[[nodiscard]] const char * to_string(StopReason reason) noexcept;
+
+struct GenerationLimits {
+    int n_predict = -1;                     ///< tokens; negative: until the model ends or the context is full
+    std::vector<std::string> stop_strings;  ///< generation ends after a text that ends with one of them
+};
+
+struct GenerationResult {
+    StopReason reason = StopReason::length;
+    std::string text;  ///< of the generated tokens, stop string included
+    int n_generated = 0;
+    double seconds = 0;  ///< from the first sampled token to the last, without the prompt
+};
+
+/// One sequence of a ForwardPass with a sampler on top; remembers its tokens, so that a prompt that begins as the last one
+/// did is not decoded again.
+class Generator {
+  public:
+    /// Called after each token. @return false to stop
+    using OnToken = std::function<bool(const GeneratedToken &)>;
+    /// Called during a long prompt: rows decoded, rows in all.
+    using OnProgress = std::function<void(size_t done, size_t total)>;
+
+    /// @param pass    made by harp_init_from_model, so that the sampler finds it by its context
+    /// @param sampler borrowed; llama.cpp's common_sampler
+    Generator(ForwardPass & pass, common_sampler & sampler, llama_seq_id sequence = 0);
+
+    /// Brings the sequence to `tokens`, keeping the common prefix with what it holds; logits of the last one are ready.
+    /// @return tokens decoded (the others were kept)
+    /// @throws Error{invalid_input} if the prompt is empty or longer than the context; what ForwardPass::decode throws
+    size_t set_prompt(const std::vector<llama_token> & tokens, const OnProgress & on_progress = {});
+
+    /// Generates after set_prompt().
+    /// @throws what ForwardPass::decode throws, except context_full and aborted, which end the generation
+    GenerationResult generate(const GenerationLimits & limits, const OnToken & on_token);
+
+    [[nodiscard]] const std::vector<llama_token> & tokens() const noexcept { return tokens_; }
+
+  private:
+    void decode(const llama_token * tokens, size_t n, bool last_is_output);
+    size_t keep_common_prefix(const std::vector<llama_token> & tokens);
+
+    ForwardPass & pass_;
+    common_sampler & sampler_;
+    llama_seq_id sequence_;
+    std::vector<llama_token> tokens_;  // what the sequence holds
+    int32_t logits_row_ = -1;          // row of the last batch that the next token is sampled from
+};
+
+}  // namespace harp::decoding

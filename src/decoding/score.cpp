@@ -1,0 +1,91 @@
+#include "decoding/score.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "forward/batch_rows.h"
+#include "method/entropy.h"
+
+namespace harp::decoding {
+
+namespace {
+
+/// Rows of one scoring batch: their logits are kept twice (clean and reframed), so they are bounded by memory.
+size_t rows_per_batch(const ForwardPass & pass) {
+    constexpr size_t logits_bytes = size_t{64} << 20;
+    const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
+    return std::clamp<size_t>(rows, 1, pass.n_batch());
+}
+
+double log_probability(std::span<const float> logits, llama_token token) {
+    return static_cast<double>(logits[static_cast<size_t>(token)]) - method::summarise_softmax(logits).log_sum_exp;
+}
+
+Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const TokenScore &)) {
+    const auto n = static_cast<double>(scores.size());
+    double sum = 0;
+    for (const TokenScore & score : scores) sum += value(score);
+    const double mean = sum / n;
+    double squares = 0;
+    for (const TokenScore & score : scores) squares += (value(score) - mean) * (value(score) - mean);
+    return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : 0};
+}
+
+}  // namespace
+
+std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
+                              const std::function<bool(size_t, size_t)> & on_progress) {
+    if (tokens.size() < 2) throw Error(ErrorCode::invalid_input, "there is nothing to score: the text has fewer than two tokens");
+    if (window < 2 || window > pass.n_ctx_seq()) {
+        throw Error(ErrorCode::invalid_input, "a window of " + std::to_string(window) +
+                                                  " tokens; allowed: 2.." + std::to_string(pass.n_ctx_seq()));
+    }
+    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass.context()));
+    const bool adds_bos = llama_vocab_get_add_bos(vocab);
+    const llama_seq_id sequence = 0;
+    const size_t batch_size = rows_per_batch(pass);
+
+    std::vector<TokenScore> scores;
+    std::vector<llama_token> text;  // of the current window
+    pass.set_observer([&](const StepObservation & o) {
+        const llama_token next = text[static_cast<size_t>(o.position) + 1];
+        const double vanilla = log_probability(o.vanilla, next);
+        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
+    });
+    for (size_t begin = 0; begin + 1 < tokens.size();) {
+        const bool extra_bos = adds_bos && begin > 0;
+        const size_t n = std::min(tokens.size() - begin, window - (extra_bos ? 1 : 0));
+        text.clear();
+        if (extra_bos) text.push_back(llama_vocab_bos(vocab));
+        text.insert(text.end(), tokens.begin() + static_cast<std::ptrdiff_t>(begin),
+                    tokens.begin() + static_cast<std::ptrdiff_t>(begin + n));
+        pass.memory_clear(false);
+        for (size_t i = 0; i + 1 < text.size();) {
+            forward::BatchRows rows;
+            for (; i + 1 < text.size() && rows.size() < batch_size; ++i) {
+                rows.add(text[i], static_cast<llama_pos>(i), {&sequence, 1}, true);
+            }
+            pass.decode(rows.view());
+            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) {
+                pass.set_observer({});
+                return scores;
+            }
+        }
+        begin += n;
+    }
+    pass.set_observer({});
+    return scores;
+}
+
+ScoreSummary summarise(const std::vector<TokenScore> & scores) {
+    ScoreSummary summary;
+    summary.n_tokens = scores.size();
+    if (scores.empty()) return summary;
+    for (const TokenScore & score : scores) summary.n_hesitations += score.record.hesitated ? 1 : 0;
+    summary.vanilla = mean_of(scores, [](const TokenScore & s) { return -s.vanilla; });
+    summary.harp = mean_of(scores, [](const TokenScore & s) { return -s.harp; });
+    summary.difference = mean_of(scores, [](const TokenScore & s) { return s.vanilla - s.harp; });
+    return summary;
+}
+
+}  // namespace harp::decoding

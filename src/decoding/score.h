@@ -1,0 +1,44 @@
+// Log-likelihood of a given text, vanilla and HARP paired over the same tokens.
+//
+// By causality one clean pass and one reframed pass give the logits of every position (docs/METHOD.md): position i is
+// "the last one" once.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "harp/forward_pass.h"
+
+namespace harp::decoding {
+
+struct TokenScore {
+    double vanilla = 0;  ///< log p of the token, natural logarithm
+    double harp = 0;     ///< the same from the mixed logits; equal to `vanilla` where it did not hesitate
+    StepRecord record;   ///< of the step that predicts the token
+};
+
+/// Scores tokens[1..] of one sequence, in windows of at most `window` tokens; each window begins anew with the
+/// beginning-of-sequence token if the model wants one, and its own first token is not scored.
+///
+/// @param window      2 .. pass.n_ctx_seq()
+/// @param on_progress called after each batch: tokens done, tokens in all; false stops
+/// @return one score a scored token, in order (fewer if stopped)
+/// @throws Error{invalid_input} if there are fewer than two tokens or the window is out of range; what decode() throws
+[[nodiscard]] std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
+                                            const std::function<bool(size_t done, size_t total)> & on_progress);
+
+/// Mean with its standard error, tokens taken as independent.
+struct Mean {
+    double value = 0;
+    double standard_error = 0;
+};
+struct ScoreSummary {
+    size_t n_tokens = 0;
+    size_t n_hesitations = 0;
+    Mean vanilla;     ///< negative log-likelihood per token, nats
+    Mean harp;        ///< likewise
+    Mean difference;  ///< harp - vanilla, paired by token: negative is better
+};
+[[nodiscard]] ScoreSummary summarise(const std::vector<TokenScore> & scores);
+
+}  // namespace harp::decoding
