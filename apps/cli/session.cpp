@@ -133,7 +133,7 @@ std::string Session::apply_chat_template(const std::vector<common_chat_msg> & me
 std::string read_file(const std::string & path) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
-    std::string text{std::istreambuf_iterator<char>(file), {}};
+    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
     if (file.bad()) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
     return text;
 }
@@ -141,7 +141,7 @@ std::string read_file(const std::string & path) {
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {
     std::string prompt = params.prompt;  // -p, or the text of the file given by -f
     const bool is_given = command_line.has_llama_flag({"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"});
-    if (!is_given && !is_terminal(stdin)) prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+    if (!is_given && !is_terminal(stdin)) prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
     if (const size_t bad = find_invalid_utf8(prompt); bad != std::string::npos) {
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));

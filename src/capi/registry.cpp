@@ -63,11 +63,6 @@ bool release(llama_context * context) {
 
 namespace harp {
 
-ScopedRegistration::ScopedRegistration(ForwardPass & pass) : context_(pass.context()) {
-    capi::list(pass);
-}
-ScopedRegistration::~ScopedRegistration() {
-    capi::unlist(context_);
-}
+ForwardPass * find_pass(const llama_context * context) { return capi::find(context); }
 
 }  // namespace harp
