@@ -80,7 +80,7 @@ python3-venv           python:ensurepip
 librandom123-dev       header:Random123/philox.h
 libhwy-dev             header:hwy/highway.h
 libcli11-dev           header:CLI/CLI.hpp
-nlohmann-json3-dev     header:nlohmann/json.hpp
+libzip-dev             header:zip.h
 libfmt-dev             header:fmt/format.h
 '
 # Not asked for where packages cannot be installed: a faster second build, downloads of models by https.

@@ -25,7 +25,10 @@ constexpr const char * help_text =
 class Chat {
   public:
     explicit Chat(Session & session)
-        : session_(session), sampler_(session.new_sampler()), generator_(session.pass(), *sampler_), n_predict_(session.params().n_predict) {
+        : session_(session),
+          sampler_(session.new_sampler()),
+          generator_(session.pass(), *sampler_),
+          n_predict_(session.params().n_predict) {
         clear();
     }
 
@@ -60,7 +63,8 @@ class Chat {
             clear();
             fmt::print(stderr, "the conversation is forgotten\n");
         } else if (line == "/options") {
-            fmt::print(stderr, "{}\n", session_.pass().enabled() ? options_text(session_.pass().sequence_options(0)) : "off");
+            fmt::print(stderr, "{}\n",
+                       session_.pass().enabled() ? options_text(session_.pass().sequence_options(0)) : "off");
         } else if (line.rfind("/set ", 0) == 0) {
             set_option_from(line.substr(5));
         } else {
@@ -71,8 +75,9 @@ class Chat {
     void set_option_from(const std::string & text) {
         const size_t space = text.find(' ');
         if (!session_.pass().enabled() || space == std::string::npos) {
-            fmt::print(stderr, "{}\n", session_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
-                                                                 : "HARP is off (--harp-off): start anew without it");
+            fmt::print(stderr, "{}\n",
+                       session_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
+                                                 : "HARP is off (--harp-off): start anew without it");
             return;
         }
         try {
@@ -99,18 +104,20 @@ class Chat {
                 if (done < total) progress.show(fmt::format("reading: {} of {} tokens", done, total));
             });
             progress.clear();
-            const auto result = generator_.generate({n_predict_, session_.params().antiprompt}, [&](const auto & token) {
-                text += token.piece;
-                printer.print(token.piece, token.record);
-                return !interrupt_requested;
-            });
+            const auto result =
+                generator_.generate({n_predict_, session_.params().antiprompt}, [&](const auto & token) {
+                    text += token.piece;
+                    printer.print(token.piece, token.record);
+                    return !interrupt_requested;
+                });
             printer.finish();
             print_status(result);
         } catch (const Error & error) {
             printer.finish();
             if (error.code() == ErrorCode::io) throw;
             if (text.empty()) messages_.pop_back();
-            fmt::print(stderr, "{}{}\n", error.what(), error.code() == ErrorCode::invalid_input ? "; /clear begins anew" : "");
+            fmt::print(stderr, "{}{}\n", error.what(),
+                       error.code() == ErrorCode::invalid_input ? "; /clear begins anew" : "");
         }
         if (!text.empty()) add("assistant", to_valid_utf8(text));
         interrupt_requested = false;
@@ -152,19 +159,25 @@ std::optional<std::string> read_line() {
 }  // namespace
 
 int chat_command(int argc, char ** argv) {
-    CommandLine line("chat", "Talks with the model, several turns. The KV cache is kept between turns, for the reframed pass too.\n"
-                             "Ctrl-C stops an answer, Ctrl-D leaves; /help lists what else one can say.",
-                     "harp chat -m model.gguf --harp-threshold 2");
+    CommandLine line(
+        "chat",
+        "Talks with the model, several turns. The KV cache is kept between turns, for the reframed pass too.\n"
+        "Ctrl-C stops an answer, Ctrl-D leaves; /help lists what else one can say.",
+        "harp chat -m model.gguf --harp-threshold 2");
     line.harp.add_to(line.app);
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     Session session(params, options);
     if (!session.has_chat_template()) {
-        fmt::print(stderr, "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template chooses one)\n");
+        fmt::print(stderr,
+                   "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
+                   "chooses one)\n");
     }
     Chat chat(session);
-    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
+    fmt::print(stderr, "{}\n",
+               styled(stderr, Style::dim,
+                      fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
     while (const auto text = read_line()) {
         if (!chat.on_line(*text)) break;
     }

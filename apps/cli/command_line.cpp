@@ -48,9 +48,12 @@ CommandLine::CommandLine(const std::string & name, const std::string & descripti
     : app(description, "harp " + name) {
     app.set_help_flag("--help", "this text");
     app.add_flag("--help-llama", help_llama_, "all flags of llama.cpp, which work here too");
-    app.footer("Every flag of llama.cpp works as there, for example: -m FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
-               "--top-p X, --seed N, --grammar TEXT, --json-schema TEXT, --lora FILE, --rpc HOSTS. --help-llama lists them.\n\n"
-               "Example:\n  " + example);
+    app.footer(
+        "Every flag of llama.cpp works as there, for example: -m FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
+        "--top-p X, --seed N, --grammar TEXT, --json-schema TEXT, --lora FILE, --rpc HOSTS. --help-llama lists "
+        "them.\n\n"
+        "Example:\n  " +
+        example);
     app.allow_extras();
 }
 
@@ -91,18 +94,25 @@ bool CommandLine::parse_llama_flags(common_params & params) {
     params.warmup = false;  // the self-check of a ForwardPass is one
     params.fit_params = llama_supports_gpu_offload();
 
+    const bool names_model =
+        has_llama_flag({"-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo"}) ||
+        std::getenv("LLAMA_ARG_MODEL") != nullptr || std::getenv("LLAMA_ARG_HF_REPO") != nullptr;
+    const char * default_model = std::getenv("HARP_DEFAULT_MODEL");
+    if (!names_model && !help_llama_) {
+        if (default_model == nullptr || *default_model == '\0') {
+            fmt::print(stderr, "{}: no model: give -m FILE or -hf REPO, or set HARP_DEFAULT_MODEL\n", app.get_name());
+            return false;
+        }
+        llama_arguments_.insert(llama_arguments_.end(), {"-m", default_model});
+    }
+
     std::vector<char *> arguments;
     for (std::string & argument : llama_arguments_) arguments.push_back(argument.data());
-    const bool parsed = common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, LLAMA_EXAMPLE_COMPLETION);
+    const bool parsed =
+        common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, LLAMA_EXAMPLE_COMPLETION);
     common_log_set_verbosity_thold(params.verbosity);
     if (!parsed) {
         fmt::print(stderr, "{}: see --help, and --help-llama for the flags of llama.cpp\n", app.get_name());
-        return false;
-    }
-    const char * default_model = std::getenv("HARP_DEFAULT_MODEL");
-    if (params.model.path.empty() && default_model != nullptr) params.model.path = default_model;
-    if (params.model.path.empty()) {
-        fmt::print(stderr, "{}: no model: give -m FILE or -hf REPO, or set HARP_DEFAULT_MODEL\n", app.get_name());
         return false;
     }
     return true;

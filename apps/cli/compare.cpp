@@ -93,8 +93,9 @@ class Column {
 };
 
 size_t first_difference(const Answer & a, const Answer & b) {
-    const auto [it, other] = std::mismatch(a.tokens.begin(), a.tokens.end(), b.tokens.begin(), b.tokens.end(),
-                                           [](const GeneratedToken & x, const GeneratedToken & y) { return x.id == y.id; });
+    const auto [it, other] =
+        std::mismatch(a.tokens.begin(), a.tokens.end(), b.tokens.begin(), b.tokens.end(),
+                      [](const GeneratedToken & x, const GeneratedToken & y) { return x.id == y.id; });
     return static_cast<size_t>(it - a.tokens.begin());
 }
 
@@ -110,7 +111,8 @@ void print_side_by_side(const Answer & vanilla, const Answer & harp, double thre
     Column right(width, shows_colour(stdout));
     for (size_t i = 0; i < vanilla.tokens.size(); ++i) left.add(vanilla.tokens[i], threshold, !same && i == part);
     for (size_t i = 0; i < harp.tokens.size(); ++i) right.add(harp.tokens[i], threshold, !same && i == part);
-    std::string text = fmt::format("{} | {}\n{:-<{}}-+-{:-<{}}\n", styled(stdout, Style::bold, fmt::format("{:<{}}", "vanilla", width)),
+    std::string text = fmt::format("{} | {}\n{:-<{}}-+-{:-<{}}\n",
+                                   styled(stdout, Style::bold, fmt::format("{:<{}}", "vanilla", width)),
                                    styled(stdout, Style::bold, "HARP"), "", width, "", width);
     for (size_t i = 0; i < std::max(left.n_lines(), right.n_lines()); ++i) {
         text += fmt::format("{} | {}\n", left.line(i), right.line(i));
@@ -121,8 +123,9 @@ void print_side_by_side(const Answer & vanilla, const Answer & harp, double thre
 void print_figures(const Answer & vanilla, const Answer & harp) {
     const size_t part = first_difference(vanilla, harp);
     const auto figures = [](const char * name, const Answer & a) {
-        return fmt::format("{:<8} {:4} tokens  {:7.1f} tokens/s  mean entropy {:.2f} bits  ended: {}\n", name, a.tokens.size(),
-                           a.seconds_per_token() > 0 ? 1 / a.seconds_per_token() : 0.0, a.mean_entropy(), to_string(a.result.reason));
+        return fmt::format("{:<8} {:4} tokens  {:7.1f} tokens/s  mean entropy {:.2f} bits  ended: {}\n", name,
+                           a.tokens.size(), a.seconds_per_token() > 0 ? 1 / a.seconds_per_token() : 0.0,
+                           a.mean_entropy(), to_string(a.result.reason));
     };
     std::string text = "\n" + figures("vanilla", vanilla) + figures("HARP", harp);
     if (is_same_text(vanilla, harp)) {
@@ -134,10 +137,12 @@ void print_figures(const Answer & vanilla, const Answer & harp) {
         text += fmt::format("They part after token {}: one ends there.\n", part);
     }
     if (harp.statistics.steps > 0 && vanilla.seconds_per_token() > 0) {
-        text += fmt::format("HARP hesitated at {} of {} steps ({:.0f} %) and took x{:.2f} the time per token (one run: an indication).\n",
-                            harp.statistics.hesitations, harp.statistics.steps,
-                            100.0 * static_cast<double>(harp.statistics.hesitations) / static_cast<double>(harp.statistics.steps),
-                            harp.seconds_per_token() / vanilla.seconds_per_token());
+        text += fmt::format(
+            "HARP hesitated at {} of {} steps ({:.0f} %) and took x{:.2f} the time per token (one run: an "
+            "indication).\n",
+            harp.statistics.hesitations, harp.statistics.steps,
+            100.0 * static_cast<double>(harp.statistics.hesitations) / static_cast<double>(harp.statistics.steps),
+            harp.seconds_per_token() / vanilla.seconds_per_token());
     }
     write_out(text);
 }
@@ -145,7 +150,8 @@ void print_figures(const Answer & vanilla, const Answer & harp) {
 json answer_json(const Answer & answer) {
     json tokens = json::array();
     for (const auto & t : answer.tokens) {
-        tokens.push_back({{"id", t.id}, {"text", t.piece}, {"entropy", t.record.entropy}, {"hesitated", t.record.hesitated}});
+        tokens.push_back(
+            {{"id", t.id}, {"text", t.piece}, {"entropy", t.record.entropy}, {"hesitated", t.record.hesitated}});
     }
     return {{"text", answer.result.text},
             {"tokens", tokens},
@@ -158,9 +164,11 @@ json answer_json(const Answer & answer) {
 }  // namespace
 
 int compare_command(int argc, char ** argv) {
-    CommandLine line("compare", "Answers the same prompt without and with HARP and shows the two side by side: where they part, entropies,\n"
-                                "and what HARP cost.",
-                     "harp compare -m model.gguf -p \"A bat and a ball cost 1.10 together. The bat costs 1.00 more. The ball?\"");
+    CommandLine line(
+        "compare",
+        "Answers the same prompt without and with HARP and shows the two side by side: where they part, entropies,\n"
+        "and what HARP cost.",
+        "harp compare -m model.gguf -p \"A bat and a ball cost 1.10 together. The bat costs 1.00 more. The ball?\"");
     bool as_json = false;
     bool raw = false;
     line.app.add_flag("--json", as_json, "print one JSON object");
@@ -184,14 +192,16 @@ int compare_command(int argc, char ** argv) {
 
     if (as_json) {
         const size_t part = first_difference(vanilla, harp);
-        const json output = {{"vanilla", answer_json(vanilla)},
-                             {"harp", answer_json(harp)},
-                             {"first_difference", is_same_text(vanilla, harp) ? json() : json(part)},
-                             {"cost_ratio", vanilla.seconds_per_token() > 0 ? harp.seconds_per_token() / vanilla.seconds_per_token() : 0.0},
-                             {"options", options_json(options)},
-                             {"sampler_seed", session.params().sampling.seed},
-                             {"model", model_json(session.model(), params.model.path)},
-                             {"build", build_json()}};
+        const json output = {
+            {"vanilla", answer_json(vanilla)},
+            {"harp", answer_json(harp)},
+            {"first_difference", is_same_text(vanilla, harp) ? json() : json(part)},
+            {"cost_ratio",
+             vanilla.seconds_per_token() > 0 ? harp.seconds_per_token() / vanilla.seconds_per_token() : 0.0},
+            {"options", options_json(options)},
+            {"sampler_seed", session.sampler_seed()},
+            {"model", model_json(session.model(), params.model.path)},
+            {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
         print_side_by_side(vanilla, harp, options->threshold);

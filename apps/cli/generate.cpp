@@ -29,7 +29,8 @@ PromptText format_prompt(const Session & session, const std::string & prompt, co
     const bool has_template = session.has_chat_template();
     if (format == "raw") return {prompt, false, "raw, as asked"};
     if (format == "chat" && !has_template) {
-        throw Error(ErrorCode::invalid_option, "option 'format': chat, but the model has no chat template; use raw or give --chat-template");
+        throw Error(ErrorCode::invalid_option,
+                    "option 'format': chat, but the model has no chat template; use raw or give --chat-template");
     }
     if (!has_template) return {prompt, false, "raw, the model has no chat template"};
     std::vector<common_chat_msg> messages;
@@ -42,11 +43,15 @@ PromptText format_prompt(const Session & session, const std::string & prompt, co
     messages.emplace_back();
     messages.back().role = "user";
     messages.back().content = prompt;
-    return {session.apply_chat_template(messages), true, format == "chat" ? "chat template, as asked" : "the model's chat template"};
+    return {session.apply_chat_template(messages), true,
+            format == "chat" ? "chat template, as asked" : "the model's chat template"};
 }
 
 json token_json(const GeneratedToken & token) {
-    return {{"id", token.id}, {"text", token.piece}, {"entropy", token.record.entropy}, {"hesitated", token.record.hesitated}};
+    return {{"id", token.id},
+            {"text", token.piece},
+            {"entropy", token.record.entropy},
+            {"hesitated", token.record.hesitated}};
 }
 
 void print_summary(Session & session, const PromptText & prompt, size_t n_prompt, double prompt_seconds,
@@ -55,32 +60,39 @@ void print_summary(Session & session, const PromptText & prompt, size_t n_prompt
     const Statistics & s = pass.statistics();
     const auto dim = [](const std::string & text) { return styled(stderr, Style::dim, text); };
     const auto percent = [](double part, double whole) { return whole > 0 ? 100.0 * part / whole : 0.0; };
-    std::string text = fmt::format("\n{} tokens in {:.2f} s ({:.1f} tokens/s); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
-                                   result.n_generated, result.seconds, result.seconds > 0 ? result.n_generated / result.seconds : 0.0,
-                                   n_prompt, prompt_seconds, prompt.why, to_string(result.reason));
+    std::string text =
+        fmt::format("\n{} tokens in {:.2f} s ({:.1f} tokens/s); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
+                    result.n_generated, result.seconds, result.seconds > 0 ? result.n_generated / result.seconds : 0.0,
+                    n_prompt, prompt_seconds, prompt.why, to_string(result.reason));
     if (session.options()) {
-        text += fmt::format("hesitated at {} of {} steps ({:.0f} %); second pass {:.2f} s ({:.0f} % of {:.2f} s); schedule {}\n",
-                            s.hesitations, s.steps, percent(static_cast<double>(s.hesitations), static_cast<double>(s.steps)),
-                            s.second_pass_seconds, percent(s.second_pass_seconds, s.total_seconds), s.total_seconds,
-                            schedule_text(pass, *session.options()));
+        text += fmt::format(
+            "hesitated at {} of {} steps ({:.0f} %); second pass {:.2f} s ({:.0f} % of {:.2f} s); schedule {}\n",
+            s.hesitations, s.steps, percent(static_cast<double>(s.hesitations), static_cast<double>(s.steps)),
+            s.second_pass_seconds, percent(s.second_pass_seconds, s.total_seconds), s.total_seconds,
+            schedule_text(pass, *session.options()));
     }
-    text += fmt::format("harp: {}; sampler seed {}", options_text(session.options()), session.params().sampling.seed);
+    text += fmt::format("harp: {}; sampler seed {}", options_text(session.options()), session.sampler_seed());
     fmt::print(stderr, "{}\n", dim(text));
 }
 
 }  // namespace
 
 int generate_command(int argc, char ** argv) {
-    CommandLine line("generate", "Answers or continues a prompt (-p TEXT, -f FILE or standard input). Tokens stream to standard output;\n"
-                                 "hesitating ones are coloured by entropy on a terminal. The summary goes to standard error.",
-                     "harp generate -m model.gguf -p \"Name three rivers.\" --harp-threshold 2 --trace steps.jsonl");
+    CommandLine line(
+        "generate",
+        "Answers or continues a prompt (-p TEXT, -f FILE or standard input). Tokens stream to standard output;\n"
+        "hesitating ones are coloured by entropy on a terminal. The summary goes to standard error.",
+        "harp generate -m model.gguf -p \"Name three rivers.\" --harp-threshold 2 --trace steps.jsonl");
     std::string format = "auto";
     std::string trace_path;
     bool as_json = false;
-    line.app.add_option("--format", format, "raw: the prompt as it is; chat: in the model's chat template; auto: chat if it has one")
+    line.app
+        .add_option("--format", format,
+                    "raw: the prompt as it is; chat: in the model's chat template; auto: chat if it has one")
         ->check(CLI::IsMember({"auto", "raw", "chat"}))
         ->capture_default_str();
-    line.app.add_option("--trace", trace_path, "write one JSON line a step: token, entropy, top candidates of each pass");
+    line.app.add_option("--trace", trace_path,
+                        "write one JSON line a step: token, entropy, top candidates of each pass");
     line.app.add_flag("--json", as_json, "print one JSON object at the end instead of text");
     line.harp.add_to(line.app);
     common_params params;
@@ -97,9 +109,10 @@ int generate_command(int argc, char ** argv) {
 
     const auto start = std::chrono::steady_clock::now();
     ProgressLine progress;
-    const size_t n_prompt = generator.set_prompt(session.tokenize(prompt.text, prompt.is_chat), [&](size_t done, size_t total) {
-        if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
-    });
+    const size_t n_prompt =
+        generator.set_prompt(session.tokenize(prompt.text, prompt.is_chat), [&](size_t done, size_t total) {
+            if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
+        });
     progress.clear();
     const double prompt_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -115,16 +128,18 @@ int generate_command(int argc, char ** argv) {
         return !interrupt_requested;
     });
     if (as_json) {
-        const json output = {{"text", result.text},
-                             {"tokens", tokens},
-                             {"stop_reason", to_string(result.reason)},
-                             {"prompt", {{"tokens", n_prompt}, {"seconds", prompt_seconds}, {"format", prompt.is_chat ? "chat" : "raw"}}},
-                             {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
-                             {"harp", options_json(options)},
-                             {"statistics", statistics_json(session.pass().statistics())},
-                             {"sampler_seed", session.params().sampling.seed},
-                             {"model", model_json(session.model(), params.model.path)},
-                             {"build", build_json()}};
+        const json output = {
+            {"text", result.text},
+            {"tokens", tokens},
+            {"stop_reason", to_string(result.reason)},
+            {"prompt",
+             {{"tokens", n_prompt}, {"seconds", prompt_seconds}, {"format", prompt.is_chat ? "chat" : "raw"}}},
+            {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
+            {"harp", options_json(options)},
+            {"statistics", statistics_json(session.pass().statistics())},
+            {"sampler_seed", session.sampler_seed()},
+            {"model", model_json(session.model(), params.model.path)},
+            {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
         printer.finish();

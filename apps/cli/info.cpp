@@ -11,7 +11,8 @@ namespace harp::cli {
 using nlohmann::json;
 
 int info_command(int argc, char ** argv) {
-    CommandLine line("info", "The model, whether HARP can treat it (by a self-check), the effective options and the build.",
+    CommandLine line("info",
+                     "The model, whether HARP can treat it (by a self-check), the effective options and the build.",
                      "harp info -m model.gguf --json");
     bool as_json = false;
     line.app.add_flag("--json", as_json, "print one JSON object");
@@ -37,9 +38,10 @@ int info_command(int argc, char ** argv) {
     model_data["layers"] = llama_model_n_layer(&model);
     model_data["trained_context"] = llama_model_n_ctx_train(&model);
     model_data["chat_template"] = session->has_chat_template();
-    const json output = {{"model", model_data},
-                         {"harp", {{"supported", refusal.empty()}, {"refusal", refusal}, {"options", options_json(options)}}},
-                         {"build", build_json()}};
+    const json output = {
+        {"model", model_data},
+        {"harp", {{"supported", refusal.empty()}, {"refusal", refusal}, {"options", options_json(options)}}},
+        {"build", build_json()}};
     if (as_json) {
         write_out(dump(output, 2) + "\n");
         return exit_ok;
@@ -48,13 +50,15 @@ int info_command(int argc, char ** argv) {
     for (const auto & [key, value] : model_data.items()) {
         text += fmt::format("  {:<16} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
     }
-    text += fmt::format("HARP\n  {:<16} {}\n", "supported", refusal.empty() ? (options ? "yes, the self-check passed" : "switched off") : "no: " + refusal);
+    text += fmt::format("HARP\n  {:<16} {}\n", "supported",
+                        refusal.empty() ? (options ? "yes, the self-check passed" : "switched off") : "no: " + refusal);
     for (const OptionInfo & info : option_table()) {
         if (!options) break;
         text += fmt::format("  {:<16} {:<10} {}\n", info.name, get_option(*options, info.name), info.meaning);
     }
     text += "build\n";
-    for (const auto & [key, value] : build_json().items()) text += fmt::format("  {:<16} {}\n", key, value.get<std::string>());
+    const json build = build_json();  // outlives the loop, which items() alone would not
+    for (const auto & [key, value] : build.items()) text += fmt::format("  {:<16} {}\n", key, value.get<std::string>());
     write_out(text);
     return exit_ok;
 }

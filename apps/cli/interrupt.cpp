@@ -24,6 +24,8 @@ void install_interrupt_handlers() {
     std::signal(SIGPIPE, SIG_IGN);
 }
 
-bool abort_if_interrupted(void * /*unused*/) { return interrupt_requested.load(std::memory_order_relaxed); }
+bool abort_if_interrupted(void * /*unused*/) {
+    return interrupt_requested.load(std::memory_order_relaxed);
+}
 
 }  // namespace harp::cli

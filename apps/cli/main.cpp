@@ -33,8 +33,10 @@ constexpr std::array<Command, 6> commands = {{
 }};
 
 void print_usage(std::FILE * stream) {
-    fmt::print(stream, "harp {}: language models that look twice when they hesitate\n\nUsage: harp COMMAND [FLAGS]\n\nCommands:\n",
-               HARP_VERSION);
+    fmt::print(
+        stream,
+        "harp {}: language models that look twice when they hesitate\n\nUsage: harp COMMAND [FLAGS]\n\nCommands:\n",
+        HARP_VERSION);
     for (const Command & command : commands) fmt::print(stream, "  {:<10} {}\n", command.name, command.summary);
     fmt::print(stream,
                "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work in all of them.\n"
@@ -70,7 +72,8 @@ int main_command(int argc, char ** argv) {
         fmt::print("harp {} (llama.cpp {})\n", HARP_VERSION, llama_version());
         return exit_ok;
     }
-    const auto * command = std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
+    const auto * command =
+        std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
     if (command == commands.end()) {
         fmt::print(stderr, "harp: unknown command '{}'; commands: ", name);
         for (const Command & c : commands) fmt::print(stderr, "{}{}", c.name, &c == &commands.back() ? "\n" : ", ");
@@ -87,4 +90,6 @@ int main_command(int argc, char ** argv) {
 }  // namespace
 }  // namespace harp::cli
 
-int main(int argc, char ** argv) { return harp::cli::main_command(argc, argv); }
+int main(int argc, char ** argv) {
+    return harp::cli::main_command(argc, argv);
+}

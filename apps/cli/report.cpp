@@ -14,7 +14,10 @@ namespace harp::cli {
 using nlohmann::json;
 
 json build_json() {
-    return {{"harp", HARP_VERSION}, {"llama.cpp", llama_version()}, {"compiler", llama_compiler()}, {"system", llama_print_system_info()}};
+    return {{"harp", HARP_VERSION},
+            {"llama.cpp", llama_version()},
+            {"compiler", llama_compiler()},
+            {"system", llama_print_system_info()}};
 }
 
 json options_json(const std::optional<Options> & options) {
@@ -73,7 +76,8 @@ std::string schedule_text(const ForwardPass & pass, const Options & options) {
     if (options.schedule != Schedule::automatic) return get_option(options, "schedule");
     const ScheduleReport report = pass.schedule_report();
     const char * chosen = report.chosen == Schedule::fused ? "fused" : "lazy";
-    if (report.fused_cost == 0 || report.lazy_cost == 0) return fmt::format("auto: {} (too few steps to compare)", chosen);
+    if (report.fused_cost == 0 || report.lazy_cost == 0)
+        return fmt::format("auto: {} (too few steps to compare)", chosen);
     return fmt::format("auto: {} (c(2) = {:.2f}; a step costs {:.2f} fused, {:.2f} lazy)", chosen, report.cost_of_two,
                        report.fused_cost, report.lazy_cost);
 }

@@ -9,6 +9,7 @@
 #include <iostream>
 #include <iterator>
 #include <mutex>
+#include <random>
 
 #include "harp/harp.h"
 #include "harp/registration.h"
@@ -74,6 +75,8 @@ bool on_load_progress(float part, void * line) {
 Session::Session(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
     check_model_file(params_.model.path);
+    // drawn here, so that the run can say it and both sides of a comparison share it
+    if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
     ProgressLine progress;
     params_.load_progress_callback = on_load_progress;
@@ -84,7 +87,8 @@ Session::Session(common_params params, const std::optional<Options> & options)
     progress.clear();
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while loading the model");
     if (init_->model() == nullptr) {
-        throw Error(ErrorCode::invalid_input, fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
     }
     if (init_->context() == nullptr) {
         const std::string reason = *harp_last_error() != '\0' ? harp_last_error() : FirstLlamaError::take();
@@ -95,7 +99,9 @@ Session::Session(common_params params, const std::optional<Options> & options)
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
 }
 
-void Session::ContextDeleter::operator()(llama_context * context) const { harp_free(context); }
+void Session::ContextDeleter::operator()(llama_context * context) const {
+    harp_free(context);
+}
 
 llama_context * Session::add_pass(const std::optional<Options> & options) {
     set_default_options(options);
@@ -118,7 +124,9 @@ std::vector<llama_token> Session::tokenize(const std::string & text, bool parse_
     return common_tokenize(&vocab(), text, /*add_special=*/true, parse_special);
 }
 
-bool Session::has_chat_template() const { return common_chat_templates_was_explicit(templates_.get()); }
+bool Session::has_chat_template() const {
+    return common_chat_templates_was_explicit(templates_.get());
+}
 
 std::string Session::apply_chat_template(const std::vector<common_chat_msg> & messages) const {
     common_chat_templates_inputs inputs;
@@ -141,7 +149,8 @@ std::string read_file(const std::string & path) {
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {
     std::string prompt = params.prompt;  // -p, or the text of the file given by -f
     const bool is_given = command_line.has_llama_flag({"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"});
-    if (!is_given && !is_terminal(stdin)) prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+    if (!is_given && !is_terminal(stdin))
+        prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
     if (const size_t bad = find_invalid_utf8(prompt); bad != std::string::npos) {
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));

@@ -29,6 +29,8 @@ class Session {
     [[nodiscard]] llama_context * add_pass(const std::optional<Options> & options);
     /// A sampler as the flags describe it, seeded anew.
     [[nodiscard]] common_sampler_ptr new_sampler();
+    /// The seed of all its samplers: --seed, or a random one drawn once.
+    [[nodiscard]] uint32_t sampler_seed() const { return params_.sampling.seed; }
 
     /// Text to tokens: with the beginning-of-sequence token where the model wants one.
     /// @param parse_special whether "<|im_start|>" and the like in the text are control tokens

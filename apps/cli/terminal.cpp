@@ -43,12 +43,15 @@ bool is_valid_character(std::string_view text, size_t length) {
 
 }  // namespace
 
-bool is_terminal(std::FILE * stream) { return isatty(fileno(stream)) != 0; }
+bool is_terminal(std::FILE * stream) {
+    return isatty(fileno(stream)) != 0;
+}
 
 bool shows_colour(std::FILE * stream) {
     const char * no_colour = std::getenv("NO_COLOR");
     const char * terminal = std::getenv("TERM");
-    const bool refused = (no_colour != nullptr && *no_colour != '\0') || (terminal != nullptr && std::strcmp(terminal, "dumb") == 0);
+    const bool refused =
+        (no_colour != nullptr && *no_colour != '\0') || (terminal != nullptr && std::strcmp(terminal, "dumb") == 0);
     return is_terminal(stream) && !refused;
 }
 

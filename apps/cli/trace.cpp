@@ -29,7 +29,8 @@ json top_candidates(std::span<const float> logits, const llama_vocab & vocab) {
     });
     json result = json::array();
     for (auto it = ids.begin(); it != middle; ++it) {
-        result.push_back({{"id", *it}, {"text", common_token_to_piece(&vocab, *it)}, {"logit", logits[static_cast<size_t>(*it)]}});
+        result.push_back(
+            {{"id", *it}, {"text", common_token_to_piece(&vocab, *it)}, {"logit", logits[static_cast<size_t>(*it)]}});
     }
     return result;
 }

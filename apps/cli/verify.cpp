@@ -1,2 +1,120 @@
+// harp verify: replays recorded runs of the authors' code and compares every step.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "command_line.h"
 #include "commands.h"
-namespace harp::cli { int verify_command(int, char **) { return 2; } }
+#include "decoding/replay.h"
+#include "harp/error.h"
+#include "llama-cpp.h"
+#include "report.h"
+#include "terminal.h"
+
+namespace harp::cli {
+
+namespace {
+
+using decoding::Recording;
+using decoding::ReplayResult;
+using nlohmann::json;
+
+json result_json(const std::string & file, const Recording & recording, const ReplayResult & r) {
+    return {{"file", file},
+            {"passed", r.passed()},
+            {"steps", r.n_steps},
+            {"hesitations", r.n_hesitations},
+            {"recorded_hesitations", recording.n_hesitations()},
+            {"gate_mismatches", r.n_gate_mismatches},
+            {"token_mismatches", r.n_token_mismatches},
+            {"largest_difference",
+             {{"entropy", r.entropy_difference},
+              {"vanilla", r.vanilla_difference},
+              {"reframed", r.reframed_difference},
+              {"mixed", r.mixed_difference}}},
+            {"smallest_margin", r.smallest_margin},
+            {"first_mismatch", r.first_mismatch}};
+}
+
+void print_row(const std::string & file, const ReplayResult & r) {
+    const std::string verdict = r.passed() ? styled(stdout, Style::green, "PASS") : styled(stdout, Style::red, "FAIL");
+    std::string text = fmt::format("{} {:>5} {:>5} {:>6} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {}\n", verdict,
+                                   r.n_steps, r.n_hesitations, r.n_gate_mismatches, r.n_token_mismatches,
+                                   r.entropy_difference, r.vanilla_difference, r.reframed_difference,
+                                   r.mixed_difference, std::filesystem::path(file).filename().string());
+    if (!r.first_mismatch.empty()) text += "     " + r.first_mismatch + "\n";
+    write_out(text);
+}
+
+llama_model_ptr load_model(const std::string & path) {
+    if (!std::filesystem::is_regular_file(path))
+        throw Error(ErrorCode::invalid_input, fmt::format("model '{}': no such file", path));
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    llama_model_ptr model(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
+    if (!model)
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("model '{}' cannot be loaded (is it a whole GGUF file?)", path));
+    return model;
+}
+
+}  // namespace
+
+int verify_command(int argc, char ** argv) {
+    CLI::App app(
+        "Replays recorded runs of the authors' code, with their masks, and compares every step: gate, token, entropy, "
+        "logits.\n"
+        "Exit code 0: all agree; 1: a difference; 2: bad input.",
+        "harp verify");
+    std::string model_path;
+    std::vector<std::string> files;
+    bool as_json = false;
+    decoding::ReplaySettings settings;
+    app.add_option("-m,--model", model_path, "the recording's weights as a float32 GGUF")->required();
+    app.add_option("recording", files, "recorded runs (JSON)")->required();
+    app.add_option("--entropy-tolerance", settings.tolerances.entropy, "largest difference of entropies, bits")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("--logit-tolerance", settings.tolerances.logits, "largest difference of logits")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512))->capture_default_str();
+    app.add_flag("--json", as_json, "print one JSON object");
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::CallForHelp &) {
+        fmt::print("{}", app.help());
+        return exit_ok;
+    } catch (const CLI::ParseError & error) {
+        fmt::print(stderr, "harp verify: {} (--help lists the flags)\n", error.what());
+        return exit_usage;
+    }
+
+    const llama_model_ptr model = load_model(model_path);
+    bool all_passed = true;
+    json results = json::array();
+    if (!as_json) write_out("     steps hesit   gate   token   entropy   vanilla  reframed     mixed\n");
+    for (const std::string & file : files) {
+        ProgressLine progress;
+        progress.show("replaying " + file);
+        const Recording recording = decoding::read_recording(file);
+        const ReplayResult result = decoding::replay(*model, recording, settings);
+        progress.clear();
+        all_passed = all_passed && result.passed();
+        if (as_json) {
+            results.push_back(result_json(file, recording, result));
+        } else {
+            print_row(file, result);
+        }
+    }
+    if (as_json) {
+        const json output = {{"passed", all_passed},
+                             {"recordings", results},
+                             {"model", model_json(*model, model_path)},
+                             {"build", build_json()}};
+        write_out(dump(output, 2) + "\n");
+    }
+    return all_passed ? exit_ok : exit_failure;
+}
+
+}  // namespace harp::cli

@@ -63,6 +63,8 @@ bool release(llama_context * context) {
 
 namespace harp {
 
-ForwardPass * find_pass(const llama_context * context) { return capi::find(context); }
+ForwardPass * find_pass(const llama_context * context) {
+    return capi::find(context);
+}
 
 }  // namespace harp

@@ -59,7 +59,8 @@ size_t Generator::set_prompt(const std::vector<llama_token> & tokens, const OnPr
     if (tokens.empty()) throw Error(ErrorCode::invalid_input, "the prompt is empty");
     if (tokens.size() >= pass_.n_ctx_seq()) {
         throw Error(ErrorCode::invalid_input, "the prompt has " + std::to_string(tokens.size()) +
-                                                  " tokens and the context room for " + std::to_string(pass_.n_ctx_seq()) +
+                                                  " tokens and the context room for " +
+                                                  std::to_string(pass_.n_ctx_seq()) +
                                                   " with the answer; shorten it or raise the context size (-c)");
     }
     const size_t n_kept = keep_common_prefix(tokens);

@@ -50,7 +50,7 @@ class Field {
         return value_->get_ref<const std::string &>();
     }
     [[nodiscard]] bool boolean() const {
-        if (!value_->is_boolean()) fail("not true or false");
+        if (!value_->is_boolean()) fail("not a boolean");
         return value_->get<bool>();
     }
     [[nodiscard]] double number() const {

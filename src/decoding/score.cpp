@@ -35,10 +35,11 @@ Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const Token
 
 std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                               const std::function<bool(size_t, size_t)> & on_progress) {
-    if (tokens.size() < 2) throw Error(ErrorCode::invalid_input, "there is nothing to score: the text has fewer than two tokens");
+    if (tokens.size() < 2)
+        throw Error(ErrorCode::invalid_input, "there is nothing to score: the text has fewer than two tokens");
     if (window < 2 || window > pass.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input, "a window of " + std::to_string(window) +
-                                                  " tokens; allowed: 2.." + std::to_string(pass.n_ctx_seq()));
+        throw Error(ErrorCode::invalid_input, "a window of " + std::to_string(window) + " tokens; allowed: 2.." +
+                                                  std::to_string(pass.n_ctx_seq()));
     }
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass.context()));
     const bool adds_bos = llama_vocab_get_add_bos(vocab);

@@ -22,7 +22,7 @@ void check_size(const llama_batch & batch, const BatchLimits & limits) {
                                                   " rows; allowed: 1.." + std::to_string(limits.n_batch) +
                                                   " (n_batch)");
     }
-    if (batch.token == nullptr) {
+    if (batch.token == nullptr || batch.embd != nullptr) {
         throw Error(ErrorCode::unsupported_call,
                     "batches of embeddings (llama_batch.embd) cannot be reframed; switch HARP off for this context");
     }
@@ -31,9 +31,9 @@ void check_size(const llama_batch & batch, const BatchLimits & limits) {
 std::vector<llama_seq_id> sequences_of(const llama_batch & batch, int32_t row, const BatchLimits & limits) {
     std::vector<llama_seq_id> ids{0};
     if (batch.n_seq_id != nullptr && batch.seq_id != nullptr) {
+        if (batch.n_seq_id[row] <= 0) reject(row, "belongs to no sequence");
         ids.assign(batch.seq_id[row], batch.seq_id[row] + batch.n_seq_id[row]);
     }
-    if (ids.empty()) reject(row, "belongs to no sequence");
     for (const llama_seq_id id : ids) {
         if (id < 0 || static_cast<uint32_t>(id) >= limits.n_seq_max) {
             reject(row, "sequence id " + std::to_string(id) + "; allowed: 0.." + std::to_string(limits.n_seq_max - 1));

@@ -120,8 +120,11 @@ bool TokenHistory::change_positions(llama_pos p0, llama_pos p1, Change change) {
     }
     // llama.cpp frees cells that a shift moves below zero
     const auto negative = [](const HistoryRow & row) { return row.position < 0; };
-    const auto gone = std::count_if(rows_.begin(), rows_.end(), negative);
-    if (gone == 0 && increasing(rows_)) return true;
+    const bool any_gone = std::any_of(rows_.begin(), rows_.end(), negative);
+    if (!any_gone && increasing(rows_)) return true;
+    for (const HistoryRow & row : rows_) {
+        if (negative(row) && row.hesitated) ++dropped_hesitations_;
+    }
     rows_.erase(std::remove_if(rows_.begin(), rows_.end(), negative), rows_.end());
     std::stable_sort(rows_.begin(), rows_.end(),
                      [](const HistoryRow & a, const HistoryRow & b) { return a.position < b.position; });

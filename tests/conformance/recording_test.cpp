@@ -177,9 +177,8 @@ TEST_F(BrokenRecording, WrongMask) {
     expect_field_error("steps[0].mask", "0 bytes, expected 40", set_mask(""));
     expect_field_error("steps[0].mask", "3 bytes, expected 40", set_mask("K/V+"));
     expect_field_error("steps[0].mask", "not base64", set_mask("K/V+ not base64!"));
-    expect_field_error("steps[0].mask", "not base64", set_mask("K/V+M"));
     expect_field_error("steps[0].mask", "bytes, expected 40",
-                       [](json & j) { j["steps"][0]["mask"] = j["steps"][47]["mask"]; });
+                       [](json & j) { j["steps"][0]["mask"] = j["steps"][44]["mask"]; });
     expect_field_error("steps[0].kept", "the mask, which keeps", [](json & j) { j["steps"][0]["kept"] = 17; });
 }
 

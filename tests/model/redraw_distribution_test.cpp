@@ -1,14 +1,16 @@
 // The law that makes the reframed pass cacheable: at any one step of a given text, the reframed logits have the same
 // distribution whether masks are drawn once and kept (redraw 0) or anew at each hesitation (redraw 1, the paper).
 //
-// Two independent samples over seeds, compared by the two-sample Kolmogorov-Smirnov test on every coordinate of l_r.
-// Bonferroni over the coordinates needs no assumption on how they depend on one another, so the false-alarm rate of the
-// whole comparison is at most `false_alarm_rate`. Wrong masks, drawn on purpose, show what the test can tell apart.
+// Independent samples over seeds, compared by the two-sample Kolmogorov-Smirnov test on every coordinate of l_r.
+// Bonferroni over the coordinates needs no assumption on how they depend on one another, so each comparison's
+// false-alarm rate is at most `false_alarm_rate`. A third sample owes nothing to harp's random numbers, and wrong masks,
+// drawn on purpose, show what the comparison can tell apart.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <random>
 
 #include "method/perturbation.h"
 #include "support/models.h"
@@ -18,19 +20,23 @@ namespace {
 
 constexpr double false_alarm_rate = 1e-6;
 constexpr size_t n_samples = 2000;
+constexpr float delta = 0.2F;
 const std::vector<llama_token> text = {1, 403, 407, 261, 378, 432, 383, 286, 269, 401};
+const auto last_position = static_cast<llama_pos>(text.size() - 1);
 
-using Sample = std::vector<std::vector<float>>;  // [n_vocab][n_samples]: reframed logits at the last step
+using Sample = std::vector<std::vector<float>>;  // [n_vocab][n_samples]: reframed logits at the last step, sorted
 
-/// Changes a row after method::perturb; `original` is the row before it.
-using Mistake = std::function<void(const RowToPerturb &, std::span<const float> original, std::span<float> row)>;
+/// Which steps of the text hesitate.
+enum class Hesitates { at_each_step, at_the_last_step };
 
-/// The reframed logits at the last token of `text`, for the seeds first_seed .. first_seed + n_samples - 1.
-/// Each step hesitates, so that with redraw 0 the twin has caught up row by row, and with redraw 1 masks are those of
-/// the last of as many draws.
-Sample draw_sample(llama_model & model, uint32_t redraw, uint64_t first_seed, const Mistake & mistake = {}) {
+/// Perturbs a row in place of harp.
+using Masks = std::function<void(uint64_t seed, const RowToPerturb &, std::span<float> row)>;
+
+/// A sample of the reframed logits at the last token of `text`. Each call takes seeds that no other call has.
+Sample draw_sample(llama_model & model, uint32_t redraw, Hesitates hesitates, const Masks & masks = {}) {
     Options options;
     options.threshold = 0.0;
+    options.strength = delta;
     options.redraw = redraw;
     options.schedule = Schedule::lazy;
     ForwardPass pass(model, small_context(64), options);
@@ -40,24 +46,25 @@ Sample draw_sample(llama_model & model, uint32_t redraw, uint64_t first_seed, co
     pass.set_observer([&](const StepObservation & observation) {
         if (observation.reframed.empty()) return;
         ++n_reframed;
-        if (observation.position + 1 != static_cast<llama_pos>(text.size())) return;
+        if (observation.position != last_position) return;
         for (size_t i = 0; i < sample.size(); ++i) sample[i].push_back(observation.reframed[i]);
     });
-    if (mistake) {
-        pass.set_row_perturbation([&](const RowToPerturb & row, std::span<float> values) {
-            const std::vector<float> original(values.begin(), values.end());
-            method::perturb({options.seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position),
-                            options.perturbation, options.strength, values);
-            mistake(row, original, values);
-        });
+    if (masks) {
+        pass.set_row_perturbation(
+            [&](const RowToPerturb & row, std::span<float> values) { masks(options.seed, row, values); });
     }
+    static uint64_t next_seed = 0;
     for (size_t i = 0; i < n_samples; ++i) {
-        options.seed = first_seed + i;
+        options.seed = next_seed++;
         pass.memory_clear(false);
         pass.set_sequence_options(0, options);
-        for (size_t t = 0; t < text.size(); ++t) decode(pass, {text[t]}, static_cast<llama_pos>(t));
+        if (hesitates == Hesitates::at_the_last_step) {
+            decode(pass, text, 0);
+        } else {
+            for (llama_pos t = 0; t <= last_position; ++t) decode(pass, {text[static_cast<size_t>(t)]}, t);
+        }
     }
-    EXPECT_EQ(n_reframed, n_samples * text.size());
+    EXPECT_EQ(n_reframed, n_samples * (hesitates == Hesitates::at_each_step ? text.size() : 1));
     EXPECT_EQ(sample[0].size(), n_samples);
     for (auto & coordinate : sample) std::sort(coordinate.begin(), coordinate.end());
     return sample;
@@ -78,13 +85,9 @@ double kolmogorov_smirnov(const std::vector<float> & a, const std::vector<float>
     return largest;
 }
 
-/// P(D >= d) where both samples, of n each, have the same distribution (Kolmogorov's limit; for samples of equal size the
-/// exact tail is below it).
+/// P(D >= d) where both samples, of n each, have the same distribution: at most the first term of Kolmogorov's limit.
 double p_value(double d, size_t n) {
-    const double lambda = d * std::sqrt(static_cast<double>(n) / 2.0);
-    double sum = 0;
-    for (int k = 1; k <= 100; ++k) sum += (k % 2 == 1 ? 2.0 : -2.0) * std::exp(-2.0 * k * k * lambda * lambda);
-    return lambda < 0.2 ? 1.0 : std::clamp(sum, 0.0, 1.0);
+    return std::min(1.0, 2.0 * std::exp(-d * d * static_cast<double>(n)));
 }
 
 /// p of the hypothesis that both samples have the same distribution, corrected for the number of coordinates.
@@ -92,35 +95,57 @@ double compare(const char * what, const Sample & a, const Sample & b) {
     double largest = 0;
     for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, kolmogorov_smirnov(a[i], b[i]));
     const double p = std::min(1.0, p_value(largest, n_samples) * static_cast<double>(a.size()));
-    std::printf("%-48s largest distance %.4f over %zu coordinates, p %.2g\n", what, largest, a.size(), p);
+    std::printf("%-40s largest distance %.4f over %zu coordinates, p %.2g\n", what, largest, a.size(), p);
     return p;
+}
+
+/// harp's own masks, to be made wrong.
+void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> values) {
+    method::perturb({seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position), Perturbation::dropout,
+                    delta, values);
 }
 
 TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    const Sample cached = draw_sample(model, 0, 0);
-    const Sample fresh = draw_sample(model, 1, n_samples);
+    // the method to the letter with another generator: fresh masks over the whole text at one hesitation
+    std::mt19937_64 generator(20241207);
+    std::uniform_real_distribution<float> uniform;
+    const Sample reference =
+        draw_sample(model, 1, Hesitates::at_the_last_step, [&](uint64_t, const RowToPerturb &, std::span<float> row) {
+            for (float & value : row) {
+                if (!(uniform(generator) > delta)) value = 0.0F;
+            }
+        });
+    const Sample fresh = draw_sample(model, 1, Hesitates::at_each_step);
+    const Sample cached = draw_sample(model, 0, Hesitates::at_each_step);
     EXPECT_GT(compare("cached against fresh masks", cached, fresh), false_alarm_rate);
+    EXPECT_GT(compare("fresh masks against the reference", fresh, reference), false_alarm_rate);
+    EXPECT_GT(compare("cached masks against the reference", cached, reference), false_alarm_rate);
 
     // what the comparison can tell apart
-    const auto rescaled = [](const RowToPerturb &, std::span<const float>, std::span<float> row) {
-        for (float & value : row) value /= 0.8F;
+    const auto wrong = [&](const char * what, const Masks & masks) {
+        const Sample sample = draw_sample(model, 0, Hesitates::at_the_last_step, masks);
+        EXPECT_LT(compare(what, sample, fresh), false_alarm_rate);
+        EXPECT_LT(compare(what, sample, reference), false_alarm_rate);
     };
-    EXPECT_LT(compare("kept values rescaled", draw_sample(model, 0, 2 * n_samples, rescaled), fresh), false_alarm_rate);
-
-    const auto first_clean = [](const RowToPerturb & row, std::span<const float> original, std::span<float> values) {
-        if (row.position == 0) std::copy(original.begin(), original.end(), values.begin());
-    };
-    EXPECT_LT(compare("first position not covered", draw_sample(model, 0, 3 * n_samples, first_clean), fresh),
-              false_alarm_rate);
-
-    const auto last_clean = [](const RowToPerturb & row, std::span<const float> original, std::span<float> values) {
-        if (row.position + 1 == static_cast<llama_pos>(text.size())) {
-            std::copy(original.begin(), original.end(), values.begin());
-        }
-    };
-    EXPECT_LT(compare("last position not covered", draw_sample(model, 0, 4 * n_samples, last_clean), fresh),
-              false_alarm_rate);
+    wrong("kept values rescaled", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
+        perturb(seed, row, values);
+        for (float & value : values) value /= 1.0F - delta;
+    });
+    wrong("first position not covered", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
+        if (row.position > 0) perturb(seed, row, values);
+    });
+    wrong("last position not covered", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
+        if (row.position < last_position) perturb(seed, row, values);
+    });
+    wrong("one mask for all positions", [](uint64_t seed, RowToPerturb row, std::span<float> values) {
+        row.position = 0;
+        perturb(seed, row, values);
+    });
+    wrong("delta 0.23", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
+        method::perturb({seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position),
+                        Perturbation::dropout, 0.23F, values);
+    });
 }
 
 }  // namespace

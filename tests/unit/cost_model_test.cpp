@@ -151,7 +151,6 @@ TEST(CostModel, TriesFusedUntilItIsMeasured) {
         EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // tried once, not again
         model.add_call(1, 1.0);
     }
-    EXPECT_EQ(model.choose(2, 2), Schedule::lazy);  // c(2) is known, c(4) too: nothing to try
 }
 
 TEST(CostModel, DoesNotFlapWithinThreePercent) {
