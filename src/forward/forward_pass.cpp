@@ -272,8 +272,7 @@ void ForwardPass::Impl::collect_outputs(const std::vector<TokenRow> & rows) {
         output.sequence = rows[i].sequences.front();
         output.position = rows[i].position;
         output.logits = llama_get_logits_ith(context.get(), inner_of_row[i]);
-        if (output.logits == nullptr)
-            throw Error(ErrorCode::decode_failed, "llama.cpp gave no logits for an output row");
+        if (output.logits == nullptr) throw Error(ErrorCode::decode_failed, "llama.cpp gave no logits for a row");
         output.twin_rows = twins_of_row[i];
         outputs.push_back(std::move(output));
     }
@@ -523,8 +522,8 @@ forward::ReframingHook::Perturb ForwardPass::Impl::perturbation_of(const InnerRo
 
 ForwardPass::Impl::Output * ForwardPass::Impl::find_output(int32_t i) {
     if (i < 0) {
-        const auto n = static_cast<int32_t>(outputs.size());
-        return n + i >= 0 ? &outputs[static_cast<size_t>(n + i)] : nullptr;
+        const auto from_end = static_cast<size_t>(-static_cast<int64_t>(i));
+        return from_end <= outputs.size() ? &outputs[outputs.size() - from_end] : nullptr;
     }
     const auto it = std::lower_bound(outputs.begin(), outputs.end(), i,
                                      [](const Output & output, int32_t row) { return output.row < row; });

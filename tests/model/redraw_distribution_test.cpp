@@ -138,10 +138,6 @@ TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     wrong("last position not covered", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
         if (row.position < last_position) perturb(seed, row, values);
     });
-    wrong("one mask for all positions", [](uint64_t seed, RowToPerturb row, std::span<float> values) {
-        row.position = 0;
-        perturb(seed, row, values);
-    });
     wrong("delta 0.23", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
         method::perturb({seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position),
                         Perturbation::dropout, 0.23F, values);
