@@ -58,6 +58,39 @@ llama_model_ptr load_model(const std::string & path) {
     return model;
 }
 
+int verify(const std::string & model_path, const std::vector<std::string> & files,
+           const decoding::ReplaySettings & settings, bool as_json) {
+    // all of them before the first replay: bad input is one line, not a line below half a table
+    std::vector<Recording> recordings;
+    for (const std::string & file : files) recordings.push_back(decoding::read_recording(file));
+    const llama_model_ptr model = load_model(model_path);
+    for (const Recording & recording : recordings) decoding::check_model(*model, recording);
+
+    bool all_passed = true;
+    json results = json::array();
+    if (!as_json) write_out("     steps hesit   gate   token   entropy   vanilla  reframed     mixed\n");
+    for (size_t i = 0; i < files.size(); ++i) {
+        ProgressLine progress;
+        progress.show("replaying " + files[i]);
+        const ReplayResult result = decoding::replay(*model, recordings[i], settings);
+        progress.clear();
+        all_passed = all_passed && result.passed();
+        if (as_json) {
+            results.push_back(result_json(files[i], recordings[i], result));
+        } else {
+            print_row(files[i], result);
+        }
+    }
+    if (as_json) {
+        const json output = {{"passed", all_passed},
+                             {"recordings", results},
+                             {"model", model_json(*model, model_path)},
+                             {"build", build_json()}};
+        write_out(dump(output, 2) + "\n");
+    }
+    return all_passed ? exit_ok : exit_failure;
+}
+
 }  // namespace
 
 int verify_command(int argc, char ** argv) {
@@ -73,10 +106,10 @@ int verify_command(int argc, char ** argv) {
     app.add_option("-m,--model", model_path, "the recording's weights as a float32 GGUF")->required();
     app.add_option("recording", files, "recorded runs (JSON)")->required();
     app.add_option("--entropy-tolerance", settings.tolerances.entropy, "largest difference of entropies, bits")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0.0, 1000.0))
         ->capture_default_str();
     app.add_option("--logit-tolerance", settings.tolerances.logits, "largest difference of logits")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0.0, 1000.0))
         ->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512))->capture_default_str();
     app.add_flag("--json", as_json, "print one JSON object");
@@ -90,31 +123,13 @@ int verify_command(int argc, char ** argv) {
         return exit_usage;
     }
 
-    const llama_model_ptr model = load_model(model_path);
-    bool all_passed = true;
-    json results = json::array();
-    if (!as_json) write_out("     steps hesit   gate   token   entropy   vanilla  reframed     mixed\n");
-    for (const std::string & file : files) {
-        ProgressLine progress;
-        progress.show("replaying " + file);
-        const Recording recording = decoding::read_recording(file);
-        const ReplayResult result = decoding::replay(*model, recording, settings);
-        progress.clear();
-        all_passed = all_passed && result.passed();
-        if (as_json) {
-            results.push_back(result_json(file, recording, result));
-        } else {
-            print_row(file, result);
-        }
+    try {
+        return verify(model_path, files, settings, as_json);
+    } catch (const Error & error) {
+        if (error.code() == ErrorCode::aborted) throw;
+        // 1 says that a run differs and nothing else: what cannot be replayed, for whatever reason, is bad input
+        throw Error(ErrorCode::invalid_input, error.what());
     }
-    if (as_json) {
-        const json output = {{"passed", all_passed},
-                             {"recordings", results},
-                             {"model", model_json(*model, model_path)},
-                             {"build", build_json()}};
-        write_out(dump(output, 2) + "\n");
-    }
-    return all_passed ? exit_ok : exit_failure;
 }
 
 }  // namespace harp::cli

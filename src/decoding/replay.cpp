@@ -39,17 +39,6 @@ double difference(Row logits, const std::vector<RecordedLogit> & top) {
     return std::max(largest, static_cast<double>(best_of_rest) - static_cast<double>(top.back().logit));
 }
 
-void check_model(const llama_model & model, const Recording & recording) {
-    const auto check = [&](const char * field, int32_t recorded, int32_t of_model) {
-        if (recorded == of_model) return;
-        throw Error(ErrorCode::invalid_input, recording.file.string() + ": " + field + ": recorded with " +
-                                                  std::to_string(recorded) + ", the model has " +
-                                                  std::to_string(of_model) + "; it is a run of " + recording.model);
-    };
-    check("n_vocab", recording.n_vocab, llama_vocab_n_tokens(llama_model_get_vocab(&model)));
-    check("n_embd", recording.n_embd, llama_model_n_embd(&model));
-}
-
 llama_context_params context_params(const Recording & recording, int32_t n_threads) {
     const auto n_tokens = static_cast<uint32_t>(recording.prompt.size() + recording.steps.size());
     llama_context_params params = llama_context_default_params();
@@ -180,6 +169,17 @@ class Replay {
 };
 
 }  // namespace
+
+void check_model(const llama_model & model, const Recording & recording) {
+    const auto check = [&](const char * field, int32_t recorded, int32_t of_model) {
+        if (recorded == of_model) return;
+        throw Error(ErrorCode::invalid_input, recording.file.string() + ": " + field + ": recorded with " +
+                                                  std::to_string(recorded) + ", the model has " +
+                                                  std::to_string(of_model) + "; it is a run of " + recording.model);
+    };
+    check("n_vocab", recording.n_vocab, llama_vocab_n_tokens(llama_model_get_vocab(&model)));
+    check("n_embd", recording.n_embd, llama_model_n_embd(&model));
+}
 
 ReplayResult replay(llama_model & model, const Recording & recording, const ReplaySettings & settings) {
     check_model(model, recording);

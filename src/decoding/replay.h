@@ -46,11 +46,13 @@ struct ReplayResult {
     [[nodiscard]] bool passed() const noexcept { return n_failures == 0; }
 };
 
+/// @throws Error{invalid_input} naming file and field, if the recording does not belong to the model (vocabulary, width)
+void check_model(const llama_model & model, const Recording & recording);
+
 /// Runs the recording. One context of its own, with a float32 KV cache and without flash attention.
 ///
 /// @param model the recording's weights in float32; quantised weights differ by more than the tolerances
-/// @throws Error{invalid_input} naming file and field, if the recording does not belong to the model (vocabulary, width)
-/// @throws what ForwardPass throws
+/// @throws what check_model() and ForwardPass throw
 [[nodiscard]] ReplayResult replay(llama_model & model, const Recording & recording,
                                   const ReplaySettings & settings = {});
 
