@@ -28,16 +28,25 @@ Defaults & defaults() {
     return instance;
 }
 
+/// A C enum by the number it holds: a C program may have put any there, which C++ must not read as the enum.
+template <typename To, typename From>
+To enum_of(const From & value) {
+    static_assert(sizeof(From) == sizeof(int));
+    int number = 0;
+    std::memcpy(&number, &value, sizeof(number));
+    return static_cast<To>(number);
+}
+
 harp::Options to_options(const harp_params & params) {
     harp::Options options;
     options.threshold = params.threshold;
     options.beta = params.beta;
-    options.perturbation = static_cast<harp::Perturbation>(params.perturbation);
+    options.perturbation = enum_of<harp::Perturbation>(params.perturbation);
     options.strength = params.strength;
     options.reframings = params.reframings;
-    options.schedule = static_cast<harp::Schedule>(params.schedule);
+    options.schedule = enum_of<harp::Schedule>(params.schedule);
     options.redraw = params.redraw;
-    options.scope = static_cast<harp::Scope>(params.scope);
+    options.scope = enum_of<harp::Scope>(params.scope);
     options.seed = params.seed;
     return options;
 }

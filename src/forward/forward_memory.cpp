@@ -46,6 +46,36 @@ void ForwardPass::Impl::truncate_twins(llama_seq_id sequence, size_t from) {
     history.forget_twin();
 }
 
+/// Where the cells begin that a sequence's twins do not share with its clean stream.
+llama_pos ForwardPass::Impl::first_own_position(llama_seq_id sequence) const {
+    const auto & history = state(sequence).history;
+    const size_t n_shared = std::min(history.n_shared(), history.n_twin());
+    if (n_shared == 0) return 0;
+    return n_shared < history.size() ? history.rows()[n_shared].position : history.next_position();
+}
+
+/// Before rows in the middle are removed: the twins' pending rows see them, as the clean ones did.
+///
+///   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
+///   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
+void ForwardPass::Impl::complete_twins(llama_seq_id sequence) {
+    auto & history = state(sequence).history;
+    if (history.n_twin() == 0 || history.n_twin() == history.size()) return;
+    keep_logits();
+    const auto empty = [&] {
+        for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
+        history.forget_twin();
+    };
+    try {
+        run_jobs({{sequence, history.twin_draw(), history.n_twin(), history.size(), {}}});
+    } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
+        empty();
+    } catch (...) {
+        empty();
+        throw;
+    }
+}
+
 /// Scope::generated: at the end of the prompt the clean stream holds just what the twins would.
 ///
 ///   clean   p0 p1 p2 p3 | next: the first reframed token
@@ -61,6 +91,7 @@ void ForwardPass::Impl::share_prompt(llama_seq_id sequence) {
         llama_memory_seq_cp(memory, layout.clean(sequence), layout.twin(sequence, r), -1, -1);
     }
     history.set_twin(history.size(), {});
+    if (split_policy != forward::SplitPolicy::equal_sequential) history.set_shared(history.size());
 }
 
 /// Takes a failed batch out of streams, twins and histories. Where memory cannot be removed in part (recurrent models)
@@ -83,7 +114,7 @@ void ForwardPass::Impl::roll_back(const std::vector<forward::TokenRow> & rows) {
         const llama_pos position = first[static_cast<size_t>(s)];
         if (position == std::numeric_limits<llama_pos>::max()) continue;
         auto & history = state(s).history;
-        history.remove(position, -1);
+        history.take_back(position);
         const bool clean_kept = remove_from(layout.clean(s), position);
         const llama_pos twin_end = history.n_twin() == 0 ? 0 : history.rows()[history.n_twin() - 1].position + 1;
         bool twins_kept = true;
@@ -115,8 +146,10 @@ bool ForwardPass::memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p
         }
         return all;
     }
-    if (!llama_memory_seq_rm(impl.memory, impl.layout.clean(sequence), p0, p1)) return false;
     auto & history = impl.state(sequence).history;
+    const bool is_middle = p1 >= 0 && p1 < history.next_position();
+    if (is_middle) impl.complete_twins(sequence);
+    if (!llama_memory_seq_rm(impl.memory, impl.layout.clean(sequence), p0, p1)) return false;
     bool twins_followed = true;
     for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
         twins_followed = llama_memory_seq_rm(impl.memory, impl.layout.twin(sequence, r), p0, p1) && twins_followed;
@@ -141,6 +174,8 @@ void ForwardPass::memory_seq_cp(llama_seq_id source, llama_seq_id destination, l
                     "memory_seq_cp: part of a sequence can only be copied with a unified KV cache (kv_unified)");
     }
     if (is_whole) p0 = p1 = -1;
+    // between streams and between recurrent states a copy replaces what was there; in a unified cache it adds to it
+    if (impl.split_policy == forward::SplitPolicy::equal_sequential) to.clear();
     llama_memory_seq_cp(impl.memory, impl.layout.clean(source), impl.layout.clean(destination), p0, p1);
     const bool twins_fit = to.copy_from(from, p0, p1);
     for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
@@ -175,10 +210,12 @@ void ForwardPass::memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos 
         llama_memory_seq_add(impl.memory, sequence, p0, p1, delta);
         return;
     }
-    llama_memory_seq_add(impl.memory, impl.layout.clean(sequence), p0, p1, delta);
+    // the twins first: cells of a clean prompt that they share with the clean stream move with it, once
+    const llama_pos own = std::max(p0, impl.first_own_position(sequence));
     for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        llama_memory_seq_add(impl.memory, impl.layout.twin(sequence, r), p0, p1, delta);
+        llama_memory_seq_add(impl.memory, impl.layout.twin(sequence, r), own, p1, delta);
     }
+    llama_memory_seq_add(impl.memory, impl.layout.clean(sequence), p0, p1, delta);
     if (!impl.state(sequence).history.add(p0, p1, delta)) impl.truncate_twins(sequence, 0);
 }
 
@@ -188,10 +225,11 @@ void ForwardPass::memory_seq_div(llama_seq_id sequence, llama_pos p0, llama_pos 
         llama_memory_seq_div(impl.memory, sequence, p0, p1, divisor);
         return;
     }
-    llama_memory_seq_div(impl.memory, impl.layout.clean(sequence), p0, p1, divisor);
+    const llama_pos own = std::max(p0, impl.first_own_position(sequence));
     for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        llama_memory_seq_div(impl.memory, impl.layout.twin(sequence, r), p0, p1, divisor);
+        llama_memory_seq_div(impl.memory, impl.layout.twin(sequence, r), own, p1, divisor);
     }
+    llama_memory_seq_div(impl.memory, impl.layout.clean(sequence), p0, p1, divisor);
     if (!impl.state(sequence).history.divide(p0, p1, divisor)) impl.truncate_twins(sequence, 0);
 }
 

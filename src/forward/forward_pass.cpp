@@ -5,6 +5,7 @@
 #include <cassert>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -123,7 +124,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch) {
         judge_outputs();
         catch_up();
         if (observer) observe_outputs();
-    } catch (const Error &) {
+    } catch (...) {  // also what an observer or a row perturbation throws
         roll_back(rows);
         outputs.clear();
         throw;
@@ -325,6 +326,13 @@ void ForwardPass::Impl::mix_fused(Output & output) {
 
 void ForwardPass::Impl::mix(Output & output, std::span<const float> reframed) {
     const std::span<float> logits = logits_span(output.logits);
+    // -infinity is a probability of zero; NaN and +infinity are not logits
+    const bool are_numbers = std::none_of(reframed.begin(), reframed.end(),
+                                          [](float x) { return !(x <= std::numeric_limits<float>::max()); });
+    if (!are_numbers) {
+        throw Error(ErrorCode::decode_failed,
+                    "the reframed logits at position " + std::to_string(output.position) + " are not numbers");
+    }
     if (observer) {
         output.vanilla.assign(logits.begin(), logits.end());
         output.reframed.assign(reframed.begin(), reframed.end());

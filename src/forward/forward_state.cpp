@@ -169,7 +169,11 @@ void ForwardPass::state_set(std::span<const uint8_t> state) {
         in.expect_end();
         set_inner(inner);
         for (size_t s = 0; s < same_masks.size(); ++s) {
-            if (!same_masks[s]) impl.truncate_twins(static_cast<llama_seq_id>(s), 0);
+            // which cells the twins share with the clean stream is not saved
+            const auto & history = impl.sequences[s].history;
+            const bool may_share =
+                impl.split_policy != forward::SplitPolicy::equal_sequential && history.clean_prefix() > 0;
+            if (!same_masks[s] || may_share) impl.truncate_twins(static_cast<llama_seq_id>(s), 0);
         }
         if (const std::string text = check_invariant(); !text.empty()) throw Error(ErrorCode::invalid_state, text);
     } catch (const Error &) {

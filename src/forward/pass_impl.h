@@ -104,6 +104,8 @@ struct ForwardPass::Impl {
     [[nodiscard]] const SequenceState & state(llama_seq_id sequence) const;
     [[nodiscard]] std::span<float> logits_span(float * logits) const { return {logits, static_cast<size_t>(n_vocab)}; }
     void share_prompt(llama_seq_id sequence);
+    [[nodiscard]] llama_pos first_own_position(llama_seq_id sequence) const;
+    void complete_twins(llama_seq_id sequence);
     /// Empties the twins of a sequence from the history row `from` on.
     void truncate_twins(llama_seq_id sequence, size_t from);
     void roll_back(const std::vector<forward::TokenRow> & rows);

@@ -10,10 +10,16 @@ namespace harp {
 
 namespace {
 
+/// A value of the model file's metadata as text; empty if it is not there.
+std::string metadata(const llama_model & model, const std::string & key) {
+    std::array<char, 128> value{};
+    if (llama_model_meta_val_str(&model, key.c_str(), value.data(), value.size()) < 0) return {};
+    return value.data();
+}
+
 std::string architecture(const llama_model & model) {
-    std::array<char, 128> name{};
-    if (llama_model_meta_val_str(&model, "general.architecture", name.data(), name.size()) < 0) return "unknown";
-    return name.data();
+    const std::string name = metadata(model, "general.architecture");
+    return name.empty() ? "unknown" : name;
 }
 
 [[noreturn]] void refuse(const llama_model & model, const std::string & why) {
@@ -37,6 +43,9 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
     if (!llama_model_has_decoder(&model)) refuse(model, "it has no decoder");
     if (llama_model_is_diffusion(&model))
         refuse(model, "it is a diffusion model; there is no next-token pass to repeat");
+    const bool is_causal = metadata(model, architecture(model) + ".attention.causal") != "false" &&
+                           params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL;
+    if (!is_causal) refuse(model, "its attention is not causal; there is no next token to predict");
     if (params.embeddings) refuse(model, "the context is for embeddings (llama_context_params.embeddings)");
     if (n_vocab <= 0) refuse(model, "it has no vocabulary");
     if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) refuse(model, "the context is for multi-token prediction");

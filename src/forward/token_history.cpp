@@ -47,7 +47,7 @@ bool TokenHistory::would_reframe(llama_pos position, Scope scope) const noexcept
 
 void TokenHistory::append(llama_token token, llama_pos position, Scope scope, bool is_output) {
     assert(rows_.empty() || position > rows_.back().position);
-    rows_.push_back({token, position, position, would_reframe(position, scope), false});
+    rows_.push_back({token, position, position, would_reframe(position, scope), false, is_output});
     seen_output_ = seen_output_ || is_output;
 }
 
@@ -75,6 +75,7 @@ void TokenHistory::remove(llama_pos p0, llama_pos p1) {
     const Range range = open_range(p0, p1);
     const bool removes_tail = range.contains(rows_.back().position);
     size_t n_twin = 0;
+    size_t n_shared = 0;
     std::vector<HistoryRow> kept;
     kept.reserve(rows_.size());
     for (size_t i = 0; i < rows_.size(); ++i) {
@@ -83,10 +84,12 @@ void TokenHistory::remove(llama_pos p0, llama_pos p1) {
             continue;
         }
         if (i < n_twin_) ++n_twin;
+        if (i < n_shared_) ++n_shared;
         kept.push_back(rows_[i]);
     }
     rows_ = std::move(kept);
     n_twin_ = n_twin;
+    n_shared_ = n_shared;
     if (rows_.empty()) clear();
 }
 
@@ -94,14 +97,17 @@ bool TokenHistory::copy_from(const TokenHistory & source, llama_pos p0, llama_po
     const Range range = open_range(p0, p1);
     const bool was_empty = rows_.empty();
     size_t n_twin = 0;
+    size_t n_shared = 0;
     for (size_t i = 0; i < source.rows_.size(); ++i) {
         if (!range.contains(source.rows_[i].position)) continue;
         if (i < source.n_twin_) ++n_twin;
+        if (i < source.n_shared_) ++n_shared;
         rows_.push_back(source.rows_[i]);
     }
     seen_output_ = seen_output_ || source.seen_output_;
     if (was_empty) {
         n_twin_ = n_twin;
+        n_shared_ = n_shared;
         twin_draw_ = source.twin_draw_;
         prompt_end_ = source.prompt_end_;
         dropped_hesitations_ = source.dropped_hesitations_;
@@ -139,6 +145,17 @@ bool TokenHistory::divide(llama_pos p0, llama_pos p1, int divisor) {
     return change_positions(p0, p1, [divisor](llama_pos p) { return p / divisor; });
 }
 
+void TokenHistory::take_back(llama_pos from) {
+    const auto wanted = [](const HistoryRow & row) { return row.is_output; };
+    const auto first = std::lower_bound(rows_.begin(), rows_.end(), from,
+                                        [](const HistoryRow & row, llama_pos p) { return row.position < p; });
+    const bool began_the_answer = std::any_of(first, rows_.end(), wanted) && std::none_of(rows_.begin(), first, wanted);
+    if (began_the_answer) seen_output_ = false;
+    rows_.erase(first, rows_.end());
+    n_twin_ = std::min(n_twin_, rows_.size());
+    n_shared_ = std::min(n_shared_, n_twin_);
+}
+
 void TokenHistory::clear() {
     *this = TokenHistory();
 }
@@ -153,9 +170,11 @@ void TokenHistory::restore(Snapshot snapshot) {
     }
     rows_ = std::move(snapshot.rows);
     n_twin_ = snapshot.n_twin;
+    n_shared_ = 0;
     twin_draw_ = snapshot.twin_draw;
     dropped_hesitations_ = snapshot.dropped_hesitations;
     seen_output_ = snapshot.seen_output;
+    if (seen_output_ && !rows_.empty()) rows_.front().is_output = true;  // some row was, which one is not saved
     prompt_end_ = snapshot.prompt_end;
 }
 

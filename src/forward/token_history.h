@@ -7,6 +7,7 @@
 //   pending                   t4  t5        decoded for the twins when a hesitation comes
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -22,6 +23,7 @@ struct HistoryRow {
     llama_pos mask_position = 0;  ///< where it stood when first decoded: a context shift does not change its mask
     bool reframed = true;         ///< false: prompt under Scope::generated, stays clean in the twin
     bool hesitated = false;       ///< the step after this row hesitated
+    bool is_output = false;       ///< its logits were wanted (not saved with the state)
 };
 
 /// Identifies the random numbers that the rows of a twin were perturbed with.
@@ -62,15 +64,21 @@ class TokenHistory {
     [[nodiscard]] bool divide(llama_pos p0, llama_pos p1, int divisor);
     /// @}
     void clear();
+    /// Takes the rows from position `from` on back, as if they had never been appended.
+    void take_back(llama_pos from);
 
     [[nodiscard]] size_t n_twin() const noexcept { return n_twin_; }
     [[nodiscard]] const DrawId & twin_draw() const noexcept { return twin_draw_; }
     /// The twins now hold the first `n` rows, perturbed by `draw`.
     void set_twin(size_t n, const DrawId & draw) noexcept {
         n_twin_ = n;
+        n_shared_ = std::min(n_shared_, n);
         twin_draw_ = draw;
     }
-    void forget_twin() noexcept { n_twin_ = 0; }
+    void forget_twin() noexcept { n_twin_ = n_shared_ = 0; }
+    /// Leading rows that the twins hold in the very cells of the clean stream (Scope::generated, unified cache).
+    [[nodiscard]] size_t n_shared() const noexcept { return n_shared_; }
+    void set_shared(size_t n) noexcept { n_shared_ = n; }
 
     /// Everything, for saved state.
     struct Snapshot {
@@ -91,6 +99,7 @@ class TokenHistory {
 
     std::vector<HistoryRow> rows_;      // positions strictly increasing
     size_t n_twin_ = 0;                 // <= rows_.size()
+    size_t n_shared_ = 0;               // <= n_twin_; not saved with the state
     DrawId twin_draw_;                  // of the first n_twin_ rows
     uint32_t dropped_hesitations_ = 0;  // of rows removed ahead of others (context shift), so that draws do not repeat
     bool seen_output_ = false;

@@ -121,6 +121,47 @@ TEST(TokenHistory, Removes) {
     EXPECT_TRUE(empty.empty());
 }
 
+TEST(TokenHistory, TakesRowsBackAsIfTheyHadNeverBeen) {
+    for (const size_t n_before : {0U, 2U}) {
+        TokenHistory history;
+        history.set_prompt_end(9);
+        for (size_t i = 0; i < n_before; ++i) history.append(1, static_cast<llama_pos>(i), Scope::generated, false);
+        history.set_twin(n_before, {});
+        const auto from = static_cast<llama_pos>(n_before);
+        history.append(5, from, Scope::generated, true);
+        history.append(6, from + 1, Scope::generated, true);
+        history.set_twin(n_before + 2, {});
+        history.set_shared(n_before + 2);
+        history.take_back(from);
+        EXPECT_EQ(history.size(), n_before);
+        EXPECT_EQ(history.n_twin(), n_before);
+        EXPECT_EQ(history.n_shared(), n_before);
+        EXPECT_FALSE(history.would_reframe(8, Scope::generated));  // the prompt's end is still set
+        EXPECT_TRUE(history.would_reframe(9, Scope::generated));
+        EXPECT_FALSE(history.snapshot().seen_output);  // and no output row has been
+    }
+    TokenHistory answer = history_of(4);
+    answer.take_back(2);
+    EXPECT_TRUE(answer.snapshot().seen_output);  // an earlier one was
+}
+
+TEST(TokenHistory, CountsTheRowsWhoseCellsAreShared) {
+    TokenHistory history = history_of(6, 6);
+    history.set_shared(4);
+    history.remove(1, 3);
+    EXPECT_EQ(history.n_shared(), 2U);
+    TokenHistory copy;
+    EXPECT_TRUE(copy.copy_from(history, -1, -1));
+    EXPECT_EQ(copy.n_shared(), 2U);
+    TokenHistory restored;
+    restored.restore(history.snapshot());
+    EXPECT_EQ(restored.n_shared(), 0U);  // saved rows come back in cells of their own
+    history.set_twin(1, {});
+    EXPECT_EQ(history.n_shared(), 1U);
+    history.forget_twin();
+    EXPECT_EQ(history.n_shared(), 0U);
+}
+
 TEST(TokenHistory, RemovingAllForgetsEverything) {
     TokenHistory history = history_of(4, 4, {0, 1, 2});
     history.remove(0, 2);  // two dropped hesitations
