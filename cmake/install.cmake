@@ -1,0 +1,16 @@
+# cmake --install: our library and headers, beside what llama.cpp's own rules install.
+#
+# The package file is written by hand, as llama.cpp's is: an exported target could not name llama.cpp's, which exports none.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+install(TARGETS harp LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/harp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+
+set(harp_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/harp)
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/harp-config.cmake.in ${PROJECT_BINARY_DIR}/harp-config.cmake
+    INSTALL_DESTINATION ${harp_package_dir}
+    PATH_VARS CMAKE_INSTALL_LIBDIR CMAKE_INSTALL_INCLUDEDIR)
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/harp-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/harp-config.cmake ${PROJECT_BINARY_DIR}/harp-config-version.cmake
+    DESTINATION ${harp_package_dir})
