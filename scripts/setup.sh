@@ -32,7 +32,7 @@ show_progress() { # reads a command's output; understands ninja's "[FINISHED/TOT
     local line text shown=-1 percent left
     while IFS= read -r line; do
         text=$line percent=
-        if [[ $line =~ ^\[([0-9]+)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then
+        if [[ $line =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # [0/1]: it configures anew first
             percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
             left=$((BASH_REMATCH[3] * (BASH_REMATCH[2] - BASH_REMATCH[1]) / BASH_REMATCH[1]))
             text="$percent %, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}, about $left s left"
