@@ -53,9 +53,7 @@ class Chat {
     }
 
     void add(const std::string & role, const std::string & content) {
-        messages_.emplace_back();
-        messages_.back().role = role;
-        messages_.back().content = content;
+        messages_.push_back(chat_message(role, content));
     }
 
     void command(const std::string & line) {

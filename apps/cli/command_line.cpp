@@ -22,6 +22,19 @@ std::string environment_name(std::string_view option) {
 
 }  // namespace
 
+std::optional<int> parse_flags(CLI::App & app, int argc, char ** argv) {
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::CallForHelp &) {
+        fmt::print("{}", app.help());
+        return exit_ok;
+    } catch (const CLI::ParseError & error) {
+        fmt::print(stderr, "{}: {} (--help lists the flags)\n", app.get_name(), error.what());
+        return exit_usage;
+    }
+    return std::nullopt;
+}
+
 void HarpFlags::add_to(CLI::App & app) {
     const char * group = "HARP (each also as environment variable HARP_NAME)";
     for (const OptionInfo & info : option_table()) {
@@ -64,15 +77,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
             return exit_ok;
         }
     }
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::CallForHelp &) {
-        fmt::print("{}", app.help());
-        return exit_ok;
-    } catch (const CLI::ParseError & error) {
-        fmt::print(stderr, "{}: {} (--help lists the flags)\n", app.get_name(), error.what());
-        return exit_usage;
-    }
+    if (const auto code = parse_flags(app, argc, argv)) return code;
     const auto rest = app.remaining();
     for (const std::string & argument : rest) {
         if (argument.rfind("--harp-", 0) == 0) {

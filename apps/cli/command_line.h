@@ -15,6 +15,9 @@ namespace harp::cli {
 /// Exit codes of the program.
 enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130 };
 
+/// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
+[[nodiscard]] std::optional<int> parse_flags(CLI::App & app, int argc, char ** argv);
+
 /// The --harp- flags, one for each row of option_table(), and --harp-off.
 class HarpFlags {
   public:

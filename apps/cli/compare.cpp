@@ -149,10 +149,7 @@ void print_figures(const Answer & vanilla, const Answer & harp) {
 
 json answer_json(const Answer & answer) {
     json tokens = json::array();
-    for (const auto & t : answer.tokens) {
-        tokens.push_back(
-            {{"id", t.id}, {"text", t.piece}, {"entropy", t.record.entropy}, {"hesitated", t.record.hesitated}});
-    }
+    for (const GeneratedToken & token : answer.tokens) tokens.push_back(token_json(token));
     return {{"text", answer.result.text},
             {"tokens", tokens},
             {"stop_reason", to_string(answer.result.reason)},
@@ -182,10 +179,8 @@ int compare_command(int argc, char ** argv) {
 
     Session session(params, options);
     const bool as_chat = !raw && session.has_chat_template();
-    common_chat_msg message;
-    message.role = "user";
-    message.content = prompt;
-    const auto tokens = session.tokenize(as_chat ? session.apply_chat_template({message}) : prompt, as_chat);
+    const std::string text = as_chat ? session.apply_chat_template({chat_message("user", prompt)}) : prompt;
+    const auto tokens = session.tokenize(text, as_chat);
     ForwardPass & vanilla_pass = *find_pass(session.add_pass(std::nullopt));
     const Answer vanilla = run(session, vanilla_pass, tokens, "vanilla");
     const Answer harp = run(session, session.pass(), tokens, "HARP");

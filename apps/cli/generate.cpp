@@ -35,23 +35,10 @@ PromptText format_prompt(const Session & session, const std::string & prompt, co
     if (!has_template) return {prompt, false, "raw, the model has no chat template"};
     std::vector<common_chat_msg> messages;
     const std::string & system = session.params().system_prompt;
-    if (!system.empty()) {
-        messages.emplace_back();
-        messages.back().role = "system";
-        messages.back().content = system;
-    }
-    messages.emplace_back();
-    messages.back().role = "user";
-    messages.back().content = prompt;
+    if (!system.empty()) messages.push_back(chat_message("system", system));
+    messages.push_back(chat_message("user", prompt));
     return {session.apply_chat_template(messages), true,
             format == "chat" ? "chat template, as asked" : "the model's chat template"};
-}
-
-json token_json(const GeneratedToken & token) {
-    return {{"id", token.id},
-            {"text", token.piece},
-            {"entropy", token.record.entropy},
-            {"hesitated", token.record.hesitated}};
 }
 
 void print_summary(Session & session, const PromptText & prompt, size_t n_prompt, double prompt_seconds,

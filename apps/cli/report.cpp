@@ -58,6 +58,13 @@ json model_json(const llama_model & model, const std::string & path) {
             {"fingerprint", hash_sha256_hex(head.data(), head.size())}};
 }
 
+json token_json(const decoding::GeneratedToken & token) {
+    return {{"id", token.id},
+            {"text", token.piece},
+            {"entropy", token.record.entropy},
+            {"hesitated", token.record.hesitated}};
+}
+
 json statistics_json(const Statistics & s) {
     const double share = s.steps > 0 ? static_cast<double>(s.hesitations) / static_cast<double>(s.steps) : 0;
     return {{"steps", s.steps},

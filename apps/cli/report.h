@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "decoding/generate.h"
 #include "harp/forward_pass.h"
 
 namespace harp::cli {
@@ -14,9 +15,11 @@ namespace harp::cli {
 /// "threshold=1 beta=0.5 ..."; "off" without options.
 [[nodiscard]] std::string options_text(const std::optional<Options> & options);
 
-/// File name, size, description and a fingerprint (SHA-256 of the size and the first 4 MiB, which hold all metadata).
+/// File name, size, description and a fingerprint (SHA-256 of the size and the first 4 MiB).
 [[nodiscard]] nlohmann::json model_json(const llama_model & model, const std::string & path);
 
+/// One generated token with the record of the step that chose it.
+[[nodiscard]] nlohmann::json token_json(const decoding::GeneratedToken & token);
 [[nodiscard]] nlohmann::json statistics_json(const Statistics & statistics);
 /// "fused", or for auto what it chose and why.
 [[nodiscard]] std::string schedule_text(const ForwardPass & pass, const Options & options);

@@ -128,6 +128,13 @@ bool Session::has_chat_template() const {
     return common_chat_templates_was_explicit(templates_.get());
 }
 
+common_chat_msg chat_message(const std::string & role, const std::string & content) {
+    common_chat_msg message;
+    message.role = role;
+    message.content = content;
+    return message;
+}
+
 std::string Session::apply_chat_template(const std::vector<common_chat_msg> & messages) const {
     common_chat_templates_inputs inputs;
     inputs.messages = messages;
@@ -136,14 +143,6 @@ std::string Session::apply_chat_template(const std::vector<common_chat_msg> & me
     inputs.enable_thinking = params_.enable_reasoning != 0;
     inputs.chat_template_kwargs = params_.default_template_kwargs;
     return common_chat_templates_apply(templates_.get(), inputs).prompt;
-}
-
-std::string read_file(const std::string & path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (file.bad()) throw Error(ErrorCode::io, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
-    return text;
 }
 
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {

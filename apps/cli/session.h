@@ -54,7 +54,6 @@ class Session {
 /// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
 /// @throws Error{invalid_input}
 [[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);
-/// @throws Error{io} naming the file
-[[nodiscard]] std::string read_file(const std::string & path);
+[[nodiscard]] common_chat_msg chat_message(const std::string & role, const std::string & content);
 
 }  // namespace harp::cli

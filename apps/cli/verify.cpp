@@ -113,15 +113,7 @@ int verify_command(int argc, char ** argv) {
         ->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512))->capture_default_str();
     app.add_flag("--json", as_json, "print one JSON object");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::CallForHelp &) {
-        fmt::print("{}", app.help());
-        return exit_ok;
-    } catch (const CLI::ParseError & error) {
-        fmt::print(stderr, "harp verify: {} (--help lists the flags)\n", error.what());
-        return exit_usage;
-    }
+    if (const auto code = parse_flags(app, argc, argv)) return *code;
 
     try {
         return verify(model_path, files, settings, as_json);

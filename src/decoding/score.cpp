@@ -48,6 +48,11 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
 
     std::vector<TokenScore> scores;
     std::vector<llama_token> text;  // of the current window
+    // the observer refers to these locals: it goes however this function is left
+    struct ObserverGuard {
+        ForwardPass & pass;
+        ~ObserverGuard() { pass.set_observer({}); }
+    } const guard{pass};
     pass.set_observer([&](const StepObservation & o) {
         const llama_token next = text[static_cast<size_t>(o.position) + 1];
         const double vanilla = log_probability(o.vanilla, next);
@@ -67,14 +72,10 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
                 rows.add(text[i], static_cast<llama_pos>(i), {&sequence, 1}, true);
             }
             pass.decode(rows.view());
-            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) {
-                pass.set_observer({});
-                return scores;
-            }
+            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) return scores;
         }
         begin += n;
     }
-    pass.set_observer({});
     return scores;
 }
 

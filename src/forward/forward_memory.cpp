@@ -25,6 +25,11 @@ const SequenceState & ForwardPass::Impl::state(llama_seq_id sequence) const {
 // ---------------------------------------------------------------------------------------------------------------------
 // Twins
 
+void ForwardPass::Impl::empty_twins(llama_seq_id sequence) {
+    for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
+    state(sequence).history.forget_twin();
+}
+
 void ForwardPass::Impl::truncate_twins(llama_seq_id sequence, size_t from) {
     auto & history = state(sequence).history;
     if (from >= history.n_twin()) return;
@@ -40,10 +45,9 @@ void ForwardPass::Impl::truncate_twins(llama_seq_id sequence, size_t from) {
     }
     if (done) {
         history.set_twin(from, history.twin_draw());
-        return;
+    } else {
+        empty_twins(sequence);
     }
-    for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
-    history.forget_twin();
 }
 
 /// Where the cells begin that a sequence's twins do not share with its clean stream.
@@ -62,16 +66,12 @@ void ForwardPass::Impl::complete_twins(llama_seq_id sequence) {
     auto & history = state(sequence).history;
     if (history.n_twin() == 0 || history.n_twin() == history.size()) return;
     keep_logits();
-    const auto empty = [&] {
-        for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
-        history.forget_twin();
-    };
     try {
         run_jobs({{sequence, history.twin_draw(), history.n_twin(), history.size(), {}}});
     } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
-        empty();
+        empty_twins(sequence);
     } catch (...) {
-        empty();
+        empty_twins(sequence);
         throw;
     }
 }
@@ -121,9 +121,7 @@ void ForwardPass::Impl::roll_back(const std::vector<forward::TokenRow> & rows) {
         for (uint32_t r = 0; r < layout.n_twins; ++r) {
             twins_kept = remove_from(layout.twin(s, r), twin_end) && twins_kept;
         }
-        if (clean_kept && twins_kept) continue;
-        for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(s, r), -1, -1);
-        history.forget_twin();
+        if (!clean_kept || !twins_kept) empty_twins(s);
         if (!clean_kept) history.clear();
     }
 }
@@ -204,18 +202,23 @@ void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
     }
 }
 
+template <typename Move>
+void ForwardPass::Impl::move_positions(llama_seq_id sequence, llama_pos p0, Move move) {
+    // the twins first: cells of a clean prompt that they share with the clean stream move with it, once
+    const llama_pos own = std::max(p0, first_own_position(sequence));
+    for (uint32_t r = 0; r < layout.n_twins; ++r) move(layout.twin(sequence, r), own);
+    move(layout.clean(sequence), p0);
+}
+
 void ForwardPass::memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta) {
     Impl & impl = *impl_;
     if (!impl.enabled()) {
         llama_memory_seq_add(impl.memory, sequence, p0, p1, delta);
         return;
     }
-    // the twins first: cells of a clean prompt that they share with the clean stream move with it, once
-    const llama_pos own = std::max(p0, impl.first_own_position(sequence));
-    for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        llama_memory_seq_add(impl.memory, impl.layout.twin(sequence, r), own, p1, delta);
-    }
-    llama_memory_seq_add(impl.memory, impl.layout.clean(sequence), p0, p1, delta);
+    impl.move_positions(sequence, p0, [&](llama_seq_id inner, llama_pos from) {
+        llama_memory_seq_add(impl.memory, inner, from, p1, delta);
+    });
     if (!impl.state(sequence).history.add(p0, p1, delta)) impl.truncate_twins(sequence, 0);
 }
 
@@ -225,11 +228,9 @@ void ForwardPass::memory_seq_div(llama_seq_id sequence, llama_pos p0, llama_pos 
         llama_memory_seq_div(impl.memory, sequence, p0, p1, divisor);
         return;
     }
-    const llama_pos own = std::max(p0, impl.first_own_position(sequence));
-    for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        llama_memory_seq_div(impl.memory, impl.layout.twin(sequence, r), own, p1, divisor);
-    }
-    llama_memory_seq_div(impl.memory, impl.layout.clean(sequence), p0, p1, divisor);
+    impl.move_positions(sequence, p0, [&](llama_seq_id inner, llama_pos from) {
+        llama_memory_seq_div(impl.memory, inner, from, p1, divisor);
+    });
     if (!impl.state(sequence).history.divide(p0, p1, divisor)) impl.truncate_twins(sequence, 0);
 }
 

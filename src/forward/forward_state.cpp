@@ -225,9 +225,7 @@ void ForwardPass::state_seq_set(std::span<const uint8_t> state, llama_seq_id seq
     } catch (const Error &) {
         memory_seq_rm(sequence, -1, -1);
         if (impl.enabled()) {
-            for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-                llama_memory_seq_rm(impl.memory, impl.layout.twin(sequence, r), -1, -1);
-            }
+            impl.empty_twins(sequence);
             impl.state(sequence).history.clear();
         }
         throw;

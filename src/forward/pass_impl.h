@@ -106,6 +106,11 @@ struct ForwardPass::Impl {
     void share_prompt(llama_seq_id sequence);
     [[nodiscard]] llama_pos first_own_position(llama_seq_id sequence) const;
     void complete_twins(llama_seq_id sequence);
+    /// Empties the twins of a sequence; they begin anew at its next hesitation.
+    void empty_twins(llama_seq_id sequence);
+    /// seq_add and seq_div: `move(inner, p0)` changes the positions of an inner sequence from p0 on.
+    template <typename Move>
+    void move_positions(llama_seq_id sequence, llama_pos p0, Move move);
     /// Empties the twins of a sequence from the history row `from` on.
     void truncate_twins(llama_seq_id sequence, size_t from);
     void roll_back(const std::vector<forward::TokenRow> & rows);
