@@ -1,9 +1,10 @@
 // harp chat: several turns; both streams keep their KV cache between turns. Ctrl-C stops an answer, not the program.
 #include <fmt/format.h>
+#include <unistd.h>
 
-#include <algorithm>
+#include <array>
 #include <cerrno>
-#include <iostream>
+#include <cstring>
 #include <optional>
 
 #include "commands.h"
@@ -90,7 +91,7 @@ class Chat {
 
     void answer(const std::string & line) {
         add("user", line);
-        interrupt_requested = false;
+        clear_interrupt();
         session_.pass().reset_statistics();
         const double threshold = session_.pass().enabled() ? session_.pass().sequence_options(0).threshold : 0;
         TokenPrinter printer(threshold);
@@ -118,7 +119,7 @@ class Chat {
                        error.code() == ErrorCode::invalid_input ? "; /clear begins anew" : "");
         }
         if (!text.empty()) add("assistant", to_valid_utf8(text));
-        interrupt_requested = false;
+        clear_interrupt();
     }
 
     void print_status(const decoding::GenerationResult & result) {
@@ -138,21 +139,47 @@ class Chat {
     std::vector<common_chat_msg> messages_;
 };
 
-/// The next line of standard input; nullopt at its end, an empty line after Ctrl-C.
-std::optional<std::string> read_line() {
-    if (is_terminal(stdin)) {
+/// Lines of standard input, with a prompt where it is a terminal.
+class LineReader {
+  public:
+    /// @return nullopt at the end of the input, an empty line after Ctrl-C
+    std::optional<std::string> next() {
+        show_prompt();
+        while (true) {
+            if (const size_t end = held_back_.find('\n'); end != std::string::npos) return take(end + 1);
+            if (!wait_for_input(STDIN_FILENO)) {
+                clear_interrupt();
+                held_back_.clear();
+                fmt::print("\n");
+                return "";
+            }
+            std::array<char, 4096> buffer{};
+            const ssize_t n = read(STDIN_FILENO, buffer.data(), buffer.size());
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) throw Error(ErrorCode::io, fmt::format("cannot read standard input: {}", std::strerror(errno)));
+            if (n == 0) {
+                if (held_back_.empty()) return std::nullopt;
+                return take(held_back_.size());
+            }
+            held_back_.append(buffer.data(), static_cast<size_t>(n));
+        }
+    }
+
+  private:
+    static void show_prompt() {
+        if (!is_terminal(stdin)) return;
         fmt::print("{}", styled(stdout, Style::bold, "> "));
         std::fflush(stdout);
     }
-    std::string line;
-    if (std::getline(std::cin, line)) return line;
-    const bool was_interrupted = interrupt_requested.exchange(false);
-    if (!was_interrupted) return std::nullopt;
-    std::cin.clear();
-    clearerr(stdin);
-    fmt::print("\n");
-    return "";
-}
+    /// @return the first `size` bytes without their newline
+    std::string take(size_t size) {
+        std::string line = held_back_.substr(0, size);
+        held_back_.erase(0, size);
+        if (line.back() == '\n') line.pop_back();
+        return line;
+    }
+    std::string held_back_;  // read and not yet asked for
+};
 
 }  // namespace
 
@@ -176,7 +203,8 @@ int chat_command(int argc, char ** argv) {
     fmt::print(stderr, "{}\n",
                styled(stderr, Style::dim,
                       fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
-    while (const auto text = read_line()) {
+    LineReader lines;
+    while (const auto text = lines.next()) {
         if (!chat.on_line(*text)) break;
     }
     if (is_terminal(stdin)) fmt::print("\n");

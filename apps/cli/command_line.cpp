@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <cstdlib>
+#include <regex>
+#include <utility>
 
 #include "arg.h"
+#include "captured_stderr.h"
 #include "harp/error.h"
 #include "log.h"
+#include "terminal.h"
 
 namespace harp::cli {
 
@@ -20,17 +25,72 @@ std::string environment_name(std::string_view option) {
     return name;
 }
 
+bool is_set(const char * environment_variable) {
+    const char * value = std::getenv(environment_variable);
+    return value != nullptr && *value != '\0';
+}
+
+/// The flags of llama.cpp's parser.
+class LlamaFlags {
+  public:
+    explicit LlamaFlags(common_params & params)
+        : options_(common_params_parser_init(params, LLAMA_EXAMPLE_COMPLETION).options) {
+        for (const common_arg & option : options_) {
+            for (const std::string & name : option.get_args()) by_name_[name] = &option;
+        }
+    }
+    LlamaFlags(const LlamaFlags &) = delete;
+    LlamaFlags & operator=(const LlamaFlags &) = delete;
+
+    /// llama.cpp takes --n_predict for --n-predict.
+    static std::string normal_name(std::string name) {
+        if (name.rfind("--", 0) == 0) std::replace(name.begin(), name.end(), '_', '-');
+        return name;
+    }
+    [[nodiscard]] const common_arg * find(const std::string & argument) const {
+        const auto found = by_name_.find(normal_name(argument));
+        return found == by_name_.end() ? nullptr : found->second;
+    }
+    static int n_values(const common_arg & option) {
+        if (option.handler_str_str != nullptr) return 2;
+        return option.handler_string != nullptr || option.handler_int != nullptr ? 1 : 0;
+    }
+
+  private:
+    std::vector<common_arg> options_;
+    std::map<std::string, const common_arg *> by_name_;
+};
+
+void check_integer(const std::string & flag, const std::string & value) {
+    int parsed = 0;
+    const char * end = value.data() + value.size();
+    if (const auto result = std::from_chars(value.data(), end, parsed); result.ec != std::errc{} || result.ptr != end) {
+        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is not a whole number", flag, value));
+    }
+}
+
+/// The first line of llama.cpp's message, without "error: " and without the names of the C++ functions that threw.
+std::string first_line(const std::string & text) {
+    static const std::regex prefix("^error: ");
+    static const std::regex option("^error while handling argument \"(.*?)\": ");
+    static const std::regex conversion(": sto[a-z]+$");
+    std::string line = text.substr(0, text.find('\n'));
+    line = std::regex_replace(line, prefix, "");
+    line = std::regex_replace(line, option, "option '$1': ");
+    return std::regex_replace(line, conversion, ": not a number, or too large");
+}
+
 }  // namespace
 
-std::optional<int> parse_flags(CLI::App & app, int argc, char ** argv) {
+std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments) {
     try {
-        app.parse(argc, argv);
+        std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+        app.parse(std::move(arguments));
     } catch (const CLI::CallForHelp &) {
-        fmt::print("{}", app.help());
+        write_out(app.help());
         return exit_ok;
     } catch (const CLI::ParseError & error) {
-        fmt::print(stderr, "{}: {} (--help lists the flags)\n", app.get_name(), error.what());
-        return exit_usage;
+        throw Error(ErrorCode::invalid_option, fmt::format("{} (--help lists the flags)", error.what()));
     }
     return std::nullopt;
 }
@@ -59,7 +119,7 @@ std::optional<Options> HarpFlags::options() const {
 
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example)
     : app(description, "harp " + name) {
-    app.set_help_flag("--help", "this text");
+    app.set_help_flag("-h,--help", "this text");
     app.add_flag("--help-llama", help_llama_, "all flags of llama.cpp, which work here too");
     app.footer(
         "Every flag of llama.cpp works as there, for example: -m FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
@@ -67,66 +127,90 @@ CommandLine::CommandLine(const std::string & name, const std::string & descripti
         "them.\n\n"
         "Example:\n  " +
         example);
-    app.allow_extras();
 }
 
 std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & params) {
-    for (int i = 1; i < argc; ++i) {
-        if (std::string_view(argv[i]) == "-h") {
-            fmt::print("{}", app.help());
-            return exit_ok;
-        }
+    if (const auto code = parse_flags(app, split(argc, argv))) return code;
+    if (help_llama_) {
+        llama_arguments_.emplace_back("--help");
+    } else {
+        add_default_model();
     }
-    if (const auto code = parse_flags(app, argc, argv)) return code;
-    const auto rest = app.remaining();
-    for (const std::string & argument : rest) {
-        if (argument.rfind("--harp-", 0) == 0) {
-            fmt::print(stderr, "{}: unknown option '{}' (--help lists the flags)\n", app.get_name(), argument);
-            return exit_usage;
-        }
-    }
-    llama_arguments_ = {app.get_name()};
-    llama_arguments_.insert(llama_arguments_.end(), rest.begin(), rest.end());
-    if (help_llama_) llama_arguments_.emplace_back("--help");
-    if (!parse_llama_flags(params)) return exit_usage;
+    parse_llama_flags(params);
     return std::nullopt;
 }
 
-bool CommandLine::parse_llama_flags(common_params & params) {
+/// Keeps llama.cpp's arguments in llama_arguments_. @return ours, each value joined to its flag: "--name=value"
+std::vector<std::string> CommandLine::split(int argc, char ** argv) {
+    llama_arguments_ = {app.get_name()};
+    std::vector<std::string> ours;
+    common_params unused;
+    const LlamaFlags llama_flags(unused);
+    int next = 1;
+    const auto take_value = [&](std::string_view flag) {
+        if (next == argc) throw Error(ErrorCode::invalid_option, fmt::format("option '{}' needs a value", flag));
+        return std::string(argv[next++]);
+    };
+    while (next < argc) {
+        const std::string argument = argv[next++];
+        const size_t equals = argument.rfind("--", 0) == 0 ? argument.find('=') : std::string::npos;
+        const std::string name = argument.substr(0, equals);
+        if (const CLI::Option * option = app.get_option_no_throw(name)) {
+            const bool takes_value = option->get_items_expected_max() > 0;
+            if (!takes_value || equals != std::string::npos) {
+                ours.push_back(argument);
+            } else {
+                ours.push_back(name + "=" + take_value(name));
+            }
+            if (takes_value && ours.back().back() == '=')
+                throw Error(ErrorCode::invalid_option, fmt::format("option '{}': the value is empty", name));
+        } else if (const common_arg * flag = llama_flags.find(argument)) {
+            llama_flags_.insert(LlamaFlags::normal_name(argument));
+            llama_arguments_.push_back(argument);
+            for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
+            if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
+        } else {
+            throw Error(
+                ErrorCode::invalid_option,
+                fmt::format("unknown option '{}' (--help lists ours, --help-llama those of llama.cpp)", argument));
+        }
+    }
+    return ours;
+}
+
+bool CommandLine::names_remote_model() const {
+    return has_llama_flag({"-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo"}) ||
+           is_set("LLAMA_ARG_MODEL_URL") || is_set("LLAMA_ARG_HF_REPO") || is_set("LLAMA_ARG_DOCKER_REPO");
+}
+
+void CommandLine::add_default_model() {
+    if (names_remote_model() || has_llama_flag({"-m", "--model"}) || is_set("LLAMA_ARG_MODEL")) return;
+    if (!is_set("HARP_DEFAULT_MODEL"))
+        throw Error(ErrorCode::invalid_option, "no model: give -m FILE or -hf REPO, or set HARP_DEFAULT_MODEL");
+    llama_arguments_.insert(llama_arguments_.end(), {"-m", std::getenv("HARP_DEFAULT_MODEL")});
+}
+
+void CommandLine::parse_llama_flags(common_params & params) {
     // llama.cpp's own messages only where asked for (-v, -lv): errors reach the user as one line of ours
     common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
     params.verbosity = LOG_LEVEL_OUTPUT;
     params.warmup = false;  // the self-check of a ForwardPass is one
     params.fit_params = llama_supports_gpu_offload();
 
-    const bool names_model =
-        has_llama_flag({"-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo"}) ||
-        std::getenv("LLAMA_ARG_MODEL") != nullptr || std::getenv("LLAMA_ARG_HF_REPO") != nullptr;
-    const char * default_model = std::getenv("HARP_DEFAULT_MODEL");
-    if (!names_model && !help_llama_) {
-        if (default_model == nullptr || *default_model == '\0') {
-            fmt::print(stderr, "{}: no model: give -m FILE or -hf REPO, or set HARP_DEFAULT_MODEL\n", app.get_name());
-            return false;
-        }
-        llama_arguments_.insert(llama_arguments_.end(), {"-m", default_model});
-    }
-
     std::vector<char *> arguments;
     for (std::string & argument : llama_arguments_) arguments.push_back(argument.data());
+    std::optional<CapturedStderr> captured;
+    if (!names_remote_model()) captured.emplace();  // a download shows its progress
     const bool parsed =
         common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, LLAMA_EXAMPLE_COMPLETION);
     common_log_set_verbosity_thold(params.verbosity);
-    if (!parsed) {
-        fmt::print(stderr, "{}: see --help, and --help-llama for the flags of llama.cpp\n", app.get_name());
-        return false;
-    }
-    return true;
+    if (parsed) return;
+    const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";
+    throw Error(ErrorCode::invalid_option, fmt::format("{} (--help-llama explains the flags of llama.cpp)", reason));
 }
 
 bool CommandLine::has_llama_flag(std::initializer_list<const char *> names) const {
-    return std::any_of(llama_arguments_.begin() + 1, llama_arguments_.end(), [&](const std::string & argument) {
-        return std::any_of(names.begin(), names.end(), [&](const char * name) { return argument == name; });
-    });
+    return std::any_of(names.begin(), names.end(), [&](const char * name) { return llama_flags_.contains(name); });
 }
 
 }  // namespace harp::cli

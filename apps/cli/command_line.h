@@ -2,8 +2,10 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <initializer_list>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,7 +18,7 @@ namespace harp::cli {
 enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130 };
 
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
-[[nodiscard]] std::optional<int> parse_flags(CLI::App & app, int argc, char ** argv);
+[[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 
 /// The --harp- flags, one for each row of option_table(), and --harp-off.
 class HarpFlags {
@@ -30,7 +32,7 @@ class HarpFlags {
     bool off_ = false;
 };
 
-/// A subcommand's parser. Flags it does not know go on to llama.cpp.
+/// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.
 class CommandLine {
   public:
     CommandLine(const std::string & name, const std::string & description, const std::string & example);
@@ -45,9 +47,14 @@ class CommandLine {
     [[nodiscard]] bool has_llama_flag(std::initializer_list<const char *> names) const;
 
   private:
-    bool parse_llama_flags(common_params & params);
+    std::vector<std::string> split(int argc, char ** argv);
+    void parse_llama_flags(common_params & params);
+    void add_default_model();
+    [[nodiscard]] bool names_remote_model() const;
+
     bool help_llama_ = false;
     std::vector<std::string> llama_arguments_;  // [0] is the program's name
+    std::set<std::string> llama_flags_;         // those given, without their values
 };
 
 }  // namespace harp::cli

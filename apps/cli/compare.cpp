@@ -167,20 +167,19 @@ int compare_command(int argc, char ** argv) {
         "and what HARP cost.",
         "harp compare -m model.gguf -p \"A bat and a ball cost 1.10 together. The bat costs 1.00 more. The ball?\"");
     bool as_json = false;
-    bool raw = false;
+    std::string format = "auto";
     line.app.add_flag("--json", as_json, "print one JSON object");
-    line.app.add_flag("--raw", raw, "the prompt as it is, not in the model's chat template");
+    add_format_flag(line.app, format);
     line.harp.add_to(line.app);
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
-    const std::string prompt = read_prompt(line, params);
+    const std::string prompt_text = read_prompt(line, params);
 
     Session session(params, options);
-    const bool as_chat = !raw && session.has_chat_template();
-    const std::string text = as_chat ? session.apply_chat_template({chat_message("user", prompt)}) : prompt;
-    const auto tokens = session.tokenize(text, as_chat);
+    const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
+    const auto tokens = session.tokenize(prompt.text, prompt.is_chat);
     ForwardPass & vanilla_pass = *find_pass(session.add_pass(std::nullopt));
     const Answer vanilla = run(session, vanilla_pass, tokens, "vanilla");
     const Answer harp = run(session, session.pass(), tokens, "HARP");
@@ -193,6 +192,7 @@ int compare_command(int argc, char ** argv) {
             {"first_difference", is_same_text(vanilla, harp) ? json() : json(part)},
             {"cost_ratio",
              vanilla.seconds_per_token() > 0 ? harp.seconds_per_token() / vanilla.seconds_per_token() : 0.0},
+            {"prompt", {{"tokens", tokens.size()}, {"format", prompt.is_chat ? "chat" : "raw"}}},
             {"options", options_json(options)},
             {"sampler_seed", session.sampler_seed()},
             {"model", model_json(session.model(), params.model.path)},

@@ -19,29 +19,7 @@ using decoding::GenerationResult;
 using decoding::StopReason;
 using nlohmann::json;
 
-struct PromptText {
-    std::string text;
-    bool is_chat = false;  // in the model's chat template
-    std::string why;
-};
-
-PromptText format_prompt(const Session & session, const std::string & prompt, const std::string & format) {
-    const bool has_template = session.has_chat_template();
-    if (format == "raw") return {prompt, false, "raw, as asked"};
-    if (format == "chat" && !has_template) {
-        throw Error(ErrorCode::invalid_option,
-                    "option 'format': chat, but the model has no chat template; use raw or give --chat-template");
-    }
-    if (!has_template) return {prompt, false, "raw, the model has no chat template"};
-    std::vector<common_chat_msg> messages;
-    const std::string & system = session.params().system_prompt;
-    if (!system.empty()) messages.push_back(chat_message("system", system));
-    messages.push_back(chat_message("user", prompt));
-    return {session.apply_chat_template(messages), true,
-            format == "chat" ? "chat template, as asked" : "the model's chat template"};
-}
-
-void print_summary(Session & session, const PromptText & prompt, size_t n_prompt, double prompt_seconds,
+void print_summary(Session & session, const FormattedPrompt & prompt, size_t n_prompt, double prompt_seconds,
                    const GenerationResult & result) {
     ForwardPass & pass = session.pass();
     const Statistics & s = pass.statistics();
@@ -73,11 +51,7 @@ int generate_command(int argc, char ** argv) {
     std::string format = "auto";
     std::string trace_path;
     bool as_json = false;
-    line.app
-        .add_option("--format", format,
-                    "raw: the prompt as it is; chat: in the model's chat template; auto: chat if it has one")
-        ->check(CLI::IsMember({"auto", "raw", "chat"}))
-        ->capture_default_str();
+    add_format_flag(line.app, format);
     line.app.add_option("--trace", trace_path,
                         "write one JSON line a step: token, entropy, top candidates of each pass");
     line.app.add_flag("--json", as_json, "print one JSON object at the end instead of text");
@@ -88,7 +62,7 @@ int generate_command(int argc, char ** argv) {
     const std::string prompt_text = read_prompt(line, params);
 
     Session session(params, options);
-    const PromptText prompt = format_prompt(session, prompt_text, format);
+    const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
     const common_sampler_ptr sampler = session.new_sampler();
     Trace trace(trace_path, session.vocab());
     trace.watch(session.pass());

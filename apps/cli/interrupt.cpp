@@ -1,7 +1,16 @@
 #include "interrupt.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
+
+#include "harp/error.h"
 
 namespace harp::cli {
 
@@ -9,19 +18,44 @@ std::atomic<bool> interrupt_requested = false;
 
 namespace {
 
+// Holds a byte while an interrupt is requested: what a poll waits for, where a flag could be set just before it.
+std::array<int, 2> interrupt_pipe = {-1, -1};
+
 void on_signal(int signal) {
     if (interrupt_requested.exchange(true)) std::_Exit(128 + signal);
+    const int saved = errno;
+    (void)!write(interrupt_pipe[1], "", 1);
+    errno = saved;
 }
 
 }  // namespace
 
 void install_interrupt_handlers() {
+    if (pipe2(interrupt_pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0)
+        throw Error(ErrorCode::io, std::string("no pipe for Ctrl-C: ") + std::strerror(errno));
     struct sigaction action = {};
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a blocked read of input returns
     sigaction(SIGTERM, &action, nullptr);
     // a reader that closes its end is an error of the write, with a message, not a silent death
     std::signal(SIGPIPE, SIG_IGN);
+}
+
+bool clear_interrupt() {
+    if (!interrupt_requested) return false;
+    char byte = 0;
+    while (read(interrupt_pipe[0], &byte, 1) == 1) {
+    }
+    interrupt_requested = false;
+    return true;
+}
+
+bool wait_for_input(int descriptor) {
+    std::array<pollfd, 2> waited = {{{interrupt_pipe[0], POLLIN, 0}, {descriptor, POLLIN, 0}}};
+    while (poll(waited.data(), waited.size(), -1) < 0) {
+        if (errno != EINTR) throw Error(ErrorCode::io, std::string("cannot wait for input: ") + std::strerror(errno));
+    }
+    return waited[0].revents == 0;
 }
 
 bool abort_if_interrupted(void * /*unused*/) {

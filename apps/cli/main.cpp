@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <string>
 #include <string_view>
 
 #include "command_line.h"
@@ -32,59 +33,71 @@ constexpr std::array<Command, 6> commands = {{
     {"info", "the model, what HARP can do with it, effective options, build", info_command},
 }};
 
-void print_usage(std::FILE * stream) {
-    fmt::print(
-        stream,
+std::string usage() {
+    std::string text = fmt::format(
         "harp {}: language models that look twice when they hesitate\n\nUsage: harp COMMAND [FLAGS]\n\nCommands:\n",
         HARP_VERSION);
-    for (const Command & command : commands) fmt::print(stream, "  {:<10} {}\n", command.name, command.summary);
-    fmt::print(stream,
-               "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work in all of them.\n"
-               "First steps:\n"
-               "  harp generate -m model.gguf -p \"Why is the sky blue?\"\n"
-               "  harp compare  -m model.gguf -p \"Why is the sky blue?\"\n");
+    for (const Command & command : commands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+    return text +
+           "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work in all of them.\n"
+           "First steps:\n"
+           "  harp generate -m model.gguf -p \"Why is the sky blue?\"\n"
+           "  harp compare  -m model.gguf -p \"Why is the sky blue?\"\n";
 }
 
-int run(const Command & command, int argc, char ** argv) {
-    try {
-        return command.run(argc, argv);
-    } catch (const Error & error) {
-        if (error.code() == ErrorCode::aborted) {
-            fmt::print(stderr, "\nharp {}: interrupted\n", command.name);
-            return exit_interrupted;
-        }
-        fmt::print(stderr, "{}harp {}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", command.name, error.what());
-        const bool is_usage = error.code() == ErrorCode::invalid_option || error.code() == ErrorCode::invalid_input;
-        return is_usage ? exit_usage : exit_failure;
-    } catch (const std::exception & error) {
-        fmt::print(stderr, "harp {}: {}\n", command.name, error.what());
-        return exit_failure;
-    }
+int run_command(const Command & command, int argc, char ** argv) {
+    install_interrupt_handlers();
+    llama_backend_init();
+    const int code = command.run(argc, argv);
+    common_log_flush(common_log_main());
+    llama_backend_free();
+    return code;
 }
 
-int main_command(int argc, char ** argv) {
+int run(int argc, char ** argv) {
     const std::string_view name = argc > 1 ? argv[1] : "";
-    if (name.empty() || name == "--help" || name == "-h" || name == "help") {
-        print_usage(name.empty() ? stderr : stdout);
-        return name.empty() ? exit_usage : exit_ok;
+    if (name.empty()) {
+        fmt::print(stderr, "{}", usage());
+        return exit_usage;
+    }
+    if (name == "--help" || name == "-h" || name == "help") {
+        write_out(usage());
+        return exit_ok;
     }
     if (name == "--version") {
-        fmt::print("harp {} (llama.cpp {})\n", HARP_VERSION, llama_version());
+        write_out(fmt::format("harp {} (llama.cpp {})\n", HARP_VERSION, llama_version()));
         return exit_ok;
     }
     const auto * command =
         std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
-    if (command == commands.end()) {
-        fmt::print(stderr, "harp: unknown command '{}'; commands: ", name);
-        for (const Command & c : commands) fmt::print(stderr, "{}{}", c.name, &c == &commands.back() ? "\n" : ", ");
-        return exit_usage;
+    if (command != commands.end()) return run_command(*command, argc - 1, argv + 1);
+    std::string names;
+    for (const Command & c : commands) names += fmt::format("{}{}", names.empty() ? "" : ", ", c.name);
+    throw Error(ErrorCode::invalid_input, fmt::format("unknown command '{}'; commands: {}", name, names));
+}
+
+/// "harp generate", or "harp" where no command was named.
+std::string program_name(int argc, char ** argv) {
+    const bool is_command =
+        argc > 1 && std::any_of(commands.begin(), commands.end(), [&](const Command & c) { return c.name == argv[1]; });
+    return is_command ? fmt::format("harp {}", argv[1]) : "harp";
+}
+
+int main_command(int argc, char ** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const Error & error) {
+        if (error.code() == ErrorCode::aborted) {
+            fmt::print(stderr, "\n{}: interrupted\n", program_name(argc, argv));
+            return exit_interrupted;
+        }
+        fmt::print(stderr, "{}{}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
+        const bool is_usage = error.code() == ErrorCode::invalid_option || error.code() == ErrorCode::invalid_input;
+        return is_usage ? exit_usage : exit_failure;
+    } catch (const std::exception & error) {
+        fmt::print(stderr, "{}: {}\n", program_name(argc, argv), error.what());
+        return exit_failure;
     }
-    install_interrupt_handlers();
-    llama_backend_init();
-    const int code = run(*command, argc - 1, argv + 1);
-    common_log_flush(common_log_main());
-    llama_backend_free();
-    return code;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -10,7 +11,9 @@
 #include <iterator>
 #include <mutex>
 #include <random>
+#include <utility>
 
+#include "captured_stderr.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "interrupt.h"
@@ -65,6 +68,18 @@ void check_model_file(const std::string & path) {
     }
 }
 
+/// llama.cpp takes these as they are: -5 becomes a huge unsigned number, 0 ends the program.
+void check_sizes(const common_params & params) {
+    const auto check = [](const char * flag, int value, int least) {
+        if (value >= least) return;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': {} is out of range [{}..]", flag, value, least));
+    };
+    check("-c", params.n_ctx, 0);
+    check("-b", params.n_batch, 1);
+    check("-ub", params.n_ubatch, 0);
+}
+
 bool on_load_progress(float part, void * line) {
     static_cast<ProgressLine *>(line)->show(fmt::format("loading the model {:3.0f} %", 100.0F * part));
     return !interrupt_requested;
@@ -74,6 +89,7 @@ bool on_load_progress(float part, void * line) {
 
 Session::Session(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
+    check_sizes(params_);
     check_model_file(params_.model.path);
     // drawn here, so that the run can say it and both sides of a comparison share it
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
@@ -83,7 +99,10 @@ Session::Session(common_params params, const std::optional<Options> & options)
     params_.load_progress_callback_user_data = &progress;
     set_default_options(options_);
     (void)FirstLlamaError::take();
+    // llama.cpp would make a sampler too, and print its own errors of the grammar: new_sampler() makes ours
+    common_grammar grammar = std::exchange(params_.sampling.grammar, {});
     init_ = common_init_from_params(params_);
+    params_.sampling.grammar = std::move(grammar);
     progress.clear();
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while loading the model");
     if (init_->model() == nullptr) {
@@ -91,7 +110,9 @@ Session::Session(common_params params, const std::optional<Options> & options)
                     fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
     }
     if (init_->context() == nullptr) {
-        const std::string reason = *harp_last_error() != '\0' ? harp_last_error() : FirstLlamaError::take();
+        const std::string logged = FirstLlamaError::take();
+        std::string reason = harp_last_error();
+        if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
         throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
     }
     pass_ = find_pass(init_->context());
@@ -113,11 +134,20 @@ llama_context * Session::add_pass(const std::optional<Options> & options) {
 }
 
 common_sampler_ptr Session::new_sampler() {
-    common_sampler_ptr sampler(common_sampler_init(init_->model(), params_.sampling));
-    if (!sampler) {
-        throw Error(ErrorCode::invalid_input, fmt::format("the sampler cannot be made: {}", FirstLlamaError::take()));
+    const bool has_grammar = !common_grammar_value(params_.sampling.grammar).empty();
+    std::string reason;
+    CapturedStderr captured;
+    try {
+        common_sampler_ptr sampler(common_sampler_init(init_->model(), params_.sampling));
+        if (sampler) return sampler;
+    } catch (const std::exception & error) {
+        reason = error.what();
     }
-    return sampler;
+    std::string printed = captured.take();
+    std::replace(printed.begin(), printed.end(), '\n', ' ');
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made",
+                            reason.empty() ? FirstLlamaError::take() : reason, printed));
 }
 
 std::vector<llama_token> Session::tokenize(const std::string & text, bool parse_special) {
@@ -158,6 +188,29 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
         throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");
     }
     return prompt;
+}
+
+void add_format_flag(CLI::App & app, std::string & format) {
+    app.add_option("--format", format,
+                   "raw: the prompt as it is; chat: in the model's chat template; auto: chat if it has one")
+        ->check(CLI::IsMember({"auto", "raw", "chat"}))
+        ->capture_default_str();
+}
+
+FormattedPrompt format_prompt(const Session & session, const std::string & prompt, const std::string & format) {
+    const bool has_template = session.has_chat_template();
+    if (format == "raw") return {prompt, false, "raw, as asked"};
+    if (format == "chat" && !has_template) {
+        throw Error(ErrorCode::invalid_option,
+                    "option '--format': chat, but the model has no chat template; use raw or give --chat-template");
+    }
+    if (!has_template) return {prompt, false, "raw, the model has no chat template"};
+    std::vector<common_chat_msg> messages;
+    const std::string & system = session.params().system_prompt;
+    if (!system.empty()) messages.push_back(chat_message("system", system));
+    messages.push_back(chat_message("user", prompt));
+    return {session.apply_chat_template(messages), true,
+            format == "chat" ? "chat template, as asked" : "the model's chat template"};
 }
 
 }  // namespace harp::cli

@@ -54,6 +54,18 @@ class Session {
 /// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
 /// @throws Error{invalid_input}
 [[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);
+
+/// A prompt as the model gets it.
+struct FormattedPrompt {
+    std::string text;
+    bool is_chat = false;  ///< in the model's chat template
+    std::string why;       ///< why so, for people
+};
+void add_format_flag(CLI::App & app, std::string & format);
+/// @param format "raw", "chat" or "auto", of add_format_flag()
+/// @throws Error{invalid_option} where a template is asked for and the model has none
+[[nodiscard]] FormattedPrompt format_prompt(const Session & session, const std::string & prompt,
+                                            const std::string & format);
 [[nodiscard]] common_chat_msg chat_message(const std::string & role, const std::string & content);
 
 }  // namespace harp::cli

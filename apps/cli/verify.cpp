@@ -113,7 +113,7 @@ int verify_command(int argc, char ** argv) {
         ->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512))->capture_default_str();
     app.add_flag("--json", as_json, "print one JSON object");
-    if (const auto code = parse_flags(app, argc, argv)) return *code;
+    if (const auto code = parse_flags(app, {argv + 1, argv + argc})) return *code;
 
     try {
         return verify(model_path, files, settings, as_json);

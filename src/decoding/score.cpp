@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "forward/batch_rows.h"
 #include "method/entropy.h"
@@ -28,7 +29,7 @@ Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const Token
     const double mean = sum / n;
     double squares = 0;
     for (const TokenScore & score : scores) squares += (value(score) - mean) * (value(score) - mean);
-    return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : 0};
+    return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : std::numeric_limits<double>::quiet_NaN()};
 }
 
 }  // namespace

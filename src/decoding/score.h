@@ -30,7 +30,7 @@ struct TokenScore {
 /// Mean with its standard error, tokens taken as independent.
 struct Mean {
     double value = 0;
-    double standard_error = 0;
+    double standard_error = 0;  ///< NaN of fewer than two values
 };
 struct ScoreSummary {
     size_t n_tokens = 0;

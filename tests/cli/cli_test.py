@@ -194,7 +194,17 @@ class Usage(CliTest):
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--frobnicate"), USAGE, "--frobnicate")
 
     def test_bad_value_of_llama_option(self):
-        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "-c", "many"), USAGE, "-c")
+        bad = [("-c", "many"), ("-c", "12x"), ("-c", "-5"), ("-b", "0"), ("--temp", "x"), ("-s", "x"), ("-ctk", "f7")]
+        for flag, value in bad:
+            with self.subTest(flag=flag, value=value):
+                self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag, value), USAGE, flag)
+
+    def test_flags_of_llama_by_all_their_names(self):
+        for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:
+            self.assertEqual(json.loads(self.assert_ok(generate(flag, "3", "--ignore-eos", "--json")).out)["generated"]["tokens"], 3)
+
+    def test_help_of_llama(self):
+        self.assertIn("--top-p", self.assert_ok(harp("generate", "--help-llama")).out)
 
     def test_option_without_value(self):
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--harp-beta"), USAGE, "--harp-beta")
@@ -345,8 +355,11 @@ class PromptFaults(CliTest):
         self.assert_fault(result, result.code, "no.txt")
 
     def test_prompt_that_looks_like_a_flag(self):
-        result = self.assert_ok(generate("-n", "2", prompt="--json"))
-        self.assertFalse(result.out.startswith("{"), result)
+        for prompt in ["--json", "--help", "-h", "--harp-bta", "-f", "-m", "-hf", "--harp-off=1"]:
+            with self.subTest(prompt=prompt):
+                data = json.loads(self.assert_ok(generate("-n", "2", "--json", prompt=prompt)).out)
+                self.assertGreater(data["prompt"]["tokens"], 0)
+                self.assertTrue(data["harp"]["enabled"])
 
     def test_prompt_sources_agree(self):
         path = self.folder / "prompt.txt"
@@ -425,10 +438,8 @@ class Interrupts(CliTest):
         terminal = self.terminal("generate", "-m", str(SMOL), "-c", "8192", "-b", "32", "-p", "The cat sat on the mat. " * 700,
                                  "--trace", str(trace), streams=["stderr"])
         terminal.wait_for("prompt: ")
-        start = time.monotonic()
         terminal.process.send_signal(signal.SIGINT)
         self.assert_interrupted(terminal)
-        self.assertLess(time.monotonic() - start, 5)
         self.assertEqual(trace.read_bytes(), b"")
 
     def test_within_one_large_batch(self):
@@ -436,10 +447,8 @@ class Interrupts(CliTest):
                                  streams=["stderr"])
         terminal.wait_for(r"loading the model 100")
         time.sleep(1.5)  # well past loading, well before the end of some 5000 tokens twice
-        start = time.monotonic()
         terminal.process.send_signal(signal.SIGINT)
         self.assert_interrupted(terminal)
-        self.assertLess(time.monotonic() - start, 5)
 
     def test_while_generating(self):
         trace = self.folder / "trace.jsonl"
@@ -614,6 +623,10 @@ class OtherCommands(CliTest):
         self.assertLessEqual(self.score("--max-tokens", "20")["tokens"], 20)
         self.assertEqual(self.score("--window", "16")["window"], 16)
 
+    def test_score_of_one_token_has_no_error_bar(self):
+        data = self.score("--max-tokens", "2")
+        self.assertEqual((data["tokens"], data["vanilla"]["standard_error"]), (1, None))
+
     def test_score_text(self):
         result = self.assert_ok(harp("score", "-m", str(TINY), stdin=self.TEXT.encode()))
         for word in ["vanilla", "HARP", "difference", "perplexity"]:
@@ -632,6 +645,15 @@ class OtherCommands(CliTest):
         same = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "40", "--seed", "3",
                                               "--harp-threshold", "inf", "--json")).out)
         self.assertIsNone(same["first_difference"])
+
+    def test_compare_formats_as_generate_does(self):
+        flags = ["-m", str(SMOL), "-p", "Hello.", "-n", "1", "-sys", "You answer in French.", "--harp-off", "--json"]
+        if not SMOL.is_file():
+            self.skipTest(f"no {SMOL}")
+        n_prompt = json.loads(self.assert_ok(harp("generate", *flags)).out)["prompt"]["tokens"]
+        flags.remove("--harp-off")
+        data = json.loads(self.assert_ok(harp("compare", *flags)).out)
+        self.assertEqual(data["prompt"], {"tokens": n_prompt, "format": "chat"})
 
     def test_compare_text(self):
         result = self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "10"))
@@ -692,7 +714,6 @@ class Talking(CliTest):
         at = terminal.wait_for(r"story\.\r\n(.|\n){20}", at)
         terminal.process.send_signal(signal.SIGINT)
         at = terminal.wait_for(r"stopped(.|\n)*> ", at)
-        time.sleep(0.3)  # until it waits for a line
         terminal.process.send_signal(signal.SIGINT)  # at the prompt: a new prompt
         at = terminal.wait_for("> ", at)
         terminal.send("/options\n")
