@@ -32,6 +32,7 @@ struct Settings {
     int n_redraw_tokens = 8;  // of redraw 1, which decodes the whole context anew at each hesitation
     int n_rounds = 5;
     int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    bool flash_attention = true;
     double threshold = 1.0;
     std::string json_file;
 };
@@ -166,6 +167,7 @@ class ContextBench {
         p.n_ctx = static_cast<uint32_t>((n_context_ + settings_.n_tokens + 8) * n_sequences);
         p.n_seq_max = static_cast<uint32_t>(n_sequences);
         p.n_threads = p.n_threads_batch = settings_.n_threads;
+        p.flash_attn_type = settings_.flash_attention ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
         return p;
     }
 
@@ -175,8 +177,8 @@ class ContextBench {
             {"plain llama.cpp", nullptr, llama_context_ptr(llama_init_from_model(&model_, params(1))), n});
         const auto add = [&](const std::string & name, const std::optional<Options> & options, int n_tokens,
                              bool keeps_twin) {
-            methods_.push_back(
-                {name, std::make_unique<ForwardPass>(model_, params(1), options), nullptr, n_tokens, keeps_twin});
+            auto pass = std::make_unique<ForwardPass>(model_, params(1), options);
+            methods_.push_back({name, std::move(pass), nullptr, n_tokens, keeps_twin});
         };
         Options options;
         options.threshold = settings_.threshold;
@@ -187,6 +189,7 @@ class ContextBench {
         add("lazy", options, n, true);
         options.schedule = Schedule::automatic;
         add("auto", options, n, true);
+        if (settings_.n_redraw_tokens == 0) return;
         options.redraw = 1;
         add("redraw 1", options, std::min(n, settings_.n_redraw_tokens), false);
     }
@@ -357,6 +360,7 @@ json header(const llama_model & model, const Settings & settings) {
             {"instructions", llama_print_system_info()},
             {"threads", settings.n_threads},
             {"model", description.data()},
+            {"flash_attention", settings.flash_attention},
             {"model_bytes", llama_model_size(&model)},
             {"threshold_bits", settings.threshold},
             {"build", HARP_BENCH_BUILD}};
@@ -415,11 +419,12 @@ int run(int argc, char ** argv) {
     app.add_option("--tokens", settings.n_tokens, "timed tokens a round")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
-    app.add_option("--redraw-tokens", settings.n_redraw_tokens, "the same for redraw 1, which is slow")
-        ->check(CLI::PositiveNumber)
+    app.add_option("--redraw-tokens", settings.n_redraw_tokens, "the same for redraw 1, which is slow; 0 leaves it out")
+        ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     app.add_option("--rounds", settings.n_rounds, "rounds")->check(CLI::PositiveNumber)->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
+    app.add_flag("!--no-flash-attention", settings.flash_attention, "attention by matrix products instead");
     app.add_option("--threshold", settings.threshold, "theta, bits")->capture_default_str();
     app.add_option("--json", settings.json_file, "also write everything to this file");
     CLI11_PARSE(app, argc, argv);
@@ -428,8 +433,9 @@ int run(int argc, char ** argv) {
     const llama_model_ptr model(llama_model_load_from_file(settings.model.c_str(), llama_model_default_params()));
     if (!model) throw Error(ErrorCode::invalid_input, "model '" + settings.model + "' cannot be loaded");
     json result = header(*model, settings);
-    fmt::print("{}; {} threads; {}; threshold {} bits; {}\n{}\n", result["cpu"].get<std::string>(), settings.n_threads,
-               result["model"].get<std::string>(), settings.threshold, result["build"].get<std::string>(),
+    fmt::print("{}; {} threads; {}; threshold {} bits; flash attention {}; {}\n{}\n", result["cpu"].get<std::string>(),
+               settings.n_threads, result["model"].get<std::string>(), settings.threshold,
+               settings.flash_attention ? "auto" : "off", result["build"].get<std::string>(),
                result["instructions"].get<std::string>());
     std::fflush(stdout);
     for (const int n_context : settings.contexts) {

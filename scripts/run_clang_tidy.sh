@@ -16,7 +16,7 @@ version=$(clang-tidy --version | sed -nE 's/.*LLVM version ([0-9]+).*/\1/p')
 # One command a file: sources that are also built under sanitizers are listed twice. Prints the files, NUL between them.
 list_sources() {
     python3 - "$@" <<'PYTHON'
-import json, os, sys
+import json, os, re, sys
 
 root = os.getcwd()
 wanted = {os.path.abspath(name) for name in sys.argv[1:]}
@@ -25,6 +25,7 @@ for entry in json.load(open("build/release/compile_commands.json", encoding="utf
     path = os.path.join(entry["directory"], entry["file"])
     ours = os.path.relpath(path, root).split(os.sep)[0] in ("src", "apps", "tests", "bench")
     if ours and (not wanted or path in wanted):
+        entry["command"] = re.sub(r" -fsched\S+", "", entry["command"])  # GCC's alone
         commands.setdefault(path, entry)
 os.makedirs("build/release/clang-tidy", exist_ok=True)
 with open("build/release/clang-tidy/compile_commands.json", "w", encoding="utf-8") as file:

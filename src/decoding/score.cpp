@@ -59,8 +59,9 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
         const double vanilla = log_probability(o.vanilla, next);
         scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
     });
-    for (size_t begin = 0; begin + 1 < tokens.size();) {
+    for (size_t begin = 0; begin < tokens.size();) {
         const bool extra_bos = adds_bos && begin > 0;
+        if (!extra_bos && begin + 1 == tokens.size()) break;  // a token alone has nothing that predicts it
         const size_t n = std::min(tokens.size() - begin, window - (extra_bos ? 1 : 0));
         text.clear();
         if (extra_bos) text.push_back(llama_vocab_bos(vocab));

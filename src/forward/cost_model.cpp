@@ -7,10 +7,11 @@ namespace harp::forward {
 
 namespace {
 
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
+/// The quartile from below: what disturbs a measurement (another program on the cores) only ever makes it longer.
+double typical(std::vector<double> seconds) {
+    const auto quartile = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 4);
+    std::nth_element(seconds.begin(), quartile, seconds.end());
+    return *quartile;
 }
 
 }  // namespace
@@ -40,17 +41,18 @@ bool CostModel::is_measured(size_t n_rows) const {
 std::optional<double> CostModel::call_seconds(double n_rows) const {
     size_t below = 0;
     size_t above = 0;
-    for (size_t n = 1; n <= max_rows; ++n) {
+    double low = 0;
+    for (size_t n = 1; n <= max_rows && above == 0; ++n) {
         if (!is_measured(n)) continue;
+        if (static_cast<double>(n) >= n_rows) above = n;
         if (static_cast<double>(n) <= n_rows) below = n;
-        if (static_cast<double>(n) >= n_rows && above == 0) above = n;
+        if (below == n) low = std::max(low, typical(calls_[n]));  // a larger batch never costs less
     }
     if (below == 0 && above == 0) return std::nullopt;
-    if (below == 0) return median(calls_[above]);  // a smaller batch never costs more
-    const double low = median(calls_[below]);
+    if (below == 0) return typical(calls_[above]);
     if (above == below) return low;
     if (above == 0) return low * n_rows / static_cast<double>(below);
-    const double high = median(calls_[above]);
+    const double high = std::max(low, typical(calls_[above]));
     const double part = (n_rows - static_cast<double>(below)) / static_cast<double>(above - below);
     return low + part * (high - low);
 }

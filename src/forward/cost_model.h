@@ -19,7 +19,8 @@ class CostModel {
     /// An output row was judged.
     void add_step(bool hesitated);
 
-    /// Median time of a call of n rows, seconds; between measured sizes linear, above the largest in proportion.
+    /// Time of a call of n rows, seconds, the lower quartile of the latest and never less than of fewer rows; between
+    /// measured sizes linear, above the largest in proportion.
     /// @return nullopt until a size has been measured often enough
     [[nodiscard]] std::optional<double> call_seconds(double n_rows) const;
     [[nodiscard]] bool is_measured(size_t n_rows) const;
@@ -38,7 +39,7 @@ class CostModel {
     static constexpr size_t max_rows = 32;
 
   private:
-    static constexpr size_t window = 9;     // latest calls of a size that its median is taken over
+    static constexpr size_t window = 9;     // latest calls of a size that its quartile is taken over
     static constexpr size_t min_calls = 3;  // calls of a size that make it known
 
     std::array<std::vector<double>, max_rows + 1> calls_;  // [n_rows]: latest durations, seconds

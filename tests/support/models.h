@@ -55,7 +55,9 @@ double largest_difference(const std::vector<float> & a, const std::vector<float>
 }  // namespace harp::testing
 
 /// Skips the test if a model is not there.
+// NOLINTBEGIN(bugprone-macro-parentheses): a declared name takes none
 #define HARP_REQUIRE_MODEL(variable, path)                                                 \
     llama_model * variable##_ptr = harp::testing::load(path);                              \
     if (variable##_ptr == nullptr) GTEST_SKIP() << "model not there: " << (path).string(); \
     llama_model & variable = *variable##_ptr
+// NOLINTEND(bugprone-macro-parentheses)

@@ -40,16 +40,30 @@ TEST(CostModel, KnowsASizeAfterThreeCalls) {
     EXPECT_FALSE(model.is_measured(5));
 }
 
-TEST(CostModel, TakesTheMedianOfTheLatestCalls) {
+TEST(CostModel, TakesTheLowerQuartileOfTheLatestCalls) {
     CostModel model;
     for (const double seconds : {1.0, 1.0, 100.0, 1.0, 1.0}) model.add_call(1, seconds);
     EXPECT_DOUBLE_EQ(*model.call_seconds(1), 1.0);       // an outlier does not count
     for (int i = 0; i < 9; ++i) model.add_call(1, 3.0);  // the context has grown
     EXPECT_DOUBLE_EQ(*model.call_seconds(1), 3.0);
-    for (int i = 0; i < 4; ++i) model.add_call(1, 0.5);
+    for (int i = 0; i < 2; ++i) model.add_call(1, 0.5);
     EXPECT_DOUBLE_EQ(*model.call_seconds(1), 3.0);
     model.add_call(1, 0.5);
     EXPECT_DOUBLE_EQ(*model.call_seconds(1), 0.5);
+}
+
+TEST(CostModel, IsNotMisledByABusyMachine) {
+    CostModel model;
+    for (int i = 0; i < 9; ++i) {
+        model.add_call(1, i % 3 == 0 ? 1.0 : 7.0);  // most calls are disturbed
+        model.add_call(2, 1.9);
+    }
+    EXPECT_DOUBLE_EQ(*model.call_seconds(1), 1.0);
+    EXPECT_DOUBLE_EQ(*model.call_seconds(2), 1.9);
+    // even where all are: a larger batch never costs less
+    model = measured({{1, 7.0}, {2, 1.9}, {4, 3.0}});
+    for (const double n : {1.0, 2.0, 3.0, 4.0}) EXPECT_DOUBLE_EQ(*model.call_seconds(n), 7.0) << n;
+    EXPECT_DOUBLE_EQ(*model.call_seconds(8), 14.0);
 }
 
 TEST(CostModel, InterpolatesBetweenSizesAndScalesBeyondThem) {
