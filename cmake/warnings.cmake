@@ -3,4 +3,4 @@
 add_library(harp_warnings INTERFACE)
 target_compile_options(harp_warnings INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
-    -Wimplicit-fallthrough -Wno-maybe-uninitialized -Werror)
+    -Wimplicit-fallthrough $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -Werror)
