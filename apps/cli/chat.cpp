@@ -28,7 +28,8 @@ class Chat {
     explicit Chat(Session & session)
         : session_(session),
           sampler_(session.new_sampler()),
-          generator_(session.pass(), *sampler_),
+          drafter_(decoding::Drafter::make(session.pass(), session.params())),
+          generator_(session.pass(), *sampler_, drafter_.get()),
           n_predict_(session.params().n_predict) {
         clear();
     }
@@ -134,6 +135,7 @@ class Chat {
 
     Session & session_;
     common_sampler_ptr sampler_;
+    std::unique_ptr<decoding::Drafter> drafter_;
     decoding::Generator generator_;
     int n_predict_;
     std::vector<common_chat_msg> messages_;

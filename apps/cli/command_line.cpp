@@ -25,6 +25,9 @@ std::string environment_name(std::string_view option) {
     return name;
 }
 
+/// llama.cpp has a set of flags for each of its programs; its command's has chat templates and speculation.
+constexpr llama_example llama_flags_of = LLAMA_EXAMPLE_CLI;
+
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
     return value != nullptr && *value != '\0';
@@ -33,8 +36,7 @@ bool is_set(const char * environment_variable) {
 /// The flags of llama.cpp's parser.
 class LlamaFlags {
   public:
-    explicit LlamaFlags(common_params & params)
-        : options_(common_params_parser_init(params, LLAMA_EXAMPLE_COMPLETION).options) {
+    explicit LlamaFlags(common_params & params) : options_(common_params_parser_init(params, llama_flags_of).options) {
         for (const common_arg & option : options_) {
             for (const std::string & name : option.get_args()) by_name_[name] = &option;
         }
@@ -202,7 +204,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     std::optional<CapturedStderr> captured;
     if (!names_remote_model()) captured.emplace();  // a download shows its progress
     const bool parsed =
-        common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, LLAMA_EXAMPLE_COMPLETION);
+        common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, llama_flags_of);
     common_log_set_verbosity_thold(params.verbosity);
     if (parsed) return;
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";

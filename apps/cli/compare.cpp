@@ -149,7 +149,8 @@ void print_figures(const Answer & vanilla, const Answer & harp) {
 
 json answer_json(const Answer & answer) {
     json tokens = json::array();
-    for (const GeneratedToken & token : answer.tokens) tokens.push_back(token_json(token));
+    for (const GeneratedToken & token : answer.tokens)
+        tokens.push_back(token_json(token.id, token.piece, token.record));
     return {{"text", answer.result.text},
             {"tokens", tokens},
             {"stop_reason", to_string(answer.result.reason)},
@@ -174,6 +175,7 @@ int compare_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
     const std::string prompt_text = read_prompt(line, params);
 
@@ -192,7 +194,7 @@ int compare_command(int argc, char ** argv) {
             {"first_difference", is_same_text(vanilla, harp) ? json() : json(part)},
             {"cost_ratio",
              vanilla.seconds_per_token() > 0 ? harp.seconds_per_token() / vanilla.seconds_per_token() : 0.0},
-            {"prompt", {{"tokens", tokens.size()}, {"format", prompt.is_chat ? "chat" : "raw"}}},
+            {"prompt", prompt_json(prompt, tokens.size())},
             {"options", options_json(options)},
             {"sampler_seed", session.sampler_seed()},
             {"model", model_json(session.model(), params.model.path)},

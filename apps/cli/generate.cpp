@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "beams.h"
 #include "commands.h"
 #include "interrupt.h"
 #include "report.h"
@@ -20,25 +21,37 @@ using decoding::StopReason;
 using nlohmann::json;
 
 void print_summary(Session & session, const FormattedPrompt & prompt, size_t n_prompt, double prompt_seconds,
-                   const GenerationResult & result) {
-    ForwardPass & pass = session.pass();
-    const Statistics & s = pass.statistics();
-    const auto dim = [](const std::string & text) { return styled(stderr, Style::dim, text); };
-    const auto percent = [](double part, double whole) { return whole > 0 ? 100.0 * part / whole : 0.0; };
+                   const GenerationResult & result, const decoding::Drafter * drafter) {
     std::string text =
         fmt::format("\n{} tokens in {:.2f} s ({:.1f} tokens/s); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
                     result.n_generated, result.seconds, result.seconds > 0 ? result.n_generated / result.seconds : 0.0,
                     n_prompt, prompt_seconds, prompt.why, to_string(result.reason));
-    if (session.options()) {
-        text += fmt::format(
-            "hesitated at {} of {} steps ({:.0f} %); second pass {:.2f} s ({:.0f} % of {:.2f} s); schedule {}\n",
-            s.hesitations, s.steps, percent(static_cast<double>(s.hesitations), static_cast<double>(s.steps)),
-            s.second_pass_seconds, percent(s.second_pass_seconds, s.total_seconds), s.total_seconds,
-            schedule_text(pass, *session.options()));
-    }
+    text += hesitation_text(session.pass(), session.options());
+    text += speculation_text(drafter);
     text += fmt::format("harp: {}; sampler seed {}", options_text(session.options()), session.sampler_seed());
-    fmt::print(stderr, "{}\n", dim(text));
+    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
 }
+
+/// Pause tokens (arXiv 2310.02226), at inference only: text before the answer whose predictions nobody reads.
+struct PauseFlags {
+    uint32_t n = 0;
+    std::string text = ".";
+
+    void add_to(CLI::App & app) {
+        const char * group = "Pause tokens (the paper's gains need a model trained with them)";
+        app.add_option("--pause", n, "append N pause texts to the prompt, before the answer [0..4096]")
+            ->check(CLI::Range(0U, 4096U))
+            ->capture_default_str()
+            ->group(group);
+        app.add_option("--pause-text", text, "what one pause is")->capture_default_str()->group(group);
+    }
+    void append_to(std::vector<llama_token> & tokens, const llama_vocab & vocab) const {
+        const auto pause = common_tokenize(&vocab, text, /*add_special=*/false, /*parse_special=*/true);
+        if (n > 0 && pause.empty())
+            throw Error(ErrorCode::invalid_option, fmt::format("option '--pause-text': '{}' has no tokens", text));
+        for (uint32_t i = 0; i < n; ++i) tokens.insert(tokens.end(), pause.begin(), pause.end());
+    }
+};
 
 }  // namespace
 
@@ -55,25 +68,36 @@ int generate_command(int argc, char ** argv) {
     line.app.add_option("--trace", trace_path,
                         "write one JSON line a step: token, entropy, top candidates of each pass");
     line.app.add_flag("--json", as_json, "print one JSON object at the end instead of text");
+    BeamFlags beams;
+    beams.add_to(line.app);
+    PauseFlags pause;
+    pause.add_to(line.app);
     line.harp.add_to(line.app);
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     const std::string prompt_text = read_prompt(line, params);
+    beams.prepare(params);
+    if (beams.is_on() && !trace_path.empty())
+        throw Error(ErrorCode::invalid_option,
+                    "option '--trace': not with --beams; --json has the records of each token");
 
     Session session(params, options);
     const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
+    auto prompt_tokens = session.tokenize(prompt.text, prompt.is_chat);
+    pause.append_to(prompt_tokens, session.vocab());
+    if (beams.is_on()) return generate_beams(session, prompt, prompt_tokens, beams, as_json);
     const common_sampler_ptr sampler = session.new_sampler();
     Trace trace(trace_path, session.vocab());
     trace.watch(session.pass());
-    decoding::Generator generator(session.pass(), *sampler);
+    const auto drafter = decoding::Drafter::make(session.pass(), session.params());
+    decoding::Generator generator(session.pass(), *sampler, drafter.get());
 
     const auto start = std::chrono::steady_clock::now();
     ProgressLine progress;
-    const size_t n_prompt =
-        generator.set_prompt(session.tokenize(prompt.text, prompt.is_chat), [&](size_t done, size_t total) {
-            if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
-        });
+    const size_t n_prompt = generator.set_prompt(prompt_tokens, [&](size_t done, size_t total) {
+        if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
+    });
     progress.clear();
     const double prompt_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -82,30 +106,30 @@ int generate_command(int argc, char ** argv) {
     const auto result = generator.generate({params.n_predict, params.antiprompt}, [&](const GeneratedToken & token) {
         trace.write(token);
         if (as_json) {
-            tokens.push_back(token_json(token));
+            tokens.push_back(token_json(token.id, token.piece, token.record));
         } else {
             printer.print(token.piece, token.record);
         }
         return !interrupt_requested;
     });
     if (as_json) {
-        const json output = {
-            {"text", result.text},
-            {"tokens", tokens},
-            {"stop_reason", to_string(result.reason)},
-            {"prompt",
-             {{"tokens", n_prompt}, {"seconds", prompt_seconds}, {"format", prompt.is_chat ? "chat" : "raw"}}},
-            {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
-            {"harp", options_json(options)},
-            {"statistics", statistics_json(session.pass().statistics())},
-            {"sampler_seed", session.sampler_seed()},
-            {"model", model_json(session.model(), params.model.path)},
-            {"build", build_json()}};
+        const json output = {{"text", result.text},
+                             {"tokens", tokens},
+                             {"stop_reason", to_string(result.reason)},
+                             {"prompt", prompt_json(prompt, n_prompt)},
+                             {"prompt_seconds", prompt_seconds},
+                             {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
+                             {"harp", options_json(options)},
+                             {"statistics", statistics_json(session.pass().statistics())},
+                             {"speculation", speculation_json(drafter.get())},
+                             {"sampler_seed", session.sampler_seed()},
+                             {"model", model_json(session.model(), params.model.path)},
+                             {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
         printer.finish();
     }
-    print_summary(session, prompt, n_prompt, prompt_seconds, result);
+    print_summary(session, prompt, n_prompt, prompt_seconds, result, drafter.get());
     return result.reason == StopReason::interrupted ? exit_interrupted : exit_ok;
 }
 

@@ -58,11 +58,8 @@ json model_json(const llama_model & model, const std::string & path) {
             {"fingerprint", hash_sha256_hex(head.data(), head.size())}};
 }
 
-json token_json(const decoding::GeneratedToken & token) {
-    return {{"id", token.id},
-            {"text", token.piece},
-            {"entropy", token.record.entropy},
-            {"hesitated", token.record.hesitated}};
+json token_json(llama_token id, const std::string & text, const StepRecord & record) {
+    return {{"id", id}, {"text", text}, {"entropy", record.entropy}, {"hesitated", record.hesitated}};
 }
 
 json statistics_json(const Statistics & s) {
@@ -87,6 +84,32 @@ std::string schedule_text(const ForwardPass & pass, const Options & options) {
         return fmt::format("auto: {} (too few steps to compare)", chosen);
     return fmt::format("auto: {} (c(2) = {:.2f}; a step costs {:.2f} fused, {:.2f} lazy)", chosen, report.cost_of_two,
                        report.fused_cost, report.lazy_cost);
+}
+
+std::string hesitation_text(const ForwardPass & pass, const std::optional<Options> & options) {
+    if (!options) return {};
+    const Statistics & s = pass.statistics();
+    const auto percent = [](double part, double whole) { return whole > 0 ? 100.0 * part / whole : 0.0; };
+    return fmt::format(
+        "hesitated at {} of {} steps ({:.0f} %); second pass {:.2f} s ({:.0f} % of {:.2f} s); schedule {}\n",
+        s.hesitations, s.steps, percent(static_cast<double>(s.hesitations), static_cast<double>(s.steps)),
+        s.second_pass_seconds, percent(s.second_pass_seconds, s.total_seconds), s.total_seconds,
+        schedule_text(pass, *options));
+}
+
+std::string speculation_text(const decoding::Drafter * drafter) {
+    if (drafter == nullptr) return {};
+    const decoding::SpeculationStatistics & s = drafter->statistics();
+    return fmt::format(
+        "speculation: {} of {} drafted tokens accepted ({:.0f} %) in {} batches; drafting took {:.2f} s\n", s.accepted,
+        s.drafted, s.drafted > 0 ? 100.0 * static_cast<double>(s.accepted) / static_cast<double>(s.drafted) : 0.0,
+        s.batches, s.seconds);
+}
+
+json speculation_json(const decoding::Drafter * drafter) {
+    if (drafter == nullptr) return nullptr;
+    const decoding::SpeculationStatistics & s = drafter->statistics();
+    return {{"drafted", s.drafted}, {"accepted", s.accepted}, {"batches", s.batches}, {"seconds", s.seconds}};
 }
 
 std::string dump(const json & value, int indent) {

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "decoding/generate.h"
+#include "decoding/drafter.h"
 #include "harp/forward_pass.h"
 
 namespace harp::cli {
@@ -19,10 +19,16 @@ namespace harp::cli {
 [[nodiscard]] nlohmann::json model_json(const llama_model & model, const std::string & path);
 
 /// One generated token with the record of the step that chose it.
-[[nodiscard]] nlohmann::json token_json(const decoding::GeneratedToken & token);
+[[nodiscard]] nlohmann::json token_json(llama_token id, const std::string & text, const StepRecord & record);
 [[nodiscard]] nlohmann::json statistics_json(const Statistics & statistics);
 /// "fused", or for auto what it chose and why.
 [[nodiscard]] std::string schedule_text(const ForwardPass & pass, const Options & options);
+/// A line of a summary: share of hesitations, cost of the second pass, schedule; empty with HARP off.
+[[nodiscard]] std::string hesitation_text(const ForwardPass & pass, const std::optional<Options> & options);
+
+/// A line of a summary: what speculation drafted and had accepted; empty without it.
+[[nodiscard]] std::string speculation_text(const decoding::Drafter * drafter);
+[[nodiscard]] nlohmann::json speculation_json(const decoding::Drafter * drafter);
 
 /// JSON as text; bytes that are not UTF-8 are replaced, never thrown on.
 [[nodiscard]] std::string dump(const nlohmann::json & value, int indent = -1);

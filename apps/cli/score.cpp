@@ -64,6 +64,7 @@ int score_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    refuse_speculation(params);
     const std::string text = read_prompt(line, params);
     if (params.n_ctx == 0) params.n_ctx = 2048;
 

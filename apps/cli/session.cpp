@@ -50,21 +50,22 @@ class FirstLlamaError {
     std::string text_;
 };
 
-void check_model_file(const std::string & path) {
+/// @param what "model", "draft model"
+void check_model_file(const std::string & what, const std::string & path) {
     std::error_code error;
     if (!std::filesystem::exists(path, error)) {
-        throw Error(ErrorCode::invalid_input, fmt::format("model '{}': no such file", path));
+        throw Error(ErrorCode::invalid_input, fmt::format("{} '{}': no such file", what, path));
     }
     if (std::filesystem::is_directory(path, error)) {
-        throw Error(ErrorCode::invalid_input, fmt::format("model '{}' is a directory; a GGUF file is needed", path));
+        throw Error(ErrorCode::invalid_input, fmt::format("{} '{}' is a directory; a GGUF file is needed", what, path));
     }
     std::ifstream file(path, std::ios::binary);
     std::array<char, 4> magic{};
     file.read(magic.data(), magic.size());
-    if (!file && !file.eof()) throw Error(ErrorCode::io, fmt::format("model '{}': {}", path, std::strerror(errno)));
+    if (!file && !file.eof()) throw Error(ErrorCode::io, fmt::format("{} '{}': {}", what, path, std::strerror(errno)));
     if (std::string_view(magic.data(), magic.size()) != "GGUF") {
         throw Error(ErrorCode::invalid_input,
-                    fmt::format("model '{}' is not a GGUF file (it does not begin with the letters GGUF)", path));
+                    fmt::format("{} '{}' is not a GGUF file (it does not begin with the letters GGUF)", what, path));
     }
 }
 
@@ -90,7 +91,8 @@ bool on_load_progress(float part, void * line) {
 Session::Session(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
     check_sizes(params_);
-    check_model_file(params_.model.path);
+    check_model_file("model", params_.model.path);
+    if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
     // drawn here, so that the run can say it and both sides of a comparison share it
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
@@ -173,6 +175,15 @@ std::string Session::apply_chat_template(const std::vector<common_chat_msg> & me
     inputs.enable_thinking = params_.enable_reasoning != 0;
     inputs.chat_template_kwargs = params_.default_template_kwargs;
     return common_chat_templates_apply(templates_.get(), inputs).prompt;
+}
+
+nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens) {
+    return {{"tokens", n_tokens}, {"format", prompt.is_chat ? "chat" : "raw"}};
+}
+
+void refuse_speculation(const common_params & params) {
+    if (decoding::asks_for_speculation(params))
+        throw Error(ErrorCode::invalid_option, "this command does not speculate; leave out --spec-type and -md");
 }
 
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {

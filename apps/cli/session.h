@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -51,6 +52,9 @@ class Session {
     common_chat_templates_ptr templates_;
 };
 
+/// For commands that decode every token themselves. @throws Error{invalid_option}
+void refuse_speculation(const common_params & params);
+
 /// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
 /// @throws Error{invalid_input}
 [[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);
@@ -66,6 +70,8 @@ void add_format_flag(CLI::App & app, std::string & format);
 /// @throws Error{invalid_option} where a template is asked for and the model has none
 [[nodiscard]] FormattedPrompt format_prompt(const Session & session, const std::string & prompt,
                                             const std::string & format);
+/// Number of tokens and format, for JSON.
+[[nodiscard]] nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens);
 [[nodiscard]] common_chat_msg chat_message(const std::string & role, const std::string & content);
 
 }  // namespace harp::cli

@@ -46,14 +46,17 @@ Trace::Trace(const std::string & path, const llama_vocab & vocab) : path_(path),
 void Trace::watch(ForwardPass & pass) {
     if (!file_ || !pass.enabled()) return;
     pass.set_observer([this](const StepObservation & o) {
-        candidates_ = {{"vanilla", top_candidates(o.vanilla, vocab_)}, {"mixed", top_candidates(o.mixed, vocab_)}};
-        if (!o.reframed.empty()) candidates_["reframed"] = top_candidates(o.reframed, vocab_);
+        json & candidates = candidates_[o.position];
+        candidates = {{"vanilla", top_candidates(o.vanilla, vocab_)}, {"mixed", top_candidates(o.mixed, vocab_)}};
+        if (!o.reframed.empty()) candidates["reframed"] = top_candidates(o.reframed, vocab_);
     });
 }
 
 void Trace::write(const decoding::GeneratedToken & token) {
     if (!file_) return;
-    json line = candidates_;
+    const auto row = candidates_.find(token.position - 1);
+    json line = row != candidates_.end() ? row->second : json::object();
+    candidates_.erase(candidates_.begin(), candidates_.lower_bound(token.position));
     line["position"] = token.position;
     line["token"] = token.id;
     line["text"] = token.piece;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -29,7 +30,7 @@ class Trace {
     std::string path_;
     const llama_vocab & vocab_;
     std::unique_ptr<std::FILE, Closer> file_;
-    nlohmann::json candidates_ = nlohmann::json::object();  // of the latest output row
+    std::map<llama_pos, nlohmann::json> candidates_;  // [position of an output row of the latest batches]
 };
 
 }  // namespace harp::cli

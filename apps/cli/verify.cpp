@@ -3,9 +3,11 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <variant>
 
 #include "command_line.h"
 #include "commands.h"
+#include "decoding/beam_replay.h"
 #include "decoding/replay.h"
 #include "harp/error.h"
 #include "llama-cpp.h"
@@ -16,6 +18,8 @@ namespace harp::cli {
 
 namespace {
 
+using decoding::BeamRecording;
+using decoding::BeamReplayResult;
 using decoding::Recording;
 using decoding::ReplayResult;
 using nlohmann::json;
@@ -37,12 +41,34 @@ json result_json(const std::string & file, const Recording & recording, const Re
             {"first_mismatch", r.first_mismatch}};
 }
 
+json beam_result_json(const std::string & file, const BeamReplayResult & r, double tolerance) {
+    return {{"file", file},
+            {"passed", r.passed(tolerance)},
+            {"steps", r.n_steps},
+            {"same_result", r.same_result},
+            {"states_differing", r.n_states_differing},
+            {"largest_difference", {{"score", r.score_difference}}},
+            {"first_mismatch", r.first_mismatch}};
+}
+
+std::string verdict(bool passed) {
+    return passed ? styled(stdout, Style::green, "PASS") : styled(stdout, Style::red, "FAIL");
+}
+
+void print_beam_row(const std::string & file, const BeamReplayResult & r, double tolerance) {
+    std::string text =
+        fmt::format("{} {:>5} beam search: {}, scores differ by at most {:.1e}{:12}{}\n", verdict(r.passed(tolerance)),
+                    r.n_steps, r.same_result ? "same result" : "OTHER RESULT", r.score_difference, "",
+                    std::filesystem::path(file).filename().string());
+    if (!r.first_mismatch.empty()) text += "     " + r.first_mismatch + "\n";
+    write_out(text);
+}
+
 void print_row(const std::string & file, const ReplayResult & r) {
-    const std::string verdict = r.passed() ? styled(stdout, Style::green, "PASS") : styled(stdout, Style::red, "FAIL");
-    std::string text = fmt::format("{} {:>5} {:>5} {:>6} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {}\n", verdict,
-                                   r.n_steps, r.n_hesitations, r.n_gate_mismatches, r.n_token_mismatches,
-                                   r.entropy_difference, r.vanilla_difference, r.reframed_difference,
-                                   r.mixed_difference, std::filesystem::path(file).filename().string());
+    std::string text = fmt::format(
+        "{} {:>5} {:>5} {:>6} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e}  {}\n", verdict(r.passed()), r.n_steps,
+        r.n_hesitations, r.n_gate_mismatches, r.n_token_mismatches, r.entropy_difference, r.vanilla_difference,
+        r.reframed_difference, r.mixed_difference, std::filesystem::path(file).filename().string());
     if (!r.first_mismatch.empty()) text += "     " + r.first_mismatch + "\n";
     write_out(text);
 }
@@ -61,10 +87,18 @@ llama_model_ptr load_model(const std::string & path) {
 int verify(const std::string & model_path, const std::vector<std::string> & files,
            const decoding::ReplaySettings & settings, bool as_json) {
     // all of them before the first replay: bad input is one line, not a line below half a table
-    std::vector<Recording> recordings;
-    for (const std::string & file : files) recordings.push_back(decoding::read_recording(file));
+    std::vector<std::variant<Recording, BeamRecording>> recordings;
+    for (const std::string & file : files) {
+        if (decoding::is_beam_recording(file)) {
+            recordings.emplace_back(decoding::read_beam_recording(file));
+        } else {
+            recordings.emplace_back(decoding::read_recording(file));
+        }
+    }
     const llama_model_ptr model = load_model(model_path);
-    for (const Recording & recording : recordings) decoding::check_model(*model, recording);
+    for (const auto & recording : recordings) {
+        if (const auto * steps = std::get_if<Recording>(&recording)) decoding::check_model(*model, *steps);
+    }
 
     bool all_passed = true;
     json results = json::array();
@@ -72,11 +106,23 @@ int verify(const std::string & model_path, const std::vector<std::string> & file
     for (size_t i = 0; i < files.size(); ++i) {
         ProgressLine progress;
         progress.show("replaying " + files[i]);
-        const ReplayResult result = decoding::replay(*model, recordings[i], settings);
+        if (const auto * beams = std::get_if<BeamRecording>(&recordings[i])) {
+            const BeamReplayResult result = decoding::replay_beams(*model, *beams, settings.n_threads);
+            progress.clear();
+            all_passed = all_passed && result.passed(settings.tolerances.logits);
+            if (as_json) {
+                results.push_back(beam_result_json(files[i], result, settings.tolerances.logits));
+            } else {
+                print_beam_row(files[i], result, settings.tolerances.logits);
+            }
+            continue;
+        }
+        const auto & recording = std::get<Recording>(recordings[i]);
+        const ReplayResult result = decoding::replay(*model, recording, settings);
         progress.clear();
         all_passed = all_passed && result.passed();
         if (as_json) {
-            results.push_back(result_json(files[i], recordings[i], result));
+            results.push_back(result_json(files[i], recording, result));
         } else {
             print_row(files[i], result);
         }

@@ -148,6 +148,10 @@ class ForwardPass {
     /// rows up to the sequence's first output row are.
     void set_prompt_end(llama_seq_id sequence, llama_pos end);
 
+    /// Decodes the rows that the sequence's twins have not seen now, not at the next hesitation, so that copies of the
+    /// sequence (beams) share them. No-op with HARP off, and where each hesitation draws anew (redraw 1).
+    void prepare_twins(llama_seq_id sequence);
+
     void set_observer(StepObserver observer);
     void set_row_perturbation(RowPerturbation perturbation);
 

@@ -29,17 +29,18 @@ const char * to_string(StopReason reason) noexcept {
     return "unknown";
 }
 
-Generator::Generator(ForwardPass & pass, common_sampler & sampler, llama_seq_id sequence)
-    : pass_(pass), sampler_(sampler), sequence_(sequence) {}
+Generator::Generator(ForwardPass & pass, common_sampler & sampler, Drafter * drafter)
+    : pass_(pass), sampler_(sampler), drafter_(drafter) {}
 
-void Generator::decode(const llama_token * tokens, size_t n, bool last_is_output) {
+void Generator::decode_prompt(const llama_token * tokens, size_t n, bool last_is_output) {
+    const auto first = static_cast<llama_pos>(tokens_.size());
     forward::BatchRows rows;
     for (size_t i = 0; i < n; ++i) {
-        const auto position = static_cast<llama_pos>(tokens_.size() + i);
-        rows.add(tokens[i], position, {&sequence_, 1}, last_is_output && i + 1 == n);
+        rows.add(tokens[i], first + static_cast<llama_pos>(i), {&sequence_, 1}, last_is_output && i + 1 == n);
     }
     pass_.decode(rows.view());
     tokens_.insert(tokens_.end(), tokens, tokens + n);
+    if (drafter_ != nullptr) drafter_->follow(tokens, n, first);
     logits_row_ = static_cast<int32_t>(n) - 1;
 }
 
@@ -52,6 +53,7 @@ size_t Generator::keep_common_prefix(const std::vector<llama_token> & tokens) {
         n_kept = 0;
     }
     tokens_.resize(n_kept);
+    if (drafter_ != nullptr) drafter_->truncate(static_cast<llama_pos>(n_kept));
     return n_kept;
 }
 
@@ -71,14 +73,79 @@ size_t Generator::set_prompt(const std::vector<llama_token> & tokens, const OnPr
     const size_t total = tokens.size() - n_kept;
     for (size_t done = 0; done < total;) {
         const size_t n = std::min<size_t>(total - done, pass_.n_batch());
-        decode(tokens.data() + n_kept + done, n, done + n == total);
+        decode_prompt(tokens.data() + n_kept + done, n, done + n == total);
         done += n;
         if (on_progress) on_progress(done, total);
     }
+    if (drafter_ != nullptr) drafter_->begin(tokens_);
     return total;
 }
 
+/// Makes the logits after `token` ready: they are there if the token was drafted, else it is decoded, with a new draft.
+///
+///   batch    t  d1 d2 d3        rows 0 .. 3
+///   sampled  d1 d2 x            d1 and d2 are confirmed; x is not d3: row 3 is taken back, x begins the next batch
+void Generator::advance(llama_token token, size_t n_draft_max) {
+    if (n_confirmed_ < draft_.size() && draft_[n_confirmed_] == token) {
+        ++n_confirmed_;
+        ++logits_row_;
+        tokens_.push_back(token);
+    } else {
+        resolve_draft();
+        decode_with_draft(token, n_draft_max);
+    }
+}
+
+void Generator::decode_with_draft(llama_token token, size_t n_draft_max) {
+    std::vector<llama_token> batch = {token};
+    if (drafter_ != nullptr) {
+        draft_ = drafter_->draft(tokens_, token, n_draft_max);
+        batch.insert(batch.end(), draft_.begin(), draft_.end());
+    }
+    const auto first = static_cast<llama_pos>(tokens_.size());
+    forward::BatchRows rows;
+    for (size_t i = 0; i < batch.size(); ++i)
+        rows.add(batch[i], first + static_cast<llama_pos>(i), {&sequence_, 1}, true);
+    try {
+        pass_.decode(rows.view());
+    } catch (...) {
+        draft_.clear();  // nothing of the batch stays behind
+        throw;
+    }
+    tokens_.push_back(token);
+    logits_row_ = 0;
+    if (drafter_ != nullptr) drafter_->follow(batch.data(), batch.size(), first);
+}
+
+/// Takes what was not confirmed out of the sequence.
+void Generator::resolve_draft() {
+    if (draft_.empty()) return;
+    const auto end = static_cast<llama_pos>(tokens_.size());
+    if (n_confirmed_ < draft_.size()) pass_.memory_seq_rm(sequence_, end, -1);
+    drafter_->accept(n_confirmed_, end);
+    draft_.clear();
+    n_confirmed_ = 0;
+}
+
+size_t Generator::room_for_draft(const GenerationLimits & limits, int n_generated) const {
+    // beside the token itself: room in the context, in a batch, and of what is still to be generated all but the last
+    const size_t used = tokens_.size() + 1;
+    size_t room = pass_.n_ctx_seq() > used ? pass_.n_ctx_seq() - used : 0;
+    room = std::min<size_t>(room, pass_.n_batch() - 1);
+    if (limits.n_predict >= 0)
+        room = std::min(room, static_cast<size_t>(std::max(0, limits.n_predict - n_generated - 1)));
+    return room;
+}
+
 GenerationResult Generator::generate(const GenerationLimits & limits, const OnToken & on_token) {
+    struct DraftGuard {  // however the generation ends, the sequence holds what was generated and no more
+        Generator & generator;
+        ~DraftGuard() { generator.resolve_draft(); }
+    } const guard{*this};
+    return run(limits, on_token);
+}
+
+GenerationResult Generator::run(const GenerationLimits & limits, const OnToken & on_token) {
     using Clock = std::chrono::steady_clock;
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass_.context()));
     GenerationResult result;
@@ -105,7 +172,7 @@ GenerationResult Generator::generate(const GenerationLimits & limits, const OnTo
         if (result.n_generated == limits.n_predict) break;
         if (tokens_.size() + 1 >= pass_.n_ctx_seq()) return finish(StopReason::context_full);
         try {
-            decode(&token.id, 1, true);
+            advance(token.id, room_for_draft(limits, result.n_generated));
         } catch (const Error & error) {
             if (error.code() == ErrorCode::context_full) return finish(StopReason::context_full);
             if (error.code() == ErrorCode::aborted) return finish(StopReason::interrupted);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "decoding/drafter.h"
 #include "harp/forward_pass.h"
 
 struct common_sampler;
@@ -50,7 +51,8 @@ class Generator {
 
     /// @param pass    made by harp_init_from_model, so that the sampler finds it by its context
     /// @param sampler borrowed; llama.cpp's common_sampler
-    Generator(ForwardPass & pass, common_sampler & sampler, llama_seq_id sequence = 0);
+    /// @param drafter borrowed; nullptr: no speculation. The text is the same with it and without.
+    Generator(ForwardPass & pass, common_sampler & sampler, Drafter * drafter = nullptr);
 
     /// Brings the sequence to `tokens`, keeping the common prefix with what it holds; logits of the last one are ready.
     /// @return tokens decoded (the others were kept)
@@ -64,13 +66,21 @@ class Generator {
     [[nodiscard]] const std::vector<llama_token> & tokens() const noexcept { return tokens_; }
 
   private:
-    void decode(const llama_token * tokens, size_t n, bool last_is_output);
+    void decode_prompt(const llama_token * tokens, size_t n, bool last_is_output);
     size_t keep_common_prefix(const std::vector<llama_token> & tokens);
+    GenerationResult run(const GenerationLimits & limits, const OnToken & on_token);
+    void advance(llama_token token, size_t n_draft_max);
+    void decode_with_draft(llama_token token, size_t n_draft_max);
+    void resolve_draft();
+    [[nodiscard]] size_t room_for_draft(const GenerationLimits & limits, int n_generated) const;
 
     ForwardPass & pass_;
     common_sampler & sampler_;
-    llama_seq_id sequence_;
-    std::vector<llama_token> tokens_;  // what the sequence holds
+    Drafter * drafter_;
+    llama_seq_id sequence_ = 0;
+    std::vector<llama_token> tokens_;  // what the sequence holds for good
+    std::vector<llama_token> draft_;   // decoded behind them, [n_confirmed_..) not yet confirmed
+    size_t n_confirmed_ = 0;           // of draft_; these are in tokens_ too
     int32_t logits_row_ = -1;          // row of the last batch that the next token is sampled from
 };
 

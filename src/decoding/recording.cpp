@@ -2,107 +2,22 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <fstream>
-#include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
-#include <string_view>
-#include <utility>
 
 #include "base64.hpp"
 #include "decoding/npz.h"
-#include "harp/error.h"
+#include "decoding/recording_field.h"
 
 namespace harp::decoding {
 namespace {
 
-using nlohmann::json;
-
 constexpr size_t n_top = 8;  // logits recorded of a row
-
-/// A value of the file with its place in it, so that each complaint names file and field.
-class Field {
-  public:
-    Field(const std::filesystem::path & file, const json & value) : file_(&file), value_(&value) {}
-
-    [[nodiscard]] Field operator[](const char * key) const {
-        const Field child(*file_, *value_, name_.empty() ? key : name_ + "." + key);
-        if (!value_->is_object()) fail("not an object");
-        const auto it = value_->find(key);
-        if (it == value_->end()) child.fail("missing");
-        return {*file_, *it, child.name_};
-    }
-    [[nodiscard]] bool has(const char * key) const { return value_->is_object() && value_->contains(key); }
-
-    [[nodiscard]] std::vector<Field> elements() const {
-        if (!value_->is_array()) fail("not an array");
-        std::vector<Field> result;
-        for (const json & element : *value_) {
-            result.push_back({*file_, element, name_ + "[" + std::to_string(result.size()) + "]"});
-        }
-        return result;
-    }
-
-    [[nodiscard]] const std::string & text() const {
-        if (!value_->is_string()) fail("not a string");
-        return value_->get_ref<const std::string &>();
-    }
-    [[nodiscard]] bool boolean() const {
-        if (!value_->is_boolean()) fail("not a boolean");
-        return value_->get<bool>();
-    }
-    [[nodiscard]] double number() const {
-        if (!value_->is_number()) fail("not a number");
-        return value_->get<double>();
-    }
-    [[nodiscard]] int32_t integer(int32_t least, int32_t most) const {
-        if (!value_->is_number_integer()) fail("not an integer");
-        const bool fits = !value_->is_number_unsigned() || value_->get<uint64_t>() <= INT32_MAX;
-        if (!fits || value_->get<int64_t>() < least || value_->get<int64_t>() > most) {
-            fail(value_->dump() + " is out of range; allowed: " + std::to_string(least) + ".." + std::to_string(most));
-        }
-        return value_->get<int32_t>();
-    }
-
-    [[noreturn]] void fail(const std::string & problem) const {
-        throw Error(ErrorCode::invalid_input, file_->string() + ": " + (name_.empty() ? "" : name_ + ": ") + problem);
-    }
-
-  private:
-    Field(const std::filesystem::path & file, const json & value, std::string name)
-        : file_(&file), value_(&value), name_(std::move(name)) {}
-
-    const std::filesystem::path * file_;
-    const json * value_;
-    std::string name_;  // as in "steps[3].mask"; empty for the whole file
-};
-
-json parse_file(const std::filesystem::path & file) {
-    // a directory opens, but cannot be read
-    std::ifstream stream(file, std::ios::binary);
-    if (!std::filesystem::exists(file)) throw Error(ErrorCode::io, file.string() + ": no such file");
-    std::ostringstream content;
-    if (!stream || !(content << stream.rdbuf())) throw Error(ErrorCode::io, file.string() + ": cannot be read");
-    try {
-        return json::parse(content.view());
-    } catch (const json::parse_error & e) {
-        throw Error(ErrorCode::invalid_input,
-                    file.string() + ": not a JSON file (broken or cut off at byte " + std::to_string(e.byte) + ")");
-    } catch (const json::exception & e) {
-        throw Error(ErrorCode::invalid_input, file.string() + ": not a JSON file: " + e.what());
-    }
-}
 
 /// The kind of run. @return whether it is HARP; otherwise vanilla
 bool read_method(const Field & root, const std::filesystem::path & file) {
     const Field method = root["method"];
     if (method.text() == "beam") {
-        throw Error(ErrorCode::unsupported_call,
-                    file.string() +
-                        ": a recorded beam search; beam search comes later, so far only recordings of "
-                        "the methods harp and vanilla can be replayed");
+        throw Error(ErrorCode::unsupported_call, file.string() + ": a recorded beam search is not read step by step");
     }
     if (method.text() != "harp" && method.text() != "vanilla") {
         method.fail("\"" + method.text() + "\" is not known; allowed: harp, vanilla");
@@ -125,12 +40,6 @@ Options read_options(const Field & params) {
         params.fail(e.what());
     }
     return options;
-}
-
-std::vector<llama_token> read_tokens(const Field & list, int32_t n_vocab) {
-    std::vector<llama_token> tokens;
-    for (const Field & token : list.elements()) tokens.push_back(token.integer(0, n_vocab - 1));
-    return tokens;
 }
 
 /// The largest logits of a row: different ids, largest first.
@@ -236,7 +145,7 @@ size_t Recording::n_hesitations() const {
 }
 
 Recording read_recording(const std::filesystem::path & file) {
-    const json content = parse_file(file);
+    const json content = parse_json_file(file);
     const Field root(file, content);
     Recording recording;
     recording.file = file;

@@ -53,7 +53,7 @@ struct Recording {
 ///
 /// @throws Error{io}               if the file, or the archive of masks, is missing or not readable
 /// @throws Error{invalid_input}    naming file and field, if something is missing, out of range or contradicts itself
-/// @throws Error{unsupported_call} for a recorded beam search
+/// @throws Error{unsupported_call} for a recorded beam search: see beam_replay.h
 [[nodiscard]] Recording read_recording(const std::filesystem::path & file);
 
 }  // namespace harp::decoding

@@ -12,6 +12,8 @@
 
 namespace harp {
 
+using forward::DrawId;
+
 SequenceState & ForwardPass::Impl::state(llama_seq_id sequence) {
     assert(sequence >= 0 && static_cast<size_t>(sequence) < sequences.size());
     return sequences[static_cast<size_t>(sequence)];
@@ -58,16 +60,17 @@ llama_pos ForwardPass::Impl::first_own_position(llama_seq_id sequence) const {
     return n_shared < history.size() ? history.rows()[n_shared].position : history.next_position();
 }
 
-/// Before rows in the middle are removed: the twins' pending rows see them, as the clean ones did.
+/// Decodes the twins' pending rows. Before rows in the middle are removed: pending rows see them, as the clean ones did.
 ///
 ///   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
 ///   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
 void ForwardPass::Impl::complete_twins(llama_seq_id sequence) {
     auto & history = state(sequence).history;
-    if (history.n_twin() == 0 || history.n_twin() == history.size()) return;
+    if (history.n_twin() == history.size()) return;
+    const DrawId draw = history.n_twin() > 0 ? history.twin_draw() : due_draw(state(sequence), history.size() - 1);
     keep_logits();
     try {
-        run_jobs({{sequence, history.twin_draw(), history.n_twin(), history.size(), {}}});
+        run_jobs({{sequence, draw, history.n_twin(), history.size(), {}}});
     } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
         empty_twins(sequence);
     } catch (...) {
@@ -146,7 +149,7 @@ bool ForwardPass::memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p
     }
     auto & history = impl.state(sequence).history;
     const bool is_middle = p1 >= 0 && p1 < history.next_position();
-    if (is_middle) impl.complete_twins(sequence);
+    if (is_middle && history.n_twin() > 0) impl.complete_twins(sequence);
     if (!llama_memory_seq_rm(impl.memory, impl.layout.clean(sequence), p0, p1)) return false;
     bool twins_followed = true;
     for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
@@ -278,6 +281,12 @@ const Options & ForwardPass::sequence_options(llama_seq_id sequence) const {
 
 void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
     if (impl_->enabled()) impl_->state(sequence).history.set_prompt_end(end);
+}
+
+void ForwardPass::prepare_twins(llama_seq_id sequence) {
+    if (!impl_->enabled()) return;
+    const Options & options = impl_->state(sequence).options;
+    if (!options.is_vanilla() && options.redraw != 1) impl_->complete_twins(sequence);
 }
 
 std::string ForwardPass::check_invariant() const {

@@ -186,7 +186,7 @@ TEST_F(BrokenRecording, BeamSearchComesLater) {
     HARP_REQUIRE_GOLDEN("stories260K.once.beam3");
     for (const char * name : {"stories260K.once.beam3", "stories260K.dog.beam3-stop426"}) {
         write(read_text(golden(name)));
-        expect_error(ErrorCode::unsupported_call, {file_.string(), "beam search comes later"});
+        expect_error(ErrorCode::unsupported_call, {file_.string(), "not read step by step"});
     }
 }
 

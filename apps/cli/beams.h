@@ -1,0 +1,27 @@
+// generate --beams N: beam search instead of sampling.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "decoding/beam_search.h"
+#include "session.h"
+
+namespace harp::cli {
+
+/// The flags of beam search.
+struct BeamFlags {
+    decoding::BeamOptions options = {.beams = 1};
+    uint32_t n_best = 1;
+
+    void add_to(CLI::App & app);
+    [[nodiscard]] bool is_on() const noexcept { return options.beams > 1; }
+    /// Gives the context its sequences, with shared cells, before the session is made.
+    /// @throws Error{invalid_option} also where a flag cannot be combined with beams
+    void prepare(common_params & params) const;
+};
+
+/// Searches and prints: text, or one JSON object. @return the exit code
+[[nodiscard]] int generate_beams(Session & session, const FormattedPrompt & prompt,
+                                 const std::vector<llama_token> & tokens, const BeamFlags & flags, bool as_json);
+
+}  // namespace harp::cli

@@ -1,0 +1,120 @@
+#include "decoding/beam_replay.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "decoding/beam_decoder.h"
+#include "decoding/recording_field.h"
+
+namespace harp::decoding {
+
+namespace {
+
+RecordedBeam read_beam(const Field & field, int32_t n_vocab) {
+    RecordedBeam beam;
+    beam.tokens = read_tokens(field["ids"], n_vocab);
+    beam.score = field["score"].number();
+    beam.is_finished = !field["finished_at"].is_null();
+    return beam;
+}
+
+llama_context_params context_params(const BeamRecording & recording, int32_t n_threads) {
+    const auto n_prompt = static_cast<uint32_t>(recording.prompt.size());
+    const auto n_tokens = n_prompt + recording.options.beams * static_cast<uint32_t>(recording.steps.size());
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = n_tokens;
+    params.n_batch = n_tokens;
+    params.n_seq_max = recording.options.beams;
+    params.kv_unified = true;
+    params.n_threads = params.n_threads_batch = n_threads;
+    params.type_k = params.type_v = GGML_TYPE_F32;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    return params;
+}
+
+/// Compares the beams after a step. @return what differs, for people; empty if they are the same
+std::string compare(const std::vector<Hypothesis> & beams, const std::vector<RecordedBeam> & recorded,
+                    double & score_difference) {
+    if (beams.size() != recorded.size()) {
+        return std::to_string(beams.size()) + " beams, recorded " + std::to_string(recorded.size());
+    }
+    for (size_t i = 0; i < beams.size(); ++i) {
+        const std::string name = "beam " + std::to_string(i);
+        if (beams[i].tokens != recorded[i].tokens) return name + " has other tokens";
+        if (beams[i].is_finished != recorded[i].is_finished) return name + " is finished in one of the two";
+        score_difference = std::max(score_difference, std::fabs(beams[i].score - recorded[i].score));
+    }
+    return {};
+}
+
+}  // namespace
+
+bool is_beam_recording(const std::filesystem::path & file) {
+    const json content = parse_json_file(file);
+    return Field(file, content)["method"].text() == "beam";
+}
+
+BeamRecording read_beam_recording(const std::filesystem::path & file) {
+    const json content = parse_json_file(file);
+    const Field root(file, content);
+    if (root["method"].text() != "beam") root["method"].fail("allowed: beam");
+    if (root["dtype"].text() != "float32") root["dtype"].fail("only float32 runs can be replayed");
+    BeamRecording recording;
+    recording.file = file;
+    recording.n_vocab = root["n_vocab"].integer(1, INT32_MAX);
+    recording.prompt = read_tokens(root["prompt_ids"], recording.n_vocab);
+    if (recording.prompt.empty()) root["prompt_ids"].fail("empty");
+    const Field params = root["params"];
+    recording.options.variant = BeamVariant::authors;
+    recording.options.norm = LengthNorm::gnmt;
+    recording.options.beams = static_cast<uint32_t>(params["num_beams"].integer(1, 256));
+    recording.options.candidates = static_cast<uint32_t>(params["top_k"].integer(1, recording.n_vocab));
+    recording.options.alpha = params["alpha"].number();
+    if (params["min_length"].number() != 5.0) params["min_length"].fail("allowed: 5, of ((5 + L) / 6)^alpha");
+    recording.stop_tokens = read_tokens(params["eos_tokens_id"], recording.n_vocab);
+    for (const Field & step : root["steps"].elements()) {
+        std::vector<RecordedBeam> beams;
+        for (const Field & beam : step["beams"].elements()) beams.push_back(read_beam(beam, recording.n_vocab));
+        if (beams.size() != recording.options.beams) step["beams"].fail("not as many as num_beams");
+        recording.steps.push_back(std::move(beams));
+    }
+    if (recording.steps.empty()) root["steps"].fail("empty");
+    recording.result = read_tokens(root["generated_ids"], recording.n_vocab);
+    return recording;
+}
+
+BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
+    if (n_vocab != recording.n_vocab) {
+        throw Error(ErrorCode::invalid_input, recording.file.string() +
+                                                  ": n_vocab: " + std::to_string(recording.n_vocab) +
+                                                  ", but the model has " + std::to_string(n_vocab));
+    }
+    BeamReplayResult result;
+    ForwardPass pass(model, context_params(recording, n_threads), std::nullopt);
+    BeamCallbacks callbacks;
+    callbacks.on_step = [&](const BeamSearch & search) {
+        const size_t step = result.n_steps++;
+        std::string difference = "the recorded search has ended";
+        if (step < recording.steps.size())
+            difference = compare(search.beams(), recording.steps[step], result.score_difference);
+        if (difference.empty()) return true;
+        if (result.n_states_differing++ == 0) {
+            result.first_state_differing = step;
+            result.first_mismatch = "step " + std::to_string(step) + ": " + difference;
+        }
+        return true;
+    };
+    const auto is_stop = [&](llama_token token) {
+        return std::find(recording.stop_tokens.begin(), recording.stop_tokens.end(), token) !=
+               recording.stop_tokens.end();
+    };
+    const BeamResult found =
+        beam_decode(pass, recording.prompt, recording.steps.size(), recording.options, is_stop, callbacks);
+    if (result.n_states_differing == 0) result.first_state_differing = result.n_steps;
+    result.same_result = !found.hypotheses.empty() && found.hypotheses.front().tokens == recording.result;
+    if (!result.same_result && result.first_mismatch.empty()) result.first_mismatch = "the result is another";
+    return result;
+}
+
+}  // namespace harp::decoding
