@@ -15,6 +15,8 @@
 #include <thread>
 
 #include "bench_text.h"
+#include "decoding/machine.h"
+#include "decoding/spread.h"
 #include "forward/batch_rows.h"
 #include "harp/forward_pass.h"
 #include "llama-cpp.h"
@@ -44,16 +46,8 @@ double seconds_since(Clock::time_point start) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Statistics of rounds
 
-struct Spread {
-    double median = 0, low = 0, high = 0;
-};
-
-Spread spread_of(std::vector<double> values) {
-    if (values.empty()) return {};
-    std::sort(values.begin(), values.end());
-    const size_t n = values.size();
-    return {(values[(n - 1) / 2] + values[n / 2]) / 2, values.front(), values.back()};
-}
+using decoding::Spread;
+using decoding::spread_of;
 
 json to_json(const Spread & s) {
     return {{"median", s.median}, {"min", s.low}, {"max", s.high}};
@@ -345,18 +339,10 @@ class ContextBench {
 // ---------------------------------------------------------------------------------------------------------------------
 // Output
 
-std::string cpu_model() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-    }
-    return "unknown";
-}
-
 json header(const llama_model & model, const Settings & settings) {
     std::array<char, 128> description{};
     llama_model_desc(&model, description.data(), description.size());
-    return {{"cpu", cpu_model()},
+    return {{"cpu", decoding::cpu_model()},
             {"instructions", llama_print_system_info()},
             {"threads", settings.n_threads},
             {"model", description.data()},

@@ -44,7 +44,7 @@ void add_choice(CLI::App & app, const std::string & flag, T & value, const std::
     for (const auto & [name, unused] : names) allowed.push_back(name);
     app.add_option_function<std::string>(
            flag, [&value, &names](const std::string & name) { value = names.at(name); }, help)
-        ->check(CLI::IsMember(allowed))
+        ->check(CLI::IsMember(allowed).description(""))
         ->default_str(name_of(names, value))
         ->group(group);
 }
@@ -114,18 +114,18 @@ void print_beam_summary(Session & session, const FormattedPrompt & prompt, size_
 
 }  // namespace
 
-void BeamFlags::add_to(CLI::App & app) {
+void BeamFlags::add_to(CLI::App & app, bool prints_several) {
     const char * group = "Beam search (instead of sampling; the sampler's flags then have no part)";
     app.add_option("--beams", options.beams, "beams; 1 = no beam search [1..256]")
-        ->check(CLI::Range(1U, static_cast<uint32_t>(llama_max_parallel_sequences())))
+        ->check(CLI::Range(1U, static_cast<uint32_t>(llama_max_parallel_sequences())).description(""))
         ->capture_default_str()
         ->group(group);
     app.add_option("--beam-candidates", options.candidates, "best continuations considered of each beam [1..1000]")
-        ->check(CLI::Range(1U, 1000U))
+        ->check(CLI::Range(1U, 1000U).description(""))
         ->capture_default_str()
         ->group(group);
     app.add_option("--length-penalty", options.alpha, "alpha: above 0 favours longer answers [0..100]")
-        ->check(CLI::Range(0.0, 100.0))
+        ->check(CLI::Range(0.0, 100.0).description(""))
         ->capture_default_str()
         ->group(group);
     add_choice(app, "--length-norm", options.norm, length_norms,
@@ -137,13 +137,23 @@ void BeamFlags::add_to(CLI::App & app) {
                group);
     add_choice(app, "--beam-variant", options.variant, variants,
                "standard, or authors: as the HARP authors' code counts lengths and ends beams", group);
+    if (!prints_several) return;
     app.add_option("--n-best", n_best, "print the best N answers, with scores [1..beams]")
-        ->check(CLI::Range(1U, static_cast<uint32_t>(llama_max_parallel_sequences())))
+        ->check(CLI::Range(1U, static_cast<uint32_t>(llama_max_parallel_sequences())).description(""))
         ->capture_default_str()
         ->group(group);
 }
 
-void BeamFlags::prepare(common_params & params) const {
+void check_sequences(uint32_t beams, const std::optional<Options> & harp) {
+    const size_t streams = harp ? 1 + harp->reframings : 1;
+    if (beams * streams <= llama_max_parallel_sequences()) return;
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("option '--beams': {} beams with {} reframings each are too many; allowed: beams * "
+                            "(1 + reframings) <= {}",
+                            beams, streams - 1, llama_max_parallel_sequences()));
+}
+
+void BeamFlags::prepare(common_params & params, const std::optional<Options> & harp) const {
     if (n_best > options.beams) {
         throw Error(
             ErrorCode::invalid_option,
@@ -151,6 +161,7 @@ void BeamFlags::prepare(common_params & params) const {
     }
     if (!is_on()) return;
     decoding::validate(options);
+    check_sequences(options.beams, harp);
     if (!common_grammar_value(params.sampling.grammar).empty()) {
         throw Error(ErrorCode::invalid_option,
                     "option '--grammar' or '--json-schema': beam search knows no grammar; leave out --beams");

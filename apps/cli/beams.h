@@ -13,12 +13,16 @@ struct BeamFlags {
     decoding::BeamOptions options = {.beams = 1};
     uint32_t n_best = 1;
 
-    void add_to(CLI::App & app);
+    /// @param prints_several with --n-best
+    void add_to(CLI::App & app, bool prints_several);
     [[nodiscard]] bool is_on() const noexcept { return options.beams > 1; }
     /// Gives the context its sequences, with shared cells, before the session is made.
     /// @throws Error{invalid_option} also where a flag cannot be combined with beams
-    void prepare(common_params & params) const;
+    void prepare(common_params & params, const std::optional<Options> & harp) const;
 };
+
+/// @throws Error{invalid_option} if beams and their twins are more sequences than llama.cpp has
+void check_sequences(uint32_t beams, const std::optional<Options> & harp);
 
 /// Searches and prints: text, or one JSON object. @return the exit code
 [[nodiscard]] int generate_beams(Session & session, const FormattedPrompt & prompt,

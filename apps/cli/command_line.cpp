@@ -206,7 +206,11 @@ void CommandLine::parse_llama_flags(common_params & params) {
     const bool parsed =
         common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, llama_flags_of);
     common_log_set_verbosity_thold(params.verbosity);
-    if (parsed) return;
+    if (parsed) {
+        // remarks, and failures to open files that we name ourselves
+        if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
+        return;
+    }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";
     throw Error(ErrorCode::invalid_option, fmt::format("{} (--help-llama explains the flags of llama.cpp)", reason));
 }

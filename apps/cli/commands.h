@@ -3,6 +3,7 @@
 
 namespace harp::cli {
 
+int bench_command(int argc, char ** argv);
 int generate_command(int argc, char ** argv);
 int chat_command(int argc, char ** argv);
 int compare_command(int argc, char ** argv);

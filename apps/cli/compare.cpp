@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "commands.h"
-#include "harp/registration.h"
 #include "interrupt.h"
 #include "report.h"
 #include "session.h"
@@ -182,7 +181,7 @@ int compare_command(int argc, char ** argv) {
     Session session(params, options);
     const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
     const auto tokens = session.tokenize(prompt.text, prompt.is_chat);
-    ForwardPass & vanilla_pass = *find_pass(session.add_pass(std::nullopt));
+    ForwardPass & vanilla_pass = session.add_pass(std::nullopt);
     const Answer vanilla = run(session, vanilla_pass, tokens, "vanilla");
     const Answer harp = run(session, session.pass(), tokens, "HARP");
 

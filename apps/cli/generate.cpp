@@ -69,7 +69,7 @@ int generate_command(int argc, char ** argv) {
                         "write one JSON line a step: token, entropy, top candidates of each pass");
     line.app.add_flag("--json", as_json, "print one JSON object at the end instead of text");
     BeamFlags beams;
-    beams.add_to(line.app);
+    beams.add_to(line.app, /*prints_several=*/true);
     PauseFlags pause;
     pause.add_to(line.app);
     line.harp.add_to(line.app);
@@ -77,7 +77,7 @@ int generate_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     const std::string prompt_text = read_prompt(line, params);
-    beams.prepare(params);
+    beams.prepare(params, options);
     if (beams.is_on() && !trace_path.empty())
         throw Error(ErrorCode::invalid_option,
                     "option '--trace': not with --beams; --json has the records of each token");

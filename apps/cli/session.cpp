@@ -126,21 +126,27 @@ void Session::ContextDeleter::operator()(llama_context * context) const {
     harp_free(context);
 }
 
-llama_context * Session::add_pass(const std::optional<Options> & options) {
+ForwardPass & Session::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
     set_default_options(options);
-    llama_context * context = harp_init_from_model(init_->model(), common_context_params_to_llama(params_));
-    if (context == nullptr) throw Error(ErrorCode::decode_failed, harp_last_error());
+    llama_context_params context_params = common_context_params_to_llama(params_);
+    context_params.n_seq_max = n_sequences;
+    context_params.kv_unified = context_params.kv_unified || n_sequences > 1;
+    (void)FirstLlamaError::take();
+    llama_context * context = harp_init_from_model(init_->model(), context_params);
+    if (context == nullptr) {
+        throw Error(ErrorCode::decode_failed, fmt::format("{}: {}", harp_last_error(), FirstLlamaError::take()));
+    }
     extra_contexts_.emplace_back(context);
     llama_set_abort_callback(context, abort_if_interrupted, nullptr);
-    return context;
+    return *find_pass(context);
 }
 
-common_sampler_ptr Session::new_sampler() {
-    const bool has_grammar = !common_grammar_value(params_.sampling.grammar).empty();
+common_sampler_ptr Session::new_sampler(common_params_sampling sampling) {
+    const bool has_grammar = !common_grammar_value(sampling.grammar).empty();
     std::string reason;
     CapturedStderr captured;
     try {
-        common_sampler_ptr sampler(common_sampler_init(init_->model(), params_.sampling));
+        common_sampler_ptr sampler(common_sampler_init(init_->model(), sampling));
         if (sampler) return sampler;
     } catch (const std::exception & error) {
         reason = error.what();

@@ -26,10 +26,12 @@ class Session {
     [[nodiscard]] const common_params & params() const { return params_; }
     [[nodiscard]] const std::optional<Options> & options() const { return options_; }
 
-    /// A second pass on the same model with other options, for comparisons.
-    [[nodiscard]] llama_context * add_pass(const std::optional<Options> & options);
+    /// Another pass on the same model with other options, for comparisons.
+    /// @param n_sequences of it; several share one KV cache
+    [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
     /// A sampler as the flags describe it, seeded anew.
-    [[nodiscard]] common_sampler_ptr new_sampler();
+    [[nodiscard]] common_sampler_ptr new_sampler() { return new_sampler(params_.sampling); }
+    [[nodiscard]] common_sampler_ptr new_sampler(common_params_sampling sampling);
     /// The seed of all its samplers: --seed, or a random one drawn once.
     [[nodiscard]] uint32_t sampler_seed() const { return params_.sampling.seed; }
 

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import xml.dom.minidom
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,8 @@ SHARED = Path(os.environ.get("HARP_SHARED_DATA") or ROOT.parent / "shared/data")
 MODELS = Path(os.environ.get("HARP_TEST_MODELS") or ROOT / ".deps/models")
 TINY = SHARED / "models/stories260K/stories260K-f32.gguf"
 SMOL = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
+MAMBA = MODELS / "random-mamba.gguf"
+LOOKUP = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "5"]
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 OPTIONS = ["threshold", "beta", "perturbation", "strength", "reframings", "schedule", "redraw", "scope", "seed"]
@@ -666,6 +669,219 @@ class OtherCommands(CliTest):
         self.assertEqual(data["harp"]["options"]["beta"], 0.25)
         self.assertEqual(data["model"]["vocabulary"], 512)
         self.assertIn("self-check", self.assert_ok(harp("info", "-m", str(TINY))).out)
+
+
+@needs_tiny
+class Beams(CliTest):
+    def beams(self, *flags):
+        return json.loads(self.assert_ok(generate("-n", "24", "--beams", "3", "--n-best", "3", "--json", *flags)).out)
+
+    def test_json(self):
+        data = self.beams("--harp-threshold", "0.5")
+        scores = [h["score"] for h in data["hypotheses"]]
+        self.assertEqual(len(scores), 3)
+        self.assertEqual(scores, sorted(scores, reverse=True))
+        for h in data["hypotheses"]:
+            length = len(h["tokens"])
+            self.assertAlmostEqual(h["score"], h["log_probability"] / ((5 + length) / 6) ** 1.2, places=6)
+            self.assertEqual(h["text"], "".join(token["text"] for token in h["tokens"]))
+        self.assertEqual(data["text"], data["hypotheses"][0]["text"])
+        self.assertGreater(data["statistics"]["hesitations"], 0)
+        self.assertEqual(data["beam_search"]["beams"], 3)
+
+    def test_schedules_agree_and_off_is_another(self):
+        texts = {self.beams("--harp-schedule", schedule)["text"] for schedule in ["lazy", "fused", "auto"]}
+        self.assertEqual(len(texts), 1)
+        off = self.beams("--harp-off")
+        self.assertEqual(off["harp"], {"enabled": False})
+        self.assertNotIn(off["text"], texts)
+        self.assertEqual(off["hypotheses"], self.beams("--harp-threshold", "inf")["hypotheses"])
+
+    def test_text(self):
+        result = self.assert_ok(generate("-n", "12", "--beams", "2", "--n-best", "2"))
+        self.assertEqual(len(re.findall(r"(?m)^\[[12]\] score -", result.out)), 2, result)
+        self.assertIn("length penalty 1.2", result.err)
+        self.assertNotIn("[1]", self.assert_ok(generate("-n", "12", "--beams", "2")).out)
+
+    def test_faults(self):
+        for flags, names in {
+            ("--beams", "0"): ["--beams", "0", "256"],
+            ("--beams", "300"): ["--beams", "300"],
+            ("--beams", "3", "--length-penalty", "-1"): ["--length-penalty", "-1"],
+            ("--beams", "3", "--beam-candidates", "0"): ["--beam-candidates"],
+            ("--beams", "3", "--early-stopping", "soon"): ["--early-stopping", "soon", "heuristic"],
+            ("--beams", "3", "--n-best", "4"): ["--n-best", "4", "3"],
+            ("--beams", "200", "--harp-reframings", "2"): ["256"],
+            ("--beams", "3", "--grammar", 'root ::= "a"'): ["--grammar"],
+            ("--beams", "3", "--trace", "t.jsonl"): ["--trace"],
+            ("--beams", "3", *LOOKUP): ["--beams", "--spec-type"],
+            ("--beams", "3", "-n", "0"): ["-n"],
+            ("--beams", "3", "-c", "256", "-n", "200"): ["-c", "256"],
+        }.items():
+            with self.subTest(flags=flags):
+                self.assert_fault(generate(*flags), USAGE, *names)
+
+
+@needs_tiny
+class Speculation(CliTest):
+    def same(self, *flags, speculate=LOOKUP, n="120"):
+        """The run with speculation, whose tokens must be those of the run without."""
+        common = ["-n", n, "--json", *flags]
+        with_draft = json.loads(self.assert_ok(generate(*common, *speculate)).out)
+        without = json.loads(self.assert_ok(generate(*common)).out)
+        self.assertIsNone(without["speculation"])
+        self.assertEqual([t["id"] for t in with_draft["tokens"]], [t["id"] for t in without["tokens"]])
+        self.assertEqual([t["hesitated"] for t in with_draft["tokens"]], [t["hesitated"] for t in without["tokens"]])
+        self.assertGreater(with_draft["speculation"]["drafted"], 0)
+        return with_draft["speculation"]
+
+    def test_lookup_gives_the_same_tokens(self):
+        for schedule in ["lazy", "fused", "auto"]:
+            for redraw in ["0", "3"]:
+                with self.subTest(schedule=schedule, redraw=redraw):
+                    self.same("--temp", "0", "--harp-schedule", schedule, "--harp-redraw", redraw)
+        self.same("--temp", "0", "--harp-scope", "generated")
+        self.same("--temp", "0", "--harp-reframings", "2")
+        self.assertGreater(self.same("--temp", "0", "--harp-off")["accepted"], 0)
+
+    def test_sampling_gives_the_same_tokens(self):
+        # one random number a token, whatever was drafted: the same seed gives the same text, hence the same distribution
+        for seed in range(8):
+            self.same("--temp", "0.8", "--seed", str(seed), "--harp-schedule", "lazy")
+
+    def test_draft_model(self):
+        draft = ["-md", str(TINY), "--spec-draft-n-max", "4"]
+        speculation = self.same("--temp", "0", "--harp-off", speculate=draft)
+        self.assertGreater(speculation["accepted"], 0.9 * speculation["drafted"])  # it is the target itself
+        self.assertGreater(self.same("--temp", "0", speculate=draft)["accepted"], 0)
+        self.same("--temp", "0.8", "--seed", "3", speculate=draft)
+
+    def test_to_the_end_of_the_context(self):
+        for flags in (["-c", "256", "--ignore-eos"], ["-c", "256", "--ignore-eos", "--harp-off"], ["-b", "3"]):
+            self.same("--temp", "0", *flags, n="400")
+
+    def test_trace_has_each_token_once(self):
+        trace = self.folder / "t.jsonl"
+        result = self.assert_ok(generate("-n", "80", "--temp", "0", "--harp-threshold", "0.8", "--trace", str(trace), *LOOKUP))
+        lines = self.assert_whole_json_lines(trace)
+        self.assertEqual("".join(line["text"] for line in lines).strip(), result.out.strip())
+        for line in lines:
+            self.assertEqual(line["entropy"] > 0.8, line["hesitated"], line)
+            self.assertEqual(line["token"], line["mixed"][0]["id"])
+            self.assertEqual("reframed" in line, line["hesitated"])
+
+    def test_chat_over_several_turns(self):
+        turns = "Once upon a time.\nOnce upon a time there was.\n/clear\nOnce upon a time.\n".encode()
+        flags = ["chat", "-m", str(TINY), "-n", "60", "--temp", "0", "-c", "512"]
+        self.assertEqual(self.assert_ok(harp(*flags, *LOOKUP, stdin=turns)).out, self.assert_ok(harp(*flags, stdin=turns)).out)
+
+    def test_summary(self):
+        self.assertRegex(self.assert_ok(generate("-n", "60", "--temp", "0", *LOOKUP)).err, r"speculation: \d+ of \d+ drafted")
+
+    def test_faults(self):
+        self.assert_fault(generate("-md", str(self.folder / "no.gguf")), USAGE, "draft model", "no such file")
+        self.assert_fault(generate("--spec-type", "magic"), USAGE, "--spec-type", "magic")
+        for command in ["score", "compare"]:
+            self.assert_fault(harp(command, "-m", str(TINY), "-p", "x y z", *LOOKUP), USAGE, "--spec-type")
+        if SMOL.is_file():
+            self.assert_fault(generate("-md", str(SMOL)), USAGE, "draft model", SMOL.name, "vocab")
+        if MAMBA.is_file():
+            self.assert_fault(generate(*LOOKUP, model=MAMBA), FAILURE, "recurrent")
+
+
+@needs_tiny
+class Pause(CliTest):
+    def test_appends_tokens_to_the_prompt(self):
+        runs = [json.loads(self.assert_ok(generate("-n", "4", "--temp", "0", "--json", *flags)).out)
+                for flags in ([], ["--pause", "7"], ["--pause", "2", "--pause-text", "and so"])]
+        n = [run["prompt"]["tokens"] for run in runs]
+        self.assertGreater(n[1], n[0])
+        self.assertEqual((n[1] - n[0]) % 7, 0)  # a pause text may be several tokens
+        self.assertEqual((n[2] - n[0]) % 2, 0)
+        self.assertEqual(len({run["text"] for run in runs}), 3)
+
+    def test_faults(self):
+        self.assert_fault(generate("--pause", "-1"), USAGE, "--pause")
+        self.assert_fault(generate("--pause", "3", "--pause-text", ""), USAGE, "--pause-text")
+
+
+@needs_tiny
+class Bench(CliTest):
+    def bench(self, *flags):
+        return json.loads(self.assert_ok(harp("bench", "-m", str(TINY), "-n", "12", "--rounds", "2", "--json", *flags, *(
+            [] if "--n-prompts" in flags else ["--n-prompts", "2"]))).out)
+
+    def test_json(self):
+        data = self.bench("-md", str(TINY))
+        methods = {method["name"]: method for method in data["methods"]}
+        self.assertEqual(list(methods), ["vanilla", "harp", "harp-lazy", "harp-fused", "beam", "harp-beam", "lookup", "harp-lookup", "draft", "harp-draft"])
+        for method in methods.values():
+            for figure in ["steps_per_second", "step_time_relative_to_vanilla", "total_time_relative_to_vanilla", "first_token_seconds"]:
+                spread = method[figure]
+                self.assertTrue(0 < spread["min"] <= spread["median"] <= spread["max"], method)
+        self.assertEqual(methods["vanilla"]["step_time_relative_to_vanilla"]["median"], 1)
+        self.assertNotIn("hesitation_share", methods["vanilla"])
+        self.assertTrue(0 < methods["harp"]["hesitation_share"] <= 1)
+        self.assertEqual(methods["harp"]["cache_bytes"], 2 * methods["vanilla"]["cache_bytes"])
+        for name in ["lookup", "harp-lookup", "draft", "harp-draft"]:
+            self.assertEqual(methods[name]["same_tokens"]["prompts"], 2, methods[name])
+        self.assertGreater(methods["draft"]["acceptance"], 0.9)
+        self.assertEqual((data["rounds"], data["prompts"], data["tokens_each"], data["complete"]), (2, 2, 12, True))
+        self.assertEqual(data["harp"]["threshold"], 1)
+
+    def test_all_methods_and_their_references(self):
+        data = self.bench("--methods", "harp-lookup,harp-redraw1,nucleus,harp-nucleus,pause")
+        self.assertEqual([m["name"] for m in data["methods"]], ["vanilla", "harp", "harp-redraw1", "nucleus", "harp-nucleus", "harp-lookup", "pause"])
+
+    def test_outputs(self):
+        plot = self.folder / "plot.svg"
+        flags = ["bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--n-prompts", "1", "--methods", "harp"]
+        result = self.assert_ok(harp(*flags, "--plot", str(plot), "--baseline", "true"))
+        for text in ["vanilla", "harp", "x vanilla", "baseline `true`"]:
+            self.assertIn(text, result.out)
+        self.assertNotIn("\033", result.out + result.err)
+        svg = xml.dom.minidom.parse(str(plot))
+        self.assertEqual(svg.documentElement.tagName, "svg")
+        markdown = self.assert_ok(harp(*flags, "--markdown")).out
+        self.assertIn("| method |", markdown)
+        self.assertIn("harp: threshold=1", markdown)
+
+    def test_prompts_from_a_file(self):
+        prompts = self.folder / "prompts.jsonl"
+        prompts.write_text('{"question": "Once?"}\n\nOnce upon a time\n{"text": "The dog"}\n')
+        self.assertEqual(self.bench("--prompts", str(prompts), "--methods", "vanilla", "--n-prompts", "9")["prompts"], 3)
+
+    def test_faults(self):
+        bad = self.folder / "bad.jsonl"
+        bad.write_text('{"answer": 1}\n')
+        empty = self.folder / "empty.txt"
+        empty.write_text("\n")
+        for flags, names in {
+            ("--methods", "magic"): ["--methods", "magic", "harp-beam"],
+            ("--methods", "draft"): ["--methods", "draft", "-md"],
+            ("--rounds", "0"): ["--rounds", "0"],
+            ("-n", "1"): ["-n", "1"],
+            ("--prompts", str(self.folder / "no")): ["prompts", "no"],
+            ("--prompts", str(bad)): [str(bad), "line 1", "question"],
+            ("--prompts", str(empty)): ["empty"],
+            ("--harp-off",): ["--harp-off"],
+            ("--baseline", "exit 3", "--rounds", "1", "--methods", "vanilla"): ["--baseline", "exit 3", "3"],
+            ("-c", "64", "-n", "300"): ["-c", "256"],
+        }.items():
+            with self.subTest(flags=flags):
+                self.assert_fault(harp("bench", "-m", str(TINY), *flags), USAGE, *names)
+        self.assert_fault(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--methods", "vanilla", "--plot", "/dev/full"),
+                          FAILURE, "/dev/full", output=True)
+
+    def test_interrupt_reports_the_rounds_that_are_complete(self):
+        terminal = self.terminal("bench", "-m", str(TINY), "-n", "60", "--rounds", "1000", "--methods", "harp", "--json", streams=["stderr"])
+        terminal.wait_for(r"round [3-9] of")
+        terminal.process.send_signal(signal.SIGINT)
+        result = terminal.finish()
+        self.assertEqual(result.code, INTERRUPTED, result)
+        data = json.loads(result.out)
+        self.assertFalse(data["complete"])
+        self.assertTrue(2 <= data["rounds"] < 1000)
 
 
 @needs_smol

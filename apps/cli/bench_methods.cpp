@@ -1,0 +1,162 @@
+#include "bench_methods.h"
+
+#include <chrono>
+
+#include "common.h"
+#include "decoding/beam_decoder.h"
+#include "decoding/generate.h"
+#include "interrupt.h"
+
+namespace harp::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Draft = BenchKind::Draft;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::optional<Options> options_of(const BenchKind & kind, const Options & base) {
+    if (!kind.hesitates) return std::nullopt;
+    Options options = base;
+    if (kind.schedule) options.schedule = *kind.schedule;
+    if (kind.redraw) options.redraw = *kind.redraw;
+    return options;
+}
+
+/// The flags' speculation, or for a look-up that they do not describe a short one: 3 tokens found again, 8 proposed.
+common_params with_draft(common_params params, Draft draft) {
+    params.n_parallel = 1;
+    auto & speculation = params.speculative;
+    if (draft == Draft::lookup) {
+        const bool is_described =
+            speculation.types.size() > 1 ||
+            (!speculation.types.empty() && speculation.types.front() != COMMON_SPECULATIVE_TYPE_NONE);
+        speculation.draft.mparams = {};
+        if (!is_described) {
+            speculation.types = {COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE};
+            speculation.ngram_simple.size_n = 3;
+            speculation.ngram_simple.size_m = 8;
+        }
+    } else {
+        speculation.types = {COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE};
+    }
+    return params;
+}
+
+}  // namespace
+
+const std::vector<BenchKind> & bench_kinds() {
+    static const std::vector<BenchKind> kinds = {
+        {.name = "vanilla", .meaning = "greedy, HARP off: plain llama.cpp"},
+        {.name = "harp", .meaning = "greedy with HARP, as the --harp- flags say", .hesitates = true},
+        {.name = "harp-lazy", .meaning = "schedule lazy", .hesitates = true, .schedule = Schedule::lazy},
+        {.name = "harp-fused", .meaning = "schedule fused", .hesitates = true, .schedule = Schedule::fused},
+        {.name = "harp-redraw1",
+         .meaning = "new masks at each hesitation: the paper to the letter",
+         .hesitates = true,
+         .redraw = 1},
+        {.name = "nucleus", .meaning = "sampling with the sampler's flags, HARP off", .samples = true},
+        {.name = "harp-nucleus", .meaning = "the same with HARP", .hesitates = true, .samples = true},
+        {.name = "beam", .meaning = "beam search, HARP off", .beams = true},
+        {.name = "harp-beam", .meaning = "beam search with HARP", .hesitates = true, .beams = true},
+        {.name = "lookup",
+         .meaning = "speculation by look-up of n-grams, HARP off",
+         .draft = Draft::lookup,
+         .reference = "vanilla"},
+        {.name = "harp-lookup",
+         .meaning = "the same with HARP",
+         .hesitates = true,
+         .draft = Draft::lookup,
+         .reference = "harp"},
+        {.name = "draft",
+         .meaning = "speculation by a draft model (-md), HARP off",
+         .draft = Draft::model,
+         .reference = "vanilla"},
+        {.name = "harp-draft",
+         .meaning = "the same with HARP",
+         .hesitates = true,
+         .draft = Draft::model,
+         .reference = "harp"},
+        {.name = "pause", .meaning = "10 pause tokens before the answer, HARP off", .pause = 10},
+    };
+    return kinds;
+}
+
+BenchMethod::BenchMethod(Session & session, const BenchKind & kind, const Settings & settings)
+    : kind_(kind),
+      settings_(settings),
+      session_(session),
+      pass_(session.add_pass(options_of(kind, settings.options), kind.beams ? settings.beams.beams : 1)),
+      sampling_(session.params().sampling) {
+    if (!kind.samples) sampling_.temp = 0;
+    sampling_.logit_bias.insert(sampling_.logit_bias.end(), sampling_.logit_bias_eog.begin(),
+                                sampling_.logit_bias_eog.end());
+    if (kind.draft != Draft::none) drafter_ = decoding::Drafter::make(pass_, with_draft(session.params(), kind.draft));
+}
+
+BenchRun BenchMethod::run(const std::vector<llama_token> & prompt) {
+    std::vector<llama_token> tokens = prompt;
+    const auto pause = common_tokenize(&session_.vocab(), ".", /*add_special=*/false);
+    for (uint32_t i = 0; i < kind_.pause; ++i) tokens.insert(tokens.end(), pause.begin(), pause.end());
+    return kind_.beams ? run_beams(tokens) : run_sampling(tokens);
+}
+
+/// What has happened since `before`, when the prompt was there.
+void BenchMethod::count(const Statistics & before, BenchRun & run) const {
+    const Statistics & now = pass_.statistics();
+    run.n_judged = now.steps - before.steps;
+    run.n_hesitations = now.hesitations - before.hesitations;
+    run.n_twin_rows = now.second_pass_rows - before.second_pass_rows;
+}
+
+BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
+    BenchRun run;
+    const auto start = Clock::now();
+    Statistics before;
+    decoding::BeamCallbacks callbacks;
+    callbacks.on_step = [&](const decoding::BeamSearch &) {
+        if (run.n_steps++ == 0) {
+            run.first_token_seconds = seconds_since(start);
+            before = pass_.statistics();
+        }
+        return !interrupt_requested;
+    };
+    const auto never_ends = [](llama_token) { return false; };
+    const auto result =
+        decoding::beam_decode(pass_, prompt, settings_.n_predict, settings_.beams, never_ends, callbacks);
+    if (result.is_interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    run.prompt_seconds = result.prompt_seconds;
+    run.decode_seconds = result.seconds;
+    run.tokens = result.hypotheses.front().tokens;
+    count(before, run);
+    return run;
+}
+
+BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
+    BenchRun run;
+    const auto start = Clock::now();
+    const common_sampler_ptr sampler = session_.new_sampler(sampling_);
+    pass_.memory_clear(false);
+    decoding::Generator generator(pass_, *sampler, drafter_.get());
+    generator.set_prompt(prompt);
+    // at the first hesitation the twins would read the prompt: here at once, so that it counts as the prompt's
+    if (kind_.hesitates) pass_.prepare_twins(0);
+    run.prompt_seconds = seconds_since(start);
+    const Statistics before = pass_.statistics();
+    const auto result =
+        generator.generate({static_cast<int>(settings_.n_predict), {}}, [&](const decoding::GeneratedToken & token) {
+            if (run.tokens.empty()) run.first_token_seconds = seconds_since(start);
+            run.tokens.push_back(token.id);
+            return !interrupt_requested;
+        });
+    if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    count(before, run);
+    run.n_steps = run.tokens.size();
+    run.decode_seconds = result.seconds;
+    return run;
+}
+
+}  // namespace harp::cli

@@ -1,0 +1,71 @@
+// harp bench: the methods that are measured beside each other, and one measurement of one.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "decoding/beam_search.h"
+#include "decoding/drafter.h"
+#include "session.h"
+
+namespace harp::cli {
+
+/// What is measured, as --methods names it.
+struct BenchKind {
+    std::string name;
+    std::string meaning;
+    bool hesitates = false;                           ///< HARP on
+    std::optional<Schedule> schedule = std::nullopt;  ///< instead of the one of the flags
+    std::optional<uint32_t> redraw = std::nullopt;    ///< likewise
+    bool beams = false;                               ///< beam search
+    enum class Draft { none, lookup, model } draft = Draft::none;
+    bool samples = false;        ///< nucleus sampling; otherwise greedy
+    uint32_t pause = 0;          ///< pause tokens before the answer
+    std::string reference = {};  ///< the method whose tokens it must give, if there is one
+};
+[[nodiscard]] const std::vector<BenchKind> & bench_kinds();
+
+/// One prompt answered once.
+struct BenchRun {
+    std::vector<llama_token> tokens;
+    size_t n_steps = 0;         ///< of decoding: tokens, or steps of a beam search
+    double prompt_seconds = 0;  ///< the prompt, its twins' included
+    double first_token_seconds = 0;
+    double decode_seconds = 0;  ///< from the prompt's end to the last token
+    // of decoding, the prompt's last row and the twins' reading of the prompt not counted
+    uint64_t n_judged = 0, n_hesitations = 0, n_twin_rows = 0;
+};
+
+/// A method with the context, sampler and drafter it runs on. Contexts of all methods live side by side, so that rounds can be
+/// interleaved.
+class BenchMethod {
+  public:
+    struct Settings {
+        Options options;  ///< of HARP
+        decoding::BeamOptions beams;
+        size_t n_predict = 64;  ///< tokens of each answer, exactly: the model's end of text is not taken as one
+    };
+    /// @throws what Session::add_pass and Drafter::make throw
+    BenchMethod(Session & session, const BenchKind & kind, const Settings & settings);
+
+    [[nodiscard]] const BenchKind & kind() const noexcept { return kind_; }
+    [[nodiscard]] BenchRun run(const std::vector<llama_token> & prompt);
+    [[nodiscard]] ForwardPass & pass() noexcept { return pass_; }
+    [[nodiscard]] const decoding::Drafter * drafter() const noexcept { return drafter_.get(); }
+
+  private:
+    void count(const Statistics & before, BenchRun & run) const;
+    BenchRun run_beams(const std::vector<llama_token> & prompt);
+    BenchRun run_sampling(const std::vector<llama_token> & prompt);
+
+    BenchKind kind_;
+    Settings settings_;
+    Session & session_;
+    ForwardPass & pass_;
+    common_params_sampling sampling_;
+    std::unique_ptr<decoding::Drafter> drafter_;
+};
+
+}  // namespace harp::cli
