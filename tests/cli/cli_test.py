@@ -753,7 +753,10 @@ class Speculation(CliTest):
         draft = ["-md", str(TINY), "--spec-draft-n-max", "4"]
         speculation = self.same("--temp", "0", "--harp-off", speculate=draft)
         self.assertGreater(speculation["accepted"], 0.9 * speculation["drafted"])  # it is the target itself
-        self.assertGreater(self.same("--temp", "0", speculate=draft)["accepted"], 0)
+        # with HARP the draft is right where the target does not hesitate, and often else: it has to follow rejections
+        speculation = self.same("--temp", "0", speculate=draft)
+        self.assertGreater(speculation["accepted"], 0.3 * speculation["drafted"])
+        self.assertGreaterEqual(speculation["accepted"] + speculation["batches"], 118)  # of 120: a draft in every batch
         self.same("--temp", "0.8", "--seed", "3", speculate=draft)
 
     def test_to_the_end_of_the_context(self):

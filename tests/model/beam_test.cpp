@@ -175,6 +175,18 @@ TEST(Beams, DecodeOnlyWhatGoesOn) {
     EXPECT_LT(result.n_rows, (result.n_steps - 1) * beams.beams);
 }
 
+TEST(Beams, TwinsShareThePromptToo) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    Options options;
+    options.schedule = Schedule::fused;
+    std::vector<llama_token> prompt = once;
+    for (int i = 0; i < 20; ++i) prompt.insert(prompt.end(), once.begin() + 1, once.end());
+    ForwardPass pass(model, beam_context(4), options);
+    const BeamResult result = beam_decode(pass, prompt, 12, {.beams = 4}, never_ends);
+    // each row of a beam has its twin row, and the prompt was read once by one twin
+    EXPECT_EQ(pass.statistics().second_pass_rows, prompt.size() + result.n_rows);
+}
+
 TEST(Beams, PromptInSeveralBatches) {
     HARP_REQUIRE_MODEL(model, stories260k());
     llama_context_params params = beam_context(3);

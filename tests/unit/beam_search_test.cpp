@@ -184,6 +184,28 @@ TEST(BeamSearch, EarlyStoppingRules) {
     EXPECT_EQ(steps_until_done(options, 30), 30U);
 }
 
+TEST(BeamSearch, OnlyNeverLooksAtTheFullLength) {
+    BeamOptions options;
+    options.beams = 2;
+    options.candidates = 4;
+    options.norm = LengthNorm::length;
+    options.alpha = 1.0;
+    const auto steps = [&](EarlyStopping rule) {
+        options.early_stopping = rule;
+        size_t longest = 0;
+        (void)search_on(options, 30, [&](const auto & prefix) {
+            longest = std::max(longest, prefix.size() + 1);
+            if (prefix.empty()) return probabilities({0, 0.45, 0.55, 0});
+            if (prefix.size() == 1) return probabilities({0, 0.6, 0.3, 0.1});
+            return probabilities({0, 0.001, 0.998, 0.001});
+        });
+        return longest;
+    };
+    // finished ln(0.45) / 1 = -0.80 and ln(0.55 * 0.6) / 2 = -0.55; running ln(0.55 * 0.3) / 2 = -0.90, but / 30 = -0.06
+    EXPECT_EQ(steps(EarlyStopping::heuristic), 2U);
+    EXPECT_EQ(steps(EarlyStopping::never), 30U);
+}
+
 TEST(BeamSearch, AnEndBelowTheBestBeamsIsNoHypothesis) {
     BeamOptions options;
     options.beams = 2;
