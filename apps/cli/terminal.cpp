@@ -133,7 +133,9 @@ void TokenPrinter::finish() {
 }
 
 void ProgressLine::show(const std::string & text) {
-    if (!is_terminal(stderr)) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (!is_terminal(stderr) || (is_shown_ && now - shown_at_ < std::chrono::milliseconds(100))) return;
+    shown_at_ = now;
     fmt::print(stderr, "\r\033[K{}", text);
     std::fflush(stderr);
     is_shown_ = true;

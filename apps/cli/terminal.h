@@ -1,6 +1,7 @@
 // What a person sees: colour on a terminal and none elsewhere, text streamed in whole UTF-8 characters, progress on stderr.
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -46,7 +47,7 @@ class TokenPrinter {
     bool at_line_start_ = true;
 };
 
-/// One line of progress on stderr, rewritten in place; nothing where stderr is no terminal.
+/// One line of progress on stderr, rewritten in place, ten times a second at most; nothing where stderr is no terminal.
 class ProgressLine {
   public:
     ~ProgressLine() { clear(); }
@@ -55,6 +56,7 @@ class ProgressLine {
 
   private:
     bool is_shown_ = false;
+    std::chrono::steady_clock::time_point shown_at_;
 };
 
 }  // namespace harp::cli

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <numeric>
 
 #include "method/entropy.h"
 
@@ -22,15 +21,26 @@ void validate(const BeamOptions & options) {
 }
 
 std::vector<BeamCandidate> top_candidates(std::span<const float> logits, size_t k) {
-    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
-    std::vector<llama_token> ids(logits.size());
-    std::iota(ids.begin(), ids.end(), 0);
-    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(k, ids.size()));
     const auto logit = [&](llama_token token) { return logits[static_cast<size_t>(token)]; };
-    std::partial_sort(ids.begin(), end, ids.end(),
-                      [&](llama_token a, llama_token b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; });
+    const auto is_better = [&](llama_token a, llama_token b) {
+        return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+    };
+    // a heap of the k best so far with the worst on top: nearly all tokens cost one comparison with it
+    std::vector<llama_token> best;
+    best.reserve(k + 1);
+    const auto n_vocab = static_cast<llama_token>(logits.size());
+    for (llama_token token = 0; token < n_vocab; ++token) {
+        if (best.size() == k && !(logit(token) > logit(best.front()))) continue;
+        best.push_back(token);
+        std::push_heap(best.begin(), best.end(), is_better);
+        if (best.size() <= k) continue;
+        std::pop_heap(best.begin(), best.end(), is_better);
+        best.pop_back();
+    }
+    std::sort(best.begin(), best.end(), is_better);
+    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
     std::vector<BeamCandidate> result;
-    for (auto it = ids.begin(); it != end; ++it) result.push_back({*it, static_cast<double>(logit(*it)) - log_sum_exp});
+    for (const llama_token token : best) result.push_back({token, static_cast<double>(logit(token)) - log_sum_exp});
     return result;
 }
 

@@ -1,0 +1,25 @@
+// Quantises a GGUF model: llama.cpp's quantiser behind three arguments, for models that are measured.
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "llama.h"
+
+int main(int argc, char ** argv) {
+    const std::map<std::string, llama_ftype> types = {
+        {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},   {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0}, {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},
+        {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"F16", LLAMA_FTYPE_MOSTLY_F16},
+    };
+    const auto type = argc == 4 ? types.find(argv[3]) : types.end();
+    if (type == types.end()) {
+        std::fprintf(stderr, "usage: quantize_model INPUT.gguf OUTPUT.gguf Q8_0|Q4_0|Q4_1|Q4_K|F16\n");
+        return 2;
+    }
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype = type->second;
+    if (llama_model_quantize(argv[1], argv[2], &params) != 0) {
+        std::fprintf(stderr, "quantize_model: '%s' could not be quantised (see above)\n", argv[1]);
+        return 1;
+    }
+    return 0;
+}
