@@ -448,8 +448,8 @@ class Interrupts(CliTest):
     def test_within_one_large_batch(self):
         terminal = self.terminal("generate", "-m", str(SMOL), "-c", "8192", "-b", "8192", "-p", "The cat sat on the mat. " * 700,
                                  streams=["stderr"])
-        terminal.wait_for(r"loading the model 100")
-        time.sleep(1.5)  # well past loading, well before the end of some 5000 tokens twice
+        terminal.wait_for(r"loading the model")
+        time.sleep(2)  # well past loading, well before the end of some 5000 tokens twice
         terminal.process.send_signal(signal.SIGINT)
         self.assert_interrupted(terminal)
 
@@ -905,24 +905,24 @@ class Talking(CliTest):
         self.assertEqual(len(result.out.strip().split("\n\n")[0]) > 0, True)
 
     def test_off(self):
-        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--harp-off", stdin=b"/options\n/set beta 1\nHello.\n"))
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "--harp-off", stdin=b"/options\n/set beta 1\nHello.\n"))
         self.assertIn("off", result.err)
         self.assertIn("--harp-off", result.err)
 
     def test_invalid_utf8_line(self):
-        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", stdin=b"a\xffb\nHello.\n"))
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", stdin=b"a\xffb\nHello.\n"))
         self.assertIn("not valid UTF-8", result.err)
         self.assertIn("[4 tokens", result.err)
 
     def test_too_long_a_line_does_not_end_it(self):
         stdin = "The cat sat. " * 300 + "\n/clear\nHello.\n"
-        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "-c", "256", stdin=stdin.encode()))
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "256", stdin=stdin.encode()))
         self.assertIn("/clear", result.err)
         self.assertIn("[4 tokens", result.err)
 
     def test_stdout_full(self):
         with open("/dev/full", "wb") as full:
-            result = harp("chat", "-m", str(SMOL), "-n", "4", stdin=b"Hello.\nHello.\n", stdout=full)
+            result = harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", stdin=b"Hello.\nHello.\n", stdout=full)
         self.assertEqual(result.code, FAILURE, result)
         self.assertIn("standard output", result.err)
 
@@ -945,7 +945,7 @@ class Talking(CliTest):
         self.assertEqual(terminal.finish().code, OK, terminal.text[-1500:])
 
     def test_interrupt_while_reading_the_line(self):
-        terminal = self.terminal("chat", "-m", str(SMOL), "-n", "4", "-c", "8192", "-b", "32", streams=["stdin", "stdout", "stderr"])
+        terminal = self.terminal("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "8192", "-b", "32", streams=["stdin", "stdout", "stderr"])
         at = terminal.wait_for("> ")
         terminal.send("The cat sat on the mat. " * 160 + "\n")  # a terminal's line holds 4095 bytes
         at = terminal.wait_for("reading: ", at)
