@@ -5,6 +5,7 @@ Finds the program through HARP_BINARY, the tiny model through HARP_SHARED_DATA a
 tests whose model is absent are skipped.
 """
 
+import itertools
 import json
 import os
 import pty
@@ -396,7 +397,8 @@ class OutputFaults(CliTest):
 
     def test_stdout_full(self):
         for args in [["generate", "-p", "Once", "-n", "20"], ["generate", "-p", "Once", "-n", "4", "--json"],
-                     ["compare", "-p", "Once", "-n", "4"], ["score", "-p", "Once upon a time"], ["info"], ["info", "--json"]]:
+                     ["compare", "-p", "Once", "-n", "4"], ["score", "-p", "Once upon a time"],
+                     ["score", "-p", "Once upon a time", "--sweep", "beta=0,1"], ["info"], ["info", "--json"]]:
             with self.subTest(args=args), open("/dev/full", "wb") as full:
                 result = harp(*args, "-m", str(TINY), stdout=full)
                 self.assert_fault(result, FAILURE, "standard output", "No space left")
@@ -666,6 +668,96 @@ class OtherCommands(CliTest):
         self.assertEqual(data["harp"]["options"]["beta"], 0.25)
         self.assertEqual(data["model"]["vocabulary"], 512)
         self.assertIn("self-check", self.assert_ok(harp("info", "-m", str(TINY))).out)
+
+
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play with her toys in the park. One day a big dog came. "
+
+
+@needs_tiny
+class Sweep(CliTest):
+    def score(self, *flags):
+        return json.loads(self.assert_ok(harp("score", "-m", str(TINY), "-p", STORY * 3, "--json", *flags)).out)
+
+    def assert_same_mean(self, a, b):
+        for key in ["mean", "standard_error"]:
+            self.assertAlmostEqual(a[key], b[key], delta=1e-5)
+
+    def test_bad_flags(self):
+        bad = [
+            (["--sweep", "threshold"], ["--sweep", "threshold", "NAME=VALUE"]),
+            (["--sweep", "=1"], ["--sweep", "threshold, beta"]),
+            (["--sweep", "thres=1"], ["--sweep", "thres", "threshold, beta"]),
+            (["--sweep", "schedule=lazy"], ["--sweep", "schedule", "threshold, beta"]),
+            (["--sweep", "threshold=1,,2"], ["--sweep", "threshold", "''", ">= 0"]),
+            (["--sweep", "threshold=1,-2"], ["--sweep", "threshold", "-2", ">= 0"]),
+            (["--sweep", "beta=0,2"], ["--sweep", "beta", "2", "0..1"]),
+            (["--sweep", "perturbation=dropout,uniform", "--sweep", "strength=0"], ["--sweep", "strength", "uniform > 0"]),
+            (["--sweep", "beta=0", "--sweep", "beta=1"], ["--sweep", "beta", "twice"]),
+            (["--sweep", "beta=0", "--harp-beta", "0.5"], ["--sweep", "--harp-beta"]),
+            (["--sweep", "seed=" + ",".join(map(str, range(67))), "--sweep", "beta=0,0.5,1"], ["--sweep", "201", "1..200"]),
+            (["--sweep", "beta=0", "--harp-off"], ["--harp-off", "sweep"]),
+        ]
+        for flags, names in bad:
+            with self.subTest(flags=flags):  # before the model is loaded: there is none
+                self.assert_fault(harp("score", "-m", "nowhere.gguf", "-p", "x y z", *flags), USAGE, *names)
+
+    def test_each_row_is_what_score_says(self):
+        sweeps = [
+            {"threshold": [0, 1], "beta": [0, 0.5, 0.75, 1], "strength": [0.1, 0.3]},
+            {"reframings": [1, 2], "redraw": [0, 1], "threshold": ["inf", 0.5]},
+            {"seed": [0, 7], "scope": ["all", "generated"]},
+            {"perturbation": ["uniform", "gaussian"], "strength": [0.5, 5]},
+        ]
+        for axes in sweeps:
+            flags = [flag for name, values in axes.items() for flag in ("--sweep", f"{name}={','.join(map(str, values))}")]
+            data = self.score("--harp-schedule", "lazy", *flags)
+            self.assertTrue(data["complete"])
+            expected = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+            self.assertEqual([row["options"] for row in data["combinations"]], expected)
+            for row in data["combinations"]:
+                with self.subTest(options=row["options"]):
+                    flags = [flag for name, value in row["options"].items() for flag in (f"--harp-{name}", str(value))]
+                    alone = self.score("--harp-schedule", "lazy", *flags)
+                    self.assertEqual((data["tokens"], row["hesitations"]), (alone["tokens"], alone["hesitations"]))
+                    self.assertAlmostEqual(row["hesitation_share"], alone["hesitations"] / alone["tokens"])
+                    self.assert_same_mean(row["harp"], alone["harp"])
+                    self.assert_same_mean(row["difference"], alone["difference"])
+                    self.assert_same_mean(data["vanilla"], alone["vanilla"])
+
+    def test_betas_share_a_pass_and_vanilla_costs_none(self):
+        rows = self.score("--sweep", "threshold=0.5,inf", "--sweep", "beta=0.25,0.5,1")["combinations"]
+        self.assertEqual(rows[0]["seconds"], rows[1]["seconds"])
+        self.assertGreater(rows[0]["seconds"], 0)
+        for row in rows[2:]:
+            self.assertEqual((row["seconds"], row["difference"]["mean"]), (0, 0))
+
+    def test_text(self):
+        result = self.assert_ok(harp("score", "-m", str(TINY), "-p", STORY, "--sweep", "threshold=0,1", "--sweep", "perturbation=gaussian"))
+        lines = result.out.splitlines()
+        self.assertEqual(lines[0].split()[:3], ["threshold", "perturbation", "hesitates"])
+        self.assertEqual([line.split()[0] for line in lines[1:4]], ["vanilla", "0", "1"])
+        self.assertEqual(len({line.rfind(".") for line in lines[1:4]}), 1, result)  # columns
+
+    def test_interrupted_keeps_the_rows_that_are_complete(self):
+        if not SMOL.is_file():
+            self.skipTest(f"no {SMOL}")
+        for form in [["--json"], []]:
+            with self.subTest(form=form):
+                terminal = self.terminal("score", "-m", str(SMOL), "-p", STORY * 8, "-c", "64", "--harp-threshold", "0",
+                                         "--sweep", "strength=0.1,0.2,0.3,0.4", *form, streams=["stderr"])
+                terminal.wait_for(r"of (\d+) tokens")
+                total = 4 * int(re.search(r"of (\d+) tokens", terminal.text)[1])
+                terminal.wait_for(rf"of {total} tokens \([3-9]\d %\)")  # past the first of four passes
+                terminal.process.send_signal(signal.SIGINT)
+                result = terminal.finish()
+                self.assertEqual(result.code, INTERRUPTED, result)
+                self.assertRegex(terminal.text, "interrupted: only [123] of 4")
+                if form:
+                    data = json.loads(result.out)
+                    self.assertFalse(data["complete"])
+                    self.assertTrue(1 <= len(data["combinations"]) < 4, result)
+                else:
+                    self.assertRegex(result.out, "interrupted: only [123] of 4")
 
 
 @needs_smol
