@@ -119,6 +119,13 @@ std::optional<Options> HarpFlags::options() const {
     return options;
 }
 
+void HarpFlags::refuse(std::string_view name, std::string_view why) const {
+    const auto found = values_.find(std::string(name));
+    if (found == values_.end() || found->second.empty()) return;
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("option '{0}': {1}; leave out --harp-{0} ({2})", name, why, environment_name(name)));
+}
+
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example)
     : app(description, "harp " + name) {
     app.set_help_flag("-h,--help", "this text");

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common.h"
@@ -26,6 +27,10 @@ class HarpFlags {
     void add_to(CLI::App & app);
     /// The options, or nullopt with --harp-off. @throws Error{invalid_option} naming field, value and range
     [[nodiscard]] std::optional<Options> options() const;
+    /// Refuses an option that the command sets itself, given as flag or environment variable.
+    /// @param why what to do instead
+    /// @throws Error{invalid_option}
+    void refuse(std::string_view name, std::string_view why) const;
 
   private:
     std::map<std::string, std::string> values_;

@@ -8,6 +8,7 @@ int generate_command(int argc, char ** argv);
 int chat_command(int argc, char ** argv);
 int compare_command(int argc, char ** argv);
 int score_command(int argc, char ** argv);
+int calibrate_command(int argc, char ** argv);
 int info_command(int argc, char ** argv);
 int verify_command(int argc, char ** argv);
 

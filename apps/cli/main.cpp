@@ -24,12 +24,14 @@ struct Command {
     int (*run)(int, char **);
 };
 
-constexpr std::array<Command, 7> commands = {{
+constexpr std::array<Command, 8> commands = {{
     {"generate", "answer or continue a prompt; hesitating tokens are coloured", generate_command},
     {"chat", "talk with the model, several turns", chat_command},
     {"compare", "one prompt, vanilla and HARP side by side", compare_command},
     {"score", "log-likelihood and perplexity of a text, vanilla and HARP paired", score_command},
     {"bench", "vanilla, HARP, beam search, speculation: cost and output in one table", bench_command},
+    {"calibrate", "a threshold for this model, from its entropies on a text; strengths and betas tried",
+     calibrate_command},
     {"verify", "replay recorded runs of the authors' code and compare every step", verify_command},
     {"info", "the model, what HARP can do with it, effective options, build", info_command},
 }};

@@ -3,14 +3,14 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cmath>
 #include <limits>
 
 #include "commands.h"
 #include "interrupt.h"
 #include "report.h"
-#include "session.h"
+#include "scoring.h"
+#include "sweep.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -18,10 +18,6 @@ namespace harp::cli {
 namespace {
 
 using nlohmann::json;
-
-json mean_json(const decoding::Mean & mean) {
-    return {{"mean", mean.value}, {"standard_error", mean.standard_error}};
-}
 
 void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
     const auto line = [](const char * name, const decoding::Mean & m) {
@@ -39,8 +35,79 @@ void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
         text += fmt::format("hesitated at {} of {} tokens ({:.1f} %)\n", s.n_hesitations, s.n_tokens,
                             100.0 * static_cast<double>(s.n_hesitations) / static_cast<double>(s.n_tokens));
     }
-    text += "± is one standard error, tokens taken as independent.\n";
+    text += standard_error_note;
     write_out(text);
+}
+
+std::vector<decoding::TokenScore> score_text(Session & session, const ScoringText & text, ScoringProgress & progress) {
+    auto scores = decoding::score(session.pass(), text.tokens, text.window,
+                                  [&](size_t done, size_t total) { return progress.show(done, total); });
+    progress.clear();
+    return scores;
+}
+
+/// One score of the text, under one set of options.
+int score_once(Session & session, const ScoringText & text, const std::optional<Options> & options, bool as_json) {
+    ScoringProgress progress;
+    const auto summary = decoding::summarise(score_text(session, text, progress));
+    if (as_json) {
+        json output = {{"tokens", summary.n_tokens},
+                       {"vanilla", mean_json(summary.vanilla)},
+                       {"complete", !interrupt_requested.load()},
+                       {"seconds", progress.seconds()},
+                       {"window", text.window},
+                       {"harp_options", options_json(options)},
+                       {"statistics", statistics_json(session.pass().statistics())},
+                       {"model", model_json(session.model(), session.params().model.path)},
+                       {"build", build_json()}};
+        if (options) {
+            output["harp"] = mean_json(summary.harp);
+            output["difference"] = mean_json(summary.difference);
+            output["hesitations"] = summary.n_hesitations;
+        }
+        write_out(dump(output, 2) + "\n");
+    } else {
+        print_scores(summary, options.has_value());
+    }
+    const std::string note = fmt::format("{} tokens{} in {:.1f} s, windows of {}; harp: {}", summary.n_tokens,
+                                         interrupt_requested ? " (interrupted)" : "", progress.seconds(), text.window,
+                                         options_text(options));
+    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, note));
+    return interrupt_requested ? exit_interrupted : exit_ok;
+}
+
+/// A table of scores, one for each combination of the options swept.
+int score_sweep(Session & session, const ScoringText & text, const Options & base, std::span<const Axis> axes,
+                std::span<const Options> combinations, bool as_json) {
+    ScoringProgress progress;
+    const auto scores = score_text(session, text, progress);
+    if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted");
+    const double vanilla_seconds = progress.seconds();
+    const auto vanilla = decoding::summarise(scores);
+    const auto rows = run_sweep(session, text, combinations, scores);
+    const bool is_complete = rows.size() == combinations.size();
+    const std::string extent = fmt::format("{}{} of {} combinations", is_complete ? "" : "interrupted: only ",
+                                           rows.size(), combinations.size());
+    if (as_json) {
+        const json output = {{"tokens", vanilla.n_tokens},
+                             {"vanilla", mean_json(vanilla.vanilla)},
+                             {"combinations", sweep_json(axes, rows)},
+                             {"complete", is_complete},
+                             {"seconds", progress.seconds()},
+                             {"window", text.window},
+                             {"harp_options", options_json(base)},
+                             {"model", model_json(session.model(), session.params().model.path)},
+                             {"build", build_json()}};
+        write_out(dump(output, 2) + "\n");
+    } else {
+        write_out(sweep_table(axes, vanilla, vanilla_seconds, rows) + (is_complete ? "" : extent + "\n") +
+                  standard_error_note +
+                  "Combinations that differ in beta alone share one pass, whose seconds stand at each.\n");
+    }
+    const std::string note = fmt::format("{} tokens, {} in {:.1f} s, windows of {}; the other options: {}",
+                                         vanilla.n_tokens, extent, progress.seconds(), text.window, options_text(base));
+    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, note));
+    return is_complete ? exit_ok : exit_interrupted;
 }
 
 }  // namespace
@@ -52,68 +119,34 @@ int score_command(int argc, char ** argv) {
         "tokens. The text is cut in windows of the context size.",
         "harp score -m model.gguf -f book.txt -c 1024");
     bool as_json = false;
-    long window = 0;
-    long max_tokens = 0;
+    ScoringFlags flags;
+    std::vector<std::string> sweeps;
     line.app.add_flag("--json", as_json, "print one JSON object");
+    flags.add_to(line.app);
     line.app
-        .add_option("--window", window, "tokens of a window [2..context size; default the context size, at most 2048]")
-        ->check(CLI::Range(2L, 1L << 30));
-    line.app.add_option("--max-tokens", max_tokens, "score only the first N tokens [2..; default all]")
-        ->check(CLI::Range(2L, 1L << 40));
+        .add_option("--sweep", sweeps,
+                    "NAME=V1,V2,...: score with each value of a HARP option; given again, with each combination")
+        ->allow_extra_args(false);
     line.harp.add_to(line.app);
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     refuse_speculation(params);
-    const std::string text = read_prompt(line, params);
-    if (params.n_ctx == 0) params.n_ctx = 2048;
-
+    const std::vector<Axis> axes = parse_sweeps(sweeps);
+    for (const Axis & axis : axes) line.harp.refuse(axis.name, "--sweep sets it");
+    if (!axes.empty() && !options)
+        throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to sweep; leave it out");
     // without HARP the observer still sees every row: a pass that never hesitates
     Options effective = options.value_or(Options{});
     if (!options) effective.threshold = std::numeric_limits<double>::infinity();
-    Session session(params, effective);
-    std::vector<llama_token> tokens = session.tokenize(text, /*parse_special=*/false);
-    if (max_tokens > 0 && static_cast<size_t>(max_tokens) < tokens.size())
-        tokens.resize(static_cast<size_t>(max_tokens));
-    const size_t n_window = window > 0 ? static_cast<size_t>(window) : session.pass().n_ctx_seq();
+    const std::vector<Options> combinations = combine(effective, axes, "--sweep");
+    const std::string prompt = read_prompt(line, params);
+    limit_context(params);
 
-    using Clock = std::chrono::steady_clock;
-    const auto start = Clock::now();
-    const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-    ProgressLine progress;
-    const auto scores = decoding::score(session.pass(), tokens, n_window, [&](size_t done, size_t total) {
-        const double left = seconds() / static_cast<double>(done) * static_cast<double>(total - done);
-        progress.show(fmt::format("{} of {} tokens ({:.0f} %), about {:.0f} s left", done, total,
-                                  100.0 * static_cast<double>(done) / static_cast<double>(total), left));
-        return !interrupt_requested;
-    });
-    progress.clear();
-    const auto summary = decoding::summarise(scores);
-    if (as_json) {
-        json output = {{"tokens", summary.n_tokens},
-                       {"vanilla", mean_json(summary.vanilla)},
-                       {"complete", !interrupt_requested.load()},
-                       {"seconds", seconds()},
-                       {"window", n_window},
-                       {"harp_options", options_json(options)},
-                       {"statistics", statistics_json(session.pass().statistics())},
-                       {"model", model_json(session.model(), params.model.path)},
-                       {"build", build_json()}};
-        if (options) {
-            output["harp"] = mean_json(summary.harp);
-            output["difference"] = mean_json(summary.difference);
-            output["hesitations"] = summary.n_hesitations;
-        }
-        write_out(dump(output, 2) + "\n");
-    } else {
-        print_scores(summary, options.has_value());
-    }
-    fmt::print(
-        stderr, "{}\n",
-        styled(stderr, Style::dim,
-               fmt::format("{} tokens{} in {:.1f} s, windows of {}; harp: {}", summary.n_tokens,
-                           interrupt_requested ? " (interrupted)" : "", seconds(), n_window, options_text(options))));
-    return interrupt_requested ? exit_interrupted : exit_ok;
+    Session session(params, axes.empty() ? effective : options_of_pass(combinations));
+    const ScoringText text = read_scoring_text(session, prompt, flags);
+    return axes.empty() ? score_once(session, text, options, as_json)
+                        : score_sweep(session, text, *options, axes, combinations, as_json);
 }
 
 }  // namespace harp::cli

@@ -6,6 +6,7 @@
 
 #include "forward/batch_rows.h"
 #include "method/entropy.h"
+#include "method/mixing.h"
 
 namespace harp::decoding {
 
@@ -32,10 +33,12 @@ Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const Token
     return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : std::numeric_limits<double>::quiet_NaN()};
 }
 
-}  // namespace
+/// A row of logits with the token that follows in the text.
+using OnScoredRow = std::function<void(const StepObservation &, llama_token next)>;
 
-std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
-                              const std::function<bool(size_t, size_t)> & on_progress) {
+/// Decodes the text in windows and shows each row that predicts one of its tokens. @throws as score()
+void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window, const OnScoredRow & on_row,
+          const OnScoreProgress & on_progress) {
     if (tokens.size() < 2)
         throw Error(ErrorCode::invalid_input, "there is nothing to score: the text has fewer than two tokens");
     if (window < 2 || window > pass.n_ctx_seq()) {
@@ -47,18 +50,13 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
     const llama_seq_id sequence = 0;
     const size_t batch_size = rows_per_batch(pass);
 
-    std::vector<TokenScore> scores;
     std::vector<llama_token> text;  // of the current window
     // the observer refers to these locals: it goes however this function is left
     struct ObserverGuard {
         ForwardPass & pass;
         ~ObserverGuard() { pass.set_observer({}); }
     } const guard{pass};
-    pass.set_observer([&](const StepObservation & o) {
-        const llama_token next = text[static_cast<size_t>(o.position) + 1];
-        const double vanilla = log_probability(o.vanilla, next);
-        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
-    });
+    pass.set_observer([&](const StepObservation & o) { on_row(o, text[static_cast<size_t>(o.position) + 1]); });
     for (size_t begin = 0; begin < tokens.size();) {
         const bool extra_bos = adds_bos && begin > 0;
         if (!extra_bos && begin + 1 == tokens.size()) break;  // a token alone has nothing that predicts it
@@ -74,10 +72,42 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
                 rows.add(text[i], static_cast<llama_pos>(i), {&sequence, 1}, true);
             }
             pass.decode(rows.view());
-            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) return scores;
+            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) return;
         }
         begin += n;
     }
+}
+
+}  // namespace
+
+std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
+                              const OnScoreProgress & on_progress) {
+    std::vector<TokenScore> scores;
+    const auto add = [&](const StepObservation & o, llama_token next) {
+        const double vanilla = log_probability(o.vanilla, next);
+        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
+    };
+    scan(pass, tokens, window, add, on_progress);
+    return scores;
+}
+
+std::vector<std::vector<TokenScore>> score_betas(ForwardPass & pass, const std::vector<llama_token> & tokens,
+                                                 size_t window, std::span<const float> betas,
+                                                 const OnScoreProgress & on_progress) {
+    std::vector<std::vector<TokenScore>> scores(betas.size());
+    std::vector<float> mixed(static_cast<size_t>(pass.n_vocab()));
+    const auto add = [&](const StepObservation & o, llama_token next) {
+        const double vanilla = log_probability(o.vanilla, next);
+        for (size_t i = 0; i < betas.size(); ++i) {
+            double harp = vanilla;
+            if (!o.reframed.empty()) {
+                method::mix_logits(o.vanilla, o.reframed, betas[i], mixed);
+                harp = log_probability(mixed, next);
+            }
+            scores[i].push_back({vanilla, harp, o.record});
+        }
+    };
+    scan(pass, tokens, window, add, on_progress);
     return scores;
 }
 

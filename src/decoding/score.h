@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "harp/forward_pass.h"
@@ -17,15 +18,27 @@ struct TokenScore {
     StepRecord record;   ///< of the step that predicts the token
 };
 
+/// Called after each batch: tokens done, tokens in all; false stops.
+using OnScoreProgress = std::function<bool(size_t done, size_t total)>;
+
 /// Scores tokens[1..] of one sequence, in windows of at most `window` tokens; each window begins anew with the
 /// beginning-of-sequence token if the model wants one, and its own first token is not scored.
 ///
-/// @param window      2 .. pass.n_ctx_seq()
-/// @param on_progress called after each batch: tokens done, tokens in all; false stops
+/// @param window 2 .. pass.n_ctx_seq()
 /// @return one score a scored token, in order (fewer if stopped)
 /// @throws Error{invalid_input} if there are fewer than two tokens or the window is out of range; what decode() throws
 [[nodiscard]] std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
-                                            const std::function<bool(size_t done, size_t total)> & on_progress);
+                                            const OnScoreProgress & on_progress);
+
+/// score() for several betas in one pass: the reframed logits do not depend on beta, only the mix does.
+///
+/// @param pass  its own beta must be below 1, else there is no second pass to mix with; its value does not matter
+/// @param betas each in 0..1
+/// @return [beta]: what score() gives with that beta
+[[nodiscard]] std::vector<std::vector<TokenScore>> score_betas(ForwardPass & pass,
+                                                               const std::vector<llama_token> & tokens, size_t window,
+                                                               std::span<const float> betas,
+                                                               const OnScoreProgress & on_progress);
 
 /// Mean with its standard error, tokens taken as independent.
 struct Mean {

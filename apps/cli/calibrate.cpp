@@ -1,0 +1,236 @@
+// harp calibrate: a threshold for this model, from the entropies it has on a text or in its own answer; a grid of strengths
+// and betas tried on the text. docs/CALIBRATION.md explains the figures.
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "calibration_report.h"
+#include "commands.h"
+#include "forward/batch_rows.h"
+#include "interrupt.h"
+#include "report.h"
+#include "scoring.h"
+#include "sweep.h"
+
+namespace harp::cli {
+
+namespace {
+
+using nlohmann::json;
+
+/// CLI11's own Range lets NaN through.
+CLI::Validator number_in(double low, double high) {
+    const auto check = [low, high](const std::string & text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return {};
+        return fmt::format("'{}' is no number in range; allowed: {:g}..{:g}", text, low, high);
+    };
+    return {check, ""};
+}
+
+constexpr double default_share = 0.2;
+
+struct Flags {
+    std::optional<double> share;
+    std::optional<double> cost;
+    int n_generate = 0;
+    std::string format = "auto";
+    std::string strengths = "0.02,0.05,0.1,0.2";
+    std::string betas = "0.5,0.75";
+    bool no_grid = false;
+    bool as_json = false;
+    ScoringFlags scoring;
+
+    void add_to(CLI::App & app);
+};
+
+void Flags::add_to(CLI::App & app) {
+    app.add_option("--target-share", share, "share of the steps that should hesitate [0..1; default 0.2]")
+        ->check(number_in(0, 1));
+    app.add_option(
+           "--target-cost", cost,
+           "time per token, over vanilla's, that HARP may cost: the share it buys, or --target-share if that is "
+           "less; batches are timed for it [1..100]")
+        ->check(number_in(1, 100));
+    auto * generate = app.add_option("--generate", n_generate,
+                                     "answer the text as a prompt, N tokens, and take the steps of that answer [1..]")
+                          ->check(CLI::Range(1, 1 << 20));
+    add_format_flag(app, format);
+    app.get_option("--format")->needs(generate);
+    app.add_option("--strengths", strengths, "strengths to try on the text")->capture_default_str()->excludes(generate);
+    app.add_option("--betas", betas, "betas to try with each")->capture_default_str()->excludes(generate);
+    app.add_flag("--no-grid", no_grid, "only look for the threshold");
+    app.add_flag("--json", as_json, "print one JSON object");
+    scoring.add_to(app);
+    app.get_option("--window")->excludes(generate);
+    app.get_option("--max-tokens")->excludes(generate);
+}
+
+[[noreturn]] void stop_interrupted() {
+    throw Error(ErrorCode::aborted, "interrupted");
+}
+
+/// Where the entropies are from.
+struct Source {
+    ScoringText text;                          // or, of an answer, the prompt's tokens
+    std::vector<decoding::TokenScore> scores;  // of a given text
+    FormattedPrompt prompt;                    // of an answer
+};
+
+Source take_text(Session & session, const std::string & given, const ScoringFlags & flags, Calibration & c) {
+    Source source{read_scoring_text(session, given, flags), {}, {}};
+    ScoringProgress progress;
+    source.scores = decoding::score(session.pass(), source.text.tokens, source.text.window,
+                                    [&](size_t done, size_t total) { return progress.show(done, total); });
+    progress.clear();
+    if (interrupt_requested) stop_interrupted();
+    for (const decoding::TokenScore & score : source.scores) c.entropies.push_back(score.record.entropy);
+    c.vanilla = decoding::summarise(source.scores);
+    c.vanilla_seconds = progress.seconds();
+    return source;
+}
+
+/// Takes the steps of an answer to the text; the step that ended it, if one did, is not among them.
+Source take_answer(Session & session, const std::string & given, const Flags & flags, Calibration & c) {
+    Source source;
+    source.prompt = format_prompt(session, given, flags.format);
+    source.text.tokens = session.tokenize(source.prompt.text, source.prompt.is_chat);
+    c.is_generated = true;
+    const common_sampler_ptr sampler = session.new_sampler();
+    decoding::Generator generator(session.pass(), *sampler);
+    ProgressLine progress;
+    progress.show("reading the prompt");
+    generator.set_prompt(source.text.tokens);
+    const auto result = generator.generate(
+        {flags.n_generate, session.params().antiprompt}, [&](const decoding::GeneratedToken & token) {
+            c.entropies.push_back(token.record.entropy);
+            progress.show(fmt::format("answering: {} of {} tokens", c.entropies.size(), flags.n_generate));
+            return !interrupt_requested;
+        });
+    if (result.reason == decoding::StopReason::interrupted) stop_interrupted();
+    if (c.entropies.empty())
+        throw Error(ErrorCode::invalid_input, "the model ended its answer at once; give another text, or --ignore-eos");
+    return source;
+}
+
+/// Times batches of tokens from an empty cache. Two rows give logits of both, as a fused step; more, as a catch-up, of the
+/// last. Sizes take turns, so that a slow moment of the machine does not fall on one of them.
+forward::CostModel measure_costs(ForwardPass & pass, const std::vector<llama_token> & tokens) {
+    forward::CostModel costs;
+    const llama_seq_id sequence = 0;
+    constexpr int n_rounds = 6;
+    for (int round = 0; round < n_rounds; ++round) {
+        for (const uint32_t n : {1U, 2U, 4U, 8U, 16U, 32U}) {
+            if (n > pass.n_batch() || n > pass.n_ctx_seq()) continue;
+            forward::BatchRows rows;
+            for (size_t i = 0; i < n; ++i) {
+                rows.add(tokens[i % tokens.size()], static_cast<llama_pos>(i), {&sequence, 1}, i + 1 == n || n == 2);
+            }
+            pass.memory_clear(false);
+            const double before = pass.statistics().llama_seconds;
+            pass.decode(rows.view());
+            // the first round warms up
+            if (round > 0) costs.add_call(n, pass.statistics().llama_seconds - before);
+        }
+    }
+    pass.memory_clear(false);
+    if (!costs.is_measured(2))
+        throw Error(ErrorCode::invalid_option, "option '--target-cost': needs batches of two rows or more (-b, -c)");
+    return costs;
+}
+
+void apply_budget(Calibration & c, Session & session, const std::vector<llama_token> & tokens, double budget) {
+    c.costs = measure_costs(session.pass(), tokens);
+    c.budget = budget;
+    const auto bought = decoding::share_for_budget(c.costs, budget);
+    if (!bought) {
+        const double least = std::min(decoding::lazy_cost(c.costs, 0.001), decoding::fused_cost(c.costs));
+        throw Error(
+            ErrorCode::invalid_option,
+            fmt::format("option '--target-cost': {:g} buys no hesitation, the second pass reads every token in the "
+                        "end; allowed with this model on this machine: {:.2f}..100",
+                        budget, std::ceil(100 * least) / 100));
+    }
+    c.bought = *bought;
+}
+
+void choose_threshold(const Flags & flags, const Options & base, Calibration & c) {
+    c.wanted_share = std::min(flags.share.value_or(flags.cost ? 1.0 : default_share), c.bought.share);
+    c.choice = decoding::threshold_for_share(c.entropies, c.wanted_share);
+    c.recommended = base;
+    c.recommended.threshold = c.choice.threshold;
+}
+
+/// @return why strengths and betas are not tried, or an empty string
+std::string reason_against_grid(const Flags & flags, const Calibration & c) {
+    if (c.is_generated)
+        return "Strengths and betas are not tried: an answer drawn from the vanilla model favours the vanilla model.";
+    if (flags.no_grid) return "Strengths and betas are not tried (--no-grid).";
+    if (c.choice.share == 0) return "Strengths and betas are not tried: nothing hesitates.";
+    return {};
+}
+
+void try_grid(Session & session, const Source & source, std::vector<Axis> axes, std::vector<Options> combinations,
+              Calibration & c) {
+    for (Options & options : combinations) options.threshold = c.choice.threshold;
+    Grid grid{std::move(axes), run_sweep(session, source.text, combinations, source.scores), {}};
+    if (grid.rows.size() != combinations.size()) stop_interrupted();
+    std::vector<decoding::Mean> differences;
+    for (const decoding::SweepRow & row : grid.rows) differences.push_back(row.summary.difference);
+    grid.best = decoding::best_row(differences);
+    if (grid.best) c.recommended = grid.rows[*grid.best].options;
+    c.grid = std::move(grid);
+}
+
+std::string output_json(Session & session, const Source & source, const Calibration & c, double seconds) {
+    json output = calibration_json(c);
+    output["seconds"] = seconds;
+    output["window"] = c.is_generated ? json() : json(source.text.window);
+    output["prompt"] = c.is_generated ? prompt_json(source.prompt, source.text.tokens.size()) : json();
+    output["sampler_seed"] = c.is_generated ? json(session.sampler_seed()) : json();
+    output["harp_options"] = options_json(c.recommended);
+    output["model"] = model_json(session.model(), session.params().model.path);
+    output["build"] = build_json();
+    return dump(output, 2) + "\n";
+}
+
+}  // namespace
+
+int calibrate_command(int argc, char ** argv) {
+    CommandLine line(
+        "calibrate",
+        "Finds the threshold at which the model hesitates at a wanted share of the steps of a text (-f FILE, -p TEXT\n"
+        "or standard input) or of its own answer to it, then tries strengths and betas on the text.",
+        "harp calibrate -m model.gguf -f book.txt --max-tokens 2000 --target-share 0.2");
+    Flags flags;
+    flags.add_to(line.app);
+    line.harp.add_to(line.app);
+    common_params params;
+    if (const auto code = line.parse(argc, argv, params)) return *code;
+    const auto options = line.harp.options();
+    refuse_speculation(params);
+    if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
+    line.harp.refuse("threshold", "calibrate looks for it");
+    line.harp.refuse("strength", "calibrate tries those of --strengths");
+    line.harp.refuse("beta", "calibrate tries those of --betas");
+    std::vector<Axis> axes = {make_axis("strength", flags.strengths), make_axis("beta", flags.betas)};
+    const auto combinations = combine(*options, axes, "--strengths and --betas");
+    const std::string given = read_prompt(line, params);
+    const bool answers = flags.n_generate > 0;
+    if (!answers) limit_context(params);
+
+    const ScoringProgress all;
+    Session session(params, options_of_pass({&*options, 1}));
+    Calibration calibration;
+    const Source source = answers ? take_answer(session, given, flags, calibration)
+                                  : take_text(session, given, flags.scoring, calibration);
+    if (flags.cost) apply_budget(calibration, session, source.text.tokens, *flags.cost);
+    choose_threshold(flags, *options, calibration);
+    calibration.why_no_grid = reason_against_grid(flags, calibration);
+    if (calibration.why_no_grid.empty()) try_grid(session, source, std::move(axes), combinations, calibration);
+    calibration.command = command_with(calibration.recommended, params.model.path);
+    write_out(flags.as_json ? output_json(session, source, calibration, all.seconds()) : calibration_text(calibration));
+    return exit_ok;
+}
+
+}  // namespace harp::cli

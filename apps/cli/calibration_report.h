@@ -1,0 +1,47 @@
+// What `harp calibrate` found, as text with a histogram and as JSON.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "decoding/calibration.h"
+#include "sweep.h"
+
+namespace harp::cli {
+
+/// Strengths and betas tried with the threshold found.
+struct Grid {
+    std::vector<Axis> axes;
+    std::vector<decoding::SweepRow> rows;
+    std::optional<size_t> best;  ///< row that lowers the perplexity beyond two standard errors
+};
+
+struct Calibration {
+    bool is_generated = false;      ///< the entropies are of an answer that the model gave, not of the text itself
+    std::vector<double> entropies;  ///< of each step, bits
+    double wanted_share = 0;        ///< 0..1
+    decoding::ThresholdChoice choice;
+    std::optional<double> budget;  ///< --target-cost, with what it buys and the costs that say so
+    decoding::BudgetShare bought{.share = 1};
+    forward::CostModel costs;
+    std::optional<decoding::ScoreSummary> vanilla;  ///< of a given text
+    double vanilla_seconds = 0;
+    std::optional<Grid> grid;
+    std::string why_no_grid;  ///< for people
+    Options recommended;
+    std::string command;  ///< line with them
+};
+
+/// A line for each bin: bits, share, bar; the threshold is marked in its bin.
+/// @param width columns
+[[nodiscard]] std::string histogram_text(const std::vector<decoding::HistogramBin> & bins, double threshold,
+                                         size_t width);
+[[nodiscard]] std::string calibration_text(const Calibration & calibration);
+[[nodiscard]] nlohmann::json calibration_json(const Calibration & calibration);
+
+/// `harp generate` with the model and all options that differ from their defaults, quoted for a shell.
+[[nodiscard]] std::string command_with(const Options & options, const std::string & model_path);
+
+}  // namespace harp::cli

@@ -1,0 +1,43 @@
+#include "scoring.h"
+
+#include <fmt/format.h>
+
+#include "interrupt.h"
+
+namespace harp::cli {
+
+void ScoringFlags::add_to(CLI::App & app) {
+    app.add_option("--window", window, "tokens of a window [2..context size; default the context size, at most 2048]")
+        ->check(CLI::Range(2L, 1L << 30));
+    app.add_option("--max-tokens", max_tokens, "score only the first N tokens [2..; default all]")
+        ->check(CLI::Range(2L, 1L << 40));
+}
+
+void limit_context(common_params & params) {
+    if (params.n_ctx == 0) params.n_ctx = 2048;
+}
+
+ScoringText read_scoring_text(Session & session, const std::string & text, const ScoringFlags & flags) {
+    ScoringText result{session.tokenize(text, /*parse_special=*/false), session.pass().n_ctx_seq()};
+    if (flags.max_tokens > 0 && static_cast<size_t>(flags.max_tokens) < result.tokens.size())
+        result.tokens.resize(static_cast<size_t>(flags.max_tokens));
+    if (flags.window > 0) result.window = static_cast<size_t>(flags.window);
+    return result;
+}
+
+bool ScoringProgress::show(size_t done, size_t total) {
+    const double left = seconds() / static_cast<double>(done) * static_cast<double>(total - done);
+    line_.show(fmt::format("{} of {} tokens ({:.0f} %), about {:.0f} s left", done, total,
+                           100.0 * static_cast<double>(done) / static_cast<double>(total), left));
+    return !interrupt_requested;
+}
+
+double ScoringProgress::seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+nlohmann::json mean_json(const decoding::Mean & mean) {
+    return {{"mean", mean.value}, {"standard_error", mean.standard_error}};
+}
+
+}  // namespace harp::cli

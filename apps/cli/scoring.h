@@ -1,0 +1,49 @@
+// What score and calibrate share: the text and its windows, progress, means as JSON.
+#pragma once
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "decoding/score.h"
+#include "session.h"
+#include "terminal.h"
+
+namespace harp::cli {
+
+/// --window and --max-tokens.
+struct ScoringFlags {
+    long window = 0;      ///< tokens; 0: not given
+    long max_tokens = 0;  ///< likewise
+
+    void add_to(CLI::App & app);
+};
+
+/// A context that a text is scored in is not as large as the model allows, unless asked for.
+void limit_context(common_params & params);
+
+struct ScoringText {
+    std::vector<llama_token> tokens;
+    size_t window = 0;  ///< tokens
+};
+[[nodiscard]] ScoringText read_scoring_text(Session & session, const std::string & text, const ScoringFlags & flags);
+
+/// One line of progress, with the time left.
+class ScoringProgress {
+  public:
+    /// @return false once an interrupt is requested
+    bool show(size_t done, size_t total);
+    void clear() { line_.clear(); }
+    [[nodiscard]] double seconds() const;  ///< since it was made
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    ProgressLine line_;
+};
+
+/// A line of text below means with their standard errors.
+constexpr const char * standard_error_note = "± is one standard error, tokens taken as independent.\n";
+[[nodiscard]] nlohmann::json mean_json(const decoding::Mean & mean);
+
+}  // namespace harp::cli

@@ -1,0 +1,96 @@
+#include "decoding/calibration.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+namespace harp::decoding {
+
+namespace {
+
+/// A number in [low, high) with few decimals: one that a person can type. `high` may be infinite.
+double round_number_between(double low, double high) {
+    const double middle = std::isinf(high) ? low : low + (high - low) / 2;
+    for (double scale = 100; scale <= 1e15; scale *= 10) {
+        // upwards too: at the largest entropy the middle is the lower end
+        for (const double rounded : {std::round(middle * scale) / scale, std::ceil(middle * scale) / scale}) {
+            if (rounded >= low && rounded < high) return rounded;
+        }
+    }
+    return low;
+}
+
+}  // namespace
+
+ThresholdChoice threshold_for_share(std::vector<double> entropies, double share) {
+    assert(!entropies.empty() && share >= 0 && share <= 1);
+    if (share == 0) return {std::numeric_limits<double>::infinity(), 0};
+    std::sort(entropies.begin(), entropies.end(), std::greater<>());
+    const size_t n = entropies.size();
+    const double wanted = share * static_cast<double>(n);
+    // k steps can hesitate without the others if the k-th differs from the next; the threshold itself cannot be below 0
+    const auto next = [&](size_t k) { return k < n ? entropies[k] : 0.0; };
+    const auto can_hesitate = [&](size_t k) { return k == 0 || entropies[k - 1] > next(k); };
+    size_t best = 0;
+    for (size_t k = 0; k <= n; ++k) {
+        const auto distance = [&](size_t count) { return std::abs(static_cast<double>(count) - wanted); };
+        if (can_hesitate(k) && distance(k) < distance(best)) best = k;
+    }
+    const double above = best == 0 ? std::numeric_limits<double>::infinity() : entropies[best - 1];
+    return {round_number_between(next(best), above), static_cast<double>(best) / static_cast<double>(n)};
+}
+
+double quantile(std::vector<double> values, double q) {
+    assert(!values.empty() && q >= 0 && q <= 1);
+    std::sort(values.begin(), values.end());
+    const double rank = q * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<size_t>(rank);
+    const size_t above = std::min(below + 1, values.size() - 1);
+    return values[below] + (rank - static_cast<double>(below)) * (values[above] - values[below]);
+}
+
+std::vector<HistogramBin> histogram(std::span<const double> entropies, size_t max_bins) {
+    if (entropies.empty()) return {};
+    const double largest = *std::max_element(entropies.begin(), entropies.end());
+    constexpr std::array<double, 6> widths = {0.1, 0.2, 0.5, 1, 2, 5};
+    const auto n_bins = [&](double width) { return static_cast<size_t>(largest / width) + 1; };
+    const auto * fitting = std::find_if(widths.begin(), widths.end(), [&](double w) { return n_bins(w) <= max_bins; });
+    const double width = fitting == widths.end() ? widths.back() : *fitting;
+    std::vector<HistogramBin> bins(n_bins(width));
+    for (size_t i = 0; i < bins.size(); ++i)
+        bins[i] = {static_cast<double>(i) * width, static_cast<double>(i + 1) * width, 0};
+    for (const double entropy : entropies) ++bins[static_cast<size_t>(entropy / width)].count;
+    return bins;
+}
+
+double lazy_cost(const forward::CostModel & costs, double share) {
+    return 1 + share * costs.call_seconds(1 / share).value() / costs.call_seconds(1).value();
+}
+
+double fused_cost(const forward::CostModel & costs) {
+    return costs.call_seconds(2).value() / costs.call_seconds(1).value();
+}
+
+std::optional<BudgetShare> share_for_budget(const forward::CostModel & costs, double budget) {
+    if (const double cost = fused_cost(costs); cost <= budget) return BudgetShare{1, cost, Schedule::fused};
+    for (int thousandths = 1000; thousandths > 0; --thousandths) {
+        const double share = thousandths / 1000.0;
+        if (const double cost = lazy_cost(costs, share); cost <= budget)
+            return BudgetShare{share, cost, Schedule::lazy};
+    }
+    return std::nullopt;
+}
+
+std::optional<size_t> best_row(std::span<const Mean> differences) {
+    std::optional<size_t> best;
+    for (size_t i = 0; i < differences.size(); ++i) {
+        const bool is_lower = differences[i].value + 2 * differences[i].standard_error < 0;  // false of NaN
+        if (is_lower && (!best || differences[i].value < differences[*best].value)) best = i;
+    }
+    return best;
+}
+
+}  // namespace harp::decoding

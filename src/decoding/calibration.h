@@ -1,0 +1,59 @@
+// What `harp calibrate` derives from measured entropies, costs and scores: threshold, histogram, share for a budget. Pure.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "decoding/score.h"
+#include "forward/cost_model.h"
+
+namespace harp::decoding {
+
+/// A threshold and the share of the given steps whose entropy is above it.
+struct ThresholdChoice {
+    double threshold = 0;  ///< bits; infinite for a share of 0
+    double share =
+        0;  ///< reached, 0..1; differs from the wanted one by rounding to whole steps, and where entropies tie
+};
+
+/// The threshold whose share of steps with entropy > threshold, strictly, is nearest to `share` (of two as near the smaller).
+/// It lies between two entropies and has as few decimals, two at least, as that allows.
+///
+/// @param entropies of single steps, bits, >= 0; in any order; not empty
+/// @param share     0..1. 0 gives infinity: never. 1 gives a threshold below the least entropy, unless that is 0: no
+///                  threshold >= 0 is below it.
+[[nodiscard]] ThresholdChoice threshold_for_share(std::vector<double> entropies, double share);
+
+/// Quantile `q` (0..1) of `values` (not empty, in any order), linear between neighbours.
+[[nodiscard]] double quantile(std::vector<double> values, double q);
+
+struct HistogramBin {
+    double begin = 0;  ///< bits; the bin holds begin <= entropy < end
+    double end = 0;
+    size_t count = 0;
+};
+/// Bins of equal, round width (0.1, 0.2, 0.5, 1, 2 or 5 bits) from 0 to beyond the largest entropy, at most `max_bins` where
+/// the widest allows it.
+[[nodiscard]] std::vector<HistogramBin> histogram(std::span<const double> entropies, size_t max_bins);
+
+/// What a budget buys.
+struct BudgetShare {
+    double share = 0;  ///< largest affordable share of hesitations
+    double cost = 0;   ///< predicted time of a step with it, in vanilla steps
+    Schedule schedule = Schedule::lazy;
+};
+/// Predicted time of a step, in vanilla steps, at a share of hesitations in (0, 1]: 1 + share * c(1 / share), where c(n) is the
+/// time of a batch of n rows over that of one. However rare hesitations are, it does not fall below 1 + c(n) / n of the
+/// largest batch: the second pass reads every token in the end.
+[[nodiscard]] double lazy_cost(const forward::CostModel & costs, double share);
+/// c(2): each step decodes both rows.
+[[nodiscard]] double fused_cost(const forward::CostModel & costs);
+/// The largest share, in steps of 0.001, whose cost is at most `budget`; nullopt if not even the smallest is.
+/// @param costs has measured 1 and 2 rows
+[[nodiscard]] std::optional<BudgetShare> share_for_budget(const forward::CostModel & costs, double budget);
+
+/// The row with the lowest difference among those that are below zero by more than two standard errors; nullopt if none is.
+[[nodiscard]] std::optional<size_t> best_row(std::span<const Mean> differences);
+
+}  // namespace harp::decoding

@@ -1,0 +1,86 @@
+#include "decoding/sweep.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+namespace harp::decoding {
+
+namespace {
+
+/// Combinations that differ in beta alone.
+struct Group {
+    Options options;  // of the pass, with a beta below 1
+    std::vector<size_t> members;
+    std::vector<float> betas;  // [member]
+};
+
+std::vector<Group> group_by_pass(std::span<const Options> combinations) {
+    std::vector<Group> groups;
+    for (size_t i = 0; i < combinations.size(); ++i) {
+        if (combinations[i].is_vanilla()) continue;
+        Options options = combinations[i];
+        options.beta = 0.5F;
+        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group & g) { return g.options == options; });
+        if (group == groups.end()) group = groups.insert(groups.end(), Group{options, {}, {}});
+        group->members.push_back(i);
+        group->betas.push_back(combinations[i].beta);
+    }
+    return groups;
+}
+
+/// Of options that can never change a logit: the vanilla scores, and where they would have hesitated.
+SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
+    for (TokenScore & score : scores) score.record.hesitated = score.record.entropy > options.threshold;
+    return {options, summarise(scores), 0};
+}
+
+/// @return the scores of each member, or nullopt if stopped
+std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, const std::vector<llama_token> & tokens,
+                                                        size_t window, const Group & group,
+                                                        const OnScoreProgress & on_progress) {
+    bool stopped = false;
+    pass.set_sequence_options(0, group.options);
+    try {
+        auto scores = score_betas(pass, tokens, window, group.betas, [&](size_t done, size_t total) {
+            stopped = on_progress && !on_progress(done, total);
+            return !stopped;
+        });
+        if (!stopped) return scores;
+    } catch (const Error & error) {
+        if (error.code() != ErrorCode::aborted) throw;
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
+                            std::span<const Options> combinations, const std::vector<TokenScore> & vanilla,
+                            const OnSweepProgress & on_progress) {
+    using Clock = std::chrono::steady_clock;
+    std::vector<std::optional<SweepRow>> rows(combinations.size());
+    for (size_t i = 0; i < combinations.size(); ++i) {
+        if (combinations[i].is_vanilla()) rows[i] = vanilla_row(combinations[i], vanilla);
+    }
+    const std::vector<Group> groups = group_by_pass(combinations);
+    for (size_t g = 0; g < groups.size(); ++g) {
+        const auto start = Clock::now();
+        const auto scores = run(pass, tokens, window, groups[g], [&](size_t done, size_t total) {
+            return !on_progress || on_progress(done, total, g, groups.size());
+        });
+        if (!scores) break;
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        for (size_t k = 0; k < scores->size(); ++k) {
+            const size_t i = groups[g].members[k];
+            rows[i] = SweepRow{combinations[i], summarise((*scores)[k]), seconds};
+        }
+    }
+    std::vector<SweepRow> complete;
+    for (const auto & row : rows) {
+        if (row) complete.push_back(*row);
+    }
+    return complete;
+}
+
+}  // namespace harp::decoding
