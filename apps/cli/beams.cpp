@@ -169,6 +169,9 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
     if (decoding::asks_for_speculation(params))
         throw Error(ErrorCode::invalid_option,
                     "option '--beams': beam search does not speculate; leave out --spec-type, -md");
+    if (!params.antiprompt.empty())
+        throw Error(ErrorCode::invalid_option,
+                    "option '--reverse-prompt': beam search knows no stop strings; leave it out");
     if (params.n_predict == 0)
         throw Error(ErrorCode::invalid_option, "option '-n': 0 tokens leave beam search nothing to do");
     params.n_parallel = static_cast<int32_t>(options.beams);
@@ -190,10 +193,11 @@ int generate_beams(Session & session, const FormattedPrompt & prompt, const std:
         }
         return !interrupt_requested;
     };
-    const llama_vocab & vocab = session.vocab();
+    const auto is_end = [&, ends = !session.params().sampling.ignore_eos](llama_token token) {
+        return ends && llama_vocab_is_eog(&session.vocab(), token);
+    };
     const BeamResult result = decoding::beam_decode(
-        session.pass(), tokens, n_predict < 0 ? 0 : static_cast<size_t>(n_predict), flags.options,
-        [&](llama_token token) { return llama_vocab_is_eog(&vocab, token); }, callbacks);
+        session.pass(), tokens, n_predict < 0 ? 0 : static_cast<size_t>(n_predict), flags.options, is_end, callbacks);
     progress.clear();
     if (as_json) {
         json hypotheses = json::array();

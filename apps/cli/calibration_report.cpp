@@ -50,7 +50,7 @@ std::string quantile_text(const Calibration & c) {
 std::string budget_text(const Calibration & c) {
     if (!c.budget) return {};
     std::string text = "measured time of a batch of n rows, in batches of one:";
-    for (size_t n = 1; n <= forward::CostModel::max_rows; ++n) {
+    for (size_t n = 1; n <= forward::CostModel::max_rows; n *= 2) {
         if (c.costs.is_measured(n))
             text += fmt::format(" c({}) {:.2f}", n,
                                 *c.costs.call_seconds(static_cast<double>(n)) / *c.costs.call_seconds(1));
@@ -108,7 +108,7 @@ json target_json(const Calibration & c) {
     json target = {{"share", c.wanted_share}};
     if (!c.budget) return target;
     json costs = json::array();
-    for (size_t n = 1; n <= forward::CostModel::max_rows; ++n) {
+    for (size_t n = 1; n <= forward::CostModel::max_rows; n *= 2) {
         if (c.costs.is_measured(n))
             costs.push_back({{"rows", n}, {"seconds", *c.costs.call_seconds(static_cast<double>(n))}});
     }

@@ -5,26 +5,31 @@
 
 namespace harp::forward {
 
-namespace {
+double CostModel::Size::mean_rows() const {
+    double sum = 0;
+    for (const auto & [rows, unused] : latest) sum += static_cast<double>(rows);
+    return sum / static_cast<double>(latest.size());
+}
 
 /// The quartile from below: what disturbs a measurement (another program on the cores) only ever makes it longer.
-double typical(std::vector<double> seconds) {
-    const auto quartile = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 4);
-    std::nth_element(seconds.begin(), quartile, seconds.end());
+double CostModel::Size::seconds() const {
+    std::vector<double> values;
+    for (const auto & [unused, seconds] : latest) values.push_back(seconds);
+    const auto quartile = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 4);
+    std::nth_element(values.begin(), quartile, values.end());
     return *quartile;
 }
 
-}  // namespace
-
 void CostModel::add_call(size_t n_rows, double seconds) {
-    if (n_rows == 0 || n_rows > max_rows) return;
-    std::vector<double> & latest = calls_[n_rows];
-    if (latest.size() < window) {
-        latest.push_back(seconds);
-    } else {
-        latest[n_calls_[n_rows] % window] = seconds;
+    for (Size & size : sizes_) {
+        if (n_rows < size.smallest || n_rows > size.largest) continue;
+        if (size.latest.size() < window) {
+            size.latest.emplace_back(n_rows, seconds);
+        } else {
+            size.latest[size.n_calls % window] = {n_rows, seconds};
+        }
+        ++size.n_calls;
     }
-    ++n_calls_[n_rows];
 }
 
 void CostModel::add_step(bool hesitated) {
@@ -35,26 +40,27 @@ void CostModel::add_step(bool hesitated) {
 }
 
 bool CostModel::is_measured(size_t n_rows) const {
-    return n_rows <= max_rows && n_calls_[n_rows] >= min_calls;
+    return std::any_of(sizes_.begin(), sizes_.end(), [&](const Size & size) {
+        return n_rows >= size.smallest && n_rows <= size.largest && size.is_known();
+    });
 }
 
 std::optional<double> CostModel::call_seconds(double n_rows) const {
-    size_t below = 0;
-    size_t above = 0;
+    double rows_below = 0;
     double low = 0;
-    for (size_t n = 1; n <= max_rows && above == 0; ++n) {
-        if (!is_measured(n)) continue;
-        if (static_cast<double>(n) >= n_rows) above = n;
-        if (static_cast<double>(n) <= n_rows) below = n;
-        if (below == n) low = std::max(low, typical(calls_[n]));  // a larger batch never costs less
+    for (const Size & size : sizes_) {
+        if (!size.is_known()) continue;
+        const double rows = size.mean_rows();
+        const double seconds = std::max(low, size.seconds());  // a larger batch never costs less
+        if (rows >= n_rows) {
+            if (rows_below == 0 || rows == n_rows) return seconds;
+            return low + (n_rows - rows_below) / (rows - rows_below) * (seconds - low);
+        }
+        rows_below = rows;
+        low = seconds;
     }
-    if (below == 0 && above == 0) return std::nullopt;
-    if (below == 0) return typical(calls_[above]);
-    if (above == below) return low;
-    if (above == 0) return low * n_rows / static_cast<double>(below);
-    const double high = std::max(low, typical(calls_[above]));
-    const double part = (n_rows - static_cast<double>(below)) / static_cast<double>(above - below);
-    return low + part * (high - low);
+    if (rows_below == 0) return std::nullopt;
+    return low * n_rows / rows_below;
 }
 
 std::optional<double> CostModel::fused_seconds(size_t n_sequences, size_t n_twins) const {
@@ -62,13 +68,30 @@ std::optional<double> CostModel::fused_seconds(size_t n_sequences, size_t n_twin
     return call_seconds(static_cast<double>(n_sequences + n_twins));
 }
 
+/// Share of the steps at which any of the sequences hesitates.
+static double any_hesitates(double share, size_t n_sequences) {
+    return 1.0 - std::pow(1.0 - share, static_cast<double>(n_sequences));
+}
+
+double CostModel::mean_catch_up_rows(size_t n_sequences, size_t n_twins) const {
+    return static_cast<double>(n_twins) / any_hesitates(share_, n_sequences);
+}
+
 std::optional<double> CostModel::lazy_seconds(size_t n_sequences, size_t n_twins) const {
     const auto clean = call_seconds(static_cast<double>(n_sequences));
     if (!clean || !is_measured(n_sequences)) return std::nullopt;
-    const double any = 1.0 - std::pow(1.0 - share_, static_cast<double>(n_sequences));
+    const double any = any_hesitates(share_, n_sequences);
     if (any <= 0.0) return clean;
-    const auto catch_up = call_seconds(static_cast<double>(n_twins) / any);
-    return *clean + any * *catch_up;
+    return *clean + any * *call_seconds(mean_catch_up_rows(n_sequences, n_twins));
+}
+
+/// Whether the time of a batch is extrapolated from much smaller ones. (Kernels can be far cheaper a row from some size on.)
+bool CostModel::is_guess(double n_rows) const {
+    double largest = 0;
+    for (const Size & size : sizes_) {
+        if (size.is_known()) largest = size.mean_rows();
+    }
+    return std::min(n_rows, static_cast<double>(max_rows)) > 1.5 * largest;
 }
 
 Schedule CostModel::choose(size_t n_sequences, size_t n_twins) {
@@ -76,7 +99,11 @@ Schedule CostModel::choose(size_t n_sequences, size_t n_twins) {
     const auto fused = fused_seconds(n_sequences, n_twins);
     if (!lazy) return chosen_ = Schedule::lazy;
     if (!fused) return chosen_ = Schedule::fused;  // try it; measured after a few steps
-    constexpr double inertia = 0.97;               // the other one must be at least 3 % cheaper
+    if (n_trials_ < max_trials && share_ > 0 && is_guess(mean_catch_up_rows(n_sequences, n_twins))) {
+        ++n_trials_;
+        return chosen_ = Schedule::lazy;
+    }
+    constexpr double inertia = 0.97;  // the other one must be at least 3 % cheaper
     if (chosen_ == Schedule::lazy && *fused < inertia * *lazy) chosen_ = Schedule::fused;
     if (chosen_ == Schedule::fused && *lazy < inertia * *fused) chosen_ = Schedule::lazy;
     return chosen_;

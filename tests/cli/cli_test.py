@@ -700,6 +700,14 @@ class Beams(CliTest):
         self.assertNotIn(off["text"], texts)
         self.assertEqual(off["hypotheses"], self.beams("--harp-threshold", "inf")["hypotheses"])
 
+    @needs_smol
+    def test_ends_and_does_not_where_asked(self):
+        flags = ["-n", "40", "--beams", "2", "--json", "--harp-off"]
+        ended = json.loads(self.assert_ok(generate(*flags, model=SMOL, prompt="Say yes.")).out)["hypotheses"][0]
+        self.assertTrue(ended["finished"])
+        whole = json.loads(self.assert_ok(generate(*flags, "--ignore-eos", model=SMOL, prompt="Say yes.")).out)["hypotheses"][0]
+        self.assertEqual((whole["finished"], len(whole["tokens"])), (False, 40))
+
     def test_text(self):
         result = self.assert_ok(generate("-n", "12", "--beams", "2", "--n-best", "2"))
         self.assertEqual(len(re.findall(r"(?m)^\[[12]\] score -", result.out)), 2, result)
@@ -719,6 +727,7 @@ class Beams(CliTest):
             ("--beams", "3", "--trace", "t.jsonl"): ["--trace"],
             ("--beams", "3", *LOOKUP): ["--beams", "--spec-type"],
             ("--beams", "3", "-n", "0"): ["-n"],
+            ("--beams", "3", "-r", "END"): ["--reverse-prompt"],
             ("--beams", "3", "-c", "256", "-n", "200"): ["-c", "256"],
         }.items():
             with self.subTest(flags=flags):

@@ -77,6 +77,40 @@ TEST(CostModel, InterpolatesBetweenSizesAndScalesBeyondThem) {
     EXPECT_DOUBLE_EQ(*model.call_seconds(100), 4.0 * 100 / 6);
 }
 
+TEST(CostModel, LearnsCatchUpsOfAboutTheSameSizeTogether) {
+    CostModel model = measured({{1, 1.0}});
+    model.add_call(5, 2.0);
+    model.add_call(8, 2.0);
+    EXPECT_FALSE(model.is_measured(6));
+    model.add_call(5, 2.0);
+    EXPECT_TRUE(model.is_measured(6));
+    EXPECT_TRUE(model.is_measured(8));
+    EXPECT_FALSE(model.is_measured(9));
+    EXPECT_DOUBLE_EQ(*model.call_seconds(6), 2.0);  // 6 rows on average
+}
+
+TEST(CostModel, TriesLazyWhereItsCatchUpsAreGuessed) {
+    // rows cost as much as the first one up to 4, and from then on little: known only to who has decoded 5 at once
+    CostModel model = measured({{1, 1.0}, {2, 2.0}});
+    set_share(model, 0.2);
+    EXPECT_EQ(model.choose(1, 1), Schedule::lazy);  // though c(5) = 5 in proportion, which makes fused as good
+    for (int i = 0; i < 3; ++i) model.add_call(5, 2.5);
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // now it knows why
+    // where it turns out as dear as guessed, fused it is
+    model = measured({{1, 1.0}, {2, 1.5}});
+    set_share(model, 0.2);
+    EXPECT_EQ(model.choose(1, 1), Schedule::lazy);
+    for (int i = 0; i < 3; ++i) model.add_call(6, 4.5);
+    EXPECT_EQ(model.choose(1, 1), Schedule::fused);
+    // and where no catch-up of that size ever comes, it does not wait for one for good
+    model = measured({{1, 1.0}, {2, 1.1}});
+    set_share(model, 0.2);
+    int n_lazy = 0;
+    for (int i = 0; i < 1000; ++i) n_lazy += model.choose(1, 1) == Schedule::lazy ? 1 : 0;
+    EXPECT_GT(n_lazy, 0);
+    EXPECT_LE(n_lazy, 32);
+}
+
 TEST(CostModel, IgnoresPrefillAndEmptyCalls) {
     CostModel model;
     for (int i = 0; i < 5; ++i) {
