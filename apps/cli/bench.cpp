@@ -349,7 +349,7 @@ int bench_command(int argc, char ** argv) {
     check_sequences(flags.beams.options.beams, options);
     const std::vector<std::string> texts = read_prompts(flags);
     const std::vector<BenchKind> kinds = chosen_kinds(flags, params);
-    if (params.n_ctx == 0) params.n_ctx = 2048;
+    limit_context(params);
 
     Session session(params, std::nullopt);
     std::vector<std::vector<llama_token>> prompts;

@@ -28,14 +28,10 @@ std::optional<Options> options_of(const BenchKind & kind, const Options & base) 
 
 /// The flags' speculation, or for a look-up that they do not describe a short one: 3 tokens found again, 8 proposed.
 common_params with_draft(common_params params, Draft draft) {
-    params.n_parallel = 1;
     auto & speculation = params.speculative;
     if (draft == Draft::lookup) {
-        const bool is_described =
-            speculation.types.size() > 1 ||
-            (!speculation.types.empty() && speculation.types.front() != COMMON_SPECULATIVE_TYPE_NONE);
         speculation.draft.mparams = {};
-        if (!is_described) {
+        if (!decoding::asks_for_speculation(params)) {
             speculation.types = {COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE};
             speculation.ngram_simple.size_n = 3;
             speculation.ngram_simple.size_m = 8;
@@ -99,8 +95,7 @@ BenchMethod::BenchMethod(Session & session, const BenchKind & kind, const Settin
 
 BenchRun BenchMethod::run(const std::vector<llama_token> & prompt) {
     std::vector<llama_token> tokens = prompt;
-    const auto pause = common_tokenize(&session_.vocab(), ".", /*add_special=*/false);
-    for (uint32_t i = 0; i < kind_.pause; ++i) tokens.insert(tokens.end(), pause.begin(), pause.end());
+    append_pauses(tokens, session_.vocab(), kind_.pause, ".");
     return kind_.beams ? run_beams(tokens) : run_sampling(tokens);
 }
 

@@ -45,12 +45,6 @@ struct PauseFlags {
             ->group(group);
         app.add_option("--pause-text", text, "what one pause is")->capture_default_str()->group(group);
     }
-    void append_to(std::vector<llama_token> & tokens, const llama_vocab & vocab) const {
-        const auto pause = common_tokenize(&vocab, text, /*add_special=*/false, /*parse_special=*/true);
-        if (n > 0 && pause.empty())
-            throw Error(ErrorCode::invalid_option, fmt::format("option '--pause-text': '{}' has no tokens", text));
-        for (uint32_t i = 0; i < n; ++i) tokens.insert(tokens.end(), pause.begin(), pause.end());
-    }
 };
 
 }  // namespace
@@ -85,7 +79,7 @@ int generate_command(int argc, char ** argv) {
     Session session(params, options);
     const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
     auto prompt_tokens = session.tokenize(prompt.text, prompt.is_chat);
-    pause.append_to(prompt_tokens, session.vocab());
+    append_pauses(prompt_tokens, session.vocab(), pause.n, pause.text);
     if (beams.is_on()) return generate_beams(session, prompt, prompt_tokens, beams, as_json);
     const common_sampler_ptr sampler = session.new_sampler();
     Trace trace(trace_path, session.vocab());

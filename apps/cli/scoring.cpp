@@ -13,10 +13,6 @@ void ScoringFlags::add_to(CLI::App & app) {
         ->check(CLI::Range(2L, 1L << 40));
 }
 
-void limit_context(common_params & params) {
-    if (params.n_ctx == 0) params.n_ctx = 2048;
-}
-
 ScoringText read_scoring_text(Session & session, const std::string & text, const ScoringFlags & flags) {
     ScoringText result{session.tokenize(text, /*parse_special=*/false), session.pass().n_ctx_seq()};
     if (flags.max_tokens > 0 && static_cast<size_t>(flags.max_tokens) < result.tokens.size())

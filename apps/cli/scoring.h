@@ -20,9 +20,6 @@ struct ScoringFlags {
     void add_to(CLI::App & app);
 };
 
-/// A context that a text is scored in is not as large as the model allows, unless asked for.
-void limit_context(common_params & params);
-
 struct ScoringText {
     std::vector<llama_token> tokens;
     size_t window = 0;  ///< tokens

@@ -187,6 +187,17 @@ nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens) {
     return {{"tokens", n_tokens}, {"format", prompt.is_chat ? "chat" : "raw"}};
 }
 
+void limit_context(common_params & params) {
+    if (params.n_ctx == 0) params.n_ctx = 2048;
+}
+
+void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text) {
+    const auto pause = common_tokenize(&vocab, text, /*add_special=*/false, /*parse_special=*/true);
+    if (n > 0 && pause.empty())
+        throw Error(ErrorCode::invalid_option, fmt::format("option '--pause-text': '{}' has no tokens", text));
+    for (uint32_t i = 0; i < n; ++i) prompt.insert(prompt.end(), pause.begin(), pause.end());
+}
+
 void refuse_speculation(const common_params & params) {
     if (decoding::asks_for_speculation(params))
         throw Error(ErrorCode::invalid_option, "this command does not speculate; leave out --spec-type and -md");

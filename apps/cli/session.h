@@ -54,6 +54,8 @@ class Session {
     common_chat_templates_ptr templates_;
 };
 
+/// For commands whose context need not be as large as the model allows, unless asked for.
+void limit_context(common_params & params);
 /// For commands that decode every token themselves. @throws Error{invalid_option}
 void refuse_speculation(const common_params & params);
 
@@ -72,6 +74,8 @@ void add_format_flag(CLI::App & app, std::string & format);
 /// @throws Error{invalid_option} where a template is asked for and the model has none
 [[nodiscard]] FormattedPrompt format_prompt(const Session & session, const std::string & prompt,
                                             const std::string & format);
+/// Appends `n` times the tokens of `text` to a prompt. @throws Error{invalid_option} if it has none
+void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text);
 /// Number of tokens and format, for JSON.
 [[nodiscard]] nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens);
 [[nodiscard]] common_chat_msg chat_message(const std::string & role, const std::string & content);
