@@ -48,6 +48,11 @@ struct RowToPerturb {
 /// Replaces the random perturbation (replay of recorded masks, own kinds of noise). Row: [n_embd], changed in place.
 using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> row)>;
 
+/// How many of the batch's output rows, in batch order, the caller will use as far as it can tell now; the others are
+/// spared the second pass. Asked while a hesitating row waits for it, with step() as it will stay and logits() mixed where
+/// the second pass was made already, else vanilla. Asked again after each second pass, until it wants no more rows.
+using CountUsefulOutputs = std::function<size_t()>;
+
 /// Counters since creation or reset_statistics(). Rows are rows of a llama_decode batch.
 struct Statistics {
     uint64_t steps = 0;              ///< output rows judged
@@ -95,13 +100,15 @@ class ForwardPass {
     /// Decodes a batch of token rows of any sequences; rows with `logits` set become output rows (all NULL rules of
     /// llama_batch hold). On an error nothing of the batch stays behind, and the pass can be used on.
     ///
+    /// @param count_useful for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs. An
+    ///                     output row that is not useful keeps its vanilla logits, though its record says it hesitated
     /// @throws Error{invalid_batch}    empty, larger than n_batch, a bad token or sequence id, positions that do not follow
     /// @throws Error{unsupported_call} embedding rows (batch.embd) with HARP on; a LoRA on the token embeddings
     /// @throws Error{context_full}     no room in the KV cache
     /// @throws Error{aborted}          the abort callback said stop
     /// @throws Error{decode_failed}    anything else, also logits that are not numbers
     /// Source: llama_decode.
-    void decode(const llama_batch & batch);
+    void decode(const llama_batch & batch, const CountUsefulOutputs & count_useful = {});
 
     /// Final logits of the batch's row `i` (negative: from the last output row back), [n_vocab]; valid until the next
     /// decode(); nullptr if the row is not an output row.  Source: llama_get_logits_ith.

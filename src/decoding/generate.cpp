@@ -107,7 +107,7 @@ void Generator::decode_with_draft(llama_token token, size_t n_draft_max) {
     for (size_t i = 0; i < batch.size(); ++i)
         rows.add(batch[i], first + static_cast<llama_pos>(i), {&sequence_, 1}, true);
     try {
-        pass_.decode(rows.view());
+        pass_.decode(rows.view(), draft_.empty() ? CountUsefulOutputs{} : [this] { return count_useful_rows(); });
     } catch (...) {
         draft_.clear();  // nothing of the batch stays behind
         throw;
@@ -115,6 +115,18 @@ void Generator::decode_with_draft(llama_token token, size_t n_draft_max) {
     tokens_.push_back(token);
     logits_row_ = 0;
     if (drafter_ != nullptr) drafter_->follow(batch.data(), batch.size(), first);
+}
+
+/// Draws ahead, with the logits as they are now: rows behind the first token that differs from the draft will be taken back.
+/// (A draw that a second pass may still change counts as it is; ForwardPass asks again after that pass.)
+size_t Generator::count_useful_rows() const {
+    const common_sampler_ptr ahead(common_sampler_clone(&sampler_));
+    for (size_t i = 0; i < draft_.size(); ++i) {
+        const llama_token drawn = common_sampler_sample(ahead.get(), pass_.context(), static_cast<int>(i));
+        if (drawn != draft_[i]) return i + 1;
+        common_sampler_accept(ahead.get(), drawn, /*is_generated=*/true);
+    }
+    return draft_.size() + 1;
 }
 
 /// Takes what was not confirmed out of the sequence.

@@ -71,6 +71,7 @@ class Generator {
     GenerationResult run(const GenerationLimits & limits, const OnToken & on_token);
     void advance(llama_token token, size_t n_draft_max);
     void decode_with_draft(llama_token token, size_t n_draft_max);
+    [[nodiscard]] size_t count_useful_rows() const;
     void resolve_draft();
     [[nodiscard]] size_t room_for_draft(const GenerationLimits & limits, int n_generated) const;
 

@@ -100,13 +100,13 @@ ForwardPass & ForwardPass::operator=(ForwardPass &&) noexcept = default;
 // ---------------------------------------------------------------------------------------------------------------------
 // Decode
 
-void ForwardPass::decode(const llama_batch & batch) {
+void ForwardPass::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {
     const Stopwatch total;
-    impl_->decode(batch);
+    impl_->decode(batch, count_useful);
     impl_->statistics.total_seconds += total.seconds();
 }
 
-void ForwardPass::Impl::decode(const llama_batch & batch) {
+void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {
     outputs.clear();
     logits_are_kept = false;
     if (!enabled()) {
@@ -122,7 +122,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch) {
         append_to_histories(rows);
         collect_outputs(rows);
         judge_outputs();
-        catch_up();
+        catch_up(count_useful);
         if (observer) observe_outputs();
     } catch (...) {  // also what an observer or a row perturbation throws
         roll_back(rows);
@@ -364,21 +364,27 @@ void ForwardPass::Impl::keep_logits() {
     logits_are_kept = true;
 }
 
-void ForwardPass::Impl::catch_up() {
-    std::vector<std::vector<Output *>> waiting(layout.n_sequences);  // [sequence]: hesitating rows, by position
-    bool any = false;
-    for (Output & output : outputs) {
-        const SequenceState & sequence = state(output.sequence);
-        const bool needs_pass = output.record.hesitated && output.twin_rows.empty() && sequence.options.beta < 1.0F;
-        const bool is_clean_prompt =
-            needs_pass && sequence.history.index_of(output.position) < sequence.history.clean_prefix();
-        if (!needs_pass || is_clean_prompt) continue;  // nothing is perturbed yet: the reframed row is the vanilla one
-        waiting[static_cast<size_t>(output.sequence)].push_back(&output);
-        any = true;
+bool ForwardPass::Impl::waits_for_second_pass(const Output & output) const {
+    const SequenceState & sequence = state(output.sequence);
+    if (!output.record.hesitated || !output.twin_rows.empty() || sequence.options.beta == 1.0F) return false;
+    // in a clean prompt nothing is perturbed: the reframed row is the vanilla one
+    return sequence.history.index_of(output.position) >= sequence.history.clean_prefix();
+}
+
+void ForwardPass::Impl::catch_up(const CountUsefulOutputs & count_useful) {
+    const auto waits = [this](const Output & output) { return waits_for_second_pass(output); };
+    for (auto begin = outputs.begin(); std::any_of(begin, outputs.end(), waits);) {
+        const size_t n_useful = count_useful ? std::min(count_useful(), outputs.size()) : outputs.size();
+        const auto end = outputs.begin() + static_cast<std::ptrdiff_t>(n_useful);
+        if (end <= begin) return;
+        std::vector<std::vector<Output *>> waiting(layout.n_sequences);  // [sequence]: hesitating rows, by position
+        for (; begin != end; ++begin) {
+            if (!waits(*begin)) continue;
+            keep_logits();
+            waiting[static_cast<size_t>(begin->sequence)].push_back(&*begin);
+        }
+        for (std::vector<TwinJob> jobs = next_jobs(waiting); !jobs.empty(); jobs = next_jobs(waiting)) run_jobs(jobs);
     }
-    if (!any) return;
-    keep_logits();
-    for (std::vector<TwinJob> jobs = next_jobs(waiting); !jobs.empty(); jobs = next_jobs(waiting)) run_jobs(jobs);
 }
 
 DrawId ForwardPass::Impl::due_draw(const SequenceState & sequence, size_t row) {

@@ -74,7 +74,7 @@ struct ForwardPass::Impl {
     Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options);
 
     // --- decode (forward_pass.cpp)
-    void decode(const llama_batch & batch);
+    void decode(const llama_batch & batch, const CountUsefulOutputs & count_useful);
     void decode_vanilla(const llama_batch & batch);
     void plan_fused(const std::vector<forward::TokenRow> & rows);
     void decode_clean(const std::vector<forward::TokenRow> & rows);
@@ -82,7 +82,8 @@ struct ForwardPass::Impl {
     void collect_outputs(const std::vector<forward::TokenRow> & rows);
     void judge_outputs();
     void mix_fused(Output & output);
-    void catch_up();
+    void catch_up(const CountUsefulOutputs & count_useful);
+    [[nodiscard]] bool waits_for_second_pass(const Output & output) const;
     [[nodiscard]] std::vector<TwinJob> next_jobs(std::vector<std::vector<Output *>> & waiting);
     void run_jobs(const std::vector<TwinJob> & jobs);
     void keep_logits();

@@ -214,6 +214,45 @@ TEST_P(Laws, RejectedRowsLeaveNoTrace) {
     }
 }
 
+TEST_P(Laws, OutputsThatAreNotUsefulAreSparedTheSecondPass) {
+    Options options = with(Schedule::lazy);
+    options.threshold = 0;  // each row hesitates
+    const std::vector<llama_token> & prompt = GetParam().prompt;
+    const std::vector<llama_token> drafted = {300, 301, 302, 303};
+    const auto first = static_cast<llama_pos>(prompt.size());
+    ForwardPass all = pass(options);
+    decode(all, prompt, 0);
+    decode(all, drafted, first, 0, /*all_outputs=*/true);
+    ForwardPass off = pass(std::nullopt);
+    decode(off, prompt, 0);
+    decode(off, drafted, first, 0, /*all_outputs=*/true);
+
+    ForwardPass p = pass(options);
+    decode(p, prompt, 0);
+    p.reset_statistics();
+    std::vector<size_t> answers = {1, 3, 3};  // it sees after the second pass of the first row that two more are useful
+    std::vector<size_t> n_mixed;
+    decode(p, drafted, first, 0, /*all_outputs=*/true, [&] {
+        n_mixed.push_back(0);
+        for (int32_t i = 0; i < 4; ++i) n_mixed.back() += static_cast<size_t>(row(p, i) != row(off, i));
+        const size_t answer = answers.front();
+        answers.erase(answers.begin());
+        return answer;
+    });
+    EXPECT_EQ(n_mixed, (std::vector<size_t>{0, 1, 3}));
+    EXPECT_EQ(p.statistics().second_pass_rows, 3U);
+    for (int32_t i = 0; i < 4; ++i) {
+        EXPECT_TRUE(p.step(i).hesitated);
+        EXPECT_LE(largest_difference(row(p, i), row(i < 3 ? all : off, i)), GetParam().tolerance) << "row " << i;
+    }
+    EXPECT_EQ(p.check_invariant(), "");
+    // the row that was spared is caught up on when it is wanted after all
+    decode(p, {304}, first + 4);
+    decode(all, {304}, first + 4);
+    EXPECT_LE(largest_difference(row(p), row(all)), GetParam().tolerance);
+    EXPECT_EQ(p.check_invariant(), "");
+}
+
 TEST_P(Laws, GeneratedScopeLeavesThePromptClean) {
     for (const bool unified : {false, true}) {
         Options options = with(Schedule::lazy);

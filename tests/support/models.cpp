@@ -73,13 +73,13 @@ llama_context_params small_context(uint32_t n_ctx, uint32_t n_seq_max) {
 }
 
 void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence,
-            bool all_outputs) {
+            bool all_outputs, const CountUsefulOutputs & count_useful) {
     forward::BatchRows rows;
     for (size_t i = 0; i < tokens.size(); ++i) {
         const bool is_output = all_outputs || i + 1 == tokens.size();
         rows.add(tokens[i], first + static_cast<llama_pos>(i), {&sequence, 1}, is_output);
     }
-    pass.decode(rows.view());
+    pass.decode(rows.view(), count_useful);
 }
 
 std::vector<float> row(ForwardPass & pass, int32_t i) {

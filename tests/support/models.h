@@ -33,7 +33,7 @@ llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1)
 
 /// Decodes `tokens` at positions from `first` on; logits wanted for all rows or for the last.
 void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence = 0,
-            bool all_outputs = false);
+            bool all_outputs = false, const CountUsefulOutputs & count_useful = {});
 
 /// Copy of a row of final logits.
 std::vector<float> row(ForwardPass & pass, int32_t i = -1);
