@@ -25,9 +25,6 @@ std::string environment_name(std::string_view option) {
     return name;
 }
 
-/// llama.cpp has a set of flags for each of its programs; its command's has chat templates and speculation.
-constexpr llama_example llama_flags_of = LLAMA_EXAMPLE_CLI;
-
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
     return value != nullptr && *value != '\0';
@@ -36,7 +33,8 @@ bool is_set(const char * environment_variable) {
 /// The flags of llama.cpp's parser.
 class LlamaFlags {
   public:
-    explicit LlamaFlags(common_params & params) : options_(common_params_parser_init(params, llama_flags_of).options) {
+    LlamaFlags(common_params & params, llama_example flags_of)
+        : options_(common_params_parser_init(params, flags_of).options) {
         for (const common_arg & option : options_) {
             for (const std::string & name : option.get_args()) by_name_[name] = &option;
         }
@@ -126,8 +124,9 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
                 fmt::format("option '{0}': {1}; leave out --harp-{0} ({2})", name, why, environment_name(name)));
 }
 
-CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example)
-    : app(description, "harp " + name) {
+CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example,
+                         llama_example flags_of)
+    : app(description, "harp " + name), flags_of_(flags_of) {
     app.set_help_flag("-h,--help", "this text");
     app.add_flag("--help-llama", help_llama_, "all flags of llama.cpp, which work here too");
     app.footer(
@@ -154,7 +153,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
     llama_arguments_ = {app.get_name()};
     std::vector<std::string> ours;
     common_params unused;
-    const LlamaFlags llama_flags(unused);
+    const LlamaFlags llama_flags(unused, flags_of_);
     int next = 1;
     const auto take_value = [&](std::string_view flag) {
         if (next == argc) throw Error(ErrorCode::invalid_option, fmt::format("option '{}' needs a value", flag));
@@ -200,9 +199,9 @@ void CommandLine::add_default_model() {
 }
 
 void CommandLine::parse_llama_flags(common_params & params) {
-    // llama.cpp's own messages only where asked for (-v, -lv): errors reach the user as one line of ours
+    // llama.cpp's own messages only where asked for (-v, -lv): errors reach the user as one line of ours. A server has a log.
     common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
-    params.verbosity = LOG_LEVEL_OUTPUT;
+    if (flags_of_ != LLAMA_EXAMPLE_SERVER) params.verbosity = LOG_LEVEL_OUTPUT;
     params.warmup = false;  // the self-check of a ForwardPass is one
     params.fit_params = llama_supports_gpu_offload();
 
@@ -210,8 +209,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     for (std::string & argument : llama_arguments_) arguments.push_back(argument.data());
     std::optional<CapturedStderr> captured;
     if (!names_remote_model()) captured.emplace();  // a download shows its progress
-    const bool parsed =
-        common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, llama_flags_of);
+    const bool parsed = common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, flags_of_);
     common_log_set_verbosity_thold(params.verbosity);
     if (parsed) {
         // remarks, and failures to open files that we name ourselves

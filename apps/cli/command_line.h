@@ -40,7 +40,9 @@ class HarpFlags {
 /// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.
 class CommandLine {
   public:
-    CommandLine(const std::string & name, const std::string & description, const std::string & example);
+    /// @param flags_of which of llama.cpp's programs to take the flags of; its command's have chat templates and speculation
+    CommandLine(const std::string & name, const std::string & description, const std::string & example,
+                llama_example flags_of = LLAMA_EXAMPLE_CLI);
 
     CLI::App app;
     HarpFlags harp;
@@ -57,6 +59,7 @@ class CommandLine {
     void add_default_model();
     [[nodiscard]] bool names_remote_model() const;
 
+    llama_example flags_of_;
     bool help_llama_ = false;
     std::vector<std::string> llama_arguments_;  // [0] is the program's name
     std::set<std::string> llama_flags_;         // those given, without their values

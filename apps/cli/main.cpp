@@ -1,9 +1,13 @@
 // harp: llama.cpp with a forward pass that hesitates. Chooses the subcommand; turns errors into one line and an exit code.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -18,13 +22,22 @@
 namespace harp::cli {
 namespace {
 
+/// Becomes harp-server, a program of its own, so that the command does not carry the server.
+int serve_command(int /*argc*/, char ** argv) {
+    std::error_code unused;
+    const auto server = std::filesystem::read_symlink("/proc/self/exe", unused).parent_path() / "harp-server";
+    execv(server.c_str(), argv);
+    throw Error(ErrorCode::invalid_input, fmt::format("cannot start {}: {} (it is the build's target harp_server)",
+                                                      server.string(), std::strerror(errno)));
+}
+
 struct Command {
     std::string_view name;
     std::string_view summary;
     int (*run)(int, char **);
 };
 
-constexpr std::array<Command, 8> commands = {{
+constexpr std::array<Command, 9> commands = {{
     {"generate", "answer or continue a prompt; hesitating tokens are coloured", generate_command},
     {"chat", "talk with the model, several turns", chat_command},
     {"compare", "one prompt, vanilla and HARP side by side", compare_command},
@@ -33,6 +46,7 @@ constexpr std::array<Command, 8> commands = {{
     {"calibrate", "a threshold for this model, from its entropies on a text; strengths and betas tried",
      calibrate_command},
     {"verify", "replay recorded runs of the authors' code and compare every step", verify_command},
+    {"serve", "llama.cpp's HTTP server (OpenAI's API and more), with HARP", serve_command},
     {"info", "the model, what HARP can do with it, effective options, build", info_command},
 }};
 
@@ -49,6 +63,7 @@ std::string usage() {
 }
 
 int run_command(const Command & command, int argc, char ** argv) {
+    if (command.run == serve_command) return serve_command(argc, argv);  // handles signals itself
     install_interrupt_handlers();
     llama_backend_init();
     const int code = command.run(argc, argv);

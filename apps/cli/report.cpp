@@ -20,26 +20,6 @@ json build_json() {
             {"system", llama_print_system_info()}};
 }
 
-json options_json(const std::optional<Options> & options) {
-    if (!options) return {{"enabled", false}};
-    json result = {{"enabled", true}};
-    for (const OptionInfo & info : option_table()) {
-        const std::string text = get_option(*options, info.name);
-        const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-        result[std::string(info.name)] = value.is_number() ? value : json(text);  // words, and "inf", as strings
-    }
-    return result;
-}
-
-std::string options_text(const std::optional<Options> & options) {
-    if (!options) return "off";
-    std::string text;
-    for (const OptionInfo & info : option_table()) {
-        text += fmt::format("{}{}={}", text.empty() ? "" : " ", info.name, get_option(*options, info.name));
-    }
-    return text;
-}
-
 json model_json(const llama_model & model, const std::string & path) {
     std::array<char, 256> description{};
     llama_model_desc(&model, description.data(), description.size());

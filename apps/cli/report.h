@@ -5,15 +5,13 @@
 #include <string>
 
 #include "decoding/drafter.h"
+#include "effective_options.h"
 #include "harp/forward_pass.h"
 
 namespace harp::cli {
 
 /// Version of harp, llama.cpp and compiler, and the instruction sets in use.
 [[nodiscard]] nlohmann::json build_json();
-[[nodiscard]] nlohmann::json options_json(const std::optional<Options> & options);
-/// "threshold=1 beta=0.5 ..."; "off" without options.
-[[nodiscard]] std::string options_text(const std::optional<Options> & options);
 
 /// File name, size, description and a fingerprint (SHA-256 of the size and the first 4 MiB).
 [[nodiscard]] nlohmann::json model_json(const llama_model & model, const std::string & path);

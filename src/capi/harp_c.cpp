@@ -21,6 +21,7 @@ thread_local std::string last_error;
 struct Defaults {
     std::mutex mutex;
     std::optional<harp::Options> options = harp::Options{};
+    std::optional<uint32_t> mask_sequence;
 };
 
 Defaults & defaults() {
@@ -91,10 +92,11 @@ size_t zero(ErrorCode /*code*/) {
 
 }  // namespace
 
-void harp::set_default_options(const std::optional<Options> & options) {
+void harp::set_default_options(const std::optional<Options> & options, std::optional<uint32_t> mask_sequence) {
     if (options) validate(*options);
     const std::lock_guard lock(defaults().mutex);
     defaults().options = options;
+    defaults().mask_sequence = mask_sequence;
 }
 
 extern "C" {
@@ -156,12 +158,19 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
     return guarded(
         [&]() -> llama_context * {
             std::optional<harp::Options> options;
+            std::optional<uint32_t> mask_sequence;
             {
                 const std::lock_guard lock(defaults().mutex);
                 options = defaults().options;
+                mask_sequence = defaults().mask_sequence;
             }
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
-            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
+            auto pass = std::make_unique<ForwardPass>(*model, params, options);
+            if (options && mask_sequence) {
+                for (uint32_t s = 0; s < pass->n_seq_max(); ++s)
+                    pass->set_sequence_options(static_cast<llama_seq_id>(s), *options, mask_sequence);
+            }
+            return harp::capi::adopt(std::move(pass));
         },
         [](ErrorCode) { return nullptr; });
 }

@@ -107,7 +107,8 @@ void Generator::decode_with_draft(llama_token token, size_t n_draft_max) {
     for (size_t i = 0; i < batch.size(); ++i)
         rows.add(batch[i], first + static_cast<llama_pos>(i), {&sequence_, 1}, true);
     try {
-        pass_.decode(rows.view(), draft_.empty() ? CountUsefulOutputs{} : [this] { return count_useful_rows(); });
+        pass_.decode(
+            rows.view(), draft_.empty() ? CountUsefulOutputs{} : [this] { return count_useful_rows(); });
     } catch (...) {
         draft_.clear();  // nothing of the batch stays behind
         throw;

@@ -1,0 +1,29 @@
+#include "effective_options.h"
+
+#include <fmt/format.h>
+
+namespace harp::cli {
+
+using nlohmann::json;
+
+json options_json(const std::optional<Options> & options) {
+    if (!options) return {{"enabled", false}};
+    json result = {{"enabled", true}};
+    for (const OptionInfo & info : option_table()) {
+        const std::string text = get_option(*options, info.name);
+        const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+        result[std::string(info.name)] = value.is_number() ? value : json(text);  // words, and "inf", as strings
+    }
+    return result;
+}
+
+std::string options_text(const std::optional<Options> & options) {
+    if (!options) return "off";
+    std::string text;
+    for (const OptionInfo & info : option_table()) {
+        text += fmt::format("{}{}={}", text.empty() ? "" : " ", info.name, get_option(*options, info.name));
+    }
+    return text;
+}
+
+}  // namespace harp::cli

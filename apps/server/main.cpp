@@ -1,0 +1,59 @@
+// harp-server: llama.cpp's server on a forward pass that hesitates. Parses the flags, sets HARP's defaults, calls the server.
+#include <fmt/format.h>
+
+#include <clocale>
+#include <csignal>
+#include <cstdio>
+#include <optional>
+
+#include "cli/command_line.h"
+#include "cli/effective_options.h"
+#include "harp/error.h"
+#include "harp/harp.h"
+#include "harp/registration.h"
+#include "llama.h"
+#include "log.h"
+#include "server-stream.h"
+
+int llama_server(common_params & params, int argc, char ** argv);  // of llama.cpp's server.cpp, which has no header
+
+namespace harp::server {
+namespace {
+
+int run(int argc, char ** argv) {
+    cli::CommandLine command(
+        "serve", "Serves a model over HTTP: llama.cpp's server (OpenAI, Anthropic and its own API), with HARP.",
+        "harp serve -m model.gguf --port 8080 --harp-threshold 1.5", LLAMA_EXAMPLE_SERVER);
+    command.harp.add_to(command.app);
+    common_params params;
+    if (const auto code = command.parse(argc, argv, params)) return *code;
+    const std::optional<Options> options = command.harp.options();
+    set_default_options(options, /*mask_sequence=*/0);  // an answer does not depend on its slot
+    fmt::print(stderr, "harp: {}\n", cli::options_text(options));
+
+    std::setlocale(LC_NUMERIC, "C");
+    std::signal(SIGPIPE, SIG_IGN);  // a client that hangs up is no reason to end
+    common_init();
+    server_stream_session_manager_start();
+    llama_backend_init();
+    llama_numa_init(params.numa);
+    const int code = llama_server(params, argc, argv);
+    common_log_flush(common_log_main());
+    if (code != 0 && *harp_last_error() != '\0') fmt::print(stderr, "harp serve: {}\n", harp_last_error());
+    return code;
+}
+
+}  // namespace
+}  // namespace harp::server
+
+int main(int argc, char ** argv) {
+    try {
+        return harp::server::run(argc, argv);
+    } catch (const harp::Error & error) {
+        fmt::print(stderr, "harp serve: {}\n", error.what());
+        return error.code() == harp::ErrorCode::invalid_option ? harp::cli::exit_usage : harp::cli::exit_failure;
+    } catch (const std::exception & error) {
+        fmt::print(stderr, "harp serve: {}\n", error.what());
+        return harp::cli::exit_failure;
+    }
+}

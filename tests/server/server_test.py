@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Tests of harp-server: its answers are those of `harp generate`, alone and among others; clients, errors, shutdown.
+
+Finds the programs through HARP_SERVER_BINARY and HARP_BINARY, the tiny model through HARP_SHARED_DATA and SmolLM2 through
+HARP_TEST_MODELS; tests whose model is absent are skipped.
+"""
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+try:
+    import openai
+except ImportError:
+    openai = None
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVER = os.environ.get("HARP_SERVER_BINARY", str(ROOT / "build/release/bin/harp-server"))
+HARP = os.environ.get("HARP_BINARY", str(ROOT / "build/release/bin/harp"))
+SHARED = Path(os.environ.get("HARP_SHARED_DATA") or ROOT.parent / "shared/data")
+MODELS = Path(os.environ.get("HARP_TEST_MODELS") or ROOT / ".deps/models")
+TINY = SHARED / "models/stories260K/stories260K-f32.gguf"
+SMOL = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
+T5 = MODELS / "random-t5.gguf"
+
+START_TIMEOUT = 60  # seconds
+EXACT = ["-ctk", "f32", "-ctv", "f32"]  # rounding by batch size then does not change a choice
+PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
+           "Mom said to", "In the garden", "The sun was"]
+
+needs_tiny = unittest.skipUnless(TINY.is_file(), f"no {TINY}")
+needs_smol = unittest.skipUnless(SMOL.is_file(), f"no {SMOL}")
+
+
+def environment():
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LLAMA_"))}
+    return {**kept, "LLAMA_ARG_THREADS": "1"}
+
+
+class Server:
+    """A running harp-server on a free port of the loopback device."""
+
+    def __init__(self, *flags, model=TINY):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([SERVER, "-m", str(model), "--port", str(self.port), *flags], env=environment(),
+                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the server did not start: {self.output()}")
+            time.sleep(0.05)
+
+    def is_ready(self):
+        try:
+            return self.get("/health")["status"] == "ok"
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def output(self):
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", "replace")
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def post(self, path, body):
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def complete(self, prompt, n=48, **more):
+        return self.post("/completion", {"prompt": prompt, "n_predict": n, "temperature": 0, **more})["content"]
+
+    def stop(self, how=signal.SIGINT):
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        code = self.process.wait(timeout=30)
+        output = self.output()
+        self.log.close()
+        return code, output
+
+
+def generate(prompt, *flags, n=48):
+    """What the command says: the same prompt, greedy."""
+    done = subprocess.run([HARP, "generate", "-m", str(TINY), "-p", prompt, "-n", str(n), "--temp", "0", "--format", "raw",
+                           "--json", *EXACT, *flags], env=environment(), capture_output=True, timeout=60, check=True)
+    return json.loads(done.stdout)["text"]
+
+
+class ServerTest(unittest.TestCase):
+    flags = []
+    model = TINY
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("-np", "4", "-c", "2048", *EXACT, *cls.flags, model=cls.model)
+
+    @classmethod
+    def tearDownClass(cls):
+        code, output = cls.server.stop()
+        if code != 0:
+            raise AssertionError(f"exit {code}\n{output[-3000:]}")
+
+
+@needs_tiny
+class Hesitating(ServerTest):
+    def test_answers_are_those_of_the_command(self):
+        for prompt in PROMPTS[:3]:
+            self.assertEqual(self.server.complete(prompt), generate(prompt))
+
+    def test_many_at_once_are_as_alone(self):
+        alone = [self.server.complete(prompt, cache_prompt=False) for prompt in PROMPTS]
+        with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+            together = list(pool.map(self.server.complete, PROMPTS))
+        self.assertEqual(together, alone)
+
+    def test_cached_prompt_gives_the_same(self):
+        first = self.server.complete(PROMPTS[0], id_slot=1)
+        self.server.complete(PROMPTS[0] + first + " and", id_slot=1)
+        self.assertEqual(self.server.complete(PROMPTS[0], id_slot=1), first)
+
+    def test_clients_that_hang_up(self):
+        body = json.dumps({"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True}).encode()
+        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
+                connection.sendall(head.encode() + body)
+                connection.recv(64)
+        self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))
+
+    def test_bad_requests(self):
+        for body, code in [(b"{", 500), (b'{"prompt": 5.5}', 400), (b'{"messages": "x"}', 400)]:
+            request = urllib.request.Request(self.server.url + "/v1/completions", body, {"Content-Type": "application/json"})
+            with self.subTest(body=body), self.assertRaises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=30)
+            self.assertIn(caught.exception.code, (400, code))
+            caught.exception.close()
+
+    @unittest.skipIf(openai is None, "the package openai is not installed")
+    def test_openai_client(self):
+        client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        self.assertEqual(len(client.models.list().data), 1)
+        said = client.completions.create(model="x", prompt=PROMPTS[0], max_tokens=48, temperature=0)
+        self.assertEqual(said.choices[0].text, generate(PROMPTS[0]))
+        parts = client.completions.create(model="x", prompt=PROMPTS[0], max_tokens=48, temperature=0, stream=True)
+        self.assertEqual("".join(part.choices[0].text for part in parts if part.choices), said.choices[0].text)
+        with self.assertRaises(openai.BadRequestError):
+            client.completions.create(model="x", prompt=PROMPTS[0], max_tokens=4, extra_body={"n_probs": "many"})
+
+
+@needs_tiny
+class Off(ServerTest):
+    flags = ["--harp-off"]
+
+    def test_is_vanilla(self):
+        answers = [self.server.complete(prompt) for prompt in PROMPTS[:3]]
+        self.assertEqual(answers, [generate(prompt, "--harp-off") for prompt in PROMPTS[:3]])
+        self.assertNotEqual(answers, [generate(prompt) for prompt in PROMPTS[:3]])
+
+
+@needs_smol
+class Chat(ServerTest):
+    model = SMOL
+
+    @unittest.skipIf(openai is None, "the package openai is not installed")
+    def test_openai_client(self):
+        client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        messages = [{"role": "user", "content": "What is the capital of France?"}]
+        ask = {"model": "x", "messages": messages, "temperature": 0, "max_tokens": 24}
+        said = client.chat.completions.create(**ask, logprobs=True, top_logprobs=3)
+        self.assertIn("Paris", said.choices[0].message.content)
+        self.assertEqual(len(said.choices[0].logprobs.content[0].top_logprobs), 3)
+        parts = client.chat.completions.create(**ask, stream=True)
+        text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+        self.assertEqual(text, said.choices[0].message.content)
+        schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+        said = client.chat.completions.create(**ask, response_format={
+            "type": "json_schema", "json_schema": {"name": "city", "schema": schema}})
+        self.assertIsInstance(json.loads(said.choices[0].message.content)["city"], str)
+
+
+class Starting(unittest.TestCase):
+    def run_server(self, *flags):
+        done = subprocess.run([SERVER, *flags], env=environment(), capture_output=True, timeout=60, check=False)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    def test_help(self):
+        code, out, _ = self.run_server("--help")
+        self.assertEqual(code, 0)
+        self.assertIn("--harp-beta", out)
+
+    def test_faults(self):
+        for flags, names in {
+            ("-m", "no.gguf", "--harp-beta", "3"): ["beta", "3", "0..1"],
+            ("-m", "no.gguf", "--port"): ["--port"],
+            ("-m", "no.gguf", "--magic"): ["--magic"],
+            (): ["no model"],
+        }.items():
+            with self.subTest(flags=flags):
+                code, _, err = self.run_server(*flags)
+                self.assertEqual(code, 2, err)
+                for name in names:
+                    self.assertIn(name, err)
+
+    @unittest.skipUnless(T5.is_file(), f"no {T5}")
+    def test_model_that_cannot_hesitate_is_refused_by_name(self):
+        code, _, err = self.run_server("-m", str(T5), "--port", "0")
+        self.assertEqual(code, 1)
+        self.assertIn("encoder", err)
+
+    @needs_tiny
+    def test_command_starts_it(self):
+        done = subprocess.run([HARP, "serve", "--help"], env=environment(), capture_output=True, timeout=60, check=True)
+        self.assertIn(b"harp serve", done.stdout)
+
+    @needs_tiny
+    def test_terminated(self):
+        code, output = Server("-c", "256").stop(signal.SIGTERM)
+        self.assertEqual(code, 0, output)
+        self.assertIn("harp: threshold=1", output)
+        self.assertIn("listening on http://127.0.0.1:", output)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
