@@ -13,6 +13,7 @@
 #include "harp/registration.h"
 #include "llama.h"
 #include "log.h"
+#include "request.h"
 #include "server-stream.h"
 
 int llama_server(common_params & params, int argc, char ** argv);  // of llama.cpp's server.cpp, which has no header
@@ -29,6 +30,7 @@ int run(int argc, char ** argv) {
     if (const auto code = command.parse(argc, argv, params)) return *code;
     const std::optional<Options> options = command.harp.options();
     set_default_options(options, /*mask_sequence=*/0);  // an answer does not depend on its slot
+    set_defaults(options);
     fmt::print(stderr, "harp: {}\n", cli::options_text(options));
 
     std::setlocale(LC_NUMERIC, "C");

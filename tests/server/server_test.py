@@ -150,6 +150,55 @@ class Hesitating(ServerTest):
             self.assertIn(caught.exception.code, (400, code))
             caught.exception.close()
 
+    def test_options_of_a_request(self):
+        prompt = PROMPTS[0]
+        changed = {"beta": 0.1, "threshold": 0.2, "seed": 3, "redraw": 2}
+        flags = [part for name, value in changed.items() for part in (f"--harp-{name}", str(value))]
+        for harp_object, as_flags in [({"enabled": False}, ["--harp-off"]), (changed, flags), ({}, []),
+                                      ({"perturbation": "gaussian", "strength": 1.5},
+                                       ["--harp-perturbation", "gaussian", "--harp-strength", "1.5"]),
+                                      ({"threshold": "inf"}, ["--harp-off"])]:
+            with self.subTest(harp=harp_object):
+                self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
+
+    def test_requests_with_other_options_share_batches(self):
+        asked = [(prompt, {"enabled": i % 3 != 0, "beta": 0.25 * (i % 4), "seed": i}) for i, prompt in enumerate(PROMPTS)]
+        alone = [self.server.complete(prompt, harp=options, cache_prompt=False) for prompt, options in asked]
+        with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
+            together = list(pool.map(lambda ask: self.server.complete(ask[0], harp=ask[1]), asked))
+        self.assertEqual(together, alone)
+
+    def test_bad_options_of_a_request(self):
+        for harp_object, names in [({"beta": 3}, ["beta", "3", "0..1"]), ({"betta": 1}, ["betta", "beta"]), (5, ["harp", "5"]),
+                                   ({"enabled": 1}, ["harp.enabled", "true, false"]), ({"beta": [1]}, ["harp.beta", "[1]"]),
+                                   ({"reframings": 2}, ["reframings", "2", "1..1"]), ({"schedule": "lazy"}, ["schedule"]),
+                                   ({"threshold": "x"}, ["threshold", "'x'"]), ({"strength": -1}, ["strength", "-1"])]:
+            for path in ["/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses"]:
+                body = {"prompt": "Once", "messages": [{"role": "user", "content": "Once"}], "input": "Once", "model": "x",
+                        "max_tokens": 2, "harp": harp_object}
+                with self.subTest(harp=harp_object, path=path), self.assertRaises(urllib.error.HTTPError) as caught:
+                    self.server.post(path, body)
+                self.assertEqual(caught.exception.code, 400)
+                message = json.load(caught.exception)["error"]["message"]
+                for name in names:
+                    self.assertIn(name, message)
+
+    def test_entropies_and_counts(self):
+        ask = {"prompt": PROMPTS[0], "n_predict": 24, "temperature": 0, "n_probs": 1}
+        answer = self.server.post("/completion", ask)
+        tokens = answer["completion_probabilities"]
+        self.assertEqual(len(tokens), 24)
+        for token in tokens:
+            self.assertEqual(token["hesitated"], token["entropy"] > 1)
+        counts = {"steps": 24, "hesitations": sum(token["hesitated"] for token in tokens)}
+        self.assertGreater(counts["hesitations"], 0)
+        self.assertEqual(answer["timings"]["harp"], counts)
+        ask = {"prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0}
+        self.assertEqual(self.server.post("/v1/completions", ask)["usage"]["harp"], counts)
+        never = self.server.post("/v1/completions", {**ask, "harp": {"enabled": False}})["usage"]["harp"]
+        self.assertEqual(never, {"steps": 24, "hesitations": 0})
+        self.assertEqual(self.server.get("/props")["harp"]["threshold"], 1)
+
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_client(self):
         client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
@@ -166,6 +215,15 @@ class Hesitating(ServerTest):
 @needs_tiny
 class Off(ServerTest):
     flags = ["--harp-off"]
+
+    def test_nothing_of_harp(self):
+        self.assertEqual(self.server.get("/props")["harp"], {"enabled": False})
+        ask = {"prompt": PROMPTS[0], "max_tokens": 4, "temperature": 0}
+        self.assertNotIn("harp", self.server.post("/v1/completions", {**ask, "harp": {"enabled": False}})["usage"])
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.server.post("/v1/completions", {**ask, "harp": {"enabled": True}})
+        self.assertEqual(caught.exception.code, 400)
+        self.assertIn("--harp-off", json.load(caught.exception)["error"]["message"])
 
     def test_is_vanilla(self):
         answers = [self.server.complete(prompt) for prompt in PROMPTS[:3]]
@@ -186,6 +244,10 @@ class Chat(ServerTest):
         said = client.chat.completions.create(**ask, logprobs=True, top_logprobs=3)
         self.assertIn("Paris", said.choices[0].message.content)
         self.assertEqual(len(said.choices[0].logprobs.content[0].top_logprobs), 3)
+        self.assertGreaterEqual(said.choices[0].logprobs.content[0].entropy, 0)
+        self.assertEqual(said.usage.harp["steps"], said.usage.completion_tokens)
+        off = client.chat.completions.create(**ask, extra_body={"harp": {"enabled": False}})
+        self.assertEqual(off.usage.harp["hesitations"], 0)
         parts = client.chat.completions.create(**ask, stream=True)
         text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
         self.assertEqual(text, said.choices[0].message.content)

@@ -1,0 +1,110 @@
+#include "request.h"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "harp/error.h"
+#include "harp/registration.h"
+
+namespace harp::server {
+
+namespace {
+
+std::optional<Options> & defaults() {
+    static std::optional<Options> options = Options{};
+    return options;
+}
+
+/// A JSON value as the text that set_option() takes.
+std::string as_text(const std::string & name, const common_json & value) {
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_number()) return value.dump();
+    throw std::invalid_argument("harp." + name + ": " + value.dump() + " is neither a number nor a string");
+}
+
+void set_field(Options & options, const std::string & name, const common_json & value) {
+    if (name == "schedule")
+        throw std::invalid_argument("harp.schedule is the server's (--harp-schedule), not a request's");
+    set_option(options, name, as_text(name, value));
+}
+
+}  // namespace
+
+void set_defaults(const std::optional<Options> & options) {
+    defaults() = options;
+}
+
+common_json defaults_json() {
+    common_json result = common_json::object();
+    result["enabled"] = defaults().has_value();
+    if (!defaults()) return result;
+    for (const OptionInfo & info : option_table()) {
+        const std::string name(info.name);
+        const std::string text = get_option(*defaults(), info.name);
+        const common_json number = common_json::parse_no_throw(text);
+        if (number.is_number()) {
+            result[name] = number;
+        } else {
+            result[name] = text;
+        }
+    }
+    return result;
+}
+
+std::optional<Options> request_options(const common_json & body) {
+    std::optional<Options> options = defaults();
+    if (!body.contains("harp") || body.at("harp").is_null()) return options;
+    const common_json & fields = body.at("harp");
+    if (!fields.is_object()) throw std::invalid_argument("harp: " + fields.dump() + " is not an object");
+    bool enabled = options.has_value();
+    if (fields.contains("enabled")) {
+        if (!fields.at("enabled").is_boolean())
+            throw std::invalid_argument("harp.enabled: " + fields.at("enabled").dump() + "; allowed: true, false");
+        enabled = fields.at("enabled").get<bool>();
+        if (enabled && !options) throw std::invalid_argument("harp.enabled: true, but the server runs with --harp-off");
+    }
+    Options changed = options.value_or(Options{});
+    try {
+        for (const auto & [name, value] : fields.items()) {
+            if (name != "enabled") set_field(changed, name, value);
+        }
+        validate(changed);
+    } catch (const Error & error) {
+        throw std::invalid_argument(std::string("harp: ") + error.what());
+    }
+    if (!options) return options;
+    if (changed.reframings > options->reframings) {
+        throw std::invalid_argument("harp.reframings: " + std::to_string(changed.reframings) + "; allowed: 1.." +
+                                    std::to_string(options->reframings) + " (the server's --harp-reframings)");
+    }
+    if (!enabled) changed.threshold = std::numeric_limits<double>::infinity();
+    return changed;
+}
+
+void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options,
+                   size_t n_prompt) {
+    ForwardPass * pass = find_pass(context);
+    if (pass == nullptr || !pass->enabled() || !options) return;
+    pass->set_sequence_options(slot, *options, /*mask_sequence=*/0);  // the same answer in whatever slot
+    pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
+}
+
+std::optional<StepRecord> step_of(llama_context * context, int32_t row) {
+    ForwardPass * pass = find_pass(context);
+    if (pass == nullptr || !pass->enabled()) return std::nullopt;
+    return pass->step(row);
+}
+
+void StepCounts::add(const std::optional<StepRecord> & step) {
+    if (!step) return;
+    ++steps;
+    if (step->hesitated) ++hesitations;
+}
+
+common_json StepCounts::to_json() const {
+    if (steps == 0) return nullptr;
+    return {{"steps", steps}, {"hesitations", hesitations}};
+}
+
+}  // namespace harp::server

@@ -1,0 +1,42 @@
+// HARP in one request of the server: the options in its body, and what its steps said.
+//
+// patches/server.patch calls this from llama.cpp's server, which parses, samples and answers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "harp/forward_pass.h"
+#include "json.h"
+
+namespace harp::server {
+
+/// What requests begin with, from the command line; nullopt: HARP off. Call once, before the server starts.
+void set_defaults(const std::optional<Options> & options);
+/// {"enabled": true, "threshold": 1, ...}
+[[nodiscard]] common_json defaults_json();
+
+/// The defaults changed by the object "harp" of a request's body: {"enabled", "threshold", "beta", "perturbation", "strength",
+/// "reframings", "redraw", "scope", "seed"}, each optional.
+/// @return nullopt with HARP off
+/// @throws std::invalid_argument naming field, value and range (the server answers 400)
+[[nodiscard]] std::optional<Options> request_options(const common_json & body);
+
+/// From now on the slot's sequence has these options. No-op on a context without HARP.
+/// @param n_prompt tokens of the prompt, which Scope::generated leaves clean
+void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt);
+
+/// The record of an output row of the last batch; nullopt on a context without HARP.
+[[nodiscard]] std::optional<StepRecord> step_of(llama_context * context, int32_t row);
+
+/// The steps that chose a request's tokens.
+struct StepCounts {
+    uint64_t steps = 0;
+    uint64_t hesitations = 0;
+
+    void add(const std::optional<StepRecord> & step);
+    /// {"steps": 8, "hesitations": 2}; null if there were none
+    [[nodiscard]] common_json to_json() const;
+};
+
+}  // namespace harp::server
