@@ -75,6 +75,7 @@ run_packages='
 build-essential        tool:c++
 cmake                  tool:cmake
 ninja-build            tool:ninja
+patch                  tool:patch
 python3                tool:python3
 python3-venv           python:ensurepip
 librandom123-dev       header:Random123/philox.h

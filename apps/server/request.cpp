@@ -96,6 +96,11 @@ std::optional<StepRecord> step_of(llama_context * context, int32_t row) {
     return pass->step(row);
 }
 
+Statistics statistics_of(llama_context * context) {
+    ForwardPass * pass = find_pass(context);
+    return pass != nullptr ? pass->statistics() : Statistics{};
+}
+
 void StepCounts::add(const std::optional<StepRecord> & step) {
     if (!step) return;
     ++steps;

@@ -29,6 +29,9 @@ void begin_request(llama_context * context, llama_seq_id slot, const std::option
 /// The record of an output row of the last batch; nullopt on a context without HARP.
 [[nodiscard]] std::optional<StepRecord> step_of(llama_context * context, int32_t row);
 
+/// Counters of the context since the server started; zeros without HARP.
+[[nodiscard]] Statistics statistics_of(llama_context * context);
+
 /// The steps that chose a request's tokens.
 struct StepCounts {
     uint64_t steps = 0;

@@ -118,6 +118,8 @@ class ServerTest(unittest.TestCase):
 
 @needs_tiny
 class Hesitating(ServerTest):
+    flags = ["--metrics"]
+
     def test_answers_are_those_of_the_command(self):
         for prompt in PROMPTS[:3]:
             self.assertEqual(self.server.complete(prompt), generate(prompt))
@@ -160,6 +162,20 @@ class Hesitating(ServerTest):
                                       ({"threshold": "inf"}, ["--harp-off"])]:
             with self.subTest(harp=harp_object):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
+
+    def test_metrics(self):
+        def counters():
+            with urllib.request.urlopen(self.server.url + "/metrics", timeout=30) as answer:
+                lines = [line.split() for line in answer.read().decode().splitlines() if line.startswith("llamacpp:harp_")]
+            return {name.removeprefix("llamacpp:harp_"): float(value) for name, value in lines}
+
+        before = counters()
+        counts = self.server.post("/completion", {"prompt": PROMPTS[1], "n_predict": 24, "temperature": 0})["timings"]["harp"]
+        grown = {name: value - before[name] for name, value in counters().items()}
+        self.assertEqual(grown["steps_total"], counts["steps"])
+        self.assertEqual(grown["hesitations_total"], counts["hesitations"])
+        self.assertGreater(grown["second_pass_rows_total"], 0)
+        self.assertGreater(grown["second_pass_seconds_total"], 0)
 
     def test_requests_with_other_options_share_batches(self):
         asked = [(prompt, {"enabled": i % 3 != 0, "beta": 0.25 * (i % 4), "seed": i}) for i, prompt in enumerate(PROMPTS)]
