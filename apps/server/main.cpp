@@ -30,7 +30,7 @@ int run(int argc, char ** argv) {
     if (const auto code = command.parse(argc, argv, params)) return *code;
     const std::optional<Options> options = command.harp.options();
     set_default_options(options, /*mask_sequence=*/0);  // an answer does not depend on its slot
-    set_defaults(options);
+    set_request_defaults(options);
     fmt::print(stderr, "harp: {}\n", cli::options_text(options));
 
     std::setlocale(LC_NUMERIC, "C");

@@ -31,11 +31,11 @@ void set_field(Options & options, const std::string & name, const common_json & 
 
 }  // namespace
 
-void set_defaults(const std::optional<Options> & options) {
+void set_request_defaults(const std::optional<Options> & options) {
     defaults() = options;
 }
 
-common_json defaults_json() {
+common_json request_defaults_json() {
     common_json result = common_json::object();
     result["enabled"] = defaults().has_value();
     if (!defaults()) return result;

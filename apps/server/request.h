@@ -12,9 +12,9 @@
 namespace harp::server {
 
 /// What requests begin with, from the command line; nullopt: HARP off. Call once, before the server starts.
-void set_defaults(const std::optional<Options> & options);
+void set_request_defaults(const std::optional<Options> & options);
 /// {"enabled": true, "threshold": 1, ...}
-[[nodiscard]] common_json defaults_json();
+[[nodiscard]] common_json request_defaults_json();
 
 /// The defaults changed by the object "harp" of a request's body: {"enabled", "threshold", "beta", "perturbation", "strength",
 /// "reframings", "redraw", "scope", "seed"}, each optional.
