@@ -11,7 +11,6 @@
 
 #include "arg.h"
 #include "captured_stderr.h"
-#include "harp/error.h"
 #include "log.h"
 #include "terminal.h"
 
@@ -81,6 +80,15 @@ std::string first_line(const std::string & text) {
 }
 
 }  // namespace
+
+ExitCode exit_code_of(const Error & error) noexcept {
+    switch (error.code()) {
+        case ErrorCode::invalid_option:
+        case ErrorCode::invalid_input: return exit_usage;
+        case ErrorCode::aborted: return exit_interrupted;
+        default: return exit_failure;
+    }
+}
 
 std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments) {
     try {

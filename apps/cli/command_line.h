@@ -11,12 +11,16 @@
 #include <vector>
 
 #include "common.h"
+#include "harp/error.h"
 #include "harp/options.h"
 
 namespace harp::cli {
 
 /// Exit codes of the program.
 enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130 };
+
+/// How a program ends that could not go on: by its user's fault, interrupted, or else.
+[[nodiscard]] ExitCode exit_code_of(const Error & error) noexcept;
 
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);

@@ -107,11 +107,10 @@ int main_command(int argc, char ** argv) {
     } catch (const Error & error) {
         if (error.code() == ErrorCode::aborted) {
             fmt::print(stderr, "\n{}: interrupted\n", program_name(argc, argv));
-            return exit_interrupted;
+            return exit_code_of(error);
         }
         fmt::print(stderr, "{}{}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
-        const bool is_usage = error.code() == ErrorCode::invalid_option || error.code() == ErrorCode::invalid_input;
-        return is_usage ? exit_usage : exit_failure;
+        return exit_code_of(error);
     } catch (const std::exception & error) {
         fmt::print(stderr, "{}: {}\n", program_name(argc, argv), error.what());
         return exit_failure;

@@ -13,7 +13,6 @@
 #include "harp/registration.h"
 #include "llama.h"
 #include "log.h"
-#include "request.h"
 #include "server-stream.h"
 
 int llama_server(common_params & params, int argc, char ** argv);  // of llama.cpp's server.cpp, which has no header
@@ -29,8 +28,7 @@ int run(int argc, char ** argv) {
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
     const std::optional<Options> options = command.harp.options();
-    set_default_options(options, /*mask_sequence=*/0);  // an answer does not depend on its slot
-    set_request_defaults(options);
+    set_default_options(options);
     fmt::print(stderr, "harp: {}\n", cli::options_text(options));
 
     std::setlocale(LC_NUMERIC, "C");
@@ -53,7 +51,7 @@ int main(int argc, char ** argv) {
         return harp::server::run(argc, argv);
     } catch (const harp::Error & error) {
         fmt::print(stderr, "harp serve: {}\n", error.what());
-        return error.code() == harp::ErrorCode::invalid_option ? harp::cli::exit_usage : harp::cli::exit_failure;
+        return harp::cli::exit_code_of(error);
     } catch (const std::exception & error) {
         fmt::print(stderr, "harp serve: {}\n", error.what());
         return harp::cli::exit_failure;

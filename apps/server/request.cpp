@@ -4,17 +4,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "cli/effective_options.h"
 #include "harp/error.h"
 #include "harp/registration.h"
 
 namespace harp::server {
 
 namespace {
-
-std::optional<Options> & defaults() {
-    static std::optional<Options> options = Options{};
-    return options;
-}
 
 /// A JSON value as the text that set_option() takes.
 std::string as_text(const std::string & name, const common_json & value) {
@@ -31,29 +27,12 @@ void set_field(Options & options, const std::string & name, const common_json & 
 
 }  // namespace
 
-void set_request_defaults(const std::optional<Options> & options) {
-    defaults() = options;
-}
-
 common_json request_defaults_json() {
-    common_json result = common_json::object();
-    result["enabled"] = defaults().has_value();
-    if (!defaults()) return result;
-    for (const OptionInfo & info : option_table()) {
-        const std::string name(info.name);
-        const std::string text = get_option(*defaults(), info.name);
-        const common_json number = common_json::parse_no_throw(text);
-        if (number.is_number()) {
-            result[name] = number;
-        } else {
-            result[name] = text;
-        }
-    }
-    return result;
+    return common_json::parse(cli::options_json(default_options()).dump());
 }
 
 std::optional<Options> request_options(const common_json & body) {
-    std::optional<Options> options = defaults();
+    const std::optional<Options> options = default_options();
     if (!body.contains("harp") || body.at("harp").is_null()) return options;
     const common_json & fields = body.at("harp");
     if (!fields.is_object()) throw std::invalid_argument("harp: " + fields.dump() + " is not an object");
@@ -108,7 +87,6 @@ void StepCounts::add(const std::optional<StepRecord> & step) {
 }
 
 common_json StepCounts::to_json() const {
-    if (steps == 0) return nullptr;
     return {{"steps", steps}, {"hesitations", hesitations}};
 }
 

@@ -11,12 +11,10 @@
 
 namespace harp::server {
 
-/// What requests begin with, from the command line; nullopt: HARP off. Call once, before the server starts.
-void set_request_defaults(const std::optional<Options> & options);
-/// {"enabled": true, "threshold": 1, ...}
+/// What requests begin with, harp::default_options(): {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();
 
-/// The defaults changed by the object "harp" of a request's body: {"enabled", "threshold", "beta", "perturbation", "strength",
+/// Those defaults changed by the object "harp" of a request's body: {"enabled", "threshold", "beta", "perturbation", "strength",
 /// "reframings", "redraw", "scope", "seed"}, each optional.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
@@ -38,7 +36,7 @@ struct StepCounts {
     uint64_t hesitations = 0;
 
     void add(const std::optional<StepRecord> & step);
-    /// {"steps": 8, "hesitations": 2}; null if there were none
+    /// {"steps": 8, "hesitations": 2}
     [[nodiscard]] common_json to_json() const;
 };
 

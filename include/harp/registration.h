@@ -13,10 +13,9 @@ namespace harp {
 [[nodiscard]] ForwardPass * find_pass(const llama_context * context);
 
 /// Options of the contexts that harp_init_from_model makes from now on; nullopt: HARP off.
-///
-/// @param mask_sequence which of the seed's mask families all their sequences use, so that a request has the same masks
-///                      whatever slot it lands in; by default each sequence's own id
 /// @throws Error{invalid_option}
-void set_default_options(const std::optional<Options> & options, std::optional<uint32_t> mask_sequence = std::nullopt);
+void set_default_options(const std::optional<Options> & options);
+/// Those options. Thread-safe.
+[[nodiscard]] std::optional<Options> default_options();
 
 }  // namespace harp

@@ -21,7 +21,6 @@ thread_local std::string last_error;
 struct Defaults {
     std::mutex mutex;
     std::optional<harp::Options> options = harp::Options{};
-    std::optional<uint32_t> mask_sequence;
 };
 
 Defaults & defaults() {
@@ -92,11 +91,15 @@ size_t zero(ErrorCode /*code*/) {
 
 }  // namespace
 
-void harp::set_default_options(const std::optional<Options> & options, std::optional<uint32_t> mask_sequence) {
+void harp::set_default_options(const std::optional<Options> & options) {
     if (options) validate(*options);
     const std::lock_guard lock(defaults().mutex);
     defaults().options = options;
-    defaults().mask_sequence = mask_sequence;
+}
+
+std::optional<harp::Options> harp::default_options() {
+    const std::lock_guard lock(defaults().mutex);
+    return defaults().options;
 }
 
 extern "C" {
@@ -157,20 +160,8 @@ void harp_set_prompt_end(llama_context * ctx, llama_seq_id seq_id, llama_pos end
 llama_context * harp_init_from_model(llama_model * model, llama_context_params params) {
     return guarded(
         [&]() -> llama_context * {
-            std::optional<harp::Options> options;
-            std::optional<uint32_t> mask_sequence;
-            {
-                const std::lock_guard lock(defaults().mutex);
-                options = defaults().options;
-                mask_sequence = defaults().mask_sequence;
-            }
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
-            auto pass = std::make_unique<ForwardPass>(*model, params, options);
-            if (options && mask_sequence) {
-                for (uint32_t s = 0; s < pass->n_seq_max(); ++s)
-                    pass->set_sequence_options(static_cast<llama_seq_id>(s), *options, mask_sequence);
-            }
-            return harp::capi::adopt(std::move(pass));
+            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, harp::default_options()));
         },
         [](ErrorCode) { return nullptr; });
 }

@@ -15,33 +15,22 @@ import shlex
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 import xml.dom.minidom
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HARP = os.environ.get("HARP_BINARY", str(ROOT / "build/release/bin/harp"))
-SHARED = Path(os.environ.get("HARP_SHARED_DATA") or ROOT.parent / "shared/data")
-MODELS = Path(os.environ.get("HARP_TEST_MODELS") or ROOT / ".deps/models")
-TINY = SHARED / "models/stories260K/stories260K-f32.gguf"
-SMOL = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import HARP, MODELS, SMOL, TINY, environment, needs_smol, needs_tiny
+
 MAMBA = MODELS / "random-mamba.gguf"
 LOOKUP = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "5"]
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 OPTIONS = ["threshold", "beta", "perturbation", "strength", "reframings", "schedule", "redraw", "scope", "seed"]
 TIMEOUT = 60  # seconds; a hang is a failure
-
-needs_tiny = unittest.skipUnless(TINY.is_file(), f"no {TINY}")
-needs_smol = unittest.skipUnless(SMOL.is_file(), f"no {SMOL}")
-
-
-def environment(**extra):
-    """The environment without what would change the program's behaviour; one thread, so that a busy machine does not stall it."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LLAMA_")) and k != "NO_COLOR"}
-    return {**kept, "TERM": "xterm-256color", "LLAMA_ARG_THREADS": "1", **extra}
 
 
 class Result:

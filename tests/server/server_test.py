@@ -7,10 +7,10 @@ HARP_TEST_MODELS; tests whose model is absent are skipped.
 
 import concurrent.futures
 import json
-import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -23,27 +23,15 @@ try:
 except ImportError:
     openai = None
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVER = os.environ.get("HARP_SERVER_BINARY", str(ROOT / "build/release/bin/harp-server"))
-HARP = os.environ.get("HARP_BINARY", str(ROOT / "build/release/bin/harp"))
-SHARED = Path(os.environ.get("HARP_SHARED_DATA") or ROOT.parent / "shared/data")
-MODELS = Path(os.environ.get("HARP_TEST_MODELS") or ROOT / ".deps/models")
-TINY = SHARED / "models/stories260K/stories260K-f32.gguf"
-SMOL = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import HARP, MODELS, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
+
 T5 = MODELS / "random-t5.gguf"
 
 START_TIMEOUT = 60  # seconds
 EXACT = ["-ctk", "f32", "-ctv", "f32"]  # rounding by batch size then does not change a choice
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
-
-needs_tiny = unittest.skipUnless(TINY.is_file(), f"no {TINY}")
-needs_smol = unittest.skipUnless(SMOL.is_file(), f"no {SMOL}")
-
-
-def environment():
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LLAMA_"))}
-    return {**kept, "LLAMA_ARG_THREADS": "1"}
 
 
 class Server:
