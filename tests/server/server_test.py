@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 import urllib.error
 import urllib.request
@@ -25,61 +23,13 @@ except ImportError:
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import HARP, MODELS, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
+from running_server import Server
 
 T5 = MODELS / "random-t5.gguf"
 
-START_TIMEOUT = 60  # seconds
 EXACT = ["-ctk", "f32", "-ctv", "f32"]  # rounding by batch size then does not change a choice
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
-
-
-class Server:
-    """A running harp-server on a free port of the loopback device."""
-
-    def __init__(self, *flags, model=TINY):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([SERVER, "-m", str(model), "--port", str(self.port), *flags], env=environment(),
-                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self.is_ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the server did not start: {self.output()}")
-            time.sleep(0.05)
-
-    def is_ready(self):
-        try:
-            return self.get("/health")["status"] == "ok"
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
-    def output(self):
-        self.log.seek(0)
-        return self.log.read().decode("utf-8", "replace")
-
-    def get(self, path):
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.load(answer)
-
-    def post(self, path, body):
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def complete(self, prompt, n=48, **more):
-        return self.post("/completion", {"prompt": prompt, "n_predict": n, "temperature": 0, **more})["content"]
-
-    def stop(self, how=signal.SIGINT):
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        code = self.process.wait(timeout=30)
-        output = self.output()
-        self.log.close()
-        return code, output
 
 
 def generate(prompt, *flags, n=48):
