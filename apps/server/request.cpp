@@ -61,18 +61,26 @@ std::optional<Options> request_options(const common_json & body) {
     return changed;
 }
 
-void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options,
-                   size_t n_prompt) {
+void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt,
+                   bool keeps_vanilla) {
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled() || !options) return;
     pass->set_sequence_options(slot, *options, /*mask_sequence=*/0);  // the same answer in whatever slot
     pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
+    pass->keep_vanilla_logits(slot, keeps_vanilla);
 }
 
-std::optional<StepRecord> step_of(llama_context * context, int32_t row) {
+std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates) {
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled()) return std::nullopt;
-    return pass->step(row);
+    TokenStep step;
+    step.record = pass->step(row);
+    const float * vanilla = pass->vanilla_logits(row);
+    if (n_candidates > 0 && vanilla != nullptr && vanilla != pass->logits(row)) {
+        const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(context));
+        step.vanilla = most_probable(vocab, {vanilla, static_cast<size_t>(pass->n_vocab())}, n_candidates);
+    }
+    return step;
 }
 
 Statistics statistics_of(llama_context * context) {
@@ -80,14 +88,14 @@ Statistics statistics_of(llama_context * context) {
     return pass != nullptr ? pass->statistics() : Statistics{};
 }
 
-void StepCounts::add(const std::optional<StepRecord> & step) {
-    if (!step) return;
+void StepCounts::add(const StepRecord & step) {
     ++steps;
-    if (step->hesitated) ++hesitations;
+    if (step.hesitated) ++hesitations;
+    second_pass_seconds += step.second_pass_seconds;
 }
 
 common_json StepCounts::to_json() const {
-    return {{"steps", steps}, {"hesitations", hesitations}};
+    return {{"steps", steps}, {"hesitations", hesitations}, {"second_pass_seconds", second_pass_seconds}};
 }
 
 }  // namespace harp::server

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "harp/forward_pass.h"
 #include "json.h"
+#include "server/log_probabilities.h"
 
 namespace harp::server {
 
@@ -21,11 +23,19 @@ namespace harp::server {
 [[nodiscard]] std::optional<Options> request_options(const common_json & body);
 
 /// From now on the slot's sequence has these options. No-op on a context without HARP.
-/// @param n_prompt tokens of the prompt, which Scope::generated leaves clean
-void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt);
+/// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean
+/// @param keeps_vanilla the candidates of step_of() will be asked for
+void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt,
+                   bool keeps_vanilla);
 
-/// The record of an output row of the last batch; nullopt on a context without HARP.
-[[nodiscard]] std::optional<StepRecord> step_of(llama_context * context, int32_t row);
+/// The step that chose a token.
+struct TokenStep {
+    StepRecord record;
+    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty where no second pass was mixed
+};
+
+/// The step of an output row of the last batch, with up to `n_candidates` candidates; nullopt on a context without HARP.
+[[nodiscard]] std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates);
 
 /// Counters of the context since the server started; zeros without HARP.
 [[nodiscard]] Statistics statistics_of(llama_context * context);
@@ -34,9 +44,10 @@ void begin_request(llama_context * context, llama_seq_id slot, const std::option
 struct StepCounts {
     uint64_t steps = 0;
     uint64_t hesitations = 0;
+    double second_pass_seconds = 0;
 
-    void add(const std::optional<StepRecord> & step);
-    /// {"steps": 8, "hesitations": 2}
+    void add(const StepRecord & step);
+    /// {"steps": 8, "hesitations": 2, "second_pass_seconds": 0.012}
     [[nodiscard]] common_json to_json() const;
 };
 

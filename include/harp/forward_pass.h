@@ -22,6 +22,8 @@ namespace harp {
 struct StepRecord {
     double entropy = 0.0;    ///< of the vanilla distribution, bits
     bool hesitated = false;  ///< entropy > threshold, strictly
+    /// What its second pass cost: the rows of a batch that were mixed share the batch's second passes in equal parts.
+    double second_pass_seconds = 0.0;
 };
 
 /// One output row as an observer sees it. The spans are valid during the call only.
@@ -118,6 +120,11 @@ class ForwardPass {
     /// The record of row `i`, indexed like logits(). With HARP off, or a threshold of infinity, entropy is computed now.
     /// @throws Error{invalid_batch} if the row is not an output row
     [[nodiscard]] StepRecord step(int32_t i);
+    /// What logits(i) was before a second pass was mixed in, [n_vocab]; nullptr where one was and the sequence does not keep
+    /// them, and if the row is not an output row. Valid until the next decode().
+    [[nodiscard]] const float * vanilla_logits(int32_t i);
+    /// From now on the sequence's rows keep their vanilla logits, or not (as at first): a copy for each hesitation.
+    void keep_vanilla_logits(llama_seq_id sequence, bool keep);
 
     /// @name Memory: as their llama_memory_ namesakes, each mirrored on the twins and on their queues of pending rows.
     /// @{

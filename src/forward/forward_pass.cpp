@@ -117,12 +117,14 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
         forward::read_rows(batch, {llama_n_batch(context.get()) / (1 + layout.n_twins), layout.n_sequences, n_vocab},
                            [this](llama_seq_id s) { return state(s).history.next_position(); });
     plan_fused(rows);
+    const double seconds_before = statistics.second_pass_seconds;
     try {
         decode_clean(rows);
         append_to_histories(rows);
         collect_outputs(rows);
         judge_outputs();
         catch_up(count_useful);
+        share_second_pass(statistics.second_pass_seconds - seconds_before);
         if (observer) observe_outputs();
     } catch (...) {  // also what an observer or a row perturbation throws
         roll_back(rows);
@@ -333,11 +335,18 @@ void ForwardPass::Impl::mix(Output & output, std::span<const float> reframed) {
         throw Error(ErrorCode::decode_failed,
                     "the reframed logits at position " + std::to_string(output.position) + " are not numbers");
     }
-    if (observer) {
-        output.vanilla.assign(logits.begin(), logits.end());
-        output.reframed.assign(reframed.begin(), reframed.end());
+    const SequenceState & sequence = state(output.sequence);
+    if (observer || sequence.keeps_vanilla) output.vanilla.assign(logits.begin(), logits.end());
+    if (observer) output.reframed.assign(reframed.begin(), reframed.end());
+    method::mix_logits(logits, reframed, sequence.options.beta, logits);
+    output.is_mixed = true;
+}
+
+void ForwardPass::Impl::share_second_pass(double seconds) {
+    const auto n_mixed = std::count_if(outputs.begin(), outputs.end(), [](const Output & o) { return o.is_mixed; });
+    for (Output & output : outputs) {
+        if (output.is_mixed) output.record.second_pass_seconds = seconds / static_cast<double>(n_mixed);
     }
-    method::mix_logits(logits, reframed, state(output.sequence).options.beta, logits);
 }
 
 void ForwardPass::Impl::observe_outputs() const {
@@ -568,6 +577,18 @@ StepRecord ForwardPass::step(int32_t i) {
     }
     if (!output->is_judged) impl_->judge(*output);
     return output->record;
+}
+
+const float * ForwardPass::vanilla_logits(int32_t i) {
+    if (!impl_->enabled()) return llama_get_logits_ith(impl_->context.get(), i);
+    const Impl::Output * output = impl_->find_output(i);
+    if (output == nullptr) return nullptr;
+    if (!output->is_mixed) return output->logits;
+    return output->vanilla.empty() ? nullptr : output->vanilla.data();
+}
+
+void ForwardPass::keep_vanilla_logits(llama_seq_id sequence, bool keep) {
+    if (impl_->enabled()) impl_->state(sequence).keeps_vanilla = keep;
 }
 
 void ForwardPass::set_observer(StepObserver observer) {

@@ -39,6 +39,7 @@ struct SequenceState {
     forward::TokenHistory history;
     Options options;
     uint32_t mask_sequence = 0;
+    bool keeps_vanilla = false;
 };
 
 struct ForwardPass::Impl {
@@ -50,8 +51,9 @@ struct ForwardPass::Impl {
         float * logits = nullptr;  // [n_vocab], final; in llama.cpp's buffer or in kept_logits
         StepRecord record;
         bool is_judged = false;                // record holds the entropy
+        bool is_mixed = false;                 // logits hold the mix with a second pass
         std::vector<int32_t> twin_rows;        // inner rows of its twins, if they are in the same batch (fused)
-        std::vector<float> vanilla, reframed;  // [n_vocab], kept for an observer where a second pass was mixed
+        std::vector<float> vanilla, reframed;  // [n_vocab], kept where they are wanted and a second pass was mixed
     };
 
     /// A stretch of a sequence's rows to be decoded for its twins.
@@ -88,6 +90,7 @@ struct ForwardPass::Impl {
     void run_jobs(const std::vector<TwinJob> & jobs);
     void keep_logits();
     void mix(Output & output, std::span<const float> reframed);
+    void share_second_pass(double seconds);  ///< of this batch, among the rows that were mixed
     void observe_outputs() const;
     /// The draw that a hesitation at a row of the sequence's history uses.
     [[nodiscard]] static forward::DrawId due_draw(const SequenceState & sequence, size_t row);

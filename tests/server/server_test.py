@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import unittest
 import urllib.error
 import urllib.request
@@ -27,9 +29,14 @@ from running_server import Server
 
 T5 = MODELS / "random-t5.gguf"
 
-EXACT = ["-ctk", "f32", "-ctv", "f32"]  # rounding by batch size then does not change a choice
+EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
+
+# more tokens than one batch echoes (echo_rows_per_batch)
+TEXT = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big "
+        "dog. The dog was brown and had a long tail. Lily wanted to play with it, but her mom said no. The dog ran to the tree "
+        "and sat down. Then a small bird came and sang a song. Lily was happy and they all went home.")
 
 
 def generate(prompt, *flags, n=48):
@@ -37,6 +44,16 @@ def generate(prompt, *flags, n=48):
     done = subprocess.run([HARP, "generate", "-m", str(TINY), "-p", prompt, "-n", str(n), "--temp", "0", "--format", "raw",
                            "--json", *EXACT, *flags], env=environment(), capture_output=True, timeout=60, check=True)
     return json.loads(done.stdout)["text"]
+
+
+def score_of(text, *flags):
+    """What the command says of a text's log-likelihood."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(text)
+        file.flush()
+        done = subprocess.run([HARP, "score", "-m", str(TINY), "-f", file.name, "-c", "512", "--json", *EXACT, *flags],
+                              env=environment(), capture_output=True, timeout=60, check=True)
+    return json.loads(done.stdout)
 
 
 class ServerTest(unittest.TestCase):
@@ -61,6 +78,19 @@ class Hesitating(ServerTest):
     def test_answers_are_those_of_the_command(self):
         for prompt in PROMPTS[:3]:
             self.assertEqual(self.server.complete(prompt), generate(prompt))
+
+    def test_a_request_ends_with_the_server(self):
+        server = Server("-c", "4096", *EXACT)
+        ask = {"prompt": PROMPTS[0], "n_predict": 4000, "ignore_eos": True, "temperature": 0}
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.post, "/completion", ask)
+            while not any(slot["is_processing"] for slot in server.get("/slots")):
+                time.sleep(0.01)
+            code, output = server.stop()
+            self.assertEqual(code, 0, output)
+            error = answer.exception(timeout=10)
+        self.assertEqual(error.code, 503)
+        self.assertIn("shutting down", json.load(error)["error"]["message"])
 
     def test_many_at_once_are_as_alone(self):
         alone = [self.server.complete(prompt, cache_prompt=False) for prompt in PROMPTS]
@@ -146,12 +176,105 @@ class Hesitating(ServerTest):
             self.assertEqual(token["hesitated"], token["entropy"] > 1)
         counts = {"steps": 24, "hesitations": sum(token["hesitated"] for token in tokens)}
         self.assertGreater(counts["hesitations"], 0)
+        self.assertGreater(answer["timings"]["harp"].pop("second_pass_seconds"), 0)
         self.assertEqual(answer["timings"]["harp"], counts)
         ask = {"prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0}
-        self.assertEqual(self.server.post("/v1/completions", ask)["usage"]["harp"], counts)
+        usage = self.server.post("/v1/completions", ask)["usage"]["harp"]
+        self.assertEqual({name: usage[name] for name in counts}, counts)
         never = self.server.post("/v1/completions", {**ask, "harp": {"enabled": False}})["usage"]["harp"]
-        self.assertEqual(never, {"steps": 24, "hesitations": 0})
+        self.assertEqual(never, {"steps": 24, "hesitations": 0, "second_pass_seconds": 0})
         self.assertEqual(self.server.get("/props")["harp"]["threshold"], 1)
+
+    def test_vanilla_candidates(self):
+        ask = {"prompt": PROMPTS[0], "n_predict": 24, "temperature": 0, "n_probs": 4}
+        never = self.server.post("/completion", {**ask, "harp": {"enabled": False}})["completion_probabilities"]
+        hesitating = self.server.post("/completion", ask)["completion_probabilities"]
+        self.assertFalse([token for token in never if "vanilla_top_logprobs" in token])
+        for token, vanilla in zip(hesitating, never):
+            self.assertEqual("vanilla_top_logprobs" in token, token["hesitated"])
+            if token["hesitated"]:  # the first one: before it both have read the same
+                for one, other in zip(token["vanilla_top_logprobs"], vanilla["top_logprobs"], strict=True):
+                    self.assertEqual((one["id"], one["token"], one["bytes"]), (other["id"], other["token"], other["bytes"]))
+                    self.assertAlmostEqual(one["logprob"], other["logprob"], places=4)
+                self.assertNotEqual(token["top_logprobs"], vanilla["top_logprobs"])
+                break
+        else:
+            self.fail("nothing hesitated")
+
+    def test_speculation_says_the_same(self):
+        ask = {"prompt": PROMPTS[0], "n_predict": 64, "temperature": 0, "n_probs": 2}
+        alone = self.server.post("/completion", ask)
+        drafting = Server("-np", "1", "-c", "512", *EXACT, "--spec-type", "ngram-simple", "--spec-draft-n-max", "4")
+        self.addCleanup(drafting.stop)
+        for _ in range(2):  # what it said is a draft when it says it again
+            drafted = drafting.post("/completion", ask)
+        self.assertEqual(drafted["content"], alone["content"])
+        counts = drafted["timings"]["harp"]
+        self.assertGreater(counts.pop("second_pass_seconds"), 0)
+        self.assertEqual(counts, {name: alone["timings"]["harp"][name] for name in counts})
+        for one, other in zip(drafted["completion_probabilities"], alone["completion_probabilities"], strict=True):
+            self.assertEqual((one["id"], one["hesitated"]), (other["id"], other["hesitated"]))
+            self.assertAlmostEqual(one["entropy"], other["entropy"], places=4)
+            self.assertAlmostEqual(one["logprob"], other["logprob"], places=4)
+
+    def echo(self, prompt, **more):
+        answer = self.server.post("/v1/completions", {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 0, **more})
+        return answer["choices"] if isinstance(prompt, list) and isinstance(prompt[0], (str, list)) else answer["choices"][0]
+
+    def test_echo_is_the_score_of_the_command(self):
+        for options, flags in [({}, []), ({"enabled": False}, ["--harp-off"]), ({"beta": 0.1}, ["--harp-beta", "0.1"])]:
+            with self.subTest(options=options):
+                choice = self.echo(TEXT, harp=options)
+                said = choice["logprobs"]["token_logprobs"]
+                score = score_of(TEXT, *flags)
+                self.assertEqual(len(said), score["tokens"] + 1)
+                self.assertIsNone(said[0])
+                kind = "vanilla" if flags == ["--harp-off"] else "harp"
+                self.assertAlmostEqual(-sum(said[1:]), score[kind]["mean"] * score["tokens"], places=3)
+                self.assertEqual(sum(map(bool, choice["logprobs"]["hesitated"])), score.get("hesitations", 0))
+
+    def test_echo_has_the_legacy_shape(self):
+        choice = self.echo(TEXT)
+        logprobs = choice["logprobs"]
+        self.assertEqual(choice["text"].strip(), TEXT)
+        self.assertEqual(choice["finish_reason"], "length")
+        self.assertEqual({len(column) for column in logprobs.values()}, {len(logprobs["tokens"])})
+        for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"]))[1:]:  # the first is begin-of-sequence
+            self.assertTrue(choice["text"][offset:].startswith(token), (token, offset))
+        for top, logprob in list(zip(logprobs["top_logprobs"], logprobs["token_logprobs"]))[1:]:
+            self.assertIn(len(top), (1, 2, 3))
+            self.assertGreaterEqual(max(top.values()), logprob)
+        more = self.echo(TEXT, max_tokens=2)
+        self.assertEqual(len(more["logprobs"]["tokens"]), len(logprobs["tokens"]) + 2)
+        self.assertEqual(more["logprobs"]["token_logprobs"][:-2], logprobs["token_logprobs"])
+        self.assertEqual(more["text"][:len(choice["text"])], choice["text"])
+        self.assertEqual(self.echo(TEXT, logprobs=None)["logprobs"], None)
+
+    def test_echo_of_many_prompts(self):
+        texts = [TEXT, *PROMPTS]
+        ids = [self.server.post("/tokenize", {"prompt": text})["tokens"] for text in texts]
+        alone = [self.echo(text) for text in texts]
+        self.assertEqual([choice["text"] for choice in self.echo(texts)], [choice["text"] for choice in alone])
+        for choice, one in zip(sorted(self.echo([*ids[:-1], texts[-1]]), key=lambda choice: choice["index"]), alone):
+            for a, b in zip(choice["logprobs"]["token_logprobs"][1:], one["logprobs"]["token_logprobs"][1:], strict=True):
+                self.assertAlmostEqual(a, b, places=3)
+
+    def test_echo_refuses(self):
+        for more, name in [({"stream": True}, "stream"), ({"n": 2}, '"n"')]:
+            with self.subTest(more=more):
+                with self.assertRaises(urllib.error.HTTPError) as caught:
+                    self.server.post("/v1/completions", {"prompt": TEXT, "echo": True, "logprobs": 2, **more})
+                self.assertEqual(caught.exception.code, 400)
+                self.assertIn(name, json.load(caught.exception)["error"]["message"])
+
+    def test_tokenizer(self):
+        info = self.server.get("/tokenizer_info")
+        self.assertEqual((info["bos_token"], info["eos_token"]), ("<s>", "</s>"))
+        with_bos = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": True})["tokens"]
+        without = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": False})["tokens"]
+        self.assertEqual(with_bos, [1, *without])
+        self.assertEqual(self.server.post("/detokenize", {"tokens": without})["prompt"].strip(), PROMPTS[0])
+        self.assertEqual(self.server.post("/tokenize", {"content": PROMPTS[0]})["tokens"], without)
 
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_client(self):
