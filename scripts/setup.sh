@@ -94,6 +94,8 @@ libgtest-dev           header:gtest/gtest.h
 libgmock-dev           header:gmock/gmock.h
 libbenchmark-dev       header:benchmark/benchmark.h
 clang-tidy             tool:clang-tidy
+chromium               tool:chromium
+chromium-driver        tool:chromedriver
 '
 
 has_header() { # as the compiler looks for it, so that CPATH and the like count

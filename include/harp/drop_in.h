@@ -40,5 +40,11 @@
 #define llama_state_seq_get_size_ext harp_state_seq_get_size_ext
 #define llama_state_seq_get_data_ext harp_state_seq_get_data_ext
 #define llama_state_seq_set_data_ext harp_state_seq_set_data_ext
+#define llama_state_save_file harp_state_save_file
+#define llama_state_load_file harp_state_load_file
+#define llama_state_seq_save_file harp_state_seq_save_file
+#define llama_state_seq_load_file harp_state_seq_load_file
+#define llama_sampler_sample harp_sampler_sample
+#define llama_set_sampler harp_set_sampler
 
 #endif /* HARP_DROP_IN_H */

@@ -102,6 +102,20 @@ size_t harp_state_seq_get_data_ext(struct llama_context * ctx, uint8_t * dst, si
                                    llama_state_seq_flags flags);
 size_t harp_state_seq_set_data_ext(struct llama_context * ctx, const uint8_t * src, size_t size,
                                    llama_seq_id dest_seq_id, llama_state_seq_flags flags);
+/* With HARP on the files are of our own kind: those of llama.cpp, which hold no twins, are refused, and the other way. */
+bool harp_state_save_file(struct llama_context * ctx, const char * path_session, const llama_token * tokens,
+                          size_t n_token_count);
+bool harp_state_load_file(struct llama_context * ctx, const char * path_session, llama_token * tokens_out,
+                          size_t n_token_capacity, size_t * n_token_count_out);
+size_t harp_state_seq_save_file(struct llama_context * ctx, const char * filepath, llama_seq_id seq_id,
+                                const llama_token * tokens, size_t n_token_count);
+size_t harp_state_seq_load_file(struct llama_context * ctx, const char * filepath, llama_seq_id dest_seq_id,
+                                llama_token * tokens_out, size_t n_token_capacity, size_t * n_token_count_out);
+
+/* --- sampling, from the final logits. With HARP on no sampler runs inside llama.cpp's graph, before the mix:
+ *     harp_set_sampler is then false, and the caller samples as without it. */
+llama_token harp_sampler_sample(struct llama_sampler * smpl, struct llama_context * ctx, int32_t idx);
+bool harp_set_sampler(struct llama_context * ctx, llama_seq_id seq_id, struct llama_sampler * smpl);
 
 #ifdef __cplusplus
 }

@@ -5,8 +5,10 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "capi/registry.h"
+#include "capi/state_file.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 
@@ -15,6 +17,10 @@ namespace {
 using harp::Error;
 using harp::ErrorCode;
 using harp::ForwardPass;
+using harp::capi::read_state_file;
+using harp::capi::StateFile;
+using harp::capi::StateKind;
+using harp::capi::write_state_file;
 
 thread_local std::string last_error;
 
@@ -87,6 +93,29 @@ size_t copy_state(const std::vector<uint8_t> & state, uint8_t * dst, size_t size
 
 size_t zero(ErrorCode /*code*/) {
     return 0;
+}
+
+bool never(ErrorCode /*code*/) {
+    return false;
+}
+
+/// The pass of a handle if HARP is on there, else nullptr.
+ForwardPass * find_hesitating(llama_context * ctx) {
+    ForwardPass * pass = harp::capi::find(ctx);
+    return pass != nullptr && pass->enabled() ? pass : nullptr;
+}
+
+/// Tokens of a file to the caller, as llama.cpp does it: without room for them only their number.
+/// @return whether the state is wanted too  @throws Error{invalid_state} if they are more than there is room for
+bool give_tokens(const StateFile & file, llama_token * tokens_out, size_t capacity, size_t * n_tokens_out) {
+    if (tokens_out != nullptr && file.tokens.size() > capacity) {
+        throw Error(ErrorCode::invalid_state, std::to_string(file.tokens.size()) +
+                                                  " tokens in the file; there is room for " + std::to_string(capacity));
+    }
+    *n_tokens_out = file.tokens.size();
+    if (tokens_out == nullptr) return false;
+    std::copy(file.tokens.begin(), file.tokens.end(), tokens_out);
+    return true;
 }
 
 }  // namespace
@@ -299,3 +328,82 @@ size_t harp_state_seq_set_data(llama_context * ctx, const uint8_t * src, size_t 
 }
 
 }  // extern "C"
+
+bool harp_state_save_file(llama_context * ctx, const char * path_session, const llama_token * tokens,
+                          size_t n_token_count) {
+    ForwardPass * pass = find_hesitating(ctx);
+    if (pass == nullptr) return llama_state_save_file(ctx, path_session, tokens, n_token_count);
+    return guarded(
+        [&] {
+            write_state_file(path_session, StateKind::context, {tokens, n_token_count}, pass->state_get());
+            return true;
+        },
+        never);
+}
+bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_token * tokens_out,
+                          size_t n_token_capacity, size_t * n_token_count_out) {
+    ForwardPass * pass = find_hesitating(ctx);
+    if (pass == nullptr) {
+        return llama_state_load_file(ctx, path_session, tokens_out, n_token_capacity, n_token_count_out);
+    }
+    return guarded(
+        [&] {
+            const StateFile file = read_state_file(path_session, StateKind::context);
+            if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) pass->state_set(file.state);
+            return true;
+        },
+        never);
+}
+size_t harp_state_seq_save_file(llama_context * ctx, const char * filepath, llama_seq_id seq_id,
+                                const llama_token * tokens, size_t n_token_count) {
+    ForwardPass * pass = find_hesitating(ctx);
+    if (pass == nullptr) return llama_state_seq_save_file(ctx, filepath, seq_id, tokens, n_token_count);
+    return guarded(
+        [&] {
+            return write_state_file(filepath, StateKind::sequence, {tokens, n_token_count},
+                                    pass->state_seq_get(seq_id));
+        },
+        zero);
+}
+size_t harp_state_seq_load_file(llama_context * ctx, const char * filepath, llama_seq_id dest_seq_id,
+                                llama_token * tokens_out, size_t n_token_capacity, size_t * n_token_count_out) {
+    ForwardPass * pass = find_hesitating(ctx);
+    if (pass == nullptr) {
+        return llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity, n_token_count_out);
+    }
+    return guarded(
+        [&] {
+            const StateFile file = read_state_file(filepath, StateKind::sequence);
+            if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) {
+                pass->state_seq_set(file.state, dest_seq_id);
+            }
+            return file.n_bytes;
+        },
+        zero);
+}
+
+llama_token harp_sampler_sample(llama_sampler * smpl, llama_context * ctx, int32_t idx) {
+    ForwardPass * pass = find_hesitating(ctx);
+    if (pass == nullptr) return llama_sampler_sample(smpl, ctx, idx);
+    const float * logits = pass->logits(idx);
+    if (logits == nullptr) {
+        last_error = "row " + std::to_string(idx) + " of the last batch is not an output row";
+        return LLAMA_TOKEN_NULL;
+    }
+    std::vector<llama_token_data> candidates;
+    candidates.reserve(static_cast<size_t>(pass->n_vocab()));
+    for (llama_token id = 0; id < pass->n_vocab(); ++id) candidates.push_back({id, logits[id], 0.0F});
+    llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
+    llama_sampler_apply(smpl, &array);
+    if (array.selected < 0) {
+        last_error = "the sampler chose no token: its last part must be one that chooses, such as greedy";
+        return LLAMA_TOKEN_NULL;
+    }
+    const llama_token token = array.data[array.selected].id;
+    llama_sampler_accept(smpl, token);
+    return token;
+}
+bool harp_set_sampler(llama_context * ctx, llama_seq_id seq_id, llama_sampler * smpl) {
+    if (find_hesitating(ctx) != nullptr) return smpl == nullptr;
+    return llama_set_sampler(ctx, seq_id, smpl);
+}

@@ -79,6 +79,8 @@ ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const 
         params.n_batch *= streams;
         params.n_outputs_max *= streams;
         params.n_seq_max = layout.n_sequences * streams;
+        params.samplers = nullptr;  // in the graph they would sample before the mix: the caller does it
+        params.n_samplers = 0;
         hook.install(params);
         sequences.resize(layout.n_sequences);
         for (uint32_t s = 0; s < layout.n_sequences; ++s) sequences[s] = {{}, *options, s};
@@ -104,6 +106,7 @@ void ForwardPass::decode(const llama_batch & batch, const CountUsefulOutputs & c
     const Stopwatch total;
     impl_->decode(batch, count_useful);
     impl_->statistics.total_seconds += total.seconds();
+    assert(check_invariant().empty());
 }
 
 void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {

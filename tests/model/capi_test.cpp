@@ -1,8 +1,11 @@
 // The C API: the C++ pass under llama.h's names, plain contexts untouched, errors as return values with a sentence.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <string>
 
@@ -276,6 +279,96 @@ TEST_F(CApi, StateGoesThroughTheBuffersOfTheCaller) {
     EXPECT_EQ(harp_state_seq_set_data(one.get(), sequence.data(), 20, 0), 0U);
     EXPECT_EQ(harp_memory_seq_pos_max(llama_get_memory(one.get()), 0), -1);
     EXPECT_EQ(decode(one.get(), prompt), 0) << harp_last_error();
+}
+
+TEST_F(CApi, StateFilesHoldTheTwins) {
+    const auto folder = std::filesystem::temp_directory_path() / ("harp-capi-" + std::to_string(::getpid()));
+    std::filesystem::create_directory(folder);
+    const std::string whole_file = folder / "whole.bin";
+    const std::string sequence_file = folder / "sequence.bin";
+    const Context source = create();
+    const Continuation said = greedy_by_c(source.get(), 12);
+    const std::vector<llama_token> & tokens = said.tokens;
+    ASSERT_TRUE(harp_state_save_file(source.get(), whole_file.c_str(), tokens.data(), tokens.size()))
+        << harp_last_error();
+    const size_t n_bytes =
+        harp_state_seq_save_file(source.get(), sequence_file.c_str(), 0, tokens.data(), tokens.size());
+    EXPECT_EQ(n_bytes, std::filesystem::file_size(sequence_file));
+    EXPECT_EQ(decode(source.get(), {310}), 0);
+    const std::vector<float> expected = row(source.get());
+
+    const auto read = [&](llama_context * context, const std::string & file, bool whole, size_t room) {
+        std::vector<llama_token> found(room);
+        size_t n = 0;
+        llama_token * out = room > 0 ? found.data() : nullptr;
+        const bool good = whole ? harp_state_load_file(context, file.c_str(), out, room, &n)
+                                : harp_state_seq_load_file(context, file.c_str(), 0, out, room, &n) > 0;
+        found.resize(good ? (room > 0 ? n : 0) : 0);
+        return std::make_pair(good ? n : 0, found);
+    };
+    for (const bool whole : {true, false}) {
+        const std::string & file = whole ? whole_file : sequence_file;
+        const Context other = create();
+        (void)greedy_by_c(other.get(), 3);  // what was there goes
+        EXPECT_EQ(read(other.get(), file, whole, 0).first, tokens.size()) << "the number alone";
+        EXPECT_GT(harp_memory_seq_pos_max(llama_get_memory(other.get()), 0), -1) << "nothing is loaded for that";
+        EXPECT_EQ(read(other.get(), file, whole, tokens.size()).second, tokens) << harp_last_error();
+        EXPECT_EQ(decode(other.get(), {310}), 0);
+        EXPECT_EQ(row(other.get()), expected);
+
+        EXPECT_EQ(read(other.get(), file, whole, 3).first, 0U) << "no room for the tokens";
+        EXPECT_EQ(read(other.get(), file, !whole, 64).first, 0U) << "of the other kind";
+        EXPECT_EQ(read(other.get(), folder / "none.bin", whole, 64).first, 0U);
+        std::filesystem::resize_file(file, std::filesystem::file_size(file) - 1);
+        EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off";
+        std::filesystem::resize_file(file, 20);
+        EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off in its tokens";
+        std::filesystem::resize_file(file, 3);
+        EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off in its header";
+        EXPECT_NE(std::string(harp_last_error()), "");
+    }
+    EXPECT_EQ(harp_state_seq_save_file(source.get(), (folder / "no/such/folder").c_str(), 0, tokens.data(), 1), 0U);
+    ASSERT_TRUE(harp_set_default_params(nullptr));  // HARP off: llama.cpp's own files
+    const Context off = create();
+    EXPECT_EQ(decode(off.get(), prompt), 0);
+    EXPECT_GT(harp_state_seq_save_file(off.get(), sequence_file.c_str(), 0, prompt.data(), prompt.size()), 0U);
+    llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
+    std::vector<llama_token> found(16);
+    size_t n = 0;
+    EXPECT_GT(llama_state_seq_load_file(plain.get(), sequence_file.c_str(), 0, found.data(), found.size(), &n), 0U);
+    EXPECT_EQ(read(source.get(), sequence_file, false, 64).first, 0U) << "llama.cpp's, without twins";
+    std::filesystem::remove_all(folder);
+}
+
+TEST_F(CApi, SamplersSeeTheMix) {
+    harp_params params = harp_default_params();
+    params.threshold = 0;
+    ASSERT_TRUE(harp_set_default_params(&params));
+    const Context context = create();
+    llama_sampler_ptr greedy(llama_sampler_init_greedy());
+    EXPECT_FALSE(harp_set_sampler(context.get(), 0, greedy.get())) << "in the graph it would sample before the mix";
+    EXPECT_TRUE(harp_set_sampler(context.get(), 0, nullptr));
+    std::vector<llama_token> tokens = prompt;
+    llama_batch batch = llama_batch_init(16, 0, 1);
+    batch.n_tokens = static_cast<int32_t>(tokens.size());
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        batch.token[i] = tokens[static_cast<size_t>(i)];
+        batch.pos[i] = i;
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i] = i % 2 == 0 ? 1 : 0;
+    }
+    ASSERT_EQ(harp_decode(context.get(), batch), 0) << harp_last_error();
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        const std::vector<float> logits = row(context.get(), i);
+        const llama_token expected =
+            logits.empty() ? LLAMA_TOKEN_NULL
+                           : static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        EXPECT_EQ(harp_sampler_sample(greedy.get(), context.get(), i), expected) << "row " << i;
+    }
+    llama_batch_free(batch);
+    llama_sampler_ptr temperature(llama_sampler_init_temp(0.5F));
+    EXPECT_EQ(harp_sampler_sample(temperature.get(), context.get(), 0), LLAMA_TOKEN_NULL) << "it chooses nothing";
 }
 
 TEST_F(CApi, MemoryCallsReachTheTwins) {

@@ -253,6 +253,43 @@ TEST_P(Laws, OutputsThatAreNotUsefulAreSparedTheSecondPass) {
     EXPECT_EQ(p.check_invariant(), "");
 }
 
+TEST_P(Laws, VanillaLogitsAreKeptWhereTheyAreWanted) {
+    const std::vector<llama_token> & prompt = GetParam().prompt;
+    for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+        Options options = with(schedule);
+        options.threshold = 0;  // each row hesitates
+        ForwardPass off = pass(std::nullopt);
+        ForwardPass p = pass(options);
+        decode(off, prompt, 0, 0, /*all_outputs=*/true);
+        decode(p, prompt, 0, 0, /*all_outputs=*/true);
+        EXPECT_EQ(p.vanilla_logits(-1), nullptr) << "mixed, and not kept";
+
+        p.memory_clear(false);
+        p.reset_statistics();
+        p.keep_vanilla_logits(0, true);
+        decode(p, prompt, 0, 0, /*all_outputs=*/true);
+        double seconds = 0;
+        for (int32_t i = 0; i < static_cast<int32_t>(prompt.size()); ++i) {
+            const float * kept = p.vanilla_logits(i);
+            ASSERT_NE(kept, nullptr);
+            const std::vector<float> vanilla(kept, kept + p.n_vocab());
+            EXPECT_LE(largest_difference(vanilla, row(off, i)), GetParam().tolerance);
+            EXPECT_NE(vanilla, row(p, i));
+            EXPECT_GT(p.step(i).second_pass_seconds, 0);
+            seconds += p.step(i).second_pass_seconds;
+        }
+        EXPECT_NEAR(seconds, p.statistics().second_pass_seconds, 1e-9);
+
+        options.threshold = std::numeric_limits<double>::infinity();
+        p.set_sequence_options(0, options);
+        p.memory_clear(false);
+        decode(p, prompt, 0);
+        EXPECT_EQ(p.vanilla_logits(-1), p.logits(-1)) << "nothing was mixed";
+        EXPECT_EQ(p.step(-1).second_pass_seconds, 0);
+        EXPECT_EQ(p.vanilla_logits(0), nullptr) << "no output row";
+    }
+}
+
 TEST_P(Laws, GeneratedScopeLeavesThePromptClean) {
     for (const bool unified : {false, true}) {
         Options options = with(Schedule::lazy);

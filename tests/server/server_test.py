@@ -25,11 +25,10 @@ except ImportError:
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import HARP, MODELS, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
-from running_server import Server
+from running_server import EXACT, Server
 
 T5 = MODELS / "random-t5.gguf"
 
-EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
 
@@ -290,6 +289,43 @@ class Hesitating(ServerTest):
 
 
 @needs_tiny
+class Memory(unittest.TestCase):
+    """What the server does to a slot's cache, it does to its twins."""
+
+    def start(self, *flags):
+        server = Server("-np", "1", *EXACT, *flags)
+        self.addCleanup(server.stop)
+        return server
+
+    def test_saved_and_restored_slot(self):
+        with tempfile.TemporaryDirectory() as folder:
+            server = self.start("-c", "512", "--slot-save-path", folder, "--cache-ram", "0")
+            first = server.complete(PROMPTS[0], n=24)
+            longer = PROMPTS[0] + first + " and"
+            expected = server.complete(longer)
+            server.complete(PROMPTS[0], n=24)
+            self.assertGreater(server.post("/slots/0?action=save", {"filename": "a.bin"})["n_saved"], 24)
+            server.complete(PROMPTS[1])
+            self.assertGreater(server.post("/slots/0?action=restore", {"filename": "a.bin"})["n_restored"], 24)
+            answer = server.post("/completion", {"prompt": longer, "n_predict": 48, "temperature": 0})
+            self.assertGreater(answer["timings"]["cache_n"], 24)
+            self.assertEqual(answer["content"], expected)
+
+    def test_context_shift(self):
+        server = self.start("-c", "256", "--context-shift")
+        off = self.start("-c", "256", "--context-shift", "--harp-off")
+        ask = {"prompt": PROMPTS[0], "n_predict": 400, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+        shifted = server.post("/completion", ask)
+        self.assertTrue(shifted["truncated"])
+        self.assertEqual(shifted["timings"]["harp"]["steps"], 400)
+        self.assertEqual(server.post("/completion", ask)["content"], shifted["content"])
+        vanilla = off.post("/completion", ask)["content"]
+        self.assertEqual(server.post("/completion", {**ask, "harp": {"enabled": False}})["content"], vanilla)
+        self.assertNotEqual(shifted["content"], vanilla)
+        self.assertEqual(server.complete(PROMPTS[1]), generate(PROMPTS[1]))
+
+
+@needs_tiny
 class Off(ServerTest):
     flags = ["--harp-off"]
 
@@ -332,6 +368,15 @@ class Chat(ServerTest):
         said = client.chat.completions.create(**ask, response_format={
             "type": "json_schema", "json_schema": {"name": "city", "schema": schema}})
         self.assertIsInstance(json.loads(said.choices[0].message.content)["city"], str)
+        weather = {"type": "function", "function": {
+            "name": "get_weather", "description": "Weather now",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}}}
+        messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+        said = client.chat.completions.create(model="x", messages=messages, temperature=0, max_tokens=64, tools=[weather],
+                                              tool_choice="required")
+        call = said.choices[0].message.tool_calls[0].function
+        self.assertEqual((said.choices[0].finish_reason, call.name), ("tool_calls", "get_weather"))
+        self.assertIsInstance(json.loads(call.arguments)["city"], str)
 
 
 class Starting(unittest.TestCase):

@@ -12,6 +12,7 @@ import urllib.request
 from programs import SERVER, TINY, environment
 
 START_TIMEOUT = 60  # seconds
+EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
 
 class Server:
     """A running harp-server (or another program with its interface) on a free port of the loopback device."""

@@ -1,0 +1,108 @@
+// One answer as data: text in pieces with the tokens behind them, figures, and how it ended. Knows no DOM.
+
+/**
+ * A piece of text and the tokens it came from; normally one. A chunk's text and tokens differ where a character was spread
+ * over several tokens: the server holds such bytes back and sends the text whole.
+ */
+class Piece {
+    constructor(channel, text, tokens) {
+        this.channel = channel;  // "content" or "reasoning"
+        this.text = text;
+        // The token that stands for the piece is the least certain one. None if the server sent text alone.
+        this.token = tokens.reduce((most, token) => ((token.entropy ?? 0) > (most?.entropy ?? -1) ? token : most), null);
+        this.entropy = this.token?.entropy;  // undefined on a server with --harp-off
+        this.hesitated = tokens.some((token) => token.hesitated);
+    }
+
+    equals(other) {
+        return this.text === other.text && this.token?.id === other.token?.id;
+    }
+}
+
+export class Answer {
+    constructor() {
+        this.pieces = [];
+        this.state = "streaming";  // then "done", "stopped" or "failed"
+        this.finishReason = null;
+        this.error = null;
+        this.usage = null;
+        this.timings = null;
+        this.seen = {tokens: 0, hesitations: 0, entropy: 0, measured: 0};
+        this.firstTokenAt = null;
+        this.waiting = [];  // tokens whose text has not come yet
+    }
+
+    get text() {
+        return this.pieces.filter((piece) => piece.channel === "content").map((piece) => piece.text).join("");
+    }
+
+    /** Takes a chunk in; returns the new pieces. */
+    add(chunk) {
+        this.usage = chunk.usage ?? this.usage;
+        this.timings = chunk.timings ?? this.timings;
+        const choice = chunk.choices?.[0];
+        if (!choice) return [];
+        this.finishReason = choice.finish_reason ?? this.finishReason;
+        const tokens = choice.logprobs?.content ?? [];
+        tokens.forEach((token) => this.count(token));
+        this.waiting.push(...tokens);
+        const {content, reasoning_content: reasoning} = choice.delta ?? {};
+        if (!content && !reasoning) return [];
+        const added = content && reasoning ?
+            [new Piece("reasoning", reasoning, []), ...pieces("content", content, this.waiting)] :
+            pieces(content ? "content" : "reasoning", content || reasoning, this.waiting);
+        this.waiting = [];
+        this.pieces.push(...added);
+        return added;
+    }
+
+    count(token) {
+        this.firstTokenAt ??= performance.now();
+        this.seen.tokens += 1;
+        this.seen.hesitations += token.hesitated ? 1 : 0;
+        if (token.entropy === undefined) return;
+        this.seen.entropy += token.entropy;
+        this.seen.measured += 1;
+    }
+
+    /** The server's figures once it has sent them, else what was counted so far. Unknown ones are null. */
+    figures() {
+        const {seen, usage, timings} = this;
+        const seconds = this.firstTokenAt === null ? 0 : (performance.now() - this.firstTokenAt) / 1000;
+        const steps = usage?.harp?.steps ?? seen.measured;
+        const hesitations = usage?.harp?.hesitations ?? seen.hesitations;
+        return {
+            tokens: (usage?.completion_tokens ?? seen.tokens) || null,
+            tokensPerSecond: timings?.predicted_per_second ?? (seen.tokens > 1 ? (seen.tokens - 1) / seconds : null),
+            hesitations: steps > 0 ? hesitations : null,
+            hesitationShare: steps > 0 ? hesitations / steps : null,
+            meanEntropy: seen.measured > 0 ? seen.entropy / seen.measured : null,
+            secondPassSeconds: usage?.harp?.second_pass_seconds || null,
+        };
+    }
+}
+
+function pieces(channel, text, tokens) {
+    const texts = tokens.map((token) => decode(token.bytes));
+    return !texts.includes(null) && texts.join("") === text ?
+        tokens.map((token, i) => new Piece(channel, texts[i], [token])) :
+        [new Piece(channel, text, tokens)];
+}
+
+/** Text of a token's bytes; null where they are not whole characters. */
+export function decode(bytes) {
+    try {
+        return new TextDecoder("utf-8", {fatal: true, ignoreBOM: true}).decode(new Uint8Array(bytes));
+    } catch {
+        return null;
+    }
+}
+
+/** Index of the first piece that differs, from `start` on, among those both have; -1 if there is none so far. */
+export function firstDifference(a, b, start = 0) {
+    const end = Math.min(a.length, b.length);
+    for (let i = start; i < end; ++i) {
+        if (!a[i].equals(b[i])) return i;
+    }
+    return -1;
+}

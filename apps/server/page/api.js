@@ -1,0 +1,113 @@
+// Requests to the server the page came from: the API key, errors worth showing, and answers as a stream of chunks.
+// URLs are relative, because the server may run under --api-prefix.
+
+import {find} from "./dom.js";
+
+const KEY = "harp.api-key";
+const dialog = find("#key-dialog");
+let asked = null;  // the dialog's promise while it is open: two columns that are refused ask once
+
+/** A failure to be shown: `title` in our words, `detail` in the server's, `type` as the server calls it. */
+export class RequestError extends Error {
+    constructor(title, detail = "", type = "") {
+        super(title);
+        this.title = title;
+        this.detail = detail;
+        this.type = type;
+    }
+}
+
+export async function props() {
+    return (await request("props", {})).json();
+}
+
+/** The chunks of a chat completion as they come. Throws a RequestError, or an AbortError if `signal` was raised. */
+export async function* chatChunks(body, signal) {
+    const response = await request("v1/chat/completions", {
+        method: "POST",
+        headers: {"Content-Type": "application/json"},
+        body: JSON.stringify(body),
+        signal,
+    });
+    for await (const data of eventData(response.body)) {
+        if (data === "[DONE]") return;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw serverError(chunk.error);
+        yield chunk;
+    }
+    throw new RequestError("The server ended the answer early.");
+}
+
+async function request(path, init) {
+    for (;;) {
+        const key = sessionStorage.getItem(KEY);
+        const response = await reach(path, key ? {...init, headers: {...init.headers, Authorization: `Bearer ${key}`}} : init);
+        if (response.ok) return response;
+        const error = await refusal(response);
+        if (response.status !== 401 || !(await askForKey(key !== null))) throw error;
+    }
+}
+
+async function reach(path, init) {
+    try {
+        return await fetch(path, init);
+    } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new RequestError("The server cannot be reached.", "Is it still running?");
+    }
+}
+
+async function refusal(response) {
+    const body = await response.json().catch(() => ({}));
+    return serverError(body.error ?? {code: response.status, message: response.statusText});
+}
+
+function serverError({code, message, type}) {
+    const titles = {
+        401: "The server asks for an API key.",
+        503: "The server is not available.",
+    };
+    const title = type === "exceed_context_size_error" ? "The conversation no longer fits into the context." :
+        titles[code] ?? (code >= 500 ? `The server failed (${code}).` : `The server refused the request (${code}).`);
+    return new RequestError(title, message, type);
+}
+
+/** Payloads of server-sent events. An event ends with an empty line; ours have a single `data:` line. */
+async function* eventData(stream) {
+    const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+    let pending = "";
+    try {
+        for (;;) {
+            const {done, value} = await reader.read();
+            if (done) return;
+            const events = (pending + value).split("\n\n");
+            pending = events.pop();
+            for (const event of events) {
+                if (event.startsWith("data: ")) yield event.slice("data: ".length);
+            }
+        }
+    } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new RequestError("The connection to the server was lost.", "Is it still running?");
+    } finally {
+        reader.cancel().catch(() => {});  // a reader that stops early lets the server stop too
+    }
+}
+
+/** Opens the dialog; true once a key was entered, false if the user gave up. */
+function askForKey(refused) {
+    asked ??= new Promise((resolve) => {
+        const form = find("form", dialog);
+        find(".error", dialog).hidden = !refused;
+        form.reset();
+        form.onsubmit = () => sessionStorage.setItem(KEY, form.elements.key.value.trim());
+        form.elements.cancel.onclick = () => dialog.close();
+        dialog.returnValue = "";
+        dialog.onclose = () => {
+            asked = null;
+            resolve(dialog.returnValue === "use");
+        };
+        dialog.showModal();
+    });
+    return asked;
+}

@@ -1,0 +1,20 @@
+// What the page remembers between visits, under one versioned key of localStorage: a new layout takes a new version.
+
+const KEY = "harp.page.v1";
+
+export function load() {
+    try {
+        return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    } catch {
+        return {};  // storage is forbidden, or what is there is not ours
+    }
+}
+
+/** Replaces the named parts: save({theme: "dark"}). */
+export function save(parts) {
+    try {
+        localStorage.setItem(KEY, JSON.stringify({...load(), ...parts}));
+    } catch {
+        // forbidden or full: the page works without a memory
+    }
+}

@@ -1,0 +1,79 @@
+#include "capi/state_file.h"
+
+#include <array>
+#include <fstream>
+#include <string>
+
+#include "harp/error.h"
+
+namespace harp::capi {
+
+namespace {
+
+constexpr uint32_t magic = 0x53505248;  // "HRPS", little endian
+constexpr uint32_t version = 1;
+
+using Header = std::array<uint32_t, 4>;  // magic, version, kind, number of tokens
+
+template <typename T>
+void write(std::ofstream & out, std::span<const T> values) {
+    out.write(reinterpret_cast<const char *>(values.data()), static_cast<std::streamsize>(values.size_bytes()));
+}
+
+template <typename T>
+void read(std::ifstream & in, std::span<T> values) {
+    in.read(reinterpret_cast<char *>(values.data()), static_cast<std::streamsize>(values.size_bytes()));
+}
+
+[[noreturn]] void fail(const std::filesystem::path & path, const std::string & why) {
+    throw Error(ErrorCode::invalid_state, path.string() + ": " + why);
+}
+
+}  // namespace
+
+size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
+                        std::span<const uint8_t> state) {
+    std::filesystem::path part = path;
+    part += ".part";
+    const Header header = {magic, version, static_cast<uint32_t>(kind), static_cast<uint32_t>(tokens.size())};
+    std::ofstream out(part, std::ios::binary | std::ios::trunc);
+    write<uint32_t>(out, header);
+    write(out, tokens);
+    write(out, state);
+    out.close();
+    std::error_code error;
+    if (out) std::filesystem::rename(part, path, error);
+    if (!out || error) {
+        std::error_code ignored;
+        std::filesystem::remove(part, ignored);
+        fail(path, "cannot be written");
+    }
+    return sizeof(header) + tokens.size_bytes() + state.size_bytes();
+}
+
+StateFile read_state_file(const std::filesystem::path & path, StateKind kind) {
+    std::error_code error;
+    const uintmax_t size = std::filesystem::file_size(path, error);
+    std::ifstream in(path, std::ios::binary);
+    Header header{};
+    if (error || !in) fail(path, "cannot be read");
+    read<uint32_t>(in, header);
+    if (!in || header[0] != magic) fail(path, "is not a state with twins (llama.cpp wrote it, or HARP was off?)");
+    if (header[1] != version)
+        fail(path, "version " + std::to_string(header[1]) + "; allowed: " + std::to_string(version));
+    if (header[2] != static_cast<uint32_t>(kind)) {
+        fail(path, kind == StateKind::sequence ? "holds a whole context, not a sequence" : "holds a sequence only");
+    }
+    StateFile file;
+    const uintmax_t tokens_bytes = uintmax_t{header[3]} * sizeof(llama_token);
+    if (tokens_bytes > size - sizeof(header)) fail(path, "ends before its tokens do");
+    file.tokens.resize(header[3]);
+    file.state.resize(static_cast<size_t>(size - sizeof(header) - tokens_bytes));
+    read<llama_token>(in, file.tokens);
+    read<uint8_t>(in, file.state);
+    if (!in) fail(path, "cannot be read");
+    file.n_bytes = static_cast<size_t>(size);
+    return file;
+}
+
+}  // namespace harp::capi

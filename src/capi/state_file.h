@@ -1,0 +1,32 @@
+// Files that hold tokens and a state with twins. With HARP off llama.cpp writes and reads its own.
+//
+// Layout: 32-bit words "HRPS", version, what (0 a whole context, 1 a sequence), n tokens; the tokens; the state to the end.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "llama.h"
+
+namespace harp::capi {
+
+enum class StateKind : uint32_t { context = 0, sequence = 1 };
+
+struct StateFile {
+    std::vector<llama_token> tokens;
+    std::vector<uint8_t> state;
+    size_t n_bytes = 0;  // of the file
+};
+
+/// Writes it beside `path` first, so that a failure leaves what was there. @return bytes
+/// @throws Error{invalid_state} if it cannot be written
+size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
+                        std::span<const uint8_t> state);
+
+/// @throws Error{invalid_state} if it cannot be read or is not such a file
+[[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind);
+
+}  // namespace harp::capi
