@@ -159,7 +159,17 @@ constexpr auto infos = [] {
     return result;
 }();
 
+constexpr size_t longest_name = std::max_element(infos.begin(), infos.end(), [](const auto & a, const auto & b) {
+                                    return a.name.size() < b.name.size();
+                                }) -> name.size();
+
 // ---- errors ----
+
+// What a message repeats of an input: it may be a request's, of any length.
+std::string shortened(std::string_view input) {
+    constexpr size_t most = 64;
+    return input.size() <= most ? std::string(input) : std::string(input.substr(0, most)) + "...";
+}
 
 // Number of insertions, deletions and replacements between two words.
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -179,6 +189,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 // " (did you mean 'beta'?)" if an option's name is at most two typing errors away, else nothing.
 std::string suggestion(std::string_view name) {
+    if (name.size() > longest_name + 2) return {};
     const auto nearest = std::min_element(infos.begin(), infos.end(), [&](const auto & a, const auto & b) {
         return edit_distance(name, a.name) < edit_distance(name, b.name);
     });
@@ -190,7 +201,7 @@ std::string suggestion(std::string_view name) {
     std::string known;
     for (const OptionInfo & info : infos) known.append(known.empty() ? "" : separator).append(info.name);
     throw Error(ErrorCode::invalid_option,
-                "unknown option '" + std::string(name) + "'" + suggestion(name) + "; known: " + known);
+                "unknown option '" + shortened(name) + "'" + suggestion(name) + "; known: " + known);
 }
 
 [[noreturn]] void fail(const OptionInfo & info, const std::string & what) {
@@ -225,9 +236,9 @@ void set_option(Options & options, std::string_view name, std::string_view value
     const Field & field = find_field(name);
     Options changed = options;
     const Parsed parsed = field.set(changed, value, field.info.range);
-    if (parsed == Parsed::malformed) fail(field.info, "'" + std::string(value) + "' is not a value");
+    if (parsed == Parsed::malformed) fail(field.info, "'" + shortened(value) + "' is not a value");
     if (parsed == Parsed::out_of_range || !field.possible(changed)) {
-        fail(field.info, std::string(value) + " is out of range");
+        fail(field.info, shortened(value) + " is out of range");
     }
     options = changed;
 }

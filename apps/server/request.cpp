@@ -1,5 +1,8 @@
 #include "request.h"
 
+#include <fmt/format.h>
+
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -12,11 +15,23 @@ namespace harp::server {
 
 namespace {
 
+/// A value of a request as a message repeats it: it may be of any length.
+std::string shown(const common_json & value) {
+    constexpr size_t most = 64;
+    const std::string text = value.dump();
+    return text.size() <= most ? text : text.substr(0, most) + "...";
+}
+
 /// A JSON value as the text that set_option() takes.
 std::string as_text(const std::string & name, const common_json & value) {
     if (value.is_string()) return value.get<std::string>();
+    if (value.is_number_float()) {  // 7.0 is an integer in JSON
+        const auto number = value.get<double>();
+        constexpr double exact = 9007199254740992;  // 2^53
+        if (std::trunc(number) == number && std::abs(number) <= exact) return fmt::format("{:.0f}", number);
+    }
     if (value.is_number()) return value.dump();
-    throw std::invalid_argument("harp." + name + ": " + value.dump() + " is neither a number nor a string");
+    throw std::invalid_argument("harp." + name + ": " + shown(value) + " is neither a number nor a string");
 }
 
 void set_field(Options & options, const std::string & name, const common_json & value) {
@@ -35,11 +50,11 @@ std::optional<Options> request_options(const common_json & body) {
     const std::optional<Options> options = default_options();
     if (!body.contains("harp") || body.at("harp").is_null()) return options;
     const common_json & fields = body.at("harp");
-    if (!fields.is_object()) throw std::invalid_argument("harp: " + fields.dump() + " is not an object");
+    if (!fields.is_object()) throw std::invalid_argument("harp: " + shown(fields) + " is not an object");
     bool enabled = options.has_value();
     if (fields.contains("enabled")) {
         if (!fields.at("enabled").is_boolean())
-            throw std::invalid_argument("harp.enabled: " + fields.at("enabled").dump() + "; allowed: true, false");
+            throw std::invalid_argument("harp.enabled: " + shown(fields.at("enabled")) + "; allowed: true, false");
         enabled = fields.at("enabled").get<bool>();
         if (enabled && !options) throw std::invalid_argument("harp.enabled: true, but the server runs with --harp-off");
     }
@@ -59,6 +74,28 @@ std::optional<Options> request_options(const common_json & body) {
     }
     if (!enabled) changed.threshold = std::numeric_limits<double>::infinity();
     return changed;
+}
+
+void check_nesting(std::string_view body) {
+    constexpr size_t most = 256;
+    size_t depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < body.size(); ++i) {
+        const char c = body[i];
+        if (in_string) {
+            if (c == '\\') ++i;  // what is escaped
+            if (c == '"') in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > most) {
+                throw std::invalid_argument("the body is nested too deep; allowed: " + std::to_string(most) +
+                                            " levels");
+            }
+        } else if ((c == ']' || c == '}') && depth > 0) {
+            --depth;
+        }
+    }
 }
 
 void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt,

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "harp/forward_pass.h"
@@ -12,6 +13,10 @@
 #include "server/log_probabilities.h"
 
 namespace harp::server {
+
+/// Refuses bodies on which recursion over their values would overflow the stack.
+/// @throws std::invalid_argument
+void check_nesting(std::string_view body);
 
 /// What requests begin with, harp::default_options(): {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();

@@ -158,8 +158,9 @@ class ForwardPass {
                               std::optional<uint32_t> mask_sequence = std::nullopt);
     [[nodiscard]] const Options & sequence_options(llama_seq_id sequence) const;
 
-    /// For Scope::generated: tokens decoded from now on at positions < `end` are prompt and stay clean. Without a call, all
-    /// rows up to the sequence's first output row are.
+    /// Tokens at positions < `end` are prompt, those that the sequence holds already too, as if they were decoded anew: they
+    /// stay clean under Scope::generated, and their hesitations do not count for Options::redraw. Without a call, all rows up
+    /// to the sequence's first output row are prompt.
     void set_prompt_end(llama_seq_id sequence, llama_pos end);
 
     /// Decodes the rows that the sequence's twins have not seen now, not at the next hesitation, so that copies of the

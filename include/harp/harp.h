@@ -58,7 +58,8 @@ bool harp_set_sequence_params(struct llama_context * ctx, llama_seq_id seq_id, s
  * handle has no HARP. */
 bool harp_get_step(struct llama_context * ctx, int32_t i, struct harp_step * step);
 
-/* For HARP_SCOPE_GENERATED: tokens decoded from now on at positions below `end` are prompt. No-op without HARP. */
+/* Tokens at positions below `end` are prompt, those that are there already too: they stay clean under HARP_SCOPE_GENERATED, and
+ * their hesitations do not count for redraw. No-op without HARP. */
 void harp_set_prompt_end(struct llama_context * ctx, llama_seq_id seq_id, llama_pos end);
 
 /* Why the last call of this thread failed; "" if none did. Valid until the thread's next harp call. */

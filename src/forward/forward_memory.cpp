@@ -271,6 +271,7 @@ void ForwardPass::set_sequence_options(llama_seq_id sequence, const Options & op
                             old.strength == options.strength && old.reframings == options.reframings &&
                             old.scope == options.scope && family == state.mask_sequence;
     if (!same_twins) impl.truncate_twins(sequence, 0);
+    if (old.scope != options.scope) state.history.apply_scope(options.scope);
     state.options = options;
     state.mask_sequence = family;
 }
@@ -280,7 +281,9 @@ const Options & ForwardPass::sequence_options(llama_seq_id sequence) const {
 }
 
 void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
-    if (impl_->enabled()) impl_->state(sequence).history.set_prompt_end(end);
+    if (!impl_->enabled()) return;
+    SequenceState & state = impl_->state(sequence);
+    impl_->truncate_twins(sequence, state.history.set_prompt_end(end, state.options.scope));
 }
 
 void ForwardPass::prepare_twins(llama_seq_id sequence) {

@@ -51,6 +51,27 @@ void TokenHistory::append(llama_token token, llama_pos position, Scope scope, bo
     seen_output_ = seen_output_ || is_output;
 }
 
+size_t TokenHistory::set_prompt_end(llama_pos end, Scope scope) {
+    prompt_end_ = end;
+    dropped_hesitations_ = 0;
+    for (HistoryRow & row : rows_) row.hesitated = row.hesitated && row.position >= end;
+    return apply_scope(scope);
+}
+
+size_t TokenHistory::apply_scope(Scope scope) {
+    size_t n_same = rows_.size();
+    bool seen_output = false;
+    for (size_t i = 0; i < rows_.size(); ++i) {
+        HistoryRow & row = rows_[i];
+        const bool after_prompt = prompt_end_ ? row.position >= *prompt_end_ : seen_output;
+        const bool reframed = scope == Scope::all || after_prompt;
+        if (reframed != row.reframed) n_same = std::min(n_same, i);
+        row.reframed = reframed;
+        seen_output = seen_output || row.is_output;
+    }
+    return n_same;
+}
+
 size_t TokenHistory::clean_prefix() const noexcept {
     const auto it = std::find_if(rows_.begin(), rows_.end(), [](const HistoryRow & row) { return row.reframed; });
     return static_cast<size_t>(it - rows_.begin());

@@ -45,7 +45,11 @@ class TokenHistory {
 
     /// Appends a token; its position must be above all others. @param is_output the caller wants its logits
     void append(llama_token token, llama_pos position, Scope scope, bool is_output);
-    void set_prompt_end(llama_pos end) noexcept { prompt_end_ = end; }
+    /// Tokens at positions < `end` are prompt, those that are here too: as if decoded anew, their hesitations never were.
+    /// @return number of leading rows that are reframed, or clean, as before: what the twins may keep
+    size_t set_prompt_end(llama_pos end, Scope scope);
+    /// Marks the rows as they would be had they been appended under `scope`. @return as set_prompt_end()
+    size_t apply_scope(Scope scope);
     /// Whether append() would mark a token at `position` as reframed.
     [[nodiscard]] bool would_reframe(llama_pos position, Scope scope) const noexcept;
     /// Number of leading rows that stay clean in the twin.

@@ -7,6 +7,8 @@ HARP_TEST_MODELS; tests whose model is absent are skipped.
 
 import concurrent.futures
 import json
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ except ImportError:
     openai = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import HARP, MODELS, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
+from programs import HARP, MODELS, ROOT, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
 from running_server import EXACT, Server
 
 T5 = MODELS / "random-t5.gguf"
@@ -96,6 +98,17 @@ class Hesitating(ServerTest):
         with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
             together = list(pool.map(self.server.complete, PROMPTS))
         self.assertEqual(together, alone)
+
+    def test_a_conversation_is_as_read_anew(self):
+        """What a slot keeps of earlier turns, whatever their options, does not show in the answer."""
+        kinds = [{}, {"redraw": 2}, {"scope": "generated"}, {"scope": "generated", "redraw": 1}, {"seed": 5}]
+        for earlier in kinds:
+            for options in kinds:
+                with self.subTest(earlier=earlier, options=options):
+                    first = self.server.complete(PROMPTS[3], n=24, harp=earlier, id_slot=2, cache_prompt=False)
+                    ask = {"prompt": PROMPTS[3] + first + " and", "n": 24, "harp": options, "id_slot": 2}
+                    cached = self.server.complete(**ask)
+                    self.assertEqual(cached, self.server.complete(**ask, cache_prompt=False))
 
     def test_cached_prompt_gives_the_same(self):
         first = self.server.complete(PROMPTS[0], id_slot=1)
@@ -368,15 +381,53 @@ class Chat(ServerTest):
         said = client.chat.completions.create(**ask, response_format={
             "type": "json_schema", "json_schema": {"name": "city", "schema": schema}})
         self.assertIsInstance(json.loads(said.choices[0].message.content)["city"], str)
+
+    @unittest.skipIf(openai is None, "the package openai is not installed")
+    def test_tool_call(self):
+        server = Server("-c", "1024", "--chat-template-file", str(ROOT / "tests/data/tools.jinja"), model=SMOL)
+        self.addCleanup(server.stop)
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
         weather = {"type": "function", "function": {
             "name": "get_weather", "description": "Weather now",
             "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}}}
-        messages = [{"role": "user", "content": "What is the weather in Paris?"}]
-        said = client.chat.completions.create(model="x", messages=messages, temperature=0, max_tokens=64, tools=[weather],
-                                              tool_choice="required")
-        call = said.choices[0].message.tool_calls[0].function
-        self.assertEqual((said.choices[0].finish_reason, call.name), ("tool_calls", "get_weather"))
-        self.assertIsInstance(json.loads(call.arguments)["city"], str)
+        messages = []  # two calls, so that a small model sees how it is done
+        for city in ["Rome", "Oslo"]:
+            call = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+            messages += [{"role": "user", "content": f"What is the weather in {city}?"},
+                         {"role": "assistant", "content": "", "tool_calls": [{"id": city, "type": "function", "function": call}]},
+                         {"role": "tool", "tool_call_id": city, "content": "sun"}, {"role": "assistant", "content": "Sun."}]
+        messages.append({"role": "user", "content": "What is the weather in Paris?"})
+        for harp_object in [{}, {"enabled": False}]:
+            said = client.chat.completions.create(model="x", messages=messages, temperature=0, max_tokens=64, tools=[weather],
+                                                  tool_choice="required", extra_body={"harp": harp_object})
+            call = said.choices[0].message.tool_calls[0].function
+            self.assertEqual((said.choices[0].finish_reason, call.name), ("tool_calls", "get_weather"))
+            self.assertEqual(json.loads(call.arguments), {"city": "Paris"})
+
+
+@needs_smol
+class Documentation(ServerTest):
+    """The examples of docs/SERVER.md, as a reader would run them."""
+
+    model = SMOL
+
+    def test_examples(self):
+        text = (ROOT / "docs/SERVER.md").read_text()
+        examples = re.findall(r"<!-- tested -->\n```(\w+)\n(.*?)```", text, re.DOTALL)
+        self.assertEqual([language for language, _ in examples], ["sh", "python", "sh"])
+        for language, code in examples:
+            run = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
+            if language == "sh" and not shutil.which("curl") or language == "python" and openai is None:
+                continue
+            with self.subTest(code=code):
+                done = subprocess.run([*run, code.replace(":8080", f":{self.server.port}")], capture_output=True, timeout=60,
+                                      check=False)
+                self.assertEqual(done.returncode, 0, done.stderr.decode())
+                said = done.stdout.decode()
+                self.assertNotIn('"error"', said)
+                self.assertIn("Paris", said)
+                self.assertIn("hesitat", said)
 
 
 class Starting(unittest.TestCase):

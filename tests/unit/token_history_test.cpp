@@ -66,20 +66,47 @@ TEST(TokenHistory, ScopeGeneratedLeavesRowsUpToTheFirstOutputClean) {
 
 TEST(TokenHistory, ScopeGeneratedWithAPromptEndThatWasSet) {
     TokenHistory history;
-    history.set_prompt_end(3);
+    EXPECT_EQ(history.set_prompt_end(3, Scope::generated), 0U);
     for (llama_pos p = 0; p < 5; ++p) history.append(p, p, Scope::generated, /*is_output=*/true);
     EXPECT_EQ(text(history), "0@0- 1@1- 2@2- 3@3 4@4");
     EXPECT_EQ(history.clean_prefix(), 3U);
-    history.set_prompt_end(6);  // of rows from now on
+    // a conversation goes on: what was generated is prompt now
+    EXPECT_EQ(history.set_prompt_end(6, Scope::generated), 3U) << "rows that are as before";
     history.append(5, 5, Scope::generated, true);
     history.append(6, 6, Scope::generated, true);
-    EXPECT_EQ(text(history), "0@0- 1@1- 2@2- 3@3 4@4 5@5- 6@6");
-    EXPECT_EQ(history.clean_prefix(), 3U);  // a prefix: a clean row behind a reframed one does not count
+    EXPECT_EQ(text(history), "0@0- 1@1- 2@2- 3@3- 4@4- 5@5- 6@6");
+    EXPECT_EQ(history.clean_prefix(), 6U);
+    // an earlier end
+    EXPECT_EQ(history.set_prompt_end(2, Scope::generated), 2U);
+    EXPECT_EQ(text(history), "0@0- 1@1- 2@2 3@3 4@4 5@5 6@6");
+    EXPECT_EQ(history.set_prompt_end(2, Scope::generated), 7U) << "nothing changed";
+}
+
+TEST(TokenHistory, ScopeCanChange) {
+    for (const bool end_is_set : {true, false}) {
+        TokenHistory history;
+        if (end_is_set) history.set_prompt_end(3, Scope::all);
+        for (llama_pos p = 0; p < 5; ++p) history.append(p, p, Scope::all, /*is_output=*/p >= 2);
+        EXPECT_EQ(text(history), "0@0 1@1 2@2 3@3 4@4");
+        EXPECT_EQ(history.apply_scope(Scope::generated), 0U);
+        EXPECT_EQ(text(history), "0@0- 1@1- 2@2- 3@3 4@4");
+        EXPECT_EQ(history.apply_scope(Scope::all), 0U);
+        EXPECT_EQ(text(history), "0@0 1@1 2@2 3@3 4@4");
+    }
+}
+
+TEST(TokenHistory, HesitationsOfThePromptAreForgotten) {
+    TokenHistory history = history_of(6, 6);
+    for (size_t i = 0; i < 6; ++i) history.mark_hesitation(i, true);
+    EXPECT_EQ(history.draw_for_hesitation(5, 2).index, 2U);
+    EXPECT_EQ(history.set_prompt_end(4, Scope::all), 6U);
+    EXPECT_EQ(history.draw_for_hesitation(4, 2), (DrawId{0, 5}));
+    EXPECT_EQ(history.draw_for_hesitation(5, 2).index, 0U);
 }
 
 TEST(TokenHistory, ScopeAllIgnoresThePromptEnd) {
     TokenHistory history;
-    history.set_prompt_end(3);
+    history.set_prompt_end(3, Scope::all);
     history.append(1, 0, Scope::all, false);
     EXPECT_EQ(text(history), "1@0");
 }
@@ -124,7 +151,7 @@ TEST(TokenHistory, Removes) {
 TEST(TokenHistory, TakesRowsBackAsIfTheyHadNeverBeen) {
     for (const size_t n_before : {0U, 2U}) {
         TokenHistory history;
-        history.set_prompt_end(9);
+        history.set_prompt_end(9, Scope::generated);
         for (size_t i = 0; i < n_before; ++i) history.append(1, static_cast<llama_pos>(i), Scope::generated, false);
         history.set_twin(n_before, {});
         const auto from = static_cast<llama_pos>(n_before);
@@ -231,7 +258,7 @@ TEST(TokenHistory, ADrawWhoseFirstHesitationWasDroppedBeginsHere) {
 
 TEST(TokenHistory, CopiesIntoAnEmptyOne) {
     TokenHistory source = history_of(6, 4, {1, 2});
-    source.set_prompt_end(9);
+    source.set_prompt_end(2, Scope::generated);
     source.set_twin(4, {3, 7});
     source.remove(0, 1);
     TokenHistory whole;
@@ -242,8 +269,8 @@ TEST(TokenHistory, CopiesIntoAnEmptyOne) {
     for (const uint32_t redraw : {0U, 1U, 3U}) {
         EXPECT_EQ(whole.draw_for_hesitation(4, redraw), source.draw_for_hesitation(4, redraw)) << redraw;
     }
-    EXPECT_EQ(whole.would_reframe(8, Scope::generated), source.would_reframe(8, Scope::generated));
-    EXPECT_EQ(whole.would_reframe(9, Scope::generated), source.would_reframe(9, Scope::generated));
+    EXPECT_FALSE(whole.would_reframe(1, Scope::generated));
+    EXPECT_TRUE(whole.would_reframe(2, Scope::generated));
 
     TokenHistory part;
     EXPECT_TRUE(part.copy_from(source, 2, 4));
@@ -329,7 +356,7 @@ TEST(TokenHistory, SnapshotRoundTrip) {
     history.remove(1, 3);
     EXPECT_TRUE(history.add(3, -1, -2));
     history.set_twin(2, {5, 9});
-    history.set_prompt_end(4);
+    history.set_prompt_end(4, Scope::generated);
     TokenHistory other = history_of(2);
     other.restore(history.snapshot());
     EXPECT_EQ(text(other), text(history));

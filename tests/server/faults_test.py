@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Faults that harp-server meets: each gets the right status and a message that helps, and changes nothing for other clients.
+
+After each test the server must be the process it was, idle, and give the greedy answer that it gave first.
+"""
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import needs_tiny
+from running_server import EXACT, Server
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def exchange(port, data, hang_up=False):
+    """(status, body) of what comes back for these bytes; status 0 if the connection ends without an answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(data)
+        if hang_up:
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]) if head else 0, body.decode("utf-8", "replace")
+
+
+def http(target, body=b"", method=b"POST", *headers):
+    lines = [b"%s %s HTTP/1.1" % (method, target), b"Host: x", b"Connection: close", *headers]
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", b""]) + body
+
+
+@needs_tiny
+class Faults(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)
+        (cls.folder / "site").mkdir()
+        (cls.folder / "slots").mkdir()
+        (cls.folder / "site/page.html").write_text("page")
+        (cls.folder / "secret").write_text("secret")
+        (cls.folder / "site/link").symlink_to(cls.folder / "secret")
+        cls.start()
+        cls.answer = cls.server.complete("Once upon a time")
+
+    @classmethod
+    def start(cls):
+        cls.server = Server("-np", "4", "-c", "2048", *EXACT, "--slots", "--path", str(cls.folder / "site"),
+                            "--slot-save-path", f"{cls.folder}/slots/")
+        cls.addClassCleanup(cls.server.stop)
+
+    def setUp(self):
+        if self.server.process.poll() is not None:  # another test's failure, not this one's
+            self.start()
+
+    def tearDown(self):
+        self.assertIsNone(self.server.process.poll(), "the server died")
+        deadline = time.monotonic() + 20
+        while any(slot["is_processing"] for slot in self.server.get("/slots")):
+            self.assertLess(time.monotonic(), deadline, "a slot is still busy")
+            time.sleep(0.05)
+        self.assertEqual(self.server.complete("Once upon a time"), self.answer)
+
+    def expect(self, status, message, body, path="/completion"):
+        """Asks; the status must be one of these, the message must contain that."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with self.subTest(path=path, body=data[:200]):
+            got, said = exchange(self.server.port, http(path.encode(), data))
+            self.assertIn(got, status if isinstance(status, tuple) else (status,), said[:300])
+            self.assertIn(message, said)
+
+    def ask(self, status, message, **fields):
+        self.expect(status, message, {"prompt": "Once", "n_predict": 2, "temperature": 0, **fields})
+
+    def test_bodies_that_are_no_request(self):
+        for body, message in [(b"{", "parse error"), (b"", "empty input"), (b'{"prompt": "\xff"}', "UTF-8"),
+                              (b"[" * 100_000, "too deep"), (b'{"prompt": "\\ud800"}', "surrogate"),
+                              (b'{"prompt": "x", "harp": {"beta": NaN}}', "parse error"),
+                              (b'{"prompt": "x", "harp": {"beta": 1e400}}', "1e400")]:
+            for path in ["/completion", "/v1/chat/completions"]:
+                self.expect(400, message, body, path)
+        for body, message in [(b"5", "error"), (b"null", "error"), (b"[]", "error"), (b"{}", "prompt"), (DEEP, "error")]:
+            self.expect(400, message, body)
+        self.expect(200, "content", {"prompt": "x", "n_predict": 1, "other": "y" * 50_000_000})
+        self.expect(413, "", b"[" + b" " * 105_000_000 + b"]")
+
+    def test_deep_bodies(self):
+        for harp in [b"%s", b'{"beta": %s}', b'{"enabled": %s}', b'{"other": %s}']:
+            self.expect(400, "too deep", b'{"prompt": "x", "n_predict": 1, "harp": ' + harp % DEEP + b"}")
+        body = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "harp": ' + DEEP + b"}"
+        self.expect(400, "too deep", body, "/v1/messages")
+        kwargs = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "chat_template_kwargs": {"x": ' + DEEP + b"}}"
+        self.expect(400, "too deep", kwargs, "/v1/chat/completions")
+        self.ask(200, "content", prompt="[" * 500)  # in a text they are no levels
+        self.ask(200, "content", prompt='\\"' * 50 + "{" * 300)
+
+    def test_harp_options(self):
+        for harp, message in [(True, "not an object"), ([], "not an object"), ({"beta": None}, "harp.beta"),
+                              ({"beta": True}, "harp.beta"), ({"enabled": "false"}, "harp.enabled"), ({"seed": -1}, "-1"),
+                              ({"seed": 2**64}, "seed"), ({"": 1}, "known"), ({"threshold": "nan"}, "threshold"),
+                              ({"beta": {"beta": 1}}, "harp.beta"), ({"redraw": 2**32}, "4294967296"),
+                              ({"bêta": 1}, "did you mean 'beta'"), ({"strength": 2}, "strength"),
+                              ({f"k{i}": i for i in range(10_000)}, "k0"), ({"beta": "9" * 100_000}, "out of range")]:
+            self.ask(400, message, harp=harp)
+        self.ask(400, "unknown option", harp={"k" * 10_000_000: 1})
+        self.expect(400, "7", b'{"prompt": "x", "harp": {"beta": 0.1, "beta": 7}}')  # the last of two counts
+        for harp in [None, {}, {"threshold": "inf"}, {"seed": 2**64 - 1}, {"seed": 7.0}, {"threshold": 0, "beta": 0, "strength": 1},
+                     {"threshold": 0, "beta": 0, "perturbation": "gaussian", "strength": 1e38}]:
+            self.ask(200, "content", harp=harp, n_probs=2)
+
+    def test_a_slot_that_had_other_options(self):
+        for harp in [{"enabled": False}, {"threshold": 3, "beta": 0.2}, {"seed": 5, "redraw": 1}, {"strength": 0.7},
+                     {"perturbation": "gaussian", "strength": 1}, {"scope": "generated"}]:
+            ask = {"prompt": "Once upon a time", "id_slot": 0, "n": 32}
+            alone = self.server.complete(**ask, cache_prompt=False, harp=harp)
+            for before, after, expected in [({}, harp, alone), (harp, {}, self.server.complete(**ask, cache_prompt=False))]:
+                for prompt in ["Once upon", "Once upon a time", "Once upon a time, there was a little girl"]:
+                    with self.subTest(before=before, prompt=prompt, after=after):
+                        self.server.complete(prompt, 32, id_slot=0, cache_prompt=False, harp=before)
+                        self.assertEqual(self.server.complete(**ask, harp=after), expected)
+
+    def test_fields(self):
+        for field in ["n_predict", "temperature", "stream", "cache_prompt", "n_probs", "json_schema", "repeat_last_n"]:
+            self.ask(400, field, **{field: "many"})
+            self.ask(400, field, **{field: [1]})
+        for field, value in [("n_predict", -2), ("n_predict", 2**31), ("n_cmpl", 0), ("n_cmpl", 5), ("stop", [5])]:
+            self.ask(400, field, **{field: value})
+        for value in [5, 5.5, {}, [[], 5.5]]:
+            self.ask(400, "prompt", prompt=value)
+        for field, value in [("n_predict", 0), ("n_cmpl", 4), ("stop", ["a"] * 10_000), ("stop", ["", None, "x" * 1_000_000]),
+                             ("logit_bias", [[-5, 1], [10**9, 1], [5, 1e38], [5, "x"], [5], 5]), ("logit_bias", {"9" * 20: 1}),
+                             ("logit_bias", [[i, False] for i in range(512)]),
+                             ("json_schema", {"type": "string", "pattern": "^(a+)+$"})]:
+            self.ask(200, "content", **{field: value})
+        self.ask(400, "grammar", grammar="root ::= (")
+        self.ask(400, "grammar", grammar="root ::= root")
+        self.ask(400, "pattern", json_schema={"type": "string", "pattern": "^[$"})
+        for n_predict in [-1, 10**9]:  # bounded by the context
+            self.ask(200, '"truncated":true', n_predict=n_predict, ignore_eos=True)
+
+    def test_prompts(self):
+        for prompt in ["word " * 5000, [5] * 512, [5] * 5000]:
+            self.ask(400, "exceed_context_size_error", prompt=prompt)
+            self.ask(400, "exceed_context_size_error", prompt=prompt, stream=True)
+        chat = {"messages": [{"role": "user", "content": "word " * 5000}]}
+        self.expect(400, "exceed_context_size_error", chat, "/v1/chat/completions")
+        self.ask(200, '"stop_type":"limit"', prompt=[5] * 511)
+        for ids in [[1, -1], [1, 512], [1, 10**9], ["Once", -5], [-(2**31)]]:
+            self.ask(400, "invalid tokens", prompt=ids)
+
+    def test_clients_that_hang_up(self):
+        data = http(b"/completion", json.dumps({"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True}).encode())
+
+        def leave(number):
+            with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
+                connection.sendall(data[:len(data) - number % 2])  # each other one in mid-request
+                if number % 2 == 0:
+                    connection.recv(64)
+
+        def files_and_memory():
+            time.sleep(0.5)
+            status = Path(f"/proc/{self.server.process.pid}/status").read_text()
+            return len(os.listdir(f"/proc/{self.server.process.pid}/fd")), int(status.split("RssAnon:")[1].split()[0])
+
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            list(pool.map(leave, range(100)))
+            files, memory = files_and_memory()
+            list(pool.map(leave, range(200)))
+        after = files_and_memory()
+        self.assertLess(after[0] - files, 20)
+        self.assertLess(after[1] - memory, 20_000)  # KiB
+
+    def test_slow_clients(self):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            slow = []
+            try:
+                for _ in range(50):  # one by one: cpp-httplib adds no thread for those of a burst that outnumber its idle threads
+                    slow.append(socket.create_connection(("127.0.0.1", self.server.port)))
+                    time.sleep(0.05)
+                for byte in b"POST":
+                    for connection in slow:
+                        connection.sendall(bytes([byte]))
+                    self.assertEqual(pool.submit(self.server.complete, "Once upon a time").result(20), self.answer)
+            finally:
+                for connection in slow:
+                    connection.close()
+
+    def test_odd_http(self):
+        def length(text):
+            return b"POST /completion HTTP/1.1\r\nContent-Length: %s\r\n\r\n" % text
+
+        body = b'{"prompt": "Once", "n_predict": 2}'
+        chunked = b"POST /completion HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        for status, data in [
+            (200, chunked + b"\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"), (400, chunked + b"\r\nZZ\r\n" + body),
+            (400, chunked + b"Content-Length: 5\r\n\r\n5\r\n" + body), (400, length(b"500") + body), (400, length(b"-5") + body),
+            (400, length(b"9" * 20) + body), (400, length(b"abc") + body), (400, length(b"5\r\nContent-Length: 6") + body),
+            (400, length(b"5") + body), (400, b"\x00\xff garbage\r\n\r\n"), (400, b"GET /health HTTP/9.9\r\n\r\n"),
+            (400, b"GET /health HTTP/1.1\r\nX: " + b"a" * 30_000 + b"\r\n\r\n"), (0, b""),
+            (404, http(b"/completion", method=b"PUT")), (404, http(b"/completion", method=b"HEAD")),
+            (200, http(b"/completion", method=b"OPTIONS")), (200, http(b"/health", method=b"HEAD")),
+        ]:
+            with self.subTest(data=data[:80]):
+                self.assertEqual(exchange(self.server.port, data, hang_up=True)[0], status)
+
+    def test_files_outside(self):
+        self.assertEqual(exchange(self.server.port, http(b"/page.html", method=b"GET")), (200, "page"))
+        for target in [b"/../secret", b"/%2e%2e/secret", b"/%2e%2e%2fsecret", b"/x/../../secret", b"/link", b"/..\\secret",
+                       b"/..%5csecret", b"/%252e%252e/secret", b"/page.html%00", b"/" + bytes(self.folder / "secret"),
+                       b"//" + bytes(self.folder / "secret")]:
+            with self.subTest(target=target):
+                status, said = exchange(self.server.port, http(target, method=b"GET"))
+                self.assertIn(status, (403, 404))
+                self.assertNotIn("secret", said)
+        for name in ["../x", "/x", "a/b", "..", "", "x\0y", "..\\x", "a" * 300]:
+            for action in ["save", "restore"]:
+                self.expect(400, "Invalid filename", {"filename": name}, f"/slots/0?action={action}")
+        (self.folder / "slots/rubbish").write_bytes(b"rubbish" * 100)
+        self.expect(400, "restore", {"filename": "rubbish"}, "/slots/0?action=restore")
+        self.expect(400, "restore", {"filename": "none"}, "/slots/0?action=restore")
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["secret", "site", "slots"])
+
+
+@needs_tiny
+class Starting(unittest.TestCase):
+    def test_killed_and_started_again_on_its_port(self):
+        first = Server("-c", "256")
+        answer = first.complete("Once")
+        stream = socket.create_connection(("127.0.0.1", first.port))
+        self.addCleanup(stream.close)
+        stream.sendall(http(b"/completion", b'{"prompt": "x", "stream": true, "ignore_eos": true}'))
+        stream.recv(64)
+        self.assertEqual(first.stop(signal.SIGKILL)[0], -signal.SIGKILL)
+
+        class Again(Server):
+            url = property(lambda _: first.url, lambda *_: None)
+
+        second = Again("-c", "256", "--port", str(first.port))  # the later flag counts
+        self.addCleanup(second.stop)
+        self.assertEqual(second.complete("Once"), answer)
+
+    def test_keys(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+            print("first\n\nsecond", file=keys, flush=True)
+            server = Server("-c", "256", "--api-key-file", keys.name)
+        self.addCleanup(server.stop)
+        body = b'{"prompt": "Once", "n_predict": 1}'
+        for status, header in [(200, b"Authorization: Bearer first"), (200, b"X-Api-Key: second"),
+                               (401, b"Authorization: Bearer third"), (401, b"Authorization: Bearer "), (401, b"X-Other: first"),
+                               (401, b"Authorization: Bearer first second")]:
+            with self.subTest(header=header):
+                self.assertEqual(exchange(server.port, http(b"/completion", body, b"POST", header))[0], status)
+        for status, path in [(200, b"/health"), (401, b"/v1/models"), (401, b"/props"), (401, b"/slots"), (401, b"/metrics")]:
+            with self.subTest(path=path):
+                self.assertEqual(exchange(server.port, http(path, method=b"GET"))[0], status)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
