@@ -4,3 +4,12 @@ add_library(harp_warnings INTERFACE)
 target_compile_options(harp_warnings INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
     -Wimplicit-fallthrough $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -Werror)
+
+# HARP_SANITIZE=thread, or address,undefined: our code and the server under a sanitizer, with assertions; llama.cpp's libraries are
+# not instrumented. (The tests of the library have their own: HARP_SANITIZER_TESTS.)
+set(HARP_SANITIZE "" CACHE STRING "Sanitizers of our code and of the server: thread, or address,undefined")
+if(HARP_SANITIZE)
+    set(harp_sanitize_options -fsanitize=${HARP_SANITIZE} -g -UNDEBUG)
+    target_compile_options(harp_warnings INTERFACE ${harp_sanitize_options})
+    target_link_options(harp_warnings INTERFACE -fsanitize=${HARP_SANITIZE})
+endif()

@@ -79,8 +79,6 @@ ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const 
         params.n_batch *= streams;
         params.n_outputs_max *= streams;
         params.n_seq_max = layout.n_sequences * streams;
-        params.samplers = nullptr;  // in the graph they would sample before the mix: the caller does it
-        params.n_samplers = 0;
         hook.install(params);
         sequences.resize(layout.n_sequences);
         for (uint32_t s = 0; s < layout.n_sequences; ++s) sequences[s] = {{}, *options, s};

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The server's tests on a server under a sanitizer and with assertions (ForwardPass's invariant after each decode among them).
+#
+#   tests/server/sanitized.sh thread                    many slots at once under ThreadSanitizer
+#   tests/server/sanitized.sh address,undefined         all of server_test.py and faults_test.py
+#
+# Builds into build/sanitize-...; what is found ends the server with exit code 66 and is in its log, which the failing test shows.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+sanitizers=${1:?thread, or address,undefined}
+build=$root/build/sanitize-${sanitizers//,/-}
+launcher=()
+if command -v ccache >/dev/null; then launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DHARP_SANITIZE=$sanitizers" -DHARP_BUILD_TESTS=OFF \
+    -DHARP_BUILD_BENCH=OFF -DHARP_SANITIZER_TESTS=OFF "${launcher[@]}"
+cmake --build "$build" --target harp_server harp_cli
+
+export HARP_SERVER_BINARY=$build/bin/harp-server HARP_BINARY=$build/bin/harp
+export HARP_TEST_MODELS=$root/.deps/models
+# libllama and ggml are not instrumented: what only they touch is not looked at
+suppressions=$build/suppressions.txt
+printf 'called_from_lib:libllama.so\ncalled_from_lib:libggml\n' >"$suppressions"
+export TSAN_OPTIONS="exitcode=66 suppressions=$suppressions ignore_noninstrumented_modules=1"
+export ASAN_OPTIONS=detect_container_overflow=0:exitcode=66 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=66
+python=$root/.deps/venv/bin/python
+if [[ $sanitizers == thread ]]; then
+    "$python" "$root/tests/server/server_test.py" Hesitating Memory
+else
+    "$python" "$root/tests/server/server_test.py"
+    "$python" "$root/tests/server/faults_test.py"
+fi
