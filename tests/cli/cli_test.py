@@ -726,10 +726,11 @@ class Speculation(CliTest):
     def same(self, *flags, speculate=LOOKUP, n="120"):
         """The run with speculation, whose tokens must be those of the run without.
 
-        Rows that are decoded together add up in another order than one alone. A float32 cache keeps that small, but an
-        entropy that falls on the threshold itself may then be judged either way; the texts are compared up to there.
+        Rows that are decoded together add up in another order than one alone. A float32 cache without flash attention keeps
+        that small, but an entropy that falls on the threshold itself may then be judged either way; the texts are compared
+        up to there.
         """
-        common = ["-n", n, "--json", "-ctk", "f32", "-ctv", "f32", *flags]
+        common = ["-n", n, "--json", "-ctk", "f32", "-ctv", "f32", "-fa", "off", *flags]
         with_draft = json.loads(self.assert_ok(generate(*common, *speculate)).out)
         without = json.loads(self.assert_ok(generate(*common)).out)
         self.assertIsNone(without["speculation"])
