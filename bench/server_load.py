@@ -62,13 +62,17 @@ class Fault(Exception):
 # ---- a client ----
 
 
+def request_bytes(path, data):
+    """A POST of these bytes, after which the connection is closed."""
+    return (f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n").encode() + data
+
+
 async def events(address, path, body):
     """Sends a request; yields (time of arrival, event) of its streamed answer. Closing the generator hangs up."""
     reader, writer = await asyncio.open_connection(*address, limit=1 << 24)
     try:
-        data = json.dumps(body).encode()
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                     f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        writer.write(request_bytes(path, json.dumps(body).encode()))
         status = (await reader.readline()).split()
         if len(status) < 2:
             raise Fault("the connection was closed without an answer")

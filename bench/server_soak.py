@@ -28,7 +28,7 @@ import sys
 import time
 from pathlib import Path
 
-from server_load import Fault, add_server_options, complete, events, programs_of, prompt_list, running_server, say
+from server_load import Fault, add_server_options, complete, events, programs_of, prompt_list, request_bytes, running_server, say
 
 BAD = [("/completion", b"{\"prompt\": 5.5}", 400), ("/completion", b"{\"prompt\": \"x\", \"harp\": {\"beta\": 3}}", 400),
        ("/v1/chat/completions", b"{\"messages\": \"x\"}", 400), ("/completion", b"{\"prompt\": \"x\", \"n_predict\": -7}", 400),
@@ -41,8 +41,7 @@ async def post(address, path, data):
     """The status of a request that is not streamed, and its answer."""
     reader, writer = await asyncio.open_connection(*address)
     try:
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                     f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        writer.write(request_bytes(path, data))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         return int(head.split()[1]), body
     finally:
@@ -104,10 +103,9 @@ class Client:
                     break
 
     async def hangs_up_early(self):
-        data = json.dumps(self.body()).encode()
+        request = request_bytes("/completion", json.dumps(self.body()).encode())
         _, writer = await asyncio.open_connection(*self.address)
-        head = b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
-        writer.write((head + data)[:self.random.randrange(len(head + data) + 1)])
+        writer.write(request[:self.random.randrange(len(request) + 1)])
         await writer.drain()
         writer.close()
 

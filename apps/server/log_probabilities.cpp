@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "common.h"
+#include "harp/harp.h"
 #include "harp/registration.h"
 #include "method/entropy.h"
 #include "unicode.h"
@@ -13,10 +14,6 @@
 namespace harp::server {
 
 namespace {
-
-std::span<const float> row_of(const llama_vocab & vocab, const float * logits) {
-    return {logits, static_cast<size_t>(llama_vocab_n_tokens(&vocab))};
-}
 
 /// Characters that begin in `text`: a character split between tokens counts where it begins.
 size_t count_characters(const std::string & text) {
@@ -51,16 +48,15 @@ common_json top_json(const std::vector<Candidate> & top) {
     return object;
 }
 
-}  // namespace
-
-std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, size_t n) {
+/// @param log_sum_exp of the row
+std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, double log_sum_exp,
+                                     size_t n) {
     std::vector<llama_token> ids(logits.size());
     std::iota(ids.begin(), ids.end(), 0);
     const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(n, ids.size()));
     std::partial_sort(ids.begin(), end, ids.end(), [&](llama_token a, llama_token b) {
         return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
     });
-    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
     std::vector<Candidate> top;
     for (auto id = ids.begin(); id != end; ++id) {
         const auto logit = static_cast<double>(logits[static_cast<size_t>(*id)]);
@@ -69,49 +65,56 @@ std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const 
     return top;
 }
 
+}  // namespace
+
+std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, size_t n) {
+    return most_probable(vocab, logits, method::summarise_softmax(logits).log_sum_exp, n);
+}
+
 PromptEcho::PromptEcho(const llama_vocab & vocab, const std::vector<llama_token> & prompt, size_t n_top)
     : prompt_(prompt), n_top_(n_top) {
     for (size_t i = 0; i < prompt.size(); ++i) {
         const bool is_added = i == 0 && llama_vocab_get_add_bos(&vocab) && prompt[i] == llama_vocab_bos(&vocab);
-        append(common_token_to_piece(&vocab, prompt[i]), !is_added);
+        const std::string token = common_token_to_piece(&vocab, prompt[i]);
+        const std::string shown = is_added ? "" : token;
+        append(token, shown);
+        text_ += shown;
     }
 }
 
-void PromptEcho::append(const std::string & token, bool is_in_text) {
+PromptEcho::Entry & PromptEcho::append(const std::string & token, const std::string & shown) {
     Entry entry;
     entry.token = token;
     entry.text_offset = text_end_;
+    text_end_ += count_characters(shown);
     entries_.push_back(std::move(entry));
-    if (!is_in_text) return;
-    text_ += token;
-    text_end_ += count_characters(token);
+    return entries_.back();
 }
 
 std::optional<StepRecord> PromptEcho::add_row(llama_context * context, int32_t row) {
     if (++n_rows_ >= prompt_.size()) return std::nullopt;
     const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(context));
-    ForwardPass * pass = find_pass(context);
-    const float * row_logits = pass != nullptr ? pass->logits(row) : llama_get_logits_ith(context, row);
-    const std::span<const float> logits = row_of(vocab, row_logits);
+    const std::span<const float> logits{harp_get_logits_ith(context, row),
+                                        static_cast<size_t>(llama_vocab_n_tokens(&vocab))};
+    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
     const llama_token token = prompt_[n_rows_];
     Entry & entry = entries_[n_rows_];
-    entry.logprob =
-        static_cast<double>(logits[static_cast<size_t>(token)]) - method::summarise_softmax(logits).log_sum_exp;
-    entry.top = most_probable(vocab, logits, n_top_);
+    entry.logprob = static_cast<double>(logits[static_cast<size_t>(token)]) - log_sum_exp;
+    entry.top = most_probable(vocab, logits, log_sum_exp, n_top_);
     const bool is_among =
         std::any_of(entry.top.begin(), entry.top.end(), [&](const Candidate & c) { return c.id == token; });
     if (!is_among) entry.top.push_back({token, entry.token, *entry.logprob});
+    ForwardPass * pass = find_pass(context);
     if (pass != nullptr && pass->enabled()) entry.step = pass->step(row);
     return entry.step;
 }
 
 void PromptEcho::add_generated(const std::string & text, double logprob, const std::vector<Candidate> & top,
                                const std::optional<StepRecord> & step) {
-    append(text, false);
-    text_end_ += count_characters(text);
-    entries_.back().logprob = logprob;
-    entries_.back().top = top;
-    entries_.back().step = step;
+    Entry & entry = append(text, text);
+    entry.logprob = logprob;
+    entry.top = top;
+    entry.step = step;
 }
 
 common_json PromptEcho::logprobs() const {

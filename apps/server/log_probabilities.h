@@ -52,7 +52,8 @@ class PromptEcho {
         std::vector<Candidate> top;
         std::optional<StepRecord> step;
     };
-    void append(const std::string & token, bool is_in_text);
+    /// @param shown what the text has of it
+    Entry & append(const std::string & token, const std::string & shown);
 
     std::vector<llama_token> prompt_;
     size_t n_rows_ = 0;  // rows seen

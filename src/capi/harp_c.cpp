@@ -348,7 +348,7 @@ bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_
     }
     return guarded(
         [&] {
-            const StateFile file = read_state_file(path_session, StateKind::context);
+            const StateFile file = read_state_file(path_session, StateKind::context, tokens_out != nullptr);
             if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) pass->state_set(file.state);
             return true;
         },
@@ -373,7 +373,7 @@ size_t harp_state_seq_load_file(llama_context * ctx, const char * filepath, llam
     }
     return guarded(
         [&] {
-            const StateFile file = read_state_file(filepath, StateKind::sequence);
+            const StateFile file = read_state_file(filepath, StateKind::sequence, tokens_out != nullptr);
             if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) {
                 pass->state_seq_set(file.state, dest_seq_id);
             }

@@ -51,7 +51,7 @@ size_t write_state_file(const std::filesystem::path & path, StateKind kind, std:
     return sizeof(header) + tokens.size_bytes() + state.size_bytes();
 }
 
-StateFile read_state_file(const std::filesystem::path & path, StateKind kind) {
+StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bool with_state) {
     std::error_code error;
     const uintmax_t size = std::filesystem::file_size(path, error);
     std::ifstream in(path, std::ios::binary);
@@ -68,7 +68,7 @@ StateFile read_state_file(const std::filesystem::path & path, StateKind kind) {
     const uintmax_t tokens_bytes = uintmax_t{header[3]} * sizeof(llama_token);
     if (tokens_bytes > size - sizeof(header)) fail(path, "ends before its tokens do");
     file.tokens.resize(header[3]);
-    file.state.resize(static_cast<size_t>(size - sizeof(header) - tokens_bytes));
+    if (with_state) file.state.resize(static_cast<size_t>(size - sizeof(header) - tokens_bytes));
     read<llama_token>(in, file.tokens);
     read<uint8_t>(in, file.state);
     if (!in) fail(path, "cannot be read");

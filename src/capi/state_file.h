@@ -26,7 +26,8 @@ struct StateFile {
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state);
 
+/// @param with_state false leaves `state` empty: who wants the tokens need not read all of it
 /// @throws Error{invalid_state} if it cannot be read or is not such a file
-[[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind);
+[[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bool with_state);
 
 }  // namespace harp::capi

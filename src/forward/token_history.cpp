@@ -40,9 +40,13 @@ size_t TokenHistory::index_of(llama_pos position) const {
     return static_cast<size_t>(it - rows_.begin());
 }
 
-bool TokenHistory::would_reframe(llama_pos position, Scope scope) const noexcept {
+bool TokenHistory::is_reframed(llama_pos position, Scope scope, bool seen_output) const noexcept {
     if (scope == Scope::all) return true;
-    return prompt_end_ ? position >= *prompt_end_ : seen_output_;
+    return prompt_end_ ? position >= *prompt_end_ : seen_output;
+}
+
+bool TokenHistory::would_reframe(llama_pos position, Scope scope) const noexcept {
+    return is_reframed(position, scope, seen_output_);
 }
 
 void TokenHistory::append(llama_token token, llama_pos position, Scope scope, bool is_output) {
@@ -63,8 +67,7 @@ size_t TokenHistory::apply_scope(Scope scope) {
     bool seen_output = false;
     for (size_t i = 0; i < rows_.size(); ++i) {
         HistoryRow & row = rows_[i];
-        const bool after_prompt = prompt_end_ ? row.position >= *prompt_end_ : seen_output;
-        const bool reframed = scope == Scope::all || after_prompt;
+        const bool reframed = is_reframed(row.position, scope, seen_output);
         if (reframed != row.reframed) n_same = std::min(n_same, i);
         row.reframed = reframed;
         seen_output = seen_output || row.is_output;

@@ -98,6 +98,9 @@ class TokenHistory {
     void restore(Snapshot snapshot);
 
   private:
+    /// The rule of Scope. @param seen_output an earlier row was an output row
+    [[nodiscard]] bool is_reframed(llama_pos position, Scope scope, bool seen_output) const noexcept;
+
     template <typename Change>
     bool change_positions(llama_pos p0, llama_pos p1, Change change);
 
