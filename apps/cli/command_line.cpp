@@ -11,6 +11,7 @@
 
 #include "arg.h"
 #include "captured_stderr.h"
+#include "llama.h"
 #include "log.h"
 #include "terminal.h"
 
@@ -23,6 +24,8 @@ std::string environment_name(std::string_view option) {
     for (const char c : option) name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
     return name;
 }
+
+constexpr const char * off_variable = "HARP_OFF";
 
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
@@ -90,12 +93,19 @@ ExitCode exit_code_of(const Error & error) noexcept {
     }
 }
 
+std::string version_text() {
+    return fmt::format("harp {} (llama.cpp {})", HARP_VERSION, llama_version());
+}
+
 std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments) {
     try {
         std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
         app.parse(std::move(arguments));
     } catch (const CLI::CallForHelp &) {
         write_out(app.help());
+        return exit_ok;
+    } catch (const CLI::CallForVersion &) {
+        write_out(version_text() + "\n");
         return exit_ok;
     } catch (const CLI::ParseError & error) {
         throw Error(ErrorCode::invalid_option, fmt::format("{} (--help lists the flags)", error.what()));
@@ -112,7 +122,9 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")->group(group);
+    app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
+        ->envname(off_variable)
+        ->group(group);
 }
 
 std::optional<Options> HarpFlags::options() const {
@@ -132,10 +144,19 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
                 fmt::format("option '{0}': {1}; leave out --harp-{0} ({2})", name, why, environment_name(name)));
 }
 
+void HarpFlags::export_to_environment() const {
+    const std::optional<Options> chosen = options();
+    ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
+    for (const OptionInfo & info : option_table()) {
+        if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
+    }
+}
+
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example,
                          llama_example flags_of)
     : app(description, "harp " + name), flags_of_(flags_of) {
     app.set_help_flag("-h,--help", "this text");
+    app.set_version_flag("--version", version_text());
     app.add_flag("--help-llama", help_llama_, "all flags of llama.cpp, which work here too");
     app.footer(
         "Every flag of llama.cpp works as there, for example: -m FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
@@ -199,9 +220,17 @@ bool CommandLine::names_remote_model() const {
            is_set("LLAMA_ARG_MODEL_URL") || is_set("LLAMA_ARG_HF_REPO") || is_set("LLAMA_ARG_DOCKER_REPO");
 }
 
+/// A router: it starts a server for each model that is asked for, without these flags for each that llama.cpp has cached.
+bool CommandLine::names_several_models() const {
+    return has_llama_flag({"--models-dir", "--models-preset"}) || is_set("LLAMA_ARG_MODELS_DIR") ||
+           is_set("LLAMA_ARG_MODELS_PRESET");
+}
+
 void CommandLine::add_default_model() {
     if (names_remote_model() || has_llama_flag({"-m", "--model"}) || is_set("LLAMA_ARG_MODEL")) return;
-    if (!is_set("HARP_DEFAULT_MODEL"))
+    const bool has_default = is_set("HARP_DEFAULT_MODEL");
+    if (flags_of_ == LLAMA_EXAMPLE_SERVER && (names_several_models() || !has_default)) return;  // a router
+    if (!has_default)
         throw Error(ErrorCode::invalid_option, "no model: give -m FILE or -hf REPO, or set HARP_DEFAULT_MODEL");
     llama_arguments_.insert(llama_arguments_.end(), {"-m", std::getenv("HARP_DEFAULT_MODEL")});
 }
@@ -213,8 +242,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     params.warmup = false;  // the self-check of a ForwardPass is one
     params.fit_params = llama_supports_gpu_offload();
 
-    std::vector<char *> arguments;
-    for (std::string & argument : llama_arguments_) arguments.push_back(argument.data());
+    std::vector<char *> arguments = llama_argv();
     std::optional<CapturedStderr> captured;
     if (!names_remote_model()) captured.emplace();  // a download shows its progress
     const bool parsed = common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, flags_of_);
@@ -226,6 +254,12 @@ void CommandLine::parse_llama_flags(common_params & params) {
     }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";
     throw Error(ErrorCode::invalid_option, fmt::format("{} (--help-llama explains the flags of llama.cpp)", reason));
+}
+
+std::vector<char *> CommandLine::llama_argv() {
+    std::vector<char *> arguments;
+    for (std::string & argument : llama_arguments_) arguments.push_back(argument.data());
+    return arguments;
 }
 
 bool CommandLine::has_llama_flag(std::initializer_list<const char *> names) const {

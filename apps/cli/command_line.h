@@ -22,6 +22,9 @@ enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted 
 /// How a program ends that could not go on: by its user's fault, interrupted, or else.
 [[nodiscard]] ExitCode exit_code_of(const Error & error) noexcept;
 
+/// "harp 0.1.0 (llama.cpp ...)"
+[[nodiscard]] std::string version_text();
+
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 
@@ -35,6 +38,8 @@ class HarpFlags {
     /// @param why what to do instead
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
+    /// Sets the environment variables to what options() gives, for processes that this one starts.
+    void export_to_environment() const;
 
   private:
     std::map<std::string, std::string> values_;
@@ -57,11 +62,15 @@ class CommandLine {
     /// Whether the user gave one of llama.cpp's flags (by any of the names listed).
     [[nodiscard]] bool has_llama_flag(std::initializer_list<const char *> names) const;
 
+    /// What llama.cpp's parser was given, [0] the program's name, as an argv; valid until the next parse().
+    [[nodiscard]] std::vector<char *> llama_argv();
+
   private:
     std::vector<std::string> split(int argc, char ** argv);
     void parse_llama_flags(common_params & params);
     void add_default_model();
     [[nodiscard]] bool names_remote_model() const;
+    [[nodiscard]] bool names_several_models() const;
 
     llama_example flags_of_;
     bool help_llama_ = false;

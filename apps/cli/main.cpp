@@ -83,7 +83,7 @@ int run(int argc, char ** argv) {
         return exit_ok;
     }
     if (name == "--version") {
-        write_out(fmt::format("harp {} (llama.cpp {})\n", HARP_VERSION, llama_version()));
+        write_out(version_text() + "\n");
         return exit_ok;
     }
     const auto * command =

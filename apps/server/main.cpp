@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <optional>
+#include <vector>
 
 #include "cli/command_line.h"
 #include "cli/effective_options.h"
@@ -29,6 +30,7 @@ int run(int argc, char ** argv) {
     if (const auto code = command.parse(argc, argv, params)) return *code;
     const std::optional<Options> options = command.harp.options();
     set_default_options(options);
+    command.harp.export_to_environment();  // the servers that a router starts for its models have the same
     fmt::print(stderr, "harp: {}\n", cli::options_text(options));
 
     std::setlocale(LC_NUMERIC, "C");
@@ -37,7 +39,8 @@ int run(int argc, char ** argv) {
     server_stream_session_manager_start();
     llama_backend_init();
     llama_numa_init(params.numa);
-    const int code = llama_server(params, argc, argv);
+    std::vector<char *> llama_argv = command.llama_argv();
+    const int code = llama_server(params, static_cast<int>(llama_argv.size()), llama_argv.data());
     common_log_flush(common_log_main());
     if (code != 0 && *harp_last_error() != '\0') fmt::print(stderr, "harp serve: {}\n", harp_last_error());
     return code;

@@ -190,7 +190,10 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
     return guarded(
         [&]() -> llama_context * {
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
-            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, harp::default_options()));
+            const std::optional<harp::Options> options = harp::default_options();
+            // as harp_set_sampler refuses one: sampled in the graph, tokens would be drawn before the mix
+            if (options) params.n_samplers = 0;
+            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
         },
         [](ErrorCode) { return nullptr; });
 }

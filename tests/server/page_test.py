@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -23,7 +24,7 @@ except ImportError:
     webdriver = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import SMOL, needs_smol, needs_tiny
+from programs import SMOL, TINY, needs_smol, needs_tiny
 from running_server import EXACT, Server
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -74,12 +75,11 @@ class PageTest(unittest.TestCase):
     """A server of the class, and the page freshly opened for each test with nothing remembered."""
 
     flags = []
-    model = None
+    model = TINY
 
     @classmethod
     def setUpClass(cls):
-        more = {"model": cls.model} if cls.model else {}
-        cls.server = Server(*EXACT, *cls.flags, **more)
+        cls.server = Server(*EXACT, *cls.flags, model=cls.model)
         cls.url = cls.server.url + "/"
 
     @classmethod
@@ -397,6 +397,41 @@ class Off(PageTest):
         self.assertEqual(find_all("[data-figure=hesitations], [data-figure=entropy], .hesitated"), [])
         self.tokens()[0].click()
         self.assertIn("candidate", find("#tooltip").text)
+
+
+@needs_tiny
+class Router(PageTest):
+    """A server for two models: the page asks for the one that is chosen."""
+
+    model = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        for name in ("first", "second"):
+            (Path(cls.folder.name) / f"{name}.gguf").symlink_to(TINY)
+        cls.flags = ["--models-dir", cls.folder.name, "-c", "1024"]
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.folder.cleanup()
+
+    def wait_for_model(self):
+        wait(lambda: not find("#notice").is_displayed())
+
+    def test_model_is_chosen_and_remembered(self):
+        self.wait_for_model()
+        find("#model option:last-child").click()
+        self.wait_for_model()
+        self.ask(QUESTION)
+        self.assertEqual(self.asked()[-1]["model"], "second")
+        self.assertTrue(self.text())
+        self.assertGreater(self.figure("hesitations"), 0)
+        browser.refresh()
+        wait(lambda: find_all("#model select"))
+        self.assertEqual(find("#model select").get_property("value"), "second")
 
 
 @needs_tiny

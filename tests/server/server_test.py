@@ -407,6 +407,47 @@ class Chat(ServerTest):
 
 
 @needs_smol
+@needs_tiny
+class Router(unittest.TestCase):
+    """A server for several models, which starts one of its own kind for each."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        (Path(cls.folder.name) / "tiny.gguf").symlink_to(TINY)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def ask(self, *flags):
+        server = Server("--models-dir", self.folder.name, "-c", "512", *EXACT, *flags, model=None)
+        try:
+            return server.post("/completion", {"model": "tiny", "prompt": PROMPTS[0], "n_predict": 32, "temperature": 0})
+        finally:
+            code, output = server.stop()
+            self.assertEqual(code, 0, output[-3000:])
+
+    def test_its_models_have_its_options(self):
+        answer = self.ask("--harp-threshold", "0.3", "--harp-seed", "5")
+        self.assertEqual(answer["content"], generate(PROMPTS[0], "--harp-threshold", "0.3", "--harp-seed", "5", n=32))
+        self.assertGreater(answer["timings"]["harp"]["hesitations"], 0)
+
+    def test_off(self):
+        answer = self.ask("--harp-off")
+        self.assertEqual(answer["content"], generate(PROMPTS[0], "--harp-off", n=32))
+        self.assertNotIn("harp", answer["timings"])
+
+
+@needs_tiny
+class BackEndSampling(ServerTest):
+    flags = ["--backend-sampling"]
+
+    def test_sees_the_mixed_logits(self):
+        body = {"prompt": PROMPTS[0], "n_predict": 32, "temperature": 0, "backend_sampling": True}
+        self.assertEqual(self.server.post("/completion", body)["content"], generate(PROMPTS[0], n=32))
+
+
 class Documentation(ServerTest):
     """The examples of docs/SERVER.md, as a reader would run them."""
 
@@ -445,7 +486,6 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "3"): ["beta", "3", "0..1"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
-            (): ["no model"],
         }.items():
             with self.subTest(flags=flags):
                 code, _, err = self.run_server(*flags)

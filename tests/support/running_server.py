@@ -15,7 +15,10 @@ START_TIMEOUT = 60  # seconds
 EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
 
 class Server:
-    """A running harp-server (or another program with its interface) on a free port of the loopback device."""
+    """A running harp-server (or another program with its interface) on a free port of the loopback device.
+
+    Without a model it is a router; flags say which models it has.
+    """
 
     def __init__(self, *flags, model=TINY, program=SERVER):
         with socket.socket() as probe:
@@ -23,7 +26,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([program, "-m", str(model), "--port", str(self.port), *flags], env=environment(),
+        self.process = subprocess.Popen([program, *(["-m", str(model)] if model else []), "--port", str(self.port), *flags], env=environment(),
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():

@@ -17,8 +17,14 @@ export class RequestError extends Error {
     }
 }
 
-export async function props() {
-    return (await request("props", {})).json();
+/** @param model where the server is a router: of which of its models; it is loaded if it is not yet */
+export async function props(model) {
+    return (await request(model ? `props?model=${encodeURIComponent(model)}` : "props", {})).json();
+}
+
+/** The names of the models that a router serves. */
+export async function models() {
+    return (await (await request("v1/models", {})).json()).data.map(({id}) => id);
 }
 
 /** The chunks of a chat completion as they come. Throws a RequestError, or an AbortError if `signal` was raised. */

@@ -1,7 +1,7 @@
 // Wires the page together: composer, settings, keyboard and pointer, and what /props says about the server.
 
 import {firstToken, lastToken, moveFocus, pieceOf} from "./answer_view.js";
-import {props} from "./api.js";
+import {models, props} from "./api.js";
 import {Conversation} from "./conversation.js";
 import {element, find} from "./dom.js";
 import {HarpOptions} from "./options.js";
@@ -27,6 +27,7 @@ const modeInputs = [...document.querySelectorAll("[name=mode]")];
 const harp = new HarpOptions(find("#harp-options"), stored.harp ?? {}, (changes) => save({harp: changes}));
 const conversation = new Conversation(node, requestOf, onConversation);
 const chat = {...CHAT_DEFAULTS, ...stored.chat};
+let model;  // asked for by name, where the server is a router
 let samplerSeed = 0;  // of the present turn: both columns draw alike
 let followsEnd = true;  // a reader who has scrolled up is left there
 
@@ -35,6 +36,7 @@ const mode = () => modeInputs.find((input) => input.checked).value;
 function requestOf(lane, turnMode) {
     const comparing = turnMode === "compare" ? {enabled: lane === "main"} : {};
     return {
+        model,
         stream: true,
         stream_options: {include_usage: true},
         logprobs: true,
@@ -196,10 +198,15 @@ modeInputs.forEach((input) => input.addEventListener("change", () => {
 
 async function meetServer() {
     const notice = find("#notice");
+    if (model) say(notice, "The model is being loaded …");
     try {
-        const server = await props();
+        const server = await props(model);
         notice.hidden = true;
-        find("#model").textContent = fileName(server.model_alias || server.model_path);
+        if (server.role === "router") {
+            await offerModels(notice);
+            return;
+        }
+        if (!model) find("#model").textContent = fileName(server.model_alias || server.model_path);
         conversation.contextSize = server.default_generation_settings?.n_ctx ?? Infinity;
         harp.setDefaults(server.harp);
         showHarp(notice);
@@ -213,6 +220,25 @@ async function meetServer() {
         retry.addEventListener("click", meetServer);
         say(notice, `${error.title ?? error} ${error.detail ?? ""} `, retry);
     }
+}
+
+/** A router serves several models: one of them is chosen in the header. */
+async function offerModels(notice) {
+    const names = await models();
+    if (names.length === 0) {
+        say(notice, "The server has no model: give it some by -m, --models-dir or --models-preset.");
+        return;
+    }
+    const choice = element("select", {"aria-label": "model"}, ...names.map((name) => element("option", {}, name)));
+    choice.value = names.includes(stored.model) ? stored.model : names[0];
+    const choose = () => {
+        model = choice.value;
+        save({model});
+        meetServer();
+    };
+    choice.addEventListener("change", choose);
+    find("#model").replaceChildren(choice);
+    choose();
 }
 
 const fileName = (path) => path.split(/[\\/]/).at(-1);

@@ -5,8 +5,7 @@
 #   tests/server/upstream/run.sh [PYTEST ARGS...]      for example: -k "completion and not slow"
 #
 # Needs what ./test has built, and an idle machine: beside other work requests run into the tests' timeouts. Results are in
-# build/upstream/*.xml. Of 590 tests 241 are skipped for models and downloads that are not there, and llama-server itself fails 132:
-# the source package has no chat templates (models/templates) and no page, and the router's tests want a model of Hugging Face's.
+# build/upstream/*.xml; docs/SERVER.md says which tests apply, pass and fail, and why.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
