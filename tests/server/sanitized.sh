@@ -20,7 +20,9 @@ export HARP_SERVER_BINARY=$build/bin/harp-server HARP_BINARY=$build/bin/harp
 export HARP_TEST_MODELS=$root/.deps/models
 # libllama and ggml are not instrumented: what only they touch is not looked at
 suppressions=$build/suppressions.txt
-printf 'called_from_lib:libllama.so\ncalled_from_lib:libggml\n' >"$suppressions"
+printf 'called_from_lib:%s.so\n' libllama libggml libggml-base libggml-cpu >"$suppressions"
+# llama.cpp's listener answers /health while load_model() writes the parameters that it reads
+echo 'race:server_context_impl::load_model' >>"$suppressions"
 export TSAN_OPTIONS="exitcode=66 suppressions=$suppressions ignore_noninstrumented_modules=1"
 export ASAN_OPTIONS=detect_container_overflow=0:exitcode=66 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=66
 python=$root/.deps/venv/bin/python
