@@ -23,7 +23,7 @@ wanted = {os.path.abspath(name) for name in sys.argv[1:]}
 commands = {}
 for entry in json.load(open("build/release/compile_commands.json", encoding="utf-8")):
     path = os.path.join(entry["directory"], entry["file"])
-    ours = os.path.relpath(path, root).split(os.sep)[0] in ("src", "apps", "tests", "bench")
+    ours = os.path.relpath(path, root).split(os.sep)[0] in ("src", "apps", "python", "tests", "bench")
     if ours and (not wanted or path in wanted):
         entry["command"] = re.sub(r" -fsched\S+", "", entry["command"])  # GCC's alone
         commands.setdefault(path, entry)

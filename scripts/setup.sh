@@ -70,7 +70,8 @@ logged() { # logged NAME ADVICE COMMAND...: runs it, output in build/logs/NAME.l
 
 # --- system packages ---------------------------------------------------------------------------------------------------
 
-# One line each: Debian package, then what shows that it is there: tool:NAME, header:PATH or python:MODULE.
+# One line each: Debian package, then what shows that it is there: tool:NAME, header:PATH, header-of-python:NAME or
+# python:MODULE.
 run_packages='
 build-essential        tool:c++
 cmake                  tool:cmake
@@ -88,6 +89,9 @@ libfmt-dev             header:fmt/format.h
 optional_packages='
 ccache                 tool:ccache
 libssl-dev             header:openssl/ssl.h
+'
+python_packages='
+python3-dev            header-of-python:Python.h
 '
 test_packages='
 libgtest-dev           header:gtest/gtest.h
@@ -111,6 +115,10 @@ missing_packages() { # missing_packages LIST: names of the packages of which not
     while read -r package probe; do
         case $probe in
             tool:*) command -v "${probe#*:}" >/dev/null || echo "$package" ;;
+            header-of-python:*)
+                python3 -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/${probe#*:}')" 2>/dev/null ||
+                    echo "$package"
+                ;;
             header:*) has_header "${probe#*:}" || echo "$package" ;;
             python:*) python3 -c "import ${probe#*:}" 2>/dev/null || echo "$package" ;;
         esac

@@ -9,26 +9,6 @@
 
 namespace harp::decoding {
 
-namespace {
-
-bool ends_with_any(const std::string & text, const std::vector<std::string> & endings) {
-    return std::any_of(endings.begin(), endings.end(),
-                       [&](const std::string & ending) { return !ending.empty() && text.ends_with(ending); });
-}
-
-}  // namespace
-
-const char * to_string(StopReason reason) noexcept {
-    switch (reason) {
-        case StopReason::end_of_text: return "end_of_text";
-        case StopReason::stop_string: return "stop_string";
-        case StopReason::length: return "length";
-        case StopReason::context_full: return "context_full";
-        case StopReason::interrupted: return "interrupted";
-    }
-    return "unknown";
-}
-
 Generator::Generator(ForwardPass & pass, common_sampler & sampler, Drafter * drafter)
     : pass_(pass), sampler_(sampler), drafter_(drafter) {}
 
@@ -58,13 +38,7 @@ size_t Generator::keep_common_prefix(const std::vector<llama_token> & tokens) {
 }
 
 size_t Generator::set_prompt(const std::vector<llama_token> & tokens, const OnProgress & on_progress) {
-    if (tokens.empty()) throw Error(ErrorCode::invalid_input, "the prompt is empty");
-    if (tokens.size() >= pass_.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input, "the prompt has " + std::to_string(tokens.size()) +
-                                                  " tokens and the context room for " +
-                                                  std::to_string(pass_.n_ctx_seq()) +
-                                                  " with the answer; shorten it or raise the context size (-c)");
-    }
+    check_prompt(pass_, tokens);
     const size_t n_kept = keep_common_prefix(tokens);
     pass_.set_prompt_end(sequence_, static_cast<llama_pos>(tokens.size()));
     common_sampler_reset(&sampler_);
@@ -160,39 +134,32 @@ GenerationResult Generator::generate(const GenerationLimits & limits, const OnTo
 
 GenerationResult Generator::run(const GenerationLimits & limits, const OnToken & on_token) {
     using Clock = std::chrono::steady_clock;
-    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass_.context()));
-    GenerationResult result;
+    Answer answer(pass_, sampler_, limits);
     const auto start = Clock::now();
     const auto finish = [&](StopReason reason) {
+        GenerationResult result = answer.result();
         result.reason = reason;
         result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
         return result;
     };
 
-    while (limits.n_predict < 0 || result.n_generated < limits.n_predict) {
-        GeneratedToken token;
-        token.id = common_sampler_sample(&sampler_, pass_.context(), logits_row_);
-        token.position = static_cast<llama_pos>(tokens_.size());
-        token.record = pass_.step(logits_row_);
-        common_sampler_accept(&sampler_, token.id, /*is_generated=*/true);
-        if (llama_vocab_is_eog(vocab, token.id)) return finish(StopReason::end_of_text);
-
-        token.piece = common_token_to_piece(vocab, token.id, /*special=*/false);
-        result.text += token.piece;
-        ++result.n_generated;
-        if (!on_token(token)) return finish(StopReason::interrupted);
-        if (ends_with_any(result.text, limits.stop_strings)) return finish(StopReason::stop_string);
-        if (result.n_generated == limits.n_predict) break;
+    auto stop = answer.stop_reason();
+    while (!stop) {
+        const auto token = answer.draw(pass_, logits_row_, static_cast<llama_pos>(tokens_.size()));
+        if (!token) return finish(StopReason::end_of_text);
+        if (!on_token(*token)) return finish(StopReason::interrupted);
+        stop = answer.stop_reason();
+        if (stop) break;
         if (tokens_.size() + 1 >= pass_.n_ctx_seq()) return finish(StopReason::context_full);
         try {
-            advance(token.id, room_for_draft(limits, result.n_generated));
+            advance(token->id, room_for_draft(limits, answer.result().n_generated));
         } catch (const Error & error) {
             if (error.code() == ErrorCode::context_full) return finish(StopReason::context_full);
             if (error.code() == ErrorCode::aborted) return finish(StopReason::interrupted);
             throw;
         }
     }
-    return finish(StopReason::length);
+    return finish(*stop);
 }
 
 }  // namespace harp::decoding

@@ -2,43 +2,13 @@
 #pragma once
 
 #include <functional>
-#include <string>
 #include <vector>
 
+#include "decoding/answer.h"
 #include "decoding/drafter.h"
 #include "harp/forward_pass.h"
 
-struct common_sampler;
-
 namespace harp::decoding {
-
-struct GeneratedToken {
-    llama_token id = 0;
-    std::string piece;       ///< bytes of the token; may end inside a UTF-8 character
-    llama_pos position = 0;  ///< it will take
-    StepRecord record;       ///< of the step that chose it
-};
-
-enum class StopReason {
-    end_of_text,   ///< the model chose an end-of-generation token (not reported, not part of the text)
-    stop_string,   ///< the text ends with one of the stop strings
-    length,        ///< n_predict tokens
-    context_full,  ///< no room for another token
-    interrupted,   ///< the callback or the abort callback said stop
-};
-[[nodiscard]] const char * to_string(StopReason reason) noexcept;
-
-struct GenerationLimits {
-    int n_predict = -1;                     ///< tokens; negative: until the model ends or the context is full
-    std::vector<std::string> stop_strings;  ///< generation ends after a text that ends with one of them
-};
-
-struct GenerationResult {
-    StopReason reason = StopReason::length;
-    std::string text;  ///< of the generated tokens, stop string included
-    int n_generated = 0;
-    double seconds = 0;  ///< from the first sampled token to the last, without the prompt
-};
 
 /// One sequence of a ForwardPass with a sampler on top; remembers its tokens, so that a prompt that begins as the last one
 /// did is not decoded again.

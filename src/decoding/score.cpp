@@ -12,13 +12,6 @@ namespace harp::decoding {
 
 namespace {
 
-/// Rows of one scoring batch: their logits are kept twice (clean and reframed), so they are bounded by memory.
-size_t rows_per_batch(const ForwardPass & pass) {
-    constexpr size_t logits_bytes = size_t{64} << 20;
-    const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
-    return std::clamp<size_t>(rows, 1, pass.n_batch());
-}
-
 double log_probability(std::span<const float> logits, llama_token token) {
     return static_cast<double>(logits[static_cast<size_t>(token)]) - method::summarise_softmax(logits).log_sum_exp;
 }
@@ -48,7 +41,7 @@ void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t wi
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass.context()));
     const bool adds_bos = llama_vocab_get_add_bos(vocab);
     const llama_seq_id sequence = 0;
-    const size_t batch_size = rows_per_batch(pass);
+    const size_t batch_size = output_rows_per_batch(pass);
 
     std::vector<llama_token> text;  // of the current window
     // the observer refers to these locals: it goes however this function is left
@@ -80,12 +73,23 @@ void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t wi
 
 }  // namespace
 
+TokenScore score_token(std::span<const float> vanilla, std::span<const float> mixed, const StepRecord & record,
+                       llama_token token) {
+    const double of_vanilla = log_probability(vanilla, token);
+    return {of_vanilla, vanilla.data() == mixed.data() ? of_vanilla : log_probability(mixed, token), record};
+}
+
+size_t output_rows_per_batch(const ForwardPass & pass) {
+    constexpr size_t logits_bytes = size_t{64} << 20;
+    const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
+    return std::clamp<size_t>(rows, 1, pass.n_batch());
+}
+
 std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                               const OnScoreProgress & on_progress) {
     std::vector<TokenScore> scores;
     const auto add = [&](const StepObservation & o, llama_token next) {
-        const double vanilla = log_probability(o.vanilla, next);
-        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
+        scores.push_back(score_token(o.vanilla, o.reframed.empty() ? o.vanilla : o.mixed, o.record, next));
     };
     scan(pass, tokens, window, add, on_progress);
     return scores;

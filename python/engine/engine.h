@@ -1,0 +1,103 @@
+// The compiled part of the Python package: thin, named as in C++; python/harp/ has what users call.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/session.h"
+#include "decoding/batch_generate.h"
+#include "decoding/batch_score.h"
+#include "harp/forward_pass.h"
+
+namespace harp::python {
+
+namespace nb = nanobind;
+
+/// Names and texts of options, as set_option() reads them; nullopt is HARP off.
+using OptionTexts = std::optional<std::map<std::string, std::string>>;
+/// @throws Error{invalid_option}
+[[nodiscard]] std::optional<Options> read_options(const OptionTexts & texts);
+
+/// A loaded model with its vocabulary and chat template. Immutable once made; many passes can work on it.
+class Model {
+  public:
+    /// @param arguments llama.cpp's flags
+    /// @throws Error naming the file or the flag
+    Model(const std::string & path, const std::vector<std::string> & arguments);
+
+    [[nodiscard]] cli::Session & session() const { return *session_; }
+    [[nodiscard]] const std::string & path() const { return path_; }
+    [[nodiscard]] std::vector<llama_token> tokenize(const std::string & text, bool add_special,
+                                                    bool parse_special) const;
+    [[nodiscard]] std::string piece(llama_token token, bool special) const;
+
+  private:
+    std::string path_;
+    std::unique_ptr<cli::Session> session_;
+};
+
+/// How tokens are drawn; temperature 0 is greedy.
+struct Sampling {
+    float temperature = 0;
+    int top_k = 0;
+    float top_p = 1;
+    float min_p = 0;
+    float repeat_penalty = 1;
+    uint32_t seed = 0;
+    std::string grammar;
+};
+
+/// A ForwardPass for Python: one caller at a time, one kind of work at a time.
+class Pass {
+  public:
+    struct Size {
+        uint32_t n_ctx = 2048;  ///< cells of each sequence
+        uint32_t n_sequences = 1;
+        bool is_unified = false;  ///< one pool of cells for all sequences
+    };
+    Pass(const Model & model, const std::optional<Options> & options, const Size & size);
+
+    [[nodiscard]] ForwardPass & pass() const { return *pass_; }
+    [[nodiscard]] const Model & model() const { return model_; }
+    [[nodiscard]] decoding::BatchGenerator & generator();
+    [[nodiscard]] decoding::BatchScorer & scorer();
+    /// Drops scores that were asked for and not given yet.
+    void abandon_scores() { scorer_.reset(); }
+    /// The memory to itself, for what decodes directly.
+    [[nodiscard]] ForwardPass & direct();
+    [[nodiscard]] common_sampler_ptr new_sampler(const Sampling & sampling) const;
+
+    /// Held while a call works. @throws Error{unsupported_call} if another thread is in one
+    [[nodiscard]] std::unique_lock<std::mutex> hold();
+
+  private:
+    struct ContextDeleter {
+        void operator()(llama_context * context) const;
+    };
+    void refuse_while_busy(const char * other) const;
+
+    const Model & model_;
+    std::unique_ptr<llama_context, ContextDeleter> context_;
+    ForwardPass * pass_ = nullptr;  // owned by the context
+    std::unique_ptr<decoding::BatchGenerator> generator_;
+    std::unique_ptr<decoding::BatchScorer> scorer_;
+    std::mutex mutex_;
+};
+
+void bind_model(nb::module_ & module);
+void bind_pass(nb::module_ & module);
+
+}  // namespace harp::python

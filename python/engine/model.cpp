@@ -1,0 +1,102 @@
+#include "cli/command_line.h"
+#include "cli/report.h"
+#include "common.h"
+#include "engine.h"
+
+namespace harp::python {
+
+using namespace nb::literals;
+
+std::optional<Options> read_options(const OptionTexts & texts) {
+    if (!texts) return std::nullopt;
+    Options options;
+    for (const auto & [name, text] : *texts) set_option(options, name, text);
+    validate(options);
+    return options;
+}
+
+Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
+    // llama.cpp's `common` loads a model together with a context: a small one, which is not used
+    std::vector<std::string> all = {"harp", "-m", path, "-c", "64", "--harp-off"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    std::vector<char *> argv;
+    for (std::string & argument : all) argv.push_back(argument.data());
+    cli::CommandLine line("python", "", "");
+    line.harp.add_to(line.app);
+    common_params params;
+    if (line.parse(static_cast<int>(argv.size()), argv.data(), params))
+        throw Error(ErrorCode::invalid_option, "the flags ask for help or a version, not for a model");
+    session_ = std::make_unique<cli::Session>(std::move(params), std::nullopt);
+}
+
+std::vector<llama_token> Model::tokenize(const std::string & text, bool add_special, bool parse_special) const {
+    return common_tokenize(&session_->vocab(), text, add_special, parse_special);
+}
+
+std::string Model::piece(llama_token token, bool special) const {
+    const int n_vocab = llama_vocab_n_tokens(&session_->vocab());
+    if (token < 0 || token >= n_vocab) {
+        throw Error(ErrorCode::invalid_input,
+                    "token " + std::to_string(token) + "; allowed: 0.." + std::to_string(n_vocab - 1));
+    }
+    return common_token_to_piece(&session_->vocab(), token, special);
+}
+
+void bind_model(nb::module_ & module) {
+    using Messages = std::vector<std::pair<std::string, std::string>>;
+    nb::class_<Model>(module, "Model")
+        .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a)
+        .def_prop_ro("path", &Model::path)
+        .def_prop_ro("n_vocab", [](const Model & m) { return llama_vocab_n_tokens(&m.session().vocab()); })
+        .def_prop_ro("n_ctx_train", [](const Model & m) { return llama_model_n_ctx_train(&m.session().model()); })
+        .def_prop_ro("bos", [](const Model & m) { return llama_vocab_bos(&m.session().vocab()); })
+        .def_prop_ro("eos", [](const Model & m) { return llama_vocab_eos(&m.session().vocab()); })
+        .def_prop_ro("adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(&m.session().vocab()); })
+        .def_prop_ro("has_chat_template", [](const Model & m) { return m.session().has_chat_template(); })
+        .def_prop_ro("chat_template",
+                     [](const Model & m) {
+                         const char * text = llama_model_chat_template(&m.session().model(), nullptr);
+                         return std::string(text != nullptr ? text : "");
+                     })
+        .def(
+            "info", [](const Model & m) { return cli::model_json(m.session().model(), m.path()).dump(); },
+            "JSON: file, description, parameters, bytes, fingerprint")
+        .def("is_end",
+             [](const Model & m, llama_token token) { return llama_vocab_is_eog(&m.session().vocab(), token); })
+        .def("tokenize", &Model::tokenize, "text"_a, "add_special"_a, "parse_special"_a)
+        .def(
+            "piece",
+            [](const Model & m, llama_token token, bool special) {
+                const std::string piece = m.piece(token, special);
+                return nb::bytes(piece.data(), piece.size());
+            },
+            "token"_a, "special"_a)
+        .def(
+            "apply_chat_template",
+            [](const Model & m, const Messages & messages) {
+                if (!m.session().has_chat_template())
+                    throw Error(ErrorCode::unsupported_call, "the model has no chat template");
+                std::vector<common_chat_msg> chat;
+                for (const auto & [role, content] : messages) chat.push_back(cli::chat_message(role, content));
+                return m.session().apply_chat_template(chat);
+            },
+            "messages"_a);
+
+    module.def(
+        "check_options", [](const std::map<std::string, std::string> & texts) { (void)read_options(texts); },
+        "texts"_a);
+    module.def(
+        "option_table",
+        [] {
+            std::vector<std::vector<std::string>> rows;
+            for (const OptionInfo & info : option_table())
+                rows.push_back({std::string(info.name), std::string(info.default_value), std::string(info.range),
+                                std::string(info.meaning)});
+            return rows;
+        },
+        "name, default, range, meaning of each option");
+    module.def(
+        "build_info", [] { return cli::build_json().dump(); }, "JSON: versions and CPU features");
+}
+
+}  // namespace harp::python

@@ -1,0 +1,309 @@
+#include <algorithm>
+
+#include "decoding/beam_decoder.h"
+#include "engine.h"
+#include "forward/batch_rows.h"
+#include "harp/harp.h"
+#include "harp/registration.h"
+
+namespace harp::python {
+
+using namespace nb::literals;
+
+namespace {
+
+using decoding::GeneratedToken;
+using decoding::GenerationResult;
+using decoding::ScoreResult;
+
+std::mutex default_options_mutex;  // set_default_options() is for the whole process
+
+nb::bytes bytes_of(const std::string & text) {
+    return nb::bytes(text.data(), text.size());
+}
+
+nb::tuple token_tuple(llama_token id, const std::string & piece, llama_pos position, const StepRecord & record) {
+    return nb::make_tuple(id, bytes_of(piece), position, record.entropy, record.hesitated);
+}
+
+/// One step of generation: ([(request, token)], [(request, result)]).
+nb::tuple step_generator(Pass & self) {
+    std::vector<std::pair<size_t, GeneratedToken>> tokens;
+    std::vector<std::pair<size_t, GenerationResult>> results;
+    {
+        const nb::gil_scoped_release release;
+        const auto held = self.hold();
+        self.generator().step(
+            [&](size_t request, const GeneratedToken & token) { tokens.emplace_back(request, token); },
+            [&](size_t request, const GenerationResult & r) { results.emplace_back(request, r); });
+    }
+    nb::list token_list;
+    for (const auto & [request, token] : tokens)
+        token_list.append(nb::make_tuple(request, token_tuple(token.id, token.piece, token.position, token.record)));
+    nb::list result_list;
+    for (const auto & [request, r] : results) {
+        result_list.append(nb::make_tuple(request, nb::make_tuple(decoding::to_string(r.reason), bytes_of(r.text),
+                                                                  r.n_steps, r.n_hesitations, r.seconds)));
+    }
+    return nb::make_tuple(token_list, result_list);
+}
+
+/// One batch of scoring: [(request, (vanilla, harp, entropy, hesitated lists, is_greedy, is_vanilla_greedy, seconds))].
+nb::list step_scorer(Pass & self) {
+    std::vector<std::pair<size_t, ScoreResult>> results;
+    {
+        const nb::gil_scoped_release release;
+        const auto held = self.hold();
+        self.scorer().step([&](size_t request, const ScoreResult & result) { results.emplace_back(request, result); });
+    }
+    nb::list list;
+    for (const auto & [request, result] : results) {
+        std::vector<double> vanilla, harp, entropy;
+        nb::list hesitated;
+        for (const auto & token : result.tokens) {
+            vanilla.push_back(token.vanilla);
+            harp.push_back(token.harp);
+            entropy.push_back(token.record.entropy);
+            hesitated.append(token.record.hesitated);
+        }
+        list.append(nb::make_tuple(request, nb::make_tuple(vanilla, harp, entropy, hesitated, result.is_greedy,
+                                                           result.is_vanilla_greedy, result.seconds)));
+    }
+    return list;
+}
+
+/// Appends tokens to sequence 0. @return (logits [n, n_vocab], a view; entropies; hesitated)
+nb::tuple forward(nb::handle self_handle, const std::vector<llama_token> & tokens, bool all) {
+    Pass & self = nb::cast<Pass &>(self_handle);
+    float * logits = nullptr;
+    std::vector<StepRecord> records;
+    {
+        const nb::gil_scoped_release release;
+        const auto held = self.hold();
+        ForwardPass & pass = self.direct();
+        if (tokens.empty()) throw Error(ErrorCode::invalid_input, "there are no tokens");
+        const llama_seq_id sequence = 0;
+        const llama_pos first = pass.memory_seq_pos_max(sequence) + 1;
+        size_t decoded = 0;
+        while (decoded < tokens.size()) {
+            const size_t n = std::min<size_t>(tokens.size() - decoded, pass.n_batch());
+            if (all && n < tokens.size()) {
+                throw Error(ErrorCode::invalid_input, std::to_string(tokens.size()) + " rows of logits; allowed: 1.." +
+                                                          std::to_string(pass.n_batch()) + " (a batch) in one call");
+            }
+            forward::BatchRows rows;
+            for (size_t i = 0; i < n; ++i) {
+                const size_t k = decoded + i;
+                rows.add(tokens[k], first + static_cast<llama_pos>(k), {&sequence, 1}, all || k + 1 == tokens.size());
+            }
+            pass.decode(rows.view());
+            decoded += n;
+        }
+        logits = all ? pass.all_logits() : pass.logits(-1);
+        const size_t n_outputs = all ? tokens.size() : 1;
+        for (size_t i = 0; i < n_outputs; ++i) records.push_back(pass.step(all ? static_cast<int32_t>(i) : -1));
+    }
+    nb::list entropies, hesitated;
+    for (const StepRecord & record : records) {
+        entropies.append(record.entropy);
+        hesitated.append(record.hesitated);
+    }
+    const size_t n_vocab = static_cast<size_t>(self.pass().n_vocab());
+    nb::ndarray<nb::numpy, const float, nb::ndim<2>> view(logits, {records.size(), n_vocab}, self_handle);
+    return nb::make_tuple(view, entropies, hesitated);
+}
+
+nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, size_t max_tokens, uint32_t beams,
+                     uint32_t candidates, double length_penalty) {
+    decoding::BeamResult result;
+    {
+        const nb::gil_scoped_release release;
+        const auto held = self.hold();
+        decoding::BeamOptions options;
+        options.beams = beams;
+        options.candidates = candidates;
+        options.alpha = length_penalty;
+        const llama_vocab & vocab = self.model().session().vocab();
+        result = decoding::beam_decode(self.direct(), prompt, max_tokens, options,
+                                       [&](llama_token token) { return llama_vocab_is_eog(&vocab, token); });
+    }
+    nb::list hypotheses;
+    for (const auto & hypothesis : result.hypotheses) {
+        nb::list tokens;
+        for (size_t i = 0; i < hypothesis.tokens.size(); ++i) {
+            const llama_token id = hypothesis.tokens[i];
+            tokens.append(token_tuple(id, self.model().piece(id, false), static_cast<llama_pos>(prompt.size() + i),
+                                      hypothesis.records[i]));
+        }
+        hypotheses.append(nb::make_tuple(tokens, hypothesis.score, hypothesis.sum, hypothesis.is_finished,
+                                         result.prompt_seconds + result.seconds));
+    }
+    return hypotheses;
+}
+
+nb::dict statistics(const Pass & self) {
+    const Statistics & s = self.pass().statistics();
+    nb::dict dict;
+    dict["steps"] = s.steps;
+    dict["hesitations"] = s.hesitations;
+    dict["clean_rows"] = s.clean_rows;
+    dict["second_pass_rows"] = s.second_pass_rows;
+    dict["total_seconds"] = s.total_seconds;
+    dict["second_pass_seconds"] = s.second_pass_seconds;
+    return dict;
+}
+
+}  // namespace
+
+Pass::Pass(const Model & model, const std::optional<Options> & options, const Size & size) : model_(model) {
+    if (size.n_ctx < 2 || size.n_sequences < 1) {
+        throw Error(ErrorCode::invalid_option, "n_ctx: " + std::to_string(size.n_ctx) +
+                                                   " (allowed: 2..), n_sequences: " + std::to_string(size.n_sequences) +
+                                                   " (allowed: 1..256)");
+    }
+    const llama_model & weights = model.session().model();
+    if (!options &&
+        (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {  // HARP refuses them itself
+        throw Error(ErrorCode::unsupported_model, "model '" + model.path() +
+                                                      "' has an encoder; only decoder-only language "
+                                                      "models generate and score");
+    }
+    llama_context_params params = common_context_params_to_llama(model.session().params());
+    params.n_seq_max = size.n_sequences;
+    params.n_ctx = size.n_ctx * size.n_sequences;
+    params.n_batch = std::min(params.n_batch, params.n_ctx);
+    params.kv_unified = size.is_unified;
+    params.n_outputs_max = 0;
+    const std::lock_guard lock(default_options_mutex);
+    set_default_options(options);
+    context_.reset(harp_init_from_model(&model.session().model(), params));
+    if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
+    pass_ = find_pass(context_.get());
+}
+
+void Pass::ContextDeleter::operator()(llama_context * context) const {
+    harp_free(context);
+}
+
+std::unique_lock<std::mutex> Pass::hold() {
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock)
+        throw Error(ErrorCode::unsupported_call, "another thread is using this session; give each thread its own");
+    return lock;
+}
+
+void Pass::refuse_while_busy(const char * other) const {
+    const bool is_busy = (generator_ && !generator_->is_idle()) || (scorer_ && !scorer_->is_idle());
+    if (is_busy) throw Error(ErrorCode::unsupported_call, std::string("this session is still ") + other);
+}
+
+decoding::BatchGenerator & Pass::generator() {
+    if (generator_) return *generator_;
+    refuse_while_busy("scoring");
+    scorer_.reset();
+    generator_ = std::make_unique<decoding::BatchGenerator>(*pass_);
+    return *generator_;
+}
+
+decoding::BatchScorer & Pass::scorer() {
+    if (scorer_) return *scorer_;
+    refuse_while_busy("generating");
+    generator_.reset();
+    scorer_ = std::make_unique<decoding::BatchScorer>(*pass_);
+    return *scorer_;
+}
+
+ForwardPass & Pass::direct() {
+    refuse_while_busy("generating or scoring");
+    if (generator_ || scorer_) pass_->memory_clear(false);
+    generator_.reset();
+    scorer_.reset();
+    return *pass_;
+}
+
+common_sampler_ptr Pass::new_sampler(const Sampling & sampling) const {
+    common_params_sampling params = model_.session().params().sampling;
+    params.temp = sampling.temperature;
+    params.top_k = sampling.top_k;
+    params.top_p = sampling.top_p;
+    params.min_p = sampling.min_p;
+    params.penalty_repeat = sampling.repeat_penalty;
+    params.seed = sampling.seed;
+    if (!sampling.grammar.empty()) params.grammar = {COMMON_GRAMMAR_TYPE_USER, sampling.grammar};
+    return model_.session().new_sampler(params);
+}
+
+void bind_pass(nb::module_ & module) {
+    nb::class_<Sampling>(module, "Sampling")
+        .def(
+            "__init__",
+            [](Sampling * self, float temperature, int top_k, float top_p, float min_p, float repeat_penalty,
+               uint32_t seed, const std::string & grammar) {
+                new (self) Sampling{temperature, top_k, top_p, min_p, repeat_penalty, seed, grammar};
+            },
+            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a, "seed"_a, "grammar"_a);
+
+    nb::class_<Pass>(module, "Pass")
+        .def(
+            "__init__",
+            [](Pass * self, const Model & model, const OptionTexts & options, uint32_t n_ctx, uint32_t n_sequences,
+               bool is_unified) {
+                new (self) Pass(model, read_options(options), Pass::Size{n_ctx, n_sequences, is_unified});
+            },
+            "model"_a, "options"_a.none(), "n_ctx"_a, "n_sequences"_a, "is_unified"_a, nb::keep_alive<1, 2>())
+        .def_prop_ro("n_ctx", [](const Pass & self) { return self.pass().n_ctx_seq(); })
+        .def_prop_ro("n_sequences", [](const Pass & self) { return self.pass().n_seq_max(); })
+        .def_prop_ro("n_batch", [](const Pass & self) { return self.pass().n_batch(); })
+        .def_prop_ro("n_past", [](const Pass & self) { return self.pass().memory_seq_pos_max(0) + 1; })
+        .def("statistics", &statistics)
+        .def(
+            "submit",
+            [](Pass & self, const std::vector<llama_token> & prompt, int max_tokens,
+               const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
+               uint32_t mask_sequence) {
+                const auto held = self.hold();
+                return self.generator().submit(
+                    {prompt, {max_tokens, stop}, self.new_sampler(sampling), read_options(options), mask_sequence});
+            },
+            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a)
+        .def(
+            "cancel",
+            [](Pass & self, size_t request) {
+                const auto held = self.hold();
+                self.generator().cancel(request);
+            },
+            "request"_a)
+        .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch")
+        .def(
+            "submit_score",
+            [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context, const OptionTexts & options,
+               uint32_t mask_sequence) {
+                const auto held = self.hold();
+                return self.scorer().submit({tokens, n_context, read_options(options), mask_sequence});
+            },
+            "tokens"_a, "n_context"_a, "options"_a.none(), "mask_sequence"_a)
+        .def("step_score", &step_scorer, "[(request, result)] of one batch")
+        .def("abandon_scores",
+             [](Pass & self) {
+                 const auto held = self.hold();
+                 self.abandon_scores();
+             })
+        .def(
+            "forward",
+            [](nb::handle_t<Pass> self, const std::vector<llama_token> & tokens, bool all) {
+                return forward(self, tokens, all);
+            },
+            "tokens"_a, "all"_a)
+        .def(
+            "truncate",
+            [](Pass & self, llama_pos n) {
+                const auto held = self.hold();
+                if (!self.direct().memory_seq_rm(0, n, -1))
+                    throw Error(ErrorCode::unsupported_call,
+                                "this model's memory cannot be cut; truncate(0) empties it");
+            },
+            "n"_a)
+        .def("beam_search", &beam_search, "prompt"_a, "max_tokens"_a, "beams"_a, "candidates"_a, "length_penalty"_a);
+}
+
+}  // namespace harp::python

@@ -1,0 +1,25 @@
+"""HARP, the Hesitation-Aware Reframed Forward Pass (arXiv 2412.07282), on llama.cpp.
+
+    import harp
+
+    session = harp.Session(harp.Model("model.gguf"), harp.HarpOptions(threshold=1.5))
+    for token in session.generate("Once upon a time", max_tokens=64):
+        print(token.text, end="")
+"""
+
+import json as _json
+
+from . import _engine
+from .errors import HarpError
+from .model import Model
+from .options import HarpOptions
+from .session import Answer, Forward, Hypothesis, Sampling, Score, Session, Stream, Token
+
+__version__ = _json.loads(_engine.build_info())["harp"]
+__all__ = ["Answer", "Forward", "HarpError", "HarpOptions", "Hypothesis", "Model", "Sampling", "Score", "Session", "Stream",
+           "Token", "build_info"]
+
+
+def build_info() -> dict:
+    """Versions of harp and llama.cpp, compiler, and what the CPU can do."""
+    return _json.loads(_engine.build_info())

@@ -1,0 +1,122 @@
+"""Runs the examples of one cell, a method on a task with a model, and gives each as soon as it is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harp import Model
+from harp.lm_eval_model import Cost, HarpLM
+
+from . import tasks
+from .journal import ENTROPY_BIN_BITS, ENTROPY_BINS, Example
+from .methods import Method
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """All that a worker needs; can be sent to another process."""
+
+    model_path: str
+    task: str  # of tasks.TASKS
+    protocol: str  # of tasks.PROTOCOLS
+    method: Method
+    seed: int
+    data: str  # folder
+    limit: int | None = None
+    batch_size: int = 8
+    max_length: int = 2048
+    n_threads: int | None = None
+    llama_args: tuple[str, ...] = ()
+
+
+class CellRunner:
+    """A task with its model; what is loaded stays for the next cell of the same model."""
+
+    _model: tuple[tuple, Model] | None = None
+
+    def __init__(self, spec: CellSpec):
+        self.spec = spec
+        self.task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit)
+        if spec.method.only_generates and self.task.OUTPUT_TYPE != "generate_until":
+            raise ValueError(f"method {spec.method.name!r} chooses tokens, and {spec.task} in the protocol {spec.protocol} "
+                             "scores given ones; use the protocol generative")
+        method = spec.method
+        options = dataclasses.asdict(method.options) | {"seed": spec.seed} if method.options else {}
+        self.lm = HarpLM(model=self._load(spec), enabled=method.options is not None, batch_size=spec.batch_size,
+                         max_length=spec.max_length, seed_of_sampler=spec.seed, beams=method.beams, pause=method.pause,
+                         **options)
+        is_chat = spec.protocol == "generative" and self.lm.model.has_chat_template
+        self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,
+                                     chat_template=self.lm.apply_chat_template if is_chat else None,
+                                     tokenizer_name=self.lm.tokenizer_name if is_chat else "")
+        self._instances: dict[int, list] = {}
+        for instance in self.task.instances:
+            self._instances.setdefault(instance.doc_id, []).append(instance)
+
+    @classmethod
+    def _load(cls, spec: CellSpec) -> Model:
+        key = spec.model_path, spec.n_threads, spec.llama_args
+        if cls._model is None or cls._model[0] != key:
+            cls._model = None  # the old one goes before the new one comes
+            cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, llama_args=spec.llama_args)
+        return cls._model[1]
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all examples."""
+        return [str(number) for number in sorted(self._instances)]
+
+    def run(self, ids: Iterable[str], on_example: Callable[[Example], None]) -> None:
+        """Works at many examples at once; on_example gets each as it is finished."""
+        instances = [instance for id in ids for instance in self._instances[int(id)]]
+        if self.spec.method.sampling:
+            for instance in instances:
+                context, settings = instance.arguments
+                instance.arguments = context, {**settings, "do_sample": True, **self.spec.method.sampling}
+        costs: dict[int, list[Cost]] = {}
+
+        def on_response(index: int, response: object, cost: Cost) -> None:
+            instance = instances[index]
+            instance.resps = [response]
+            done = costs.setdefault(instance.doc_id, [])
+            done.append(cost)
+            if len(done) == len(self._instances[instance.doc_id]):
+                on_example(self._example(instance.doc_id, costs.pop(instance.doc_id)))
+
+        self.lm.on_response = on_response
+        getattr(self.lm, self.task.OUTPUT_TYPE.replace("multiple_choice", "loglikelihood"))(instances, disable_tqdm=True)
+
+    def _example(self, number: int, costs: list[Cost]) -> Example:
+        instances = self._instances[number]
+        for ensemble in self.task._filters:
+            ensemble.apply(instances)
+        document = instances[0].doc
+        chosen = tasks.TASKS[self.spec.task].filter[self.spec.protocol]
+        values = self.task.process_results(document, [instance.filtered_resps[chosen] for instance in instances])
+        entropies = np.concatenate([cost.entropies for cost in costs])
+        bins = np.minimum((entropies / ENTROPY_BIN_BITS).astype(int), ENTROPY_BINS - 1)
+        return Example(id=str(number), metrics={key: float(value) for key, value in values.items() if np.isscalar(value)},
+                       answer=self._answer(instances), target=self._target(document),
+                       n_tokens=sum(cost.n_tokens for cost in costs), seconds=sum(cost.seconds for cost in costs),
+                       steps=sum(cost.steps for cost in costs), hesitations=sum(cost.hesitations for cost in costs),
+                       entropies=np.bincount(bins, minlength=ENTROPY_BINS).tolist())
+
+    def _answer(self, instances: list) -> str:
+        """The text, or of given ones that which was the most likely."""
+        if self.task.OUTPUT_TYPE == "generate_until":
+            return instances[0].resps[0]
+        if self.task.OUTPUT_TYPE == "loglikelihood":
+            log_likelihood, is_greedy = instances[0].resps[0]
+            return f"{instances[0].args[1]!r}: {log_likelihood:.4f}{', greedy' if is_greedy else ''}"
+        best = max(instances, key=lambda instance: instance.resps[0][0])
+        return best.args[1].strip()
+
+    def _target(self, document: dict) -> str:
+        target = self.task.doc_to_target(document)
+        if isinstance(target, int) and self.task.OUTPUT_TYPE == "multiple_choice":
+            return str(self.task.doc_to_choice(document)[target])
+        return str(target)

@@ -1,0 +1,153 @@
+"""The command harp-eval: does HARP help this model on this task, by how much, at what cost, and is it more than noise?"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments=None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("harp-eval: interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except _expected_errors() as error:
+        print(f"harp-eval: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, (ValueError, FileNotFoundError)) else EXIT_FAILURE
+
+
+def _expected_errors():
+    from harp import HarpError
+
+    from .journal import JournalError
+    return JournalError, HarpError, ValueError, OSError, PackageNotFoundError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="harp-eval", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run methods on tasks with models; again: go on", formatter_class=_Formatter,
+                              description="Runs methods on tasks with models. What is finished is in DIR/journal.sqlite at "
+                              "once: after an interruption, kill -9 included, the same command goes on.",
+                              epilog=_RUN_HELP)
+    run.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="of the journal and the report")
+    run.add_argument("-m", "--model", action="append", required=True, metavar="FILE", help="GGUF; again for several")
+    run.add_argument("--tasks", required=True, metavar="NAME,...", help="see harp-eval list")
+    run.add_argument("--methods", nargs="+", default=["vanilla", "harp"], metavar="METHOD", help="see below")
+    run.add_argument("--protocol", choices=["lm-eval", "generative"], default="lm-eval",
+                     help="lm-eval's usual one, or the paper's: chat template, answers in words (default: lm-eval)")
+    run.add_argument("--seeds", default="0", metavar="N,...", help="of masks and samplers (default: 0)")
+    run.add_argument("--limit", type=int, metavar="N", help="the first N examples of each task")
+    run.add_argument("--data", metavar="DIR", help="of the data files (default: $HARP_EVAL_DATA)")
+    run.add_argument("--batch-size", type=int, default=8, metavar="N", help="sequences in flight (default: 8)")
+    run.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
+    run.add_argument("-t", "--threads", type=int, metavar="N", help="of a model (default: llama.cpp's)")
+    run.add_argument("--llama-args", default="", metavar="FLAGS", help='of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
+    run.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: replicas on a Ray cluster")
+    run.add_argument("--replicas", type=int, default=1, metavar="N", help="of --engine ray (default: 1)")
+    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    run.set_defaults(run=_run)
+
+    report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished")
+    report.add_argument("directory", type=Path, metavar="DIR")
+    report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
+    report.set_defaults(run=_report)
+
+    listing = commands.add_parser("list", help="the tasks and the presets of methods")
+    listing.set_defaults(run=_list)
+    return top
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+_RUN_HELP = """\
+A METHOD is a preset, or a preset with changes, NAME:KEY=VALUE,...:
+  harp   harp:threshold=1.5,strength=0.1   harp-nucleus:top_p=0.95   beam:beams=4
+Keys: HARP's options (docs/OPTIONS.md), temperature, top_p, top_k, min_p, beams, pause. harp-eval list shows the presets.
+
+Example:
+  export HARP_EVAL_DATA=data
+  harp-eval run -o results -m model.gguf --tasks lambada_openai,commonsense_qa --methods vanilla harp harp:redraw=1
+  harp-eval report results
+"""
+
+
+def _run(options) -> int:
+    from .methods import read_method
+    from .runner import Plan, in_process, run
+    from .tasks import TASKS
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
+    # a terminated run ends as an interrupted one: nothing is half written either way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = tuple(options.tasks.split(","))
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise ValueError(f"--tasks: no task {', '.join(map(repr, unknown))}; there are {', '.join(TASKS)}")
+    for flag, value in {"--batch-size": options.batch_size, "--max-length": options.max_length, "--limit": options.limit,
+                        "--replicas": options.replicas, "--threads": options.threads}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{flag}: {value} is out of range; allowed: 1..")
+    data = options.data or os.environ.get("HARP_EVAL_DATA")
+    if not data:
+        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    for path in options.model:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"-m: {path}: no such file")
+    plan = Plan(models=tuple(options.model), tasks=names, protocols=(options.protocol,),
+                methods=tuple(read_method(text) for text in options.methods), seeds=_seeds(options.seeds),
+                settings={"data": data, "limit": options.limit, "batch_size": options.batch_size,
+                          "max_length": options.max_length, "n_threads": options.threads,
+                          "llama_args": tuple(options.llama_args.split())})
+    engine = in_process
+    if options.engine == "ray":
+        from .ray_engine import RayEngine
+        engine = RayEngine(options.replicas)
+    n = run(plan, options.output, engine, show_progress=not options.quiet)
+    print(f"{n} examples run; the report: harp-eval report {options.output}", file=sys.stderr)
+    return EXIT_OK
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--seeds: {text!r} is not a list of whole numbers such as 0,1,2") from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: {text!r}: seeds are 0 or more, each once")
+    return seeds
+
+
+def _report(options) -> int:
+    from .report import write_report
+
+    for path in write_report(options.directory, options.baseline):
+        print(path)
+    return EXIT_OK
+
+
+def _list(_) -> int:
+    from .methods import PRESETS
+    from .tasks import PROTOCOLS, TASKS
+
+    print(f"Tasks (protocols: {', '.join(PROTOCOLS)})")
+    for task in TASKS.values():
+        print(f"  {task.name:16} {task.title:18} {task.metric:12} {', '.join(task.files['lm-eval'])}")
+    print("\nPresets of methods")
+    for name, (_, _, meaning) in PRESETS.items():
+        print(f"  {name:16} {meaning}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

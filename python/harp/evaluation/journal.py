@@ -1,0 +1,250 @@
+"""The durable record of an evaluation: one SQLite file, in which each finished example is exactly once.
+
+An example that add() has returned for survives kill -9 and power loss. A rollback journal in TRUNCATE mode with
+synchronous=FULL rather than a write-ahead log: the finished examples are then all in the one file, which may be copied and may
+lie on a network.
+"""
+
+import contextlib
+import json
+import sqlite3
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+ENTROPY_BINS = 64
+ENTROPY_BIN_BITS = 0.25  # width of a bin; the first starts at 0, the last takes what is over
+
+FORMAT = 1
+APPLICATION = 0x48415250  # "HARP", in the header of the file: tells a journal from any other SQLite file
+BUSY_SECONDS = 60  # a reader holds up the writer, and the writer a reader, for one query or one commit
+
+ADVICE = {  # by SQLite's message: Python 3.10 does not tell the code
+    "is full": "free space, then run again; what was finished is kept",
+    "disk I/O error": "free space or mend the disk, then run again; what was finished is kept",
+    "not a database": "move the file away, or use another directory",
+    "malformed": "move the file away, or use another directory",
+    "unable to open": "make it writable, or use another directory",
+    "readonly": "make it writable, or use another directory",
+    "locked": "wait until the other process is done, then run again",
+}
+
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE cell (
+    number INTEGER PRIMARY KEY,
+    model TEXT NOT NULL, task TEXT NOT NULL, method TEXT NOT NULL, seed INTEGER NOT NULL,
+    config TEXT NOT NULL,
+    UNIQUE (model, task, method, seed)
+);
+CREATE TABLE example (
+    cell INTEGER NOT NULL REFERENCES cell (number),
+    id TEXT NOT NULL,
+    metrics TEXT NOT NULL, answer TEXT NOT NULL, target TEXT NOT NULL,
+    n_tokens INTEGER NOT NULL, seconds REAL NOT NULL, steps INTEGER NOT NULL, hesitations INTEGER NOT NULL,
+    entropies TEXT NOT NULL,
+    PRIMARY KEY (cell, id)
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot be used as asked. The message names the file and what to do; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Identity of one column of results."""
+
+    model: str
+    task: str
+    method: str
+    seed: int
+
+
+@dataclass
+class Example:
+    """What is kept of one finished example."""
+
+    id: str
+    metrics: dict[str, float]  # such as {"acc": 1.0}
+    answer: str
+    target: str
+    n_tokens: int  # generated or scored
+    seconds: float  # of the model
+    steps: int
+    hesitations: int  # steps that were reframed
+    entropies: list[int]  # ENTROPY_BINS counts of steps, by the entropy of their next-token distribution
+
+
+class Journal:
+    """The journal in `directory`, opened or, unless `read_only`, made there. For one thread; a context manager.
+
+    One process may write, any number may read meanwhile. Every method raises JournalError.
+    """
+
+    def __init__(self, directory, read_only=False):
+        self.path = Path(directory) / "journal.sqlite"
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as opening:
+            opening.callback(self._resources.close)
+            if read_only:
+                self._check_present()
+            else:
+                self._claim()
+            self._open(read_only)
+            opening.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """May be called again."""
+        self._resources.close()
+
+    def begin(self, cell: Cell, config: dict) -> None:
+        """Declares a cell and all that its results depend on (JSON). A cell that is there must have the same config."""
+        text = json.dumps(config, sort_keys=True)
+        with self._errors("begin a cell"):
+            found = self._find(cell)
+            if found is None:
+                self._database.execute("INSERT INTO cell (model, task, method, seed, config) VALUES (?, ?, ?, ?, ?)",
+                                       (*astuple(cell), text))
+                return
+        old, new = _leaves(json.loads(found[1])), _leaves(json.loads(text))
+        differences = [f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
+                       for key in sorted(old | new) if key not in old or key not in new or old[key] != new[key]]
+        if differences:
+            raise JournalError(f"{self.path}: {_name(cell)} was begun with another configuration ({'; '.join(differences)}): "
+                               "run it as it was begun, or use another directory")
+
+    def finished(self, cell: Cell) -> set[str]:
+        """Ids of the examples that need not be run again."""
+        with self._errors("read"):
+            number, _ = self._known(cell)
+            return {id for id, in self._database.execute("SELECT id FROM example WHERE cell = ?", (number,))}
+
+    def add(self, cell: Cell, example: Example) -> None:
+        """Records one finished example; durable on return. An id that is there already is an error."""
+        if len(example.entropies) != ENTROPY_BINS:
+            raise JournalError(f"{self.path}: example {example.id} has {len(example.entropies)} entropy bins: "
+                               f"give {ENTROPY_BINS}")
+        id, metrics, *plain, entropies = astuple(example)
+        with self._errors(f"add example {id}"):
+            number, _ = self._known(cell)
+            try:
+                # One statement outside a transaction is a transaction.
+                self._database.execute("INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       (number, id, json.dumps(metrics), *plain, json.dumps(entropies)))
+            except sqlite3.IntegrityError as error:
+                problem = "is there already" if id in self.finished(cell) else f"is refused ({error})"
+                raise JournalError(f"{self.path}: example {id} of {_name(cell)} {problem}: run only what finished() "
+                                   "does not name") from error
+
+    def cells(self) -> list[Cell]:
+        with self._errors("read"):
+            return [Cell(*row) for row in
+                    self._database.execute("SELECT model, task, method, seed FROM cell ORDER BY model, task, method, seed")]
+
+    def config(self, cell: Cell) -> dict:
+        with self._errors("read"):
+            return json.loads(self._known(cell)[1])
+
+    def examples(self, cell: Cell) -> list[Example]:
+        """All finished examples by id: numbers first and as numbers, then text."""
+        with self._errors("read"):
+            number, _ = self._known(cell)
+            rows = self._database.execute("SELECT id, metrics, answer, target, n_tokens, seconds, steps, hesitations, "
+                                          "entropies FROM example WHERE cell = ?", (number,)).fetchall()
+        examples = [Example(id, json.loads(metrics), *plain, json.loads(entropies)) for id, metrics, *plain, entropies in rows]
+        return sorted(examples, key=lambda example: id_order(example.id))
+
+    def _check_present(self):
+        if not self.path.is_file():
+            raise JournalError(f"{self.path}: there is no journal: give the directory of an evaluation that has been run")
+
+    def _claim(self):
+        # SQLite's own locks end with each transaction. A second file, locked as long as this lives, keeps other writers away;
+        # the operating system drops the lock of a killed process.
+        with self._errors("make it"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = self._connect(self.path.with_suffix(".lock"), "rwc", timeout=0)
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                raise JournalError(f"{self.path}: another process is writing to it: wait until that one has ended, "
+                                   "or use another directory") from error
+
+    def _open(self, read_only):
+        with self._errors("open it"):
+            # A reader opens for writing too: after kill -9, SQLite must undo the unfinished transaction before anyone can read.
+            self._database = self._connect(self.path, "rw" if read_only else "rwc", timeout=BUSY_SECONDS)
+            application, version, tables = (self._database.execute(query).fetchone()[0] for query in (
+                "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"))
+            if read_only:
+                self._database.execute("PRAGMA query_only = ON")
+            elif application == 0 and tables == 0:  # new, or killed before it was filled
+                self._database.executescript(SCHEMA)
+                application, version = APPLICATION, FORMAT
+            if application != APPLICATION:
+                raise JournalError(f"{self.path}: this is not a journal of an evaluation: move the file away, "
+                                   "or use another directory")
+            if version != FORMAT:
+                raise JournalError(f"{self.path}: it has format {version}, and this version of harp reads format {FORMAT}: "
+                                   "use the version that wrote it, or another directory")
+            self._database.execute("PRAGMA journal_mode = TRUNCATE")
+            self._database.execute("PRAGMA synchronous = FULL")
+
+    def _connect(self, path, mode, timeout):
+        # isolation_level=None: transactions are what this file says, not what the module guesses.
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
+        self._resources.callback(connection.close)
+        return connection
+
+    @contextlib.contextmanager
+    def _errors(self, doing):
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot {doing}: {error}{_advice(error)}") from error
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot {doing}: {error.strerror}: use another directory") from error
+
+    def _find(self, cell):
+        return self._database.execute("SELECT number, config FROM cell WHERE (model, task, method, seed) = (?, ?, ?, ?)",
+                                      astuple(cell)).fetchone()
+
+    def _known(self, cell):
+        found = self._find(cell)
+        if found is None:
+            raise JournalError(f"{self.path}: {_name(cell)} is not there: begin() it first")
+        return found
+
+
+def id_order(id: str):
+    """Sort key of example ids: numbers first and as numbers, then text."""
+    return (0, int(id), id) if id.isascii() and id.isdecimal() else (1, 0, id)
+
+
+def _name(cell):
+    return f"{cell.model} / {cell.task} / {cell.method} / seed {cell.seed}"
+
+
+def _advice(error):
+    message = str(error)
+    return next((f": {advice}" for part, advice in ADVICE.items() if part in message), "")
+
+
+def _leaves(value, prefix=""):
+    """Nested dicts as one, with keys such as options.threshold."""
+    leaves = {}
+    for key, inner in value.items():
+        leaves |= _leaves(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
+    return leaves

@@ -1,0 +1,79 @@
+"""The methods that an evaluation compares: how the forward pass runs and how tokens are chosen from it.
+
+A method is written NAME or NAME:KEY=VALUE,...: a preset, and what differs from it. Keys are HARP's options (threshold, beta,
+strength, ...) and temperature, top_p, top_k, min_p, beams, pause.
+"""
+
+from dataclasses import dataclass, field, fields
+
+from harp import HarpError, HarpOptions
+
+OPTION_TYPES = {option.name: type(option.default) for option in fields(HarpOptions)}
+SAMPLING_TYPES = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
+OTHER_TYPES = {"beams": int, "pause": int}
+
+NUCLEUS = {"temperature": 1.0, "top_p": 0.9}
+PRESETS = {
+    "vanilla": (False, {}, "greedy, plain llama.cpp"),
+    "harp": (True, {}, "greedy, with HARP"),
+    "nucleus": (False, NUCLEUS, "nucleus sampling, p = 0.9, temperature 1"),
+    "harp-nucleus": (True, NUCLEUS, "the same with HARP"),
+    "beam": (False, {"beams": 3}, "beam search, 3 beams"),
+    "harp-beam": (True, {"beams": 3}, "the same with HARP"),
+    "pause": (False, {"pause": 10}, "greedy behind 10 pause texts (arXiv 2310.02226, without its training)"),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str  # as it was written
+    options: HarpOptions | None  # None: HARP off
+    sampling: dict = field(default_factory=dict)  # empty: greedy
+    beams: int = 1
+    pause: int = 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a seed changes it."""
+        return bool(self.sampling) or self.options is not None
+
+    @property
+    def only_generates(self) -> bool:
+        """Whether it has no meaning for a task that scores given texts."""
+        return bool(self.sampling) or self.beams > 1 or self.pause > 0
+
+    @property
+    def decoding(self) -> str:
+        """For people."""
+        parts = [f"beam {self.beams}" if self.beams > 1 else "nucleus" if "top_p" in self.sampling else
+                 "sampling" if self.sampling else "greedy"]
+        parts += [f"{key} {value:g}" for key, value in self.sampling.items()]
+        parts += [f"{self.pause} pauses"] if self.pause else []
+        return ", ".join(parts)
+
+
+def read_method(text: str) -> Method:
+    """ValueError naming what is wrong and what is allowed."""
+    preset, _, changes = text.partition(":")
+    if preset not in PRESETS:
+        raise ValueError(f"method {text!r}: no preset {preset!r}; there are {', '.join(PRESETS)}")
+    has_harp, values, _ = PRESETS[preset]
+    values = dict(values)
+    allowed = {**(OPTION_TYPES if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
+    for change in filter(None, changes.split(",")):
+        key, equals, value = change.partition("=")
+        if key not in allowed or not equals:
+            raise ValueError(f"method {text!r}: {change!r} is not KEY=VALUE with KEY of {', '.join(allowed)}")
+        try:
+            values[key] = allowed[key](value)
+        except ValueError:
+            raise ValueError(f"method {text!r}: {key}: {value!r} is not a {allowed[key].__name__}") from None
+    try:
+        options = HarpOptions(**{key: values[key] for key in values if key in OPTION_TYPES}) if has_harp else None
+    except HarpError as error:
+        raise ValueError(f"method {text!r}: {error}") from None
+    sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
+    method = Method(text, options, sampling, values.get("beams", 1), values.get("pause", 0))
+    if method.beams > 1 and sampling:
+        raise ValueError(f"method {text!r}: a beam search does not sample; leave out {', '.join(sampling)}")
+    return method

@@ -1,0 +1,150 @@
+"""The report of an evaluation: one self-contained HTML page and the same tables in Markdown."""
+
+import csv
+import html
+import os
+import re
+from pathlib import Path
+
+import jinja2
+
+from . import report_text as text
+from .journal import JournalError
+from .report_data import SWEPT, Column, Pair, read_results, sweeps
+from .report_figures import Canvas, Palette
+
+HERE = Path(__file__).parent
+METHODS_OF_PAPER = {"greedy": "greedy", "beam": "beam", "harp_greedy": "HARP greedy", "nucleus": "nucleus",
+                    "harp_nucleus": "HARP nucleus"}
+# Shown in tables of their own; whatever else a config has is listed as it is.
+SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "model_file", "model_sha256", "versions",
+         "task_title", "paper_column", "higher_is_better"}
+
+
+def write_report(directory, baseline="vanilla") -> tuple[Path, Path]:
+    """Writes report.html and report.md beside the journal and returns their paths. `baseline` is the method to compare with.
+
+    Raises JournalError if there is no journal or nothing in it, OSError if the files cannot be written.
+    """
+    columns, pairs = read_results(directory, baseline)
+    if not columns:
+        raise JournalError(f"{Path(directory) / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
+    content = {**_tables(columns, pairs), "baseline": baseline, "figures": _figures(columns, pairs)}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=lambda name: name.endswith(".html.jinja"), trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.globals["text"] = text
+    environment.filters |= {"markdown": _markdown, "result": text.result, "hesitations": text.hesitations}
+    paths = []
+    for name in ("report.html", "report.md"):
+        path = Path(directory) / name
+        # A report that was there stays whole if this one cannot be written.
+        unfinished = path.with_suffix(path.suffix + ".part")
+        unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")
+        os.replace(unfinished, path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _tables(columns: list[Column], pairs: list[Pair]) -> dict:
+    """What both templates lay out."""
+    tasks = {}
+    for column in columns:
+        tasks.setdefault(column.task, column)
+    methods, incomplete = {}, {}
+    for column in columns:
+        if finished := text.completeness(column):
+            incomplete.setdefault(f"{column.model}, {column.method}", []).append(f"{column.title} {finished}")
+        methods.setdefault(column.model, {}).setdefault(column.method, {})[column.task] = column
+    return {
+        "tasks": list(tasks.values()),
+        "results": {model: {method: [by_task.get(task) for task in tasks] for method, by_task in by_method.items()}
+                    for model, by_method in methods.items()},
+        "paper": _paper(tasks.values()),
+        "pairs": pairs,
+        "incomplete": incomplete,
+        "several_seeds": any(len(column.configs) > 1 for column in columns),
+        "models": _distinct((column.model, fact, column.config.get(fact)) for column in columns
+                            for fact in ("model_file", "model_sha256")),
+        "methods": _distinct((column.method, fact, inner) for column in columns for fact, inner in (
+            ("decoding", column.config.get("decoding")), ("options", text.options(column)),
+            ("seeds", ", ".join(map(str, column.configs))))),
+        "versions": _distinct((name, "version", version) for column in columns for config in column.configs.values()
+                              for name, version in config.get("versions", {}).items()),
+        "others": _distinct((key, "value", inner) for column in columns for config in column.configs.values()
+                            for key, inner in config.items() if key not in SHOWN),
+    }
+
+
+def _distinct(facts):
+    """{name: {fact: its distinct values, joined}} of (name, fact, value)."""
+    found = {}
+    for name, fact, inner in facts:
+        if inner is not None:
+            found.setdefault(name, {}).setdefault(fact, {})[text.setting(inner)] = None
+    return {name: {fact: "; ".join(values) for fact, values in by_fact.items()} for name, by_fact in found.items()}
+
+
+def _paper(tasks):
+    """The paper's table over our tasks: models, as in "results", and relative times; no models if it has none of the tasks."""
+    with (HERE / "paper_table.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    paper_columns = [task.config.get("paper_column") for task in tasks]
+    models = {}
+    for row in rows if any(paper_columns) else []:
+        models.setdefault(row["model"], {})[METHODS_OF_PAPER[row["method"]]] = [row.get(column, "") for column in paper_columns]
+    times = [float(row["relative_time"]) for row in rows if row["method"].startswith("harp")]
+    return {"models": models, "least_time": min(times), "most_time": max(times)}
+
+
+def _figures(columns: list[Column], pairs: list[Pair]) -> dict[str, list[tuple[str, list[str]]]]:
+    """{kind: [(model, its figures)]}"""
+    canvas = Canvas()
+    methods, tasks = Palette(column.method for column in columns), Palette(column.task for column in columns)
+    compared = [pair for pair in pairs if pair.comparison]
+    figures = {kind: [] for kind in ("forest", "cost", "hesitations", "entropies", *SWEPT)}
+
+    for model in dict.fromkeys(column.model for column in columns):
+        mine = [column for column in columns if column.model == model]
+        my_pairs = [pair for pair in compared if pair.column.model == model]
+        drawn = {
+            "forest": [canvas.forest(group, methods) for group in _groups(my_pairs, lambda pair: pair.column.unit == "raw")],
+            "cost": [canvas.cost(group, methods)
+                     for group in _groups([pair for pair in my_pairs if pair.cost], lambda pair: pair.column.task)],
+            "hesitations": _if_any(canvas.hesitations, [column for column in mine if column.reframes
+                                                        and column.hesitation_share is not None], methods),
+            "entropies": _if_any(canvas.entropies, _with_entropies(mine), tasks),
+        }
+        for (line_model, task, option), lines in sweeps(mine).items():
+            drawn.setdefault(option, []).append(
+                canvas.sweep(lines, option, [pair for pair in my_pairs if pair.column.task == task]))
+        for kind, svgs in drawn.items():
+            if svgs:
+                figures[kind].append((model, svgs))
+    return figures
+
+
+def _groups(items, key):
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups.values()
+
+
+def _if_any(draw, columns, palette):
+    return [draw(columns, palette)] if columns else []
+
+
+def _with_entropies(columns):
+    """Of each task, the first method with entropies: the baseline where it has them."""
+    found = {}
+    for column in columns:
+        if column.entropies.any():
+            found.setdefault(column.task, column)
+    return list(found.values())
+
+
+def _markdown(cell):
+    """Text as the content of one cell of a Markdown table, shown as it is."""
+    flat = html.escape(str(cell), quote=False).replace("\n", " ").replace("\r", " ")
+    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", flat)

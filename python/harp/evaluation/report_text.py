@@ -1,0 +1,160 @@
+"""The words of a report: numbers as people read them, and what a comparison says, in one sentence."""
+
+import json
+
+from .report_data import Column, Pair
+from .statistics import ALPHA
+
+MINUS = "\N{MINUS SIGN}"
+JOIN = "\N{NO-BREAK SPACE}"
+PAPER_CAUTION = ("The paper's table (arXiv 2412.07282) is for orientation: other models, prompts and lengths, and about "
+                 "200 examples a task. Its LAMBADA is generative: it does not compare with lm-eval's.")
+HOW_COMPARED = ("Paired by example. Intervals: bootstrap over examples. p: McNemar's exact test for right and wrong answers "
+                "with one seed a side, else a permutation test; Holm corrects for the tasks of one model and method. "
+                "Detectable: the smallest difference that this many examples show four times out of five. Where few examples "
+                "differ the interval comes out too narrow: go by p.")
+HOW_COST = "Model seconds per token on the same examples: ratio of sums, bootstrap interval."
+
+
+def value(number, unit) -> str:
+    if number is None:
+        return "–"
+    text = {"percent": f"{100 * number:.1f}{JOIN}%", "hundredths": f"{100 * number:.1f}", "raw": f"{number:.4g}"}[unit]
+    return text.replace("-", MINUS)
+
+
+def distance(number, unit, sign="") -> str:
+    """A difference without its unit; sign "+" shows the plus too."""
+    text = f"{number:{sign}.4g}" if unit == "raw" else f"{100 * number:{sign}.1f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def points(unit) -> str:
+    return "" if unit == "raw" else " points"
+
+
+def p_value(p) -> str:
+    return f"<{JOIN}0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def significant(pair: Pair) -> bool:
+    return pair.adjusted_p < ALPHA
+
+
+def improves(pair: Pair) -> bool:
+    """Whether the difference goes the metric's good way."""
+    return (pair.comparison.difference > 0) == pair.column.config.get("higher_is_better", True)
+
+
+def sentence(pair: Pair) -> str:
+    """What the comparison of one method with the baseline tells, for people."""
+    column, comparison = pair.column, pair.comparison
+    if comparison is None:
+        return f"{column.method}: {pair.problem}."
+    unit = column.unit
+    start = f"{column.method} {value(comparison.treatment, unit)}, {pair.baseline.method} {value(comparison.baseline, unit)}"
+    if comparison.ties == comparison.n:
+        told = "no example came out differently"
+    else:
+        start += (f": {distance(comparison.difference, unit, '+')}{points(unit)}, "
+                  f"95{JOIN}% interval {distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}")
+        told = _verdict(pair)
+    return f"{start}: {told}{_power(pair)}."
+
+
+def _verdict(pair):
+    comparison, adjusted = pair.comparison, pair.adjusted_p
+    alone = comparison.p_value
+    over = f" after correction for {pair.family} tasks" if pair.family > 1 else ""
+    if significant(pair):
+        return f"{'better' if improves(pair) else 'worse'}, more than noise ({_stated(adjusted)}{over})"
+    if alone < ALPHA:
+        return f"no difference can be told{over} ({_stated(adjusted)}; {_stated(alone)} alone)"
+    if comparison.low > 0 or comparison.high < 0:
+        return f"no difference can be told ({_stated(alone)}, which counts where interval and test disagree)"
+    return "no difference can be told"
+
+
+def _stated(p):
+    return f"p{JOIN}{p_value(p)}" if p < 0.001 else f"p{JOIN}={JOIN}{p_value(p)}"
+
+
+def _power(pair):
+    comparison, unit = pair.comparison, pair.column.unit
+    least = comparison.minimum_detectable
+    if significant(pair):
+        return ""
+    if least is None:
+        return f"; {comparison.n} examples like these cannot say what could have been seen"
+    amount = f"{distance(least, unit)}{points(unit)}"
+    if comparison.ties == comparison.n:
+        return f"; with {comparison.n} examples at least 6 would have had to, all the same way ({amount})"
+    return f"; with {comparison.n} examples only one over {amount} could have been seen"
+
+
+def difference_row(pair: Pair) -> list[str]:
+    comparison, unit = pair.comparison, pair.column.unit
+    least = comparison.minimum_detectable
+    return [str(comparison.n), distance(comparison.difference, unit, "+"),
+            f"{distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}",
+            p_value(comparison.p_value), p_value(pair.adjusted_p), "–" if least is None else distance(least, unit),
+            f"{comparison.wins} / {comparison.losses} / {comparison.ties}"]
+
+
+def cost_row(pair: Pair) -> list[str]:
+    return [f"{pair.cost.value:.2f}", f"{pair.cost.low:.2f} to {pair.cost.high:.2f}"]
+
+
+def result(column: Column | None) -> str:
+    """A column's mean, on one line, with its spread and how far it has come."""
+    if column is None:
+        return ""
+    spread = "" if column.spread is None else f" ± {distance(column.spread, column.unit)}"
+    return value(column.mean, column.unit) + spread + (f" ◐ {completeness(column)}" if completeness(column) else "")
+
+
+def hesitations(column: Column | None) -> str:
+    return "" if column is None else value(column.hesitation_share, "percent")
+
+
+def fact_rows(facts, *names) -> list[list[str]]:
+    return [[name, *(by_fact.get(fact, "") for fact in names)] for name, by_fact in facts.items()]
+
+
+def task_rows(tasks: list[Column]) -> list[list[str]]:
+    return [[task.title, task.task, task.config.get("protocol", ""), task.config["metric"], str(task.n_examples)]
+            for task in tasks]
+
+
+def any_reframes(columns) -> bool:
+    return any(column and column.reframes for column in columns)
+
+
+def options(column: Column) -> str:
+    """The options of a method, without the seed."""
+    if not column.reframes:
+        return "HARP off"
+    return ", ".join(f"{key} {_plain(inner)}" for key, inner in column.options.items() if key not in ("seed", "enabled"))
+
+
+def completeness(column: Column) -> str:
+    """Empty for a complete column."""
+    return f"{column.n} of {column.n_examples}" if column.n < column.n_examples else ""
+
+
+def cut(text, length=300) -> str:
+    """The text, or as much of it as is shown."""
+    return text if len(text) <= length else text[:length - 1] + "…"
+
+
+def setting(inner) -> str:
+    """One value of a config."""
+    return cut(_plain(inner), 400)
+
+
+def _plain(inner):
+    if isinstance(inner, float):
+        return f"{inner:g}"
+    return inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,115 @@
+"""Runs an evaluation: models x tasks x methods x seeds, each example once, into a journal from which it can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+import harp
+
+from . import tasks
+from .cells import CellRunner, CellSpec
+from .journal import Cell, Example, Journal
+from .methods import Method
+
+#: evaluates ids of a cell, calling back with each finished example
+Engine = Callable[[CellSpec, list[str], Callable[[Example], None]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    models: tuple[str, ...]  # paths
+    tasks: tuple[str, ...]
+    protocols: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    settings: dict  # of CellSpec, the same for all
+
+    def cells(self) -> Iterator[CellSpec]:
+        """Of what no seed changes, one."""
+        for model in self.models:
+            for task in self.tasks:
+                for protocol in self.protocols:
+                    for method in self.methods:
+                        for seed in self.seeds if method.is_random else self.seeds[:1]:
+                            yield CellSpec(model, task, protocol, method, seed, **self.settings)
+
+
+def in_process(spec: CellSpec, ids: list[str], on_example: Callable[[Example], None]) -> None:
+    """The engine that needs nothing else."""
+    CellRunner(spec).run(ids, on_example)
+
+
+def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress: bool = True) -> int:
+    """Works through what the journal in `directory` has not. @return examples run now
+
+    Raises JournalError (another configuration, another writer, disk full), HarpError, ValueError, FileNotFoundError.
+    """
+    specs = list(plan.cells())
+    check_names(specs)
+    hashes = {path: sha256_of(path) for path in plan.models}
+    n_run = 0
+    with Journal(directory) as journal:
+        # all cells are declared before the first is run: what cannot be run, or is there otherwise, is said at once
+        todo = []
+        for spec in specs:
+            task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit)
+            cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
+            ids = [str(number) for number in range(len(task.eval_docs))]
+            journal.begin(cell, config_of(spec, hashes[spec.model_path], len(ids)))
+            finished = journal.finished(cell)
+            todo.append((spec, cell, [id for id in ids if id not in finished]))
+        for number, (spec, cell, ids) in enumerate(todo, 1):
+            if not ids:
+                continue
+            title = f"[{number}/{len(todo)}] {cell.model} {cell.task} {cell.method} seed {cell.seed}"
+            with tqdm(total=len(ids), desc=title, unit="example", disable=not show_progress) as progress:
+                def on_example(example: Example, cell=cell, progress=progress) -> None:
+                    journal.add(cell, example)
+                    progress.update()
+
+                engine(spec, ids, on_example)
+            n_run += len(ids)
+    return n_run
+
+
+def check_names(specs: Iterable[CellSpec]) -> None:
+    """Two files of the same name would be the same column."""
+    labels: dict[str, str] = {}
+    for spec in specs:
+        other = labels.setdefault(label_of(spec.model_path), spec.model_path)
+        if other != spec.model_path:
+            raise ValueError(f"models {other} and {spec.model_path} have the same name; rename one")
+
+
+def label_of(model_path: str) -> str:
+    return Path(model_path).name.removesuffix(".gguf")
+
+
+def config_of(spec: CellSpec, model_sha256: str, n_examples: int) -> dict:
+    """All that the results of a cell depend on."""
+    task = tasks.TASKS[spec.task]
+    options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
+    data = Path(spec.data)
+    return {
+        "options": {key: str(value) if value == float("inf") else value for key, value in options.items()},
+        "decoding": spec.method.decoding, "sampling": spec.method.sampling, "protocol": spec.protocol,
+        "metric": task.metric, "binary": task.binary, "higher_is_better": True, "n_examples": n_examples,
+        "task_title": task.title, "paper_column": task.paper_column,
+        "model_file": Path(spec.model_path).name, "model_sha256": model_sha256,
+        "max_length": spec.max_length, "llama_args": list(spec.llama_args),
+        "data_sha256": {name: sha256_of(data / name) for name in task.files[spec.protocol]},
+        "versions": {"harp": harp.__version__, "llama.cpp": harp.build_info()["llama.cpp"], "lm-eval": version("lm-eval")},
+    }
+
+
+def sha256_of(path: str | Path) -> str:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,63 @@
+"""The paper's five tasks as lm-eval tasks that read local files: a table of them and `load`; docs/TASKS.md describes them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROTOCOLS = ("lm-eval", "generative")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task; what depends on the protocol is a mapping from protocol."""
+
+    name: str
+    title: str
+    metric: str  # key of the value that lm-eval reports for each example, the same in both protocols
+    binary: bool  # is that value 0 or 1
+    paper_column: str  # of the paper's result table, in percent
+    lm_eval_name: Mapping[str, str]
+    filter: Mapping[str, str]  # lm-eval reports a value for each filter of a task: the one that counts
+    files: Mapping[str, tuple[str, ...]]  # relative to the data folder; the first has the questions
+
+
+def _task(name, title, metric, paper_column, questions, shots=(), lm_eval_filter="none"):
+    return Task(name, title, metric, not metric.startswith("rouge"), paper_column,
+                lm_eval_name={"lm-eval": f"harp_{name}", "generative": f"harp_{name}_generative"},
+                filter={"lm-eval": lm_eval_filter, "generative": "none"},
+                files={"lm-eval": (questions, *shots), "generative": (questions,)})
+
+
+TASKS = {task.name: task for task in (
+    _task("commonsense_qa", "CommonsenseQA", "acc", "csqa_acc", "csqa/dev_rand_split.jsonl"),
+    _task("gsm8k", "GSM8K", "exact_match", "gsm8k_acc", "gsm8k/test.jsonl", ("gsm8k/train.jsonl",), "flexible-extract"),
+    _task("lambada_openai", "LAMBADA (OpenAI)", "acc", "lambada_acc", "lambada/lambada_test.jsonl"),
+    _task("mmlu_pro", "MMLU-Pro", "exact_match", "mmlu_pro_acc", "mmlu_pro/test_first300.jsonl", ("mmlu_pro/validation.jsonl",),
+          "custom-extract"),
+    _task("cnn_dailymail", "CNN/DailyMail", "rouge1", "cnn_dm_rouge1", "cnn_dm/cnn_dm_test_50.jsonl"),
+)}
+
+
+def load(name, protocol, data=None, limit=None):
+    """lm-eval's task object for a name of TASKS and a protocol of PROTOCOLS.
+
+    data: the data folder, else the one that HARP_EVAL_DATA names. limit: keep the first so many questions, and all examples.
+    FileNotFoundError for a missing file, ValueError for a malformed line and for a wrong argument.
+    """
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    # Everything is local: no library that lm-eval imports has a reason to ask the hub. Read when they are first imported.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    from lm_eval.tasks import TaskManager
+
+    chosen = {"data": None if data is None else str(data), "limit": limit}
+    manager = TaskManager(include_path=str(Path(__file__).parent), include_defaults=False,
+                          metadata={key: value for key, value in chosen.items() if value is not None})
+    lm_eval_name = TASKS[name].lm_eval_name[protocol]
+    return manager.load(lm_eval_name)["tasks"][lm_eval_name]

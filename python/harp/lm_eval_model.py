@@ -1,0 +1,229 @@
+"""`lm_eval --model harp`: lm-evaluation-harness on a forward pass that hesitates.
+
+    lm_eval --model harp --model_args path=model.gguf,threshold=1.5 --tasks lambada_openai --batch_size 8
+
+HARP scoring: the log-probability of each token is that of the mixed logits where the step before it hesitates.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from tqdm import tqdm
+
+from .model import Model
+from .options import HarpOptions
+from .session import Answer, Sampling, Score, Session
+
+log = logging.getLogger(__name__)
+OPTION_NAMES = {option.name for option in fields(HarpOptions)}
+#: lm-eval's and transformers' names of what the samplers can do
+SAMPLING_NAMES = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
+                  "repetition_penalty": "repeat_penalty"}
+
+
+@dataclass
+class Cost:
+    """What the answer to one request took."""
+
+    n_tokens: int = 0  #: generated, or scored
+    seconds: float = 0.0  #: its share of the engine's time
+    steps: int = 0
+    hesitations: int = 0
+    entropies: np.ndarray = field(default_factory=lambda: np.zeros(0))  #: bits, one a token
+
+
+class HarpLM(TemplateLM):
+    """HARP as lm-eval's model.
+
+    Args:
+        path: of the GGUF file; also as ``pretrained``.
+        enabled: False is plain llama.cpp.
+        batch_size: sequences in flight.
+        max_length: tokens of context and continuation; longer contexts lose their beginning.
+        max_gen_toks: of answers whose task does not say.
+        seed_of_sampler: of requests that sample.
+        shared_masks: all contexts have the same masks, as with ``harp score``; else each context has its own, drawn from
+            ``seed`` and the context's text, so that examples are independent.
+        beams: above 1, generation is a beam search.
+        pause: texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
+        n_threads: None leaves it to llama.cpp.
+        llama_args: more flags of llama.cpp, separated by spaces.
+        options: any of HarpOptions by name (threshold, beta, ...).
+    """
+
+    def __init__(self, path: str | None = None, *, pretrained: str | None = None, enabled: bool = True,
+                 batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
+                 max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
+                 beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None, llama_args: str = "",
+                 model: Model | None = None, **options):
+        super().__init__()
+        unknown = sorted(set(options) - OPTION_NAMES)
+        if unknown:
+            raise ValueError(f"unknown model_args: {', '.join(unknown)}; HARP's are {', '.join(sorted(OPTION_NAMES))}")
+        if options and not enabled:
+            raise ValueError(f"enabled=False, so {', '.join(sorted(options))} would have no effect")
+        if model is None:
+            if not (path or pretrained):
+                raise ValueError("model_args: path=model.gguf is missing")
+            model = Model(path or pretrained, n_threads=n_threads, llama_args=llama_args.split())
+        self.model = model
+        self.options = HarpOptions(**options) if enabled else None
+        n_sequences = beams if beams > 1 else 8 if batch_size == "auto" else int(batch_size)
+        self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
+        self.max_length = max_length
+        self.max_gen_toks = max_gen_toks
+        self.seed_of_sampler = seed_of_sampler
+        self.shared_masks = shared_masks
+        self.beams = beams
+        self.pause_tokens = pause * model.tokenize(pause_text, add_special=False)
+        self._bos_text = model.detokenize([model.bos], special=True) if model.bos >= 0 else ""
+        #: called as each request is answered: its index, the response, and what it took
+        self.on_response: Callable[[int, object, Cost], None] | None = None
+
+    # What TemplateLM asks for
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.model.eos
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self.model.bos if self.model.bos >= 0 else self.eot_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the request cache: other models, other names."""
+        return f"harp-{self.model.info['fingerprint'][:16]}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        if isinstance(chat_template, str):
+            log.warning("the template %r is not chosen: a GGUF file has one", chat_template)
+        return self.model.chat_template if chat_template else ""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        if add_generation_prompt or chat_history[-1]["role"] != "assistant":
+            return self.model.apply_chat_template(chat_history)
+        return self.model.apply_chat_template(chat_history[:-1]) + chat_history[-1]["content"]
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+        if add_special_tokens is None:
+            add_special_tokens = not (self._bos_text and string.startswith(self._bos_text))
+        return self.model.tokenize(string, add_special=add_special_tokens)
+
+    # Scores
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+        pairs, families = [], []
+        for (strings, context, continuation) in requests:
+            kept = (context + continuation)[-self.max_length:]
+            n_context = max(1, len(kept) - len(continuation))
+            pairs.append((kept[:n_context], kept[n_context:]))
+            families.append(self._family(strings[0] if strings else str(context)))
+        responses: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+        progress = tqdm(total=len(pairs), desc="loglikelihood", disable=disable_tqdm)
+
+        def on_score(index: int, score: Score) -> None:
+            responses[index] = score.log_likelihood, score.is_greedy
+            progress.update()
+            strings = requests[index][0]
+            if strings is not None:
+                self.cache_hook.add_partial("loglikelihood", strings, responses[index])
+            self._report(index, responses[index], Cost(len(score.harp), score.seconds, len(score.harp),
+                                                       int(score.hesitated.sum()), score.entropies))
+
+        with progress:
+            self.session.score(pairs, mask_sequences=families, on_score=on_score)
+        return responses
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        windows, owners = [], []
+        for index, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            for window in utils.get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id,
+                                                          max_seq_len=self.max_length - 1, context_len=1):
+                context, continuation = utils.make_disjoint_window(window)
+                windows.append((None, context, continuation))
+                owners.append(index)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
+            totals[owner] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    # Generation
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        texts = [""] * len(requests)
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
+            for indices in groups.values():
+                settings = _Generation.read(requests[indices[0]].args[1], self)
+                contexts = [requests[i].args[0] for i in indices]
+                for position, text, cost in self._generate(contexts, settings):
+                    index = indices[position]
+                    texts[index] = postprocess_generated_text(text, settings.until, None)
+                    self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+                    progress.update()
+                    self._report(index, texts[index], cost)
+        return texts
+
+    def _generate(self, contexts: list[str], settings: _Generation):
+        room = self.max_length - settings.max_tokens - len(self.pause_tokens)
+        if room < 1:
+            raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
+        prompts = [self.tok_encode(context)[-room:] + self.pause_tokens for context in contexts]
+        if self.beams > 1:
+            for index, prompt in enumerate(prompts):
+                best = self.session.beam_search(prompt, beams=self.beams, max_tokens=settings.max_tokens)[0]
+                hesitations = sum(token.hesitated for token in best.tokens)
+                yield index, best.text, self._cost(best.tokens, len(best.tokens), hesitations, best.seconds)
+            return
+        families = [self._family(context) for context in contexts]
+        answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
+                                             sampling=settings.sampling, mask_sequences=families)
+        for index, answer in answers:
+            yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)
+
+    @staticmethod
+    def _cost(tokens, steps: int, hesitations: int, seconds: float) -> Cost:
+        return Cost(len(tokens), seconds, steps, hesitations, np.array([token.entropy for token in tokens]))
+
+    def _family(self, context: str) -> int:
+        return 0 if self.shared_masks else zlib.crc32(context.encode())
+
+    def _report(self, index: int, response: object, cost: Cost) -> None:
+        if self.on_response:
+            self.on_response(index, response, cost)
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """lm-eval's gen_kwargs in our words."""
+
+    until: list[str]
+    max_tokens: int
+    sampling: Sampling
+
+    @classmethod
+    def read(cls, gen_kwargs: dict, lm: HarpLM) -> _Generation:
+        kwargs = dict(normalize_gen_kwargs(dict(gen_kwargs), lm.max_gen_toks))
+        until = handle_stop_sequences(kwargs.pop("until", None), eos=None)
+        max_tokens = kwargs.pop("max_gen_toks")
+        kwargs.pop("do_sample", None)
+        unknown = sorted(set(kwargs) - set(SAMPLING_NAMES))
+        if unknown:
+            raise ValueError(f"gen_kwargs that harp does not know: {', '.join(unknown)}; allowed: until, max_gen_toks, "
+                             f"do_sample, {', '.join(SAMPLING_NAMES)}")
+        values = {SAMPLING_NAMES[name]: value for name, value in kwargs.items() if value is not None}
+        return cls(until, max_tokens, Sampling(seed=lm.seed_of_sampler, **values))

@@ -1,0 +1,104 @@
+"""A loaded model: vocabulary and chat template. What decodes with it is a Session."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from . import _engine
+
+
+class Model:
+    """A GGUF model, loaded once; many sessions can work on it.
+
+    Args:
+        path: of the GGUF file (of the first part, if it is split).
+        n_threads: of decoding; None leaves it to llama.cpp.
+        n_gpu_layers: layers in the GPU's memory, where the build has a GPU back end.
+        llama_args: any of llama.cpp's flags, for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
+
+    Raises:
+        HarpError: ``invalid_input`` (no such file, not GGUF, truncated), ``invalid_option`` (a flag).
+    """
+
+    def __init__(self, path: str | os.PathLike, *, n_threads: int | None = None, n_gpu_layers: int | None = None,
+                 llama_args: Sequence[str] = ()):
+        flags = [] if n_threads is None else ["-t", str(n_threads)]
+        flags += [] if n_gpu_layers is None else ["-ngl", str(n_gpu_layers)]
+        self._engine = _engine.Model(os.fspath(path), [*flags, *llama_args])
+
+    @property
+    def path(self) -> str:
+        return self._engine.path
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self._engine.n_vocab
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of the context that the model was trained with."""
+        return self._engine.n_ctx_train
+
+    @property
+    def bos(self) -> int:
+        """The beginning-of-sequence token; -1 if there is none."""
+        return self._engine.bos
+
+    @property
+    def eos(self) -> int:
+        """The end-of-sequence token; -1 if there is none."""
+        return self._engine.eos
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether tokenize() puts the beginning-of-sequence token before a text."""
+        return self._engine.adds_bos
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._engine.has_chat_template
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja text in the file; empty if there is none."""
+        return self._engine.chat_template
+
+    @property
+    def info(self) -> dict:
+        """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint`` (of the file's size and first 4 MiB)."""
+        return json.loads(self._engine.info())
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            add_special: the beginning-of-sequence token before it, where the model wants one.
+            parse_special: ``<|im_start|>`` and the like in the text are control tokens.
+        """
+        return self._engine.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            special: control tokens by their names, instead of nothing.
+        """
+        return b"".join(self._engine.piece(token, special) for token in tokens).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return self._engine.is_end(token)
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation, ``[{"role": ..., "content": ...}, ...]``, as the model wants it, open for its answer.
+
+        Raises:
+            HarpError: ``unsupported_call`` if the model has no chat template.
+        """
+        return self._engine.apply_chat_template([(message["role"], message["content"]) for message in messages])
+
+    def __repr__(self) -> str:
+        return f"Model({self.path!r})"

@@ -1,0 +1,53 @@
+"""The options of HARP, as in C++, on the command line and in requests (docs/OPTIONS.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from . import _engine
+
+
+@dataclass(frozen=True)
+class HarpOptions:
+    """When and how the model looks twice. The defaults are the authors'.
+
+    Args:
+        threshold: θ, bits, >= 0, ``math.inf`` is never; a step hesitates where the entropy is greater.
+        beta: β, 0..1, the share of the vanilla logits in the mix; 1 is vanilla.
+        perturbation: ``dropout`` (the paper), ``uniform`` or ``gaussian``.
+        strength: dropout 0..1 (δ); uniform α > 0; gaussian σ > 0, relative to a row's RMS.
+        reframings: 1..8 perturbed passes, whose logits are averaged.
+        schedule: ``auto``, ``fused`` or ``lazy``: when the twin's rows are computed; the logits are the same.
+        redraw: new masks at every Nth hesitation; 0 never, 1 at each one (the paper to the letter).
+        scope: ``all`` positions are perturbed (the paper), or those ``generated``.
+        seed: of the masks, independent of the sampler's.
+
+    Raises:
+        HarpError: ``invalid_option``, naming field, value and range.
+    """
+
+    threshold: float = 1.0
+    beta: float = 0.5
+    perturbation: str = "dropout"
+    strength: float = 0.2
+    reframings: int = 1
+    schedule: str = "auto"
+    redraw: int = 0
+    scope: str = "all"
+    seed: int = 0
+
+    def __post_init__(self):
+        _engine.check_options(self._texts())
+
+    def _texts(self) -> dict[str, str]:
+        return {name: str(value) for name, value in dataclasses.asdict(self).items()}
+
+    def replace(self, **changes) -> HarpOptions:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+
+def texts(options: HarpOptions | None) -> dict[str, str] | None:
+    """What the engine reads; None is HARP off."""
+    return None if options is None else options._texts()

@@ -1,0 +1,325 @@
+"""Decoding with a model: generation, scores, logits, beam search, with HARP or without."""
+
+from __future__ import annotations
+
+import codecs
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import _engine
+from .model import Model
+from .options import HarpOptions, texts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn from the final (mixed) logits, by llama.cpp's samplers. The default is greedy.
+
+    Args:
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        top_p: nucleus; 1 is off.
+        min_p: 0 is off.
+        repeat_penalty: 1 is off.
+        seed: of the sampler.
+        grammar: GBNF that the answer must follow; empty is off.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 0
+    grammar: str = ""
+
+    def _engine(self) -> _engine.Sampling:
+        return _engine.Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repeat_penalty, self.seed,
+                                self.grammar)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token and the step that chose it."""
+
+    id: int
+    text: str  #: what it adds to the text; empty where it ends inside a UTF-8 character
+    piece: bytes  #: its own bytes
+    position: int  #: in the sequence
+    entropy: float  #: of the vanilla distribution, bits
+    hesitated: bool  #: entropy > threshold
+
+
+@dataclass
+class Answer:
+    """What a prompt was answered with."""
+
+    tokens: list[Token] = field(default_factory=list)
+    text: str = ""  #: up to the stop string, if one ended it
+    #: ``end_of_text``, ``stop_string``, ``length`` or ``context_full``; None while it grows
+    stop_reason: str | None = None
+    steps: int = 0  #: tokens drawn, the end token included
+    hesitations: int = 0  #: of these steps
+    seconds: float = 0.0  #: its share of the engine's time, by rows of batches, the prompt included
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-likelihoods of a continuation, vanilla and HARP over the same tokens. Natural logarithm, one item a token."""
+
+    vanilla: np.ndarray  #: float64 [n]
+    harp: np.ndarray  #: float64 [n]; equals ``vanilla`` where no second pass was mixed in
+    entropies: np.ndarray  #: float64 [n], of the vanilla distributions, bits
+    hesitated: np.ndarray  #: bool [n]
+    is_greedy: bool  #: each token is the most likely one of the final logits
+    is_vanilla_greedy: bool  #: each token is the most likely one of the vanilla logits
+    seconds: float  #: its share of the engine's time, by rows of batches
+
+    @property
+    def log_likelihood(self) -> float:
+        """Sum of ``harp``; without HARP, of ``vanilla``."""
+        return float(self.harp.sum())
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Logits of a forward pass with what happened at each row."""
+
+    logits: np.ndarray  #: float32 [rows, n_vocab], read-only: the engine's own memory, until the session's next call
+    entropies: np.ndarray  #: float64 [rows], of the vanilla distributions, bits
+    hesitated: np.ndarray  #: bool [rows]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One answer of a beam search."""
+
+    tokens: list[Token]
+    text: str
+    score: float  #: log-probability, normalised by length
+    log_probability: float
+    is_finished: bool  #: ends with an end token
+    seconds: float  #: of the whole search
+
+
+class Session:
+    """A forward pass that hesitates, with a KV cache for one or many sequences at once.
+
+    Not for several threads at a time: a second one gets a HarpError. The interpreter lock is released while it decodes, so
+    sessions of their own run beside each other.
+
+    Args:
+        options: HARP's; None is plain llama.cpp: nothing is doubled, no second pass.
+        n_ctx: tokens of each sequence, prompt and answer.
+        n_sequences: how many the batch calls keep in flight; also the most beams of a search.
+        unified: one pool of KV cells for all sequences; beam_search() then shares them.
+
+    Raises:
+        HarpError: ``unsupported_model`` by name (encoder-decoder, embeddings only, ...), ``invalid_option``.
+    """
+
+    def __init__(self, model: Model, options: HarpOptions | None = HarpOptions(), *, n_ctx: int = 2048,
+                 n_sequences: int = 1, unified: bool = False):
+        self.model = model
+        self.options = options
+        self._pass = _engine.Pass(model._engine, texts(options), n_ctx, n_sequences, unified)
+        self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that a sequence has room for."""
+        return self._pass.n_ctx
+
+    @property
+    def n_sequences(self) -> int:
+        return self._pass.n_sequences
+
+    @property
+    def statistics(self) -> dict:
+        """Since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds."""
+        return self._pass.statistics()
+
+    def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: Sequence[str] = (),
+                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0) -> Stream:
+        """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
+
+        Args:
+            prompt: a text (tokenized with its special tokens), or token ids.
+            max_tokens: -1 is until the model ends or the context is full.
+            stop: texts that end the answer; not part of ``answer.text``.
+            options: over those of the session, for this answer.
+            mask_sequence: which of the seed's mask families: other numbers, other masks.
+
+        Raises:
+            HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
+        """
+        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence)
+
+    def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: Sequence[str] = (),
+                      sampling: Sampling = Sampling(), options: HarpOptions | None = None,
+                      mask_sequences: Iterable[int] | None = None) -> Iterator[tuple[int, Answer]]:
+        """Answers many prompts, ``n_sequences`` at a time in one batch: (index of the prompt, Answer) as they end.
+
+        Arguments as of generate(). Leaving the iterator early drops what is not answered.
+        """
+        prompts = list(prompts)
+        families = [0] * len(prompts) if mask_sequences is None else list(mask_sequences)
+        growing: dict[int, Stream] = {}
+        try:
+            for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
+                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family)
+            while growing:
+                self._step()
+                for index in [index for index, stream in growing.items() if stream.answer.stop_reason is not None]:
+                    yield index, growing.pop(index).answer
+        finally:
+            for stream in growing.values():
+                stream.close()
+
+    def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
+              options: HarpOptions | None = None, mask_sequences: Iterable[int] | None = None,
+              on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
+        """Log-likelihoods of continuations, many at once: for each (context, continuation) a Score, in their order.
+
+        Texts are tokenized apart, the context with its special tokens; give token ids where the border matters.
+
+        Args:
+            on_score: called with index and score as each is ready.
+
+        Raises:
+            HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
+        """
+        requests = list(requests)
+        families = [0] * len(requests) if mask_sequences is None else list(mask_sequences)
+        scores: list[Score | None] = [None] * len(requests)
+        index_of: dict[int, int] = {}
+        try:
+            for index, ((context, continuation), family) in enumerate(zip(requests, families, strict=True)):
+                context, continuation = self._tokens(context), self._tokens(continuation, add_special=False)
+                request = self._pass.submit_score([*context, *continuation], len(context),
+                                                  texts(options or self.options), family)
+                index_of[request] = index
+            while index_of:
+                for request, (vanilla, harp, entropies, hesitated, greedy, vanilla_greedy, seconds) in self._pass.step_score():
+                    index = index_of.pop(request)
+                    scores[index] = Score(np.array(vanilla), np.array(harp), np.array(entropies), np.array(hesitated),
+                                          greedy, vanilla_greedy, seconds)
+                    if on_score:
+                        on_score(index, scores[index])
+        finally:
+            if index_of:
+                self._pass.abandon_scores()
+        return scores
+
+    def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
+        """Appends tokens to the session's sequence; the logits after the last one, or after each.
+
+        Args:
+            tokens: [n] ids; with ``all`` at most a batch of them.
+
+        Raises:
+            HarpError: ``context_full``, with the sequence as it was; ``unsupported_call`` while answers are under way.
+        """
+        logits, entropies, hesitated = self._pass.forward(list(tokens), all)
+        return Forward(logits, np.array(entropies), np.array(hesitated))
+
+    @property
+    def n_past(self) -> int:
+        """Tokens that forward() has put into the sequence."""
+        return self._pass.n_past
+
+    def truncate(self, n: int) -> None:
+        """Keeps the first ``n`` tokens of forward()'s sequence."""
+        self._pass.truncate(n)
+
+    def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
+                    length_penalty: float = 1.2) -> list[Hypothesis]:
+        """The best answers of a beam search over the final log-probabilities, best first.
+
+        The session needs ``n_sequences >= beams`` and ``unified=True``.
+        """
+        hypotheses = []
+        for tokens, score, total, is_finished, seconds in self._pass.beam_search(self._tokens(prompt), max_tokens, beams,
+                                                                                 candidates, length_penalty):
+            decoder = _Decoder()
+            tokens = [decoder.token(token) for token in tokens]
+            text = b"".join(token.piece for token in tokens).decode("utf-8", "replace")
+            hypotheses.append(Hypothesis(tokens, text, score, total, is_finished, seconds))
+        return hypotheses
+
+    def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
+        return self.model.tokenize(text, add_special=add_special) if isinstance(text, str) else list(text)
+
+    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence) -> Stream:
+        request = self._pass.submit(self._tokens(prompt), max_tokens, list(stop), sampling._engine(),
+                                    texts(options or self.options), mask_sequence)
+        self._streams[request] = stream = Stream(self, request, stop)
+        return stream
+
+    def _step(self) -> None:
+        """One batch of the engine: each stream gets what is its."""
+        tokens, results = self._pass.step()
+        for request, token in tokens:
+            if stream := self._streams.get(request):
+                stream._take(token)
+        for request, result in results:
+            if stream := self._streams.pop(request, None):
+                stream._finish(result)
+
+
+class _Decoder:
+    """Texts of tokens whose bytes may end inside a UTF-8 character."""
+
+    def __init__(self):
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def token(self, values: tuple) -> Token:
+        id, piece, position, entropy, hesitated = values
+        return Token(id, self._utf8.decode(piece), piece, position, entropy, hesitated)
+
+
+class Stream:
+    """The tokens of one answer as they come."""
+
+    def __init__(self, session: Session, request: int, stop: Sequence[str]):
+        self.answer = Answer()
+        self._session = session
+        self._request = request
+        self._stop = stop
+        self._decoder = _Decoder()
+        self._n_read = 0  # of the answer's tokens
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        while self._n_read == len(self.answer.tokens):
+            if self.answer.stop_reason is not None:
+                raise StopIteration
+            self._session._step()
+        self._n_read += 1
+        return self.answer.tokens[self._n_read - 1]
+
+    def close(self) -> None:
+        """Ends the answer here. Also what happens when the iterator is dropped."""
+        if self.answer.stop_reason is None:
+            self._session._pass.cancel(self._request)
+            self.answer.stop_reason = "interrupted"
+
+    def __del__(self):
+        self.close()
+
+    def _take(self, token: tuple) -> None:
+        self.answer.tokens.append(self._decoder.token(token))
+
+    def _finish(self, result: tuple) -> None:
+        reason, text, steps, hesitations, seconds = result
+        text = text.decode("utf-8", "replace")
+        if reason == "stop_string":
+            text = text[: min(text.find(stop) for stop in self._stop if stop and stop in text)]
+        answer = self.answer
+        answer.text, answer.stop_reason, answer.steps, answer.hesitations, answer.seconds = (
+            text, reason, steps, hesitations, seconds)

@@ -1,0 +1,32 @@
+"""Makes `lm_eval --model harp` work: lm-eval has no entry points for models, so its list gets one more line when it is read.
+
+Run at the start of each interpreter by harp_lm_eval.pth; costs a look at one name for each module that is imported later.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+
+TARGET = "lm_eval.models"
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != TARGET:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            module.MODEL_MAPPING["harp"] = "harp.lm_eval_model:HarpLM"
+            module._register_all_models()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,74 @@
+// Log-likelihoods of many texts at once, as evaluation asks them: context and continuation, several sequences in one batch.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "decoding/score.h"
+#include "harp/forward_pass.h"
+
+namespace harp::decoding {
+
+struct ScoreRequest {
+    std::vector<llama_token> tokens;  ///< context, then continuation
+    size_t n_context = 1;             ///< the tokens behind these are scored
+    std::optional<Options> options;   ///< nullopt: those the sequence has; must be so with HARP off
+    uint32_t mask_sequence = 0;       ///< which of the seed's mask families
+};
+
+struct ScoreResult {
+    std::vector<TokenScore> tokens;  ///< one for each token of the continuation
+    bool is_greedy = true;           ///< each is the most likely one of the final logits
+    bool is_vanilla_greedy = true;   ///< each is the most likely one of the vanilla logits
+    double seconds = 0;              ///< its share of the batches' time, by rows
+};
+
+/// Scores of a pass's sequences, a batch at a time. Requests that differ in their last token alone (answers A, B, C, ...) are
+/// read once.
+class BatchScorer {
+  public:
+    using OnResult = std::function<void(size_t request, const ScoreResult & result)>;
+
+    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits.
+    explicit BatchScorer(ForwardPass & pass);
+
+    /// Queues a request. @return its number: 0, 1, ...
+    /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option}
+    size_t submit(ScoreRequest request);
+    [[nodiscard]] bool is_idle() const noexcept;
+
+    /// Decodes one batch. No-op when idle.
+    /// @throws what ForwardPass::decode throws; nothing of the batch stays behind, the requests stay as they were
+    void step(const OnResult & on_result);
+
+  private:
+    struct Member {  // a request of a group
+        size_t request = 0;
+        llama_token last = 0;
+    };
+    struct Group {           // requests that are the same but for their last token
+        ScoreRequest asked;  // of the first of them
+        std::vector<Member> members;
+        ScoreResult common;                // of the tokens before the last
+        std::vector<ScoreResult> results;  // [member]
+        size_t n_decoded = 0;
+        size_t n_rows = 0;  // of the present batch
+    };
+
+    void begin(llama_seq_id sequence);
+    void score_row(Group & group, int32_t row, size_t position);
+    static void finish(Group & group, const OnResult & on_result);
+
+    ForwardPass & pass_;
+    size_t n_submitted_ = 0;
+    std::deque<std::shared_ptr<Group>> waiting_;
+    std::map<std::vector<llama_token>, std::weak_ptr<Group>> by_prefix_;  // those that wait
+    std::vector<std::shared_ptr<Group>> slots_;                           // [sequence]
+};
+
+}  // namespace harp::decoding

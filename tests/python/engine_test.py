@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Tests of the Python package's engine: it says what the command says, alone and many at once; views, errors, threads.
+
+Needs the package (`pip install .`, or ./test); finds command and models as the other tests do.
+"""
+
+import dataclasses
+import gc
+import json
+import math
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+import numpy as np
+
+import harp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import HARP, MODELS, SMOL, TINY, environment, needs_smol, needs_tiny
+from running_server import EXACT
+
+PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
+           "Mom said to", "In the garden", "The sun was"]
+OPTIONS = harp.HarpOptions(threshold=0.5, seed=3)
+FLAGS = ["--harp-threshold", "0.5", "--harp-seed", "3"]
+
+
+def command(*arguments):
+    done = subprocess.run([HARP, *arguments], env=environment(), capture_output=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+def generated(prompt, *flags, n=32):
+    return command("generate", "-m", str(TINY), "-p", prompt, "-n", str(n), "--temp", "0", "--format", "raw", "--json", *EXACT,
+                   *flags)
+
+
+def tiny(**more):
+    return harp.Model(TINY, n_threads=1, llama_args=EXACT, **more)
+
+
+class Options(unittest.TestCase):
+    def test_are_those_of_the_engine(self):
+        table = {name: default for name, default, *_ in harp._engine.option_table()}
+        ours = {name: str(value) for name, value in dataclasses.asdict(harp.HarpOptions()).items()}
+        self.assertEqual(list(ours), list(table))
+        for name, value in ours.items():
+            self.assertEqual(float(value) if value[0].isdigit() else value,
+                             float(table[name]) if table[name][0].isdigit() else table[name])
+
+    def test_bad_values_name_field_value_and_range(self):
+        for change, words in [({"beta": 3}, ["beta", "3", "0..1"]), ({"perturbation": "noise"}, ["perturbation", "noise"]),
+                              ({"threshold": -1}, ["threshold", "-1"]), ({"seed": 1.5}, ["seed", "1.5"])]:
+            with self.subTest(**change), self.assertRaises(harp.HarpError) as caught:
+                harp.HarpOptions(**change)
+            self.assertEqual(caught.exception.code, "invalid_option")
+            for word in words:
+                self.assertIn(word, str(caught.exception))
+
+    def test_never(self):
+        self.assertEqual(harp.HarpOptions(threshold=math.inf).threshold, math.inf)
+
+
+@needs_tiny
+class Generation(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = tiny()
+
+    def test_says_what_the_command_says(self):
+        expected = generated(PROMPTS[0], *FLAGS)
+        session = harp.Session(self.model, OPTIONS, n_ctx=256)
+        stream = session.generate(PROMPTS[0], max_tokens=32)
+        tokens = list(stream)
+        self.assertEqual(stream.answer.text, expected["text"])
+        self.assertEqual([token.hesitated for token in tokens], [token["hesitated"] for token in expected["tokens"]])
+        np.testing.assert_allclose([token.entropy for token in tokens], [token["entropy"] for token in expected["tokens"]],
+                                   atol=1e-3)
+        self.assertEqual("".join(token.text for token in tokens), stream.answer.text)
+        self.assertEqual(stream.answer.stop_reason, "length")
+        self.assertEqual(stream.answer.hesitations, sum(token.hesitated for token in tokens))
+        self.assertGreater(stream.answer.hesitations, 0)
+
+    def test_off_is_vanilla(self):
+        session = harp.Session(self.model, None, n_ctx=256)
+        [(_, answer)] = session.generate_many([PROMPTS[1]], max_tokens=32)
+        self.assertEqual(answer.text, generated(PROMPTS[1], "--harp-off")["text"])
+        self.assertEqual(answer.hesitations, 0)
+
+    def test_many_at_once_are_as_alone(self):
+        alone = [generated(prompt, *FLAGS)["text"] for prompt in PROMPTS]
+        for n_sequences in (1, 3, 8):
+            session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=n_sequences)
+            answers = dict(session.generate_many(PROMPTS, max_tokens=32))
+            self.assertEqual([answers[i].text for i in range(len(PROMPTS))], alone, f"{n_sequences} sequences")
+
+    def test_two_streams_of_one_session(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=2)
+        first, second = (session.generate(prompt, max_tokens=16) for prompt in PROMPTS[:2])
+        for _ in zip(first, second, strict=True):
+            pass
+        self.assertEqual([first.answer.text, second.answer.text],
+                         [generated(prompt, *FLAGS, n=16)["text"] for prompt in PROMPTS[:2]])
+
+    def test_dropped_stream_frees_its_sequence(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256)
+        next(session.generate(PROMPTS[0], max_tokens=200))
+        gc.collect()
+        self.assertEqual(len(list(session.generate(PROMPTS[1], max_tokens=4))), 4)
+        for _ in session.generate_many(PROMPTS, max_tokens=8):
+            break
+        gc.collect()
+        self.assertEqual(session.score([([1], [403, 407])])[0].harp.shape, (2,))
+
+    def test_stop_strings(self):
+        session = harp.Session(self.model, None, n_ctx=256)
+        whole = dict(session.generate_many(PROMPTS[:1], max_tokens=40))[0].text
+        stop = whole[20:23]  # may begin inside one token and end inside another
+        answer = dict(session.generate_many(PROMPTS[:1], max_tokens=40, stop=["@@", stop]))[0]
+        self.assertEqual((answer.stop_reason, answer.text), ("stop_string", whole[:whole.index(stop)]))
+
+    def test_sampling_is_seeded(self):
+        session = harp.Session(self.model, None, n_ctx=256)
+        texts = [dict(session.generate_many(PROMPTS[:1], max_tokens=24, sampling=harp.Sampling(temperature=1, seed=seed)))[0].text
+                 for seed in (1, 1, 2)]
+        self.assertEqual(texts[0], texts[1])
+        self.assertNotEqual(texts[0], texts[2])
+
+    def test_mask_families(self):
+        session = harp.Session(self.model, OPTIONS.replace(threshold=0, strength=0.4), n_ctx=256, n_sequences=3)
+        answers = dict(session.generate_many(PROMPTS[:1] * 3, max_tokens=32, mask_sequences=[0, 7, 7]))
+        self.assertEqual(answers[1].text, answers[2].text)
+        self.assertNotEqual(answers[0].text, answers[1].text)
+
+    def test_context_full(self):
+        session = harp.Session(self.model, None, n_ctx=64)
+        answer = dict(session.generate_many(PROMPTS[:1], max_tokens=100000))[0]
+        self.assertIn(answer.stop_reason, ("context_full", "end_of_text"))
+
+    def test_beams(self):
+        flags = ["--harp-off", "--beams", "3"]
+        expected = generated(PROMPTS[0], *flags, n=16)
+        session = harp.Session(self.model, None, n_ctx=256, n_sequences=3, unified=True)
+        best = session.beam_search(PROMPTS[0], beams=3, max_tokens=16)[0]
+        self.assertEqual(best.text, expected["hypotheses"][0]["text"])
+
+
+@needs_tiny
+class Scores(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = tiny()
+
+    def score_of(self, text, *flags):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write(text)
+            file.flush()
+            return command("score", "-m", str(TINY), "-f", file.name, "-c", "256", "--json", *EXACT, *flags)
+
+    def test_are_those_of_the_command(self):
+        texts = ["Once upon a time there was a dog.", "Lily went to the park and saw a big tree."]
+        pairs = [(tokens[:1], tokens[1:]) for tokens in map(self.model.tokenize, texts)]
+        for options, flags in ((OPTIONS, FLAGS), (None, ["--harp-off"])):
+            session = harp.Session(self.model, options, n_ctx=256, n_sequences=2)
+            for text, score in zip(texts, session.score(pairs), strict=True):
+                said = self.score_of(text, *flags)
+                n = said["tokens"]
+                self.assertAlmostEqual(-score.vanilla.sum() / n, said["vanilla"]["mean"], places=5)
+                self.assertAlmostEqual(-score.log_likelihood / n, said.get("harp", said["vanilla"])["mean"], places=5)
+                self.assertEqual(score.hesitated.sum(), said.get("hesitations", 0))
+
+    def test_same_context_is_read_once(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=4)
+        tokens = self.model.tokenize("Once upon a time there was a")
+        choices = self.model.tokenize(" dog cat bird", add_special=False)
+        together = session.score([(tokens, [choice]) for choice in choices])
+        rows = session.statistics["clean_rows"]
+        self.assertLess(rows, 2 * len(tokens))
+        for choice, score in zip(choices, together, strict=True):
+            [alone] = session.score([(tokens, [choice])])
+            self.assertAlmostEqual(alone.log_likelihood, score.log_likelihood, places=5)
+        best = int(np.argmax(harp.Session(self.model, OPTIONS, n_ctx=256).forward(tokens).logits[0]))
+        self.assertEqual([score.is_greedy for score in together], [choice == best for choice in choices])
+
+    def test_greedy_continuation_is_greedy(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256)
+        prompt = self.model.tokenize(PROMPTS[0])
+        tokens = [token.id for token in session.generate(prompt, max_tokens=12)]
+        [score, other] = session.score([(prompt, tokens), (prompt, [*tokens[:-1], tokens[-1] - 1])])
+        self.assertTrue(score.is_greedy)
+        self.assertFalse(other.is_greedy)
+
+    def test_errors(self):
+        session = harp.Session(self.model, None, n_ctx=64)
+        for pair in [([], "a"), ([1], []), ([1] * 300, [2])]:
+            with self.subTest(pair=pair[0][:3]), self.assertRaises(harp.HarpError) as caught:
+                session.score([([1], [2]), pair])
+            self.assertEqual(caught.exception.code, "invalid_input")
+        self.assertEqual(len(session.score([([1], [2])])), 1)  # the session goes on
+
+
+@needs_tiny
+class Logits(unittest.TestCase):
+    def test_view_and_records(self):
+        model = tiny()
+        session = harp.Session(model, OPTIONS, n_ctx=256)
+        tokens = model.tokenize("Once upon a time there was")
+        every = session.forward(tokens, all=True)
+        self.assertEqual(every.logits.shape, (len(tokens), model.n_vocab))
+        self.assertFalse(every.logits.flags.owndata)
+        self.assertFalse(every.logits.flags.writeable)
+        [score] = session.score([(tokens[:1], tokens[1:])])
+        kept = every_log_probabilities(session, tokens)
+        np.testing.assert_allclose(kept, score.harp, atol=1e-4)
+
+    def test_cut_and_continued_is_the_same(self):
+        model = tiny()
+        session = harp.Session(model, None, n_ctx=256)
+        tokens = model.tokenize("Once upon a time there was")
+        whole = session.forward(tokens).logits.copy()
+        session.truncate(3)
+        self.assertEqual(session.n_past, 3)
+        np.testing.assert_allclose(session.forward(tokens[3:]).logits, whole, atol=1e-3)
+
+    def test_view_outlives_the_names_of_its_session(self):
+        logits = harp.Session(tiny(), None, n_ctx=64).forward([1, 2, 3]).logits
+        gc.collect()
+        self.assertTrue(np.isfinite(logits).all())
+
+
+def every_log_probabilities(session, tokens):
+    session.truncate(0)
+    logits = session.forward(tokens, all=True).logits.astype(np.float64)
+    log_p = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    return log_p[np.arange(len(tokens) - 1), tokens[1:]]
+
+
+class Errors(unittest.TestCase):
+    def check(self, code, words, call):
+        with self.assertRaises(harp.HarpError) as caught:
+            call()
+        self.assertEqual(caught.exception.code, code, caught.exception)
+        for word in words:
+            self.assertIn(word, str(caught.exception))
+
+    def test_models(self):
+        self.check("invalid_input", ["nowhere.gguf"], lambda: harp.Model("nowhere.gguf"))
+        self.check("invalid_input", ["GGUF"], lambda: harp.Model(__file__))
+
+    @needs_tiny
+    def test_flags_and_sizes(self):
+        self.check("invalid_option", ["--magic"], lambda: harp.Model(TINY, llama_args=["--magic"]))
+        self.check("invalid_option", ["n_ctx", "0"], lambda: harp.Session(tiny(), None, n_ctx=0))
+        self.check("invalid_input", ["prompt", "empty"], lambda: harp.Session(tiny(), None, n_ctx=64).generate([]))
+        self.check("invalid_input", ["512"], lambda: tiny().detokenize([512]))
+
+    @unittest.skipUnless((MODELS / "random-t5.gguf").is_file(), "no random-t5.gguf")
+    def test_model_that_cannot_hesitate_is_refused_by_name(self):
+        model = harp.Model(MODELS / "random-t5.gguf")
+        self.check("unsupported_model", ["encoder"], lambda: harp.Session(model))
+
+    @needs_tiny
+    def test_one_thread_at_a_time(self):
+        session = harp.Session(tiny(), None, n_ctx=4096, n_sequences=4)
+        text = list(range(3, 503)) * 6
+        thread = threading.Thread(target=lambda: session.score([(text[:1], text[1:])] * 4))
+        thread.start()
+        with self.assertRaises(harp.HarpError) as caught:  # this thread runs on while the other decodes
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                session.forward([1])
+        thread.join()
+        self.assertEqual(caught.exception.code, "unsupported_call")
+
+    def test_errors_cross_processes(self):
+        error = pickle.loads(pickle.dumps(harp.HarpError("words", "io")))
+        self.assertEqual((str(error), error.code), ("words", "io"))
+
+
+@needs_smol
+class Chat(unittest.TestCase):
+    def test_template_and_answer(self):
+        model = harp.Model(SMOL, n_threads=1)
+        self.assertTrue(model.has_chat_template)
+        prompt = model.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}])
+        self.assertIn("<|im_start|>user\nWhat is the capital", prompt)
+        session = harp.Session(model, n_ctx=256)
+        [(_, answer)] = session.generate_many([prompt], max_tokens=32)
+        self.assertIn("Paris", answer.text)
+
+    def test_characters_of_several_tokens(self):
+        model = harp.Model(SMOL, n_threads=1)
+        grammar = 'root ::= "é🎉\\n漢"'
+        stream = harp.Session(model, None, n_ctx=128).generate("x", max_tokens=20, sampling=harp.Sampling(grammar=grammar))
+        self.assertEqual("".join(token.text for token in stream), "é🎉\n漢")
+        self.assertEqual(stream.answer.text, "é🎉\n漢")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

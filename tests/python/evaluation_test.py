@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Tests of harp-eval and of `lm_eval --model harp` as their users run them: killed and resumed, misused, compared.
+
+Needs the package with its extra `eval`, the tiny model and the shared data; skipped without.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+try:
+    import lm_eval
+
+    from harp.evaluation.journal import Journal
+    from harp.evaluation.methods import PRESETS, read_method
+except ImportError:
+    lm_eval = None
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import MODELS, SHARED, TINY, environment, needs_tiny
+from running_server import EXACT
+
+HARP_EVAL = Path(sys.executable).with_name("harp-eval")
+LM_EVAL = Path(sys.executable).with_name("lm_eval")
+KILLS = 4
+needs_eval = unittest.skipUnless(lm_eval and SHARED.is_dir(), "no lm-eval, or no shared data")
+
+
+def start(*arguments, **more):
+    return subprocess.Popen([HARP_EVAL, *map(str, arguments)], env=environment(HARP_EVAL_DATA=str(SHARED)),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def harp_eval(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def command(directory, *more, model=TINY, tasks="lambada_openai,commonsense_qa", methods=("vanilla", "harp:threshold=0.5")):
+    return ["run", "-o", directory, "-m", model, "--tasks", tasks, "--methods", *methods, "--limit", 10, "--batch-size", 2,
+            "--max-length", 512, "-t", 1, "--llama-args", " ".join(EXACT), *more]
+
+
+def results(directory):
+    """What does not depend on the clock."""
+    with Journal(directory, read_only=True) as journal:
+        return {cell: [(e.id, e.metrics, e.answer, e.target, e.n_tokens, e.steps, e.hesitations, e.entropies)
+                       for e in journal.examples(cell)] for cell in journal.cells()}
+
+
+@needs_eval
+class Methods(unittest.TestCase):
+    def test_presets(self):
+        for name in PRESETS:
+            method = read_method(name)
+            self.assertEqual(method.options is not None, "harp" in name, name)
+        self.assertEqual(read_method("harp:threshold=1.5,redraw=1").options.redraw, 1)
+        self.assertEqual(read_method("beam:beams=5").beams, 5)
+        self.assertEqual(read_method("nucleus:top_p=0.5").sampling["top_p"], 0.5)
+
+    def test_faults_name_what_is_wrong(self):
+        for text, words in {"magic": ["magic", "vanilla"], "harp:beta=3": ["beta", "3", "0..1"], "harp:beta": ["beta"],
+                            "vanilla:threshold=1": ["threshold"], "harp:redraw=x": ["redraw", "x"],
+                            "beam:temperature=1": ["beam"]}.items():
+            with self.subTest(text), self.assertRaises(ValueError) as caught:
+                read_method(text)
+            for word in words:
+                self.assertIn(word, str(caught.exception))
+
+
+@needs_eval
+@needs_tiny
+class Runs(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def run_whole(self, name, *more, **settings):
+        code, _, err = harp_eval(*command(self.folder / name, "--quiet", *more, **settings))
+        self.assertEqual(code, 0, err)
+        return results(self.folder / name)
+
+    def test_killed_and_resumed_is_undisturbed(self):
+        whole = self.run_whole("whole")
+        self.assertEqual([len(examples) for examples in whole.values()], [10] * 4)
+        chance = random.Random(1)
+        for number in range(KILLS):
+            process = start(*command(self.folder / "killed", "--quiet"))
+            time.sleep(chance.uniform(0, 8))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        self.assertEqual(self.run_whole("killed"), whole)
+
+    def test_terminated_says_how_to_go_on(self):
+        process = start(*command(self.folder / "run", "--quiet", tasks="lambada_openai"))
+        while not (self.folder / "run/journal.sqlite").is_file():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, err)
+        self.assertIn("goes on", err)
+
+    def test_batches_do_not_matter(self):
+        self.assertEqual(self.run_whole("two", "--batch-size", 2), self.run_whole("five", "--batch-size", 5))
+
+    def test_generative(self):
+        whole = self.run_whole("run", "--protocol", "generative", "--limit", 2, "--seeds", "0,1", tasks="commonsense_qa",
+                               methods=["vanilla", "harp-nucleus", "beam", "pause"])
+        self.assertEqual(sorted((cell.method, cell.seed) for cell in whole),
+                         [("beam", 0), ("harp-nucleus", 0), ("harp-nucleus", 1), ("pause", 0), ("vanilla", 0)])
+        texts = {(cell.method, cell.seed): [example[2] for example in examples] for cell, examples in whole.items()}
+        self.assertNotEqual(texts["harp-nucleus", 0], texts["harp-nucleus", 1])
+
+    def test_another_configuration_is_refused(self):
+        before = self.run_whole("run", "--limit", 2)
+        code, _, err = harp_eval(*command(self.folder / "run", "--quiet", "--limit", 3))
+        self.assertEqual(code, 1)
+        self.assertIn("n_examples", err)
+        self.assertEqual(results(self.folder / "run"), before)
+
+    def test_report(self):
+        self.run_whole("run")
+        code, out, err = harp_eval("report", self.folder / "run")
+        self.assertEqual(code, 0, err)
+        for path in out.split():
+            self.assertIn("harp:threshold=0.5", Path(path).read_text())
+
+    def test_faults(self):
+        broken = self.folder / "data/lambada"
+        broken.mkdir(parents=True)
+        (broken / "lambada_test.jsonl").write_text('{"text": "one two"}\n{"text": 3}\n')
+        for more, settings, code, words in [
+            ([], {"model": "no.gguf"}, 2, ["no.gguf", "no such file"]),
+            ([], {"tasks": "magic"}, 2, ["magic", "gsm8k"]),
+            ([], {"methods": ["magic"]}, 2, ["magic", "vanilla"]),
+            ([], {"methods": ["nucleus"]}, 2, ["nucleus", "generative"]),
+            (["--seeds", "x"], {}, 2, ["--seeds", "x"]),
+            (["--limit", "0"], {}, 2, ["--limit", "0"]),
+            (["--data", self.folder / "nowhere"], {"tasks": "lambada_openai"}, 2, ["lambada_test.jsonl"]),
+            (["--data", self.folder / "data"], {"tasks": "lambada_openai"}, 2, ["line 2"]),
+            ([], {"model": MODELS / "random-t5.gguf"}, 1, ["encoder"]),
+        ]:
+            if not Path(settings.get("model", TINY)).is_file() and settings["model"] != "no.gguf":
+                continue
+            with self.subTest(words=words):
+                found, _, err = harp_eval(*command(self.folder / "run", "--quiet", *more, **settings))
+                self.assertEqual(found, code, err)
+                self.assertNotIn("Traceback", err)
+                for word in words:
+                    self.assertIn(word, err)
+
+
+@needs_eval
+@needs_tiny
+class LmEval(unittest.TestCase):
+    def test_model_harp(self):
+        """lm-eval's own command finds the model, and says what harp-eval says."""
+        with tempfile.TemporaryDirectory() as folder:
+            include = Path(sys.modules["harp.evaluation.journal"].__file__).parent / "tasks"
+            arguments = f"path={TINY},threshold=0.5,max_length=512,n_threads=1,llama_args={' '.join(EXACT)}"
+            done = subprocess.run([LM_EVAL, "--model", "harp", "--model_args", arguments, "--tasks", "harp_lambada_openai",
+                                   "--include_path", include, "--limit", "10", "--batch_size", "3", "--output_path", folder],
+                                  env=environment(HARP_EVAL_DATA=str(SHARED), HF_HUB_OFFLINE="1"), capture_output=True,
+                                  text=True, timeout=120, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+            [path] = Path(folder).rglob("results_*.json")
+            values = json.loads(path.read_text())["results"]["harp_lambada_openai"]
+            directory = Path(folder) / "ours"
+            code, _, err = harp_eval(*command(directory, "--quiet", tasks="lambada_openai", methods=["harp:threshold=0.5"]))
+            self.assertEqual(code, 0, err)
+            [examples] = results(directory).values()
+            self.assertAlmostEqual(values["acc,none"], sum(metrics["acc"] for _, metrics, *_ in examples) / 10)
+
+    def test_unknown_argument_is_named(self):
+        done = subprocess.run([LM_EVAL, "--model", "harp", "--model_args", f"path={TINY},magic=3", "--tasks", "harp_lambada_openai",
+                               "--include_path", Path(sys.modules["harp.evaluation.journal"].__file__).parent / "tasks"],
+                              env=environment(HARP_EVAL_DATA=str(SHARED), HF_HUB_OFFLINE="1"), capture_output=True, text=True,
+                              timeout=60, check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("magic", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""The report of an evaluation: one page that needs nothing else, whose numbers and sentences are those of the journal."""
+
+import html
+import re
+import sys
+import tempfile
+import unittest
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import synthetic_journal as synthetic
+from harp.evaluation.journal import ENTROPY_BINS, Cell, Example, Journal, JournalError
+from harp.evaluation.report import write_report
+from harp.evaluation.report_data import read_results, sweeps
+from harp.evaluation.report_text import sentence
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags, ids, attributes; complains of tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.attributes, self.open = [], [], [], []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.handle_startendtag(tag, attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        found = self.open.pop()
+        assert found == tag, (found, tag, self.getpos())
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words += data.replace("\N{NO-BREAK SPACE}", " ")
+
+
+class ReportTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.directory = Path(folder.name)
+
+    def write(self, columns, task="gsm8k", n=None, model="m"):
+        """A journal of {(method, seed): {id: value}} or, with the config's changes, (values, changes)."""
+        with synthetic.unsynced(self.directory) as journal:
+            for (method, seed), values in columns.items():
+                values, changes = values if isinstance(values, tuple) else (values, {})
+                config = synthetic.config(task, "vanilla" if method == "vanilla" else "harp", seed, n or len(values)) | changes
+                cell = Cell(model, task, method, seed)
+                journal.begin(cell, config)
+                for id, value in values.items():
+                    journal.add(cell, Example(str(id), {config["metric"]: value}, f"{method} says {id}", f"target {id}",
+                                              10, 1.0, 10, 5, [10] + [0] * (ENTROPY_BINS - 1)))
+
+    def page(self, baseline="vanilla"):
+        page_path, markdown_path = write_report(self.directory, baseline)
+        self.markdown = markdown_path.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+        self.html = page_path.read_text(encoding="utf-8")
+        page = Page(self.html)
+        self.assertEqual(len(page.ids), len(set(page.ids)))
+        for table in re.findall(r"(?:^\|.*\n)+", self.markdown, re.MULTILINE):
+            self.assertEqual(len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}), 1, table)
+        return page
+
+    def sentences(self):
+        return [sentence(pair).replace("\N{NO-BREAK SPACE}", " ") for pair in read_results(self.directory, "vanilla")[1]]
+
+
+class WholeReport(ReportTest):
+    def test_a_full_journal(self):
+        synthetic.write(self.directory, n=40, models=["SmolLM2"], tasks=["commonsense_qa", "cnn_dailymail"],
+                        unfinished=("beam", 25))
+        page = self.page()
+
+        # Nothing is loaded, nothing is run.
+        self.assertFalse({"script", "link", "img", "iframe", "object"} & set(page.tags))
+        for name, value in page.attributes:
+            if name in ("href", "xlink:href", "src"):
+                self.assertTrue(value.startswith("#"), value)
+        self.assertNotRegex(self.html, r"@import|url\((?!#)")
+
+        # Figures take the page's colour and leave its background; each reference finds its id.
+        self.assertEqual(page.tags.count("svg"), 2 + 1 + 2 + 1 + 1)  # thresholds, forest, cost, hesitations, entropies
+        self.assertIn("currentColor", self.html)
+        self.assertNotIn("#012345", self.html)
+        for reference in re.findall(r'(?:href="#|url\(#)([^")]+)', self.html):
+            self.assertIn(reference, page.ids)
+
+        # Texts of models are text.
+        self.assertNotIn("<b>", self.html)
+        self.assertIn("<b>answer</b> of harp & co", page.words)
+        self.assertNotIn("<b>", self.markdown)
+
+        self.assertIn("25 of 40", page.words)
+        self.assertIn("◐ 25 of 40", self.markdown)
+        self.assertIn("arXiv 2412.07282", page.words)
+        self.assertIn("78.79", page.words)
+        self.assertIn("0123456789abcdef" * 4, page.words)
+        columns, pairs = read_results(self.directory, "vanilla")
+        for column in columns:
+            if column.unit == "percent":
+                self.assertIn(f"{100 * column.mean:.1f} %", page.words)
+                self.assertIn(f"{100 * column.mean:.1f} %", self.markdown)
+        for pair in pairs:
+            self.assertIn(sentence(pair).replace("\N{NO-BREAK SPACE}", " "), page.words)
+
+        first = self.html
+        self.page()
+        self.assertEqual(self.html, first)
+        self.assertEqual(sorted(path.name for path in self.directory.glob("report*")), ["report.html", "report.md"])
+
+    def test_hostile_names(self):
+        name = 'a|b <script>alert("1")</script> $x$ _y_ & `z`\\'
+        values = {id: float(id % 3 == 0) for id in range(12)}
+        changes = {"task_title": name, "model_file": name, "versions": {name: name}, name: name, "paper_column": None}
+        for model in (name, "plain"):
+            self.write({("vanilla", 0): (values, changes), (name, 0): ({**values, 0: 0.0, 1: 1.0}, changes)}, model=model)
+        page = self.page()
+        self.assertNotIn("script", page.tags)
+        self.assertIn(name, page.words)
+        self.assertNotIn("<script", self.markdown)
+        drawn = [html.unescape(label) for label in re.findall(r"<text[^>]*>([^<]*)</text>", self.html)]
+        self.assertIn(name, drawn, "not as it is: taken for mathematics")
+        self.assertNotIn("paper", self.markdown.split("## Differences")[0])
+
+    def test_nothing_to_report(self):
+        with self.assertRaisesRegex(JournalError, "there is no journal"):
+            write_report(self.directory)
+        Journal(self.directory).close()
+        with self.assertRaisesRegex(JournalError, "nothing has been run yet"):
+            write_report(self.directory)
+        self.assertFalse((self.directory / "report.html").exists())
+
+    def test_without_a_baseline_or_examples(self):
+        self.write({("harp", 0): {1: 1.0, 2: 0.0}, ("harp-2", 0): {}}, n=2)
+        page = self.page()
+        self.assertIn("There is nothing to compare: no other method was run beside vanilla", page.words)
+        self.assertIn("There is nothing to compare", self.markdown)
+        self.assertIn("50.0 %", page.words)
+
+
+class Numbers(ReportTest):
+    def test_a_comparison(self):
+        vanilla = {id: float(id < 30) for id in range(100)}
+        self.write({("vanilla", 0): vanilla, ("harp", 0): vanilla | dict.fromkeys((30, 31, 32), 1.0) | {0: 0.0}})
+        said, = self.sentences()
+        self.assertRegex(said, r"^harp 32\.0 %, vanilla 30\.0 %: \+2\.0 points, 95 % interval −\d\.\d to \+\d\.\d: "
+                         r"no difference can be told; with 100 examples only one over \d\.\d points could have been seen\.$")
+
+    def test_verdicts(self):
+        ids = range(60)
+        zero = dict.fromkeys(ids, 0.0)
+        few = {id: float(id < 4) for id in ids}
+        for treatment, changes, told in (
+                (dict.fromkeys(ids, 1.0), {}, ": better, more than noise (p < 0.001)."),
+                (dict.fromkeys(ids, 1.0), {"higher_is_better": False}, ": worse, more than noise (p < 0.001)."),
+                (few, {}, "(p = 0.125, which counts where interval and test disagree); with 60"),
+                (zero, {}, "no example came out differently; with 60 examples at least 6 would have had to, all the same way "
+                           "(10.0 points).")):
+            with self.subTest(told), tempfile.TemporaryDirectory() as folder:
+                self.directory = Path(folder)
+                self.write({("vanilla", 0): (zero, changes), ("harp", 0): (treatment, changes)})
+                self.assertIn(told, self.sentences()[0])
+
+    def test_correction_over_tasks(self):
+        zero = dict.fromkeys(range(60), 0.0)
+        for task, wins in (("gsm8k", 6), ("commonsense_qa", 1)):
+            self.write({("vanilla", 0): zero, ("harp", 0): {id: float(id < wins) for id in zero}}, task)
+        pairs = {pair.column.task: pair for pair in read_results(self.directory, "vanilla")[1]}
+        self.assertAlmostEqual(pairs["gsm8k"].comparison.p_value, 1 / 32)
+        self.assertAlmostEqual(pairs["gsm8k"].adjusted_p, 2 / 32)
+        self.assertIn("no difference can be told after correction for 2 tasks (p = 0.062; p = 0.031 alone)",
+                      self.sentences()[1])
+
+    def test_common_examples_only(self):
+        vanilla = {id: float(id % 2) for id in range(20)}
+        self.write({("vanilla", 0): vanilla, ("harp", 0): dict.fromkeys(range(15), 1.0),
+                    ("harp", 1): dict.fromkeys(range(10, 20), 0.0)}, n=20)
+        columns, (pair,) = read_results(self.directory, "vanilla")
+        self.assertEqual((pair.comparison.n, pair.comparison.baseline, pair.comparison.treatment), (5, 0.4, 0.5))
+        self.assertEqual((columns[1].n, columns[1].n_examples), (5, 20))
+        self.assertAlmostEqual(columns[1].spread, 1 / np.sqrt(2))
+
+    def test_not_comparable(self):
+        values = {id: float(id % 2) for id in range(20)}
+        self.write({("vanilla", 0): values, ("harp", 0): (values, {"protocol": "lm-eval", "model_sha256": "ff"}),
+                    ("harp-2", 0): {1: 1.0}}, n=20)
+        page = self.page()
+        self.assertIn("harp: not comparable: run with another protocol and another model_sha256.", page.words)
+        self.assertIn("harp-2: fewer than two examples in common so far.", page.words)
+
+    def test_other_scales(self):
+        changes = {"metric": "perplexity", "binary": False, "higher_is_better": False}
+        vanilla = {id: 12.5 + id / 10 for id in range(20)}
+        harp = {id: value - 2 for id, value in vanilla.items()}
+        self.write({("vanilla", 0): (vanilla, changes), ("harp", 0): (harp, changes)})
+        self.assertRegex(self.sentences()[0], r"^harp 11\.45, vanilla 13\.45: −2, 95 % interval −2 to −2: better, ")
+        self.page()
+
+    def test_flips(self):
+        vanilla = {id: float(id < 30) for id in range(60)}
+        self.write({("vanilla", 0): vanilla,
+                    ("harp", 0): {id: 1.0 - value if id % 2 else value for id, value in vanilla.items()}})
+        pair, = read_results(self.directory, "vanilla")[1]
+        self.assertEqual([flip.id for flip in pair.worse], [str(id) for id in range(1, 20, 2)])
+        self.assertEqual([flip.id for flip in pair.better], [str(id) for id in range(31, 50, 2)])
+        self.assertEqual(vars(pair.better[0]), {"id": "31", "target": "target 31", "baseline": "vanilla says 31",
+                                                "treatment": "harp says 31"})
+
+    def test_sweeps(self):
+        values = {1: 1.0, 2: 0.0}
+        harp = {"enabled": True, **synthetic.HARP}
+        self.write({("vanilla", 0): values} | {
+            (f"harp-{index}", 0): (values, {"options": harp | changes}) for index, changes in enumerate((
+                {"threshold": 2.0, "seed": 5}, {"threshold": 0.5}, {"threshold": "inf"}, {"strength": 0.3},
+                {"threshold": 2.0, "beta": 0.7}, {"beta": 0.7}))})
+        found = {option: [[column.method for column in line] for line in lines]
+                 for (_, _, option), lines in sweeps(read_results(self.directory, "vanilla")[0]).items()}
+        self.assertEqual(found, {"threshold": [["harp-1", "harp-0"], ["harp-5", "harp-4"]], "beta": [["harp-0", "harp-4"]]})
+
+    def test_titles_are_told_apart(self):
+        values = {1: 1.0, 2: 0.0}
+        for task, protocol, title in (
+                ("gsm8k", "lm-eval", ["Questions"]),
+                ("commonsense_qa", "generative", ["Questions, generative", "Questions, lm-eval"]),
+                ("cnn_dailymail", "lm-eval", ["Questions, lm-eval, cnn_dailymail", "Questions, generative",
+                                              "Questions, lm-eval, gsm8k"])):
+            self.write({("vanilla", 0): (values, {"task_title": "Questions", "protocol": protocol})}, task)
+            self.assertEqual([column.title for column in read_results(self.directory, "vanilla")[0]], title)
+
+
+if __name__ == "__main__":
+    unittest.main()
