@@ -1,0 +1,47 @@
+#include "server/shutdown.h"
+
+#include <semaphore.h>
+
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+namespace harp::server {
+
+namespace {
+
+/// The one thing that a signal handler may touch. (std::counting_semaphore makes no such promise.)
+class Semaphore {
+  public:
+    Semaphore() { sem_init(&semaphore_, /*pshared=*/0, 0); }
+    void post() noexcept { sem_post(&semaphore_); }
+    void wait() noexcept {
+        while (sem_wait(&semaphore_) != 0 && errno == EINTR) {
+        }
+    }
+
+  private:
+    sem_t semaphore_{};
+};
+
+Semaphore requested;
+
+}  // namespace
+
+ShutdownThread::ShutdownThread(std::function<void(int)> shut_down)
+    : thread_([this, shut_down = std::move(shut_down)] {
+          requested.wait();
+          if (is_needed_) shut_down(SIGINT);
+      }) {}
+
+ShutdownThread::~ShutdownThread() {
+    is_needed_ = false;
+    requested.post();
+    thread_.join();
+}
+
+void request_shutdown() noexcept {
+    requested.post();
+}
+
+}  // namespace harp::server

@@ -1,0 +1,27 @@
+// Ends the server outside the signal handler that asks for it: what ends it takes locks that the interrupted thread may hold.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+namespace harp::server {
+
+/// While it lives, request_shutdown() makes a thread of its own call a function. One at a time.
+class ShutdownThread {
+  public:
+    explicit ShutdownThread(std::function<void(int)> shut_down);
+    /// Waits for a call that was begun.
+    ~ShutdownThread();
+    ShutdownThread(const ShutdownThread &) = delete;
+    ShutdownThread & operator=(const ShutdownThread &) = delete;
+
+  private:
+    std::atomic<bool> is_needed_{true};
+    std::thread thread_;
+};
+
+/// For signal handlers: async-signal-safe. No-op without a ShutdownThread.
+void request_shutdown() noexcept;
+
+}  // namespace harp::server

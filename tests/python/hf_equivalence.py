@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""lm-eval's own Hugging Face backend and `--model harp` with HARP off give the same: same weights, same examples.
+
+    tests/python/hf_equivalence.py [--limit 200] [--model F32.gguf] [--threads 2]
+
+Both read one float32 GGUF file. Prints the largest difference of the log-likelihoods, both accuracies, and examples a second
+(scoring alone, without loading). Not part of ./test: it needs torch and transformers (in build/hf/venv, made on the first call,
+some 5 GB) and the shared data.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/support"))
+from programs import MODELS, SHARED
+
+VENV = ROOT / "build/hf/venv/bin"
+OURS = ROOT / ".deps/venv/bin"
+TASKS_FOLDER = ROOT / "python/harp/evaluation/tasks"
+TASKS = ["harp_lambada_openai", "harp_commonsense_qa"]
+TOLERANCE = 1e-2  # nats
+
+# lm_eval's command, with a clock around the scoring
+TIMED = """
+import sys, time
+import lm_eval.api.model as api
+if sys.argv.pop(1) == "harp":
+    from harp.lm_eval_model import HarpLM as Model
+else:
+    from lm_eval.models.huggingface import HFLM as Model
+score = Model._loglikelihood_tokens
+def timed(self, requests, *arguments, **more):
+    start = time.perf_counter()
+    answers = score(self, requests, *arguments, **more)
+    print("SECONDS", time.perf_counter() - start, file=sys.stderr)
+    return answers
+Model._loglikelihood_tokens = timed
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+def ensure_hugging_face():
+    if not (VENV / "lm_eval").is_file():
+        subprocess.run([sys.executable, "-m", "venv", VENV.parent], check=True)
+        subprocess.run([VENV / "pip", "install", "-q", "torch", "transformers", "accelerate", "gguf", "lm-eval==0.4.13"],
+                       check=True)
+
+
+def run(python, model, arguments, task, options):
+    """({document: [log-likelihood]}, accuracy, seconds)"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [python, "-c", TIMED, model, "--model", model, "--model_args", arguments, "--tasks", task, "--include_path",
+             TASKS_FOLDER, "--limit", str(options.limit), "--batch_size", "8", "--device", "cpu", "--log_samples", "--output_path", folder],
+            env={**os.environ, "HARP_EVAL_DATA": str(SHARED), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(done.stderr[-3000:])
+        [samples] = Path(folder).rglob(f"samples_{task}_*.jsonl")
+        [results] = Path(folder).rglob("results_*.json")
+        values = {sample["doc_id"]: [float(answer[0][0]) for answer in sample["resps"]]
+                  for sample in map(json.loads, samples.read_text().splitlines())}
+        accuracy = json.loads(results.read_text())["results"][task]["acc,none"]
+    seconds = sum(float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("SECONDS"))
+    return values, accuracy, seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", type=Path, default=MODELS / "SmolLM2-135M-Instruct-F32.gguf")
+    options = parser.parse_args()
+    ensure_hugging_face()
+    failed = False
+    for task in TASKS:
+        theirs, their_accuracy, their_seconds = run(
+            VENV / "python", "hf", f"pretrained={options.model.parent},gguf_file={options.model.name},dtype=float32",
+            task, options)
+        ours, accuracy, seconds = run(
+            OURS / "python", "harp", f"path={options.model},enabled=False,max_length=1024,n_threads={options.threads},"
+            "llama_args=-ctk f32 -ctv f32 -fa off", task, options)
+        pairs = [(a, b) for document in theirs for a, b in zip(theirs[document], ours[document], strict=True)]
+        largest = max(abs(a - b) for a, b in pairs)
+        print(f"{task}: {len(pairs)} log-likelihoods of {len(theirs)} examples, largest difference {largest:.2g} nats; "
+              f"accuracy {their_accuracy:.4f} (Hugging Face), {accuracy:.4f} (harp); "
+              f"{len(theirs) / their_seconds:.2f} and {len(ours) / seconds:.2f} examples/s")
+        failed = failed or largest > TOLERANCE or accuracy != their_accuracy or set(theirs) != set(ours)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
