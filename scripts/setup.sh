@@ -175,8 +175,11 @@ configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds t
         say "    the repository was moved: building anew"
         rm -rf "$build"
     fi
-    if [[ -f $build/build.ninja ]] && { [[ $1 == OFF ]] || { cached HARP_BUILD_TESTS ON && cached HARP_SANITIZER_TESTS ON; }; }; then return 0; fi
-    local options=("-DHARP_BUILD_TESTS=$1" "-DHARP_BUILD_BENCH=$1" "-DHARP_SANITIZER_TESTS=$1")
+    if [[ -f $build/build.ninja ]] && { [[ $1 == OFF ]] || {
+        cached HARP_BUILD_TESTS ON && cached HARP_SANITIZER_TESTS ON && cached HARP_BUILD_PYTHON ON
+    }; }; then return 0; fi
+    local options=("-DHARP_BUILD_TESTS=$1" "-DHARP_BUILD_BENCH=$1" "-DHARP_SANITIZER_TESTS=$1" "-DHARP_BUILD_PYTHON=$1")
+    if [[ $1 == ON ]]; then options+=("-DPython_EXECUTABLE=$venv_python"); fi
     if command -v ccache >/dev/null; then
         options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
     fi

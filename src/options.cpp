@@ -50,6 +50,13 @@ Parsed parse(std::string_view text, std::string_view, T & value) {
     const char * end = text.data() + text.size();
     const auto [rest, error] = std::from_chars(text.data(), end, value);
     if (rest != end || error == std::errc::invalid_argument) return Parsed::malformed;
+    if constexpr (std::is_same_v<T, float>) {
+        double wide = 0;  // too small for a float is as good as 0
+        if (error == std::errc::result_out_of_range && parse(text, {}, wide) == Parsed::ok && std::fabs(wide) < 1) {
+            value = 0;
+            return Parsed::ok;
+        }
+    }
     return error == std::errc() ? Parsed::ok : Parsed::out_of_range;
 }
 

@@ -9,6 +9,7 @@ import gc
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 import harp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import HARP, MODELS, SMOL, TINY, environment, needs_smol, needs_tiny
+from programs import HARP, MODELS, ROOT, SMOL, TINY, environment, needs_smol, needs_tiny
 from running_server import EXACT
 
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
@@ -281,6 +282,17 @@ class Errors(unittest.TestCase):
     def test_errors_cross_processes(self):
         error = pickle.loads(pickle.dumps(harp.HarpError("words", "io")))
         self.assertEqual((str(error), error.code), ("words", "io"))
+
+
+@needs_tiny
+class Documentation(unittest.TestCase):
+    def test_example(self):
+        text = (ROOT / "docs/PYTHON.md").read_text()
+        [example] = re.findall(r"<!-- tested -->\n```python\n(.*?)```", text, re.DOTALL)
+        done = subprocess.run([sys.executable, "-c", example.replace("model.gguf", str(TINY))], env=environment(),
+                              capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("(4, 512)", done.stdout)
 
 
 @needs_smol

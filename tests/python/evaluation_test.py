@@ -5,6 +5,7 @@ Needs the package with its extra `eval`, the tiny model and the shared data; ski
 """
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from running_server import EXACT
 
 HARP_EVAL = Path(sys.executable).with_name("harp-eval")
 LM_EVAL = Path(sys.executable).with_name("lm_eval")
-KILLS = 4
+KILLS = int(os.environ.get("HARP_TEST_KILLS", "4"))  # of a run
 needs_eval = unittest.skipUnless(lm_eval and SHARED.is_dir(), "no lm-eval, or no shared data")
 
 
