@@ -105,8 +105,7 @@ TEST_P(AcceptedText, RoundTrips) {
 
 INSTANTIATE_TEST_SUITE_P(Table, AcceptedText,
                          testing::Values(Accepted{"threshold", "0", "0"}, Accepted{"threshold", "inf", "inf"},
-                                         Accepted{"threshold", "1e-3", "0.001"},
-                                         Accepted{"strength", "5e-324", "0"},
+                                         Accepted{"threshold", "1e-3", "0.001"}, Accepted{"strength", "5e-324", "0"},
                                          Accepted{"threshold", "0.1000000000000000055511151231257827", "0.1"},
                                          Accepted{"threshold", "0.30000000000000004", "0.30000000000000004"},
                                          Accepted{"beta", "0", "0"}, Accepted{"beta", "1", "1"},
