@@ -84,19 +84,24 @@ nb::tuple forward(nb::handle self_handle, const std::vector<llama_token> & token
         if (tokens.empty()) throw Error(ErrorCode::invalid_input, "there are no tokens");
         const llama_seq_id sequence = 0;
         const llama_pos first = pass.memory_seq_pos_max(sequence) + 1;
+        if (all && tokens.size() > pass.n_batch()) {
+            throw Error(ErrorCode::invalid_input, std::to_string(tokens.size()) + " rows of logits; allowed: 1.." +
+                                                      std::to_string(pass.n_batch()) + " (a batch) in one call");
+        }
         size_t decoded = 0;
         while (decoded < tokens.size()) {
             const size_t n = std::min<size_t>(tokens.size() - decoded, pass.n_batch());
-            if (all && n < tokens.size()) {
-                throw Error(ErrorCode::invalid_input, std::to_string(tokens.size()) + " rows of logits; allowed: 1.." +
-                                                          std::to_string(pass.n_batch()) + " (a batch) in one call");
-            }
             forward::BatchRows rows;
             for (size_t i = 0; i < n; ++i) {
                 const size_t k = decoded + i;
                 rows.add(tokens[k], first + static_cast<llama_pos>(k), {&sequence, 1}, all || k + 1 == tokens.size());
             }
-            pass.decode(rows.view());
+            try {
+                pass.decode(rows.view());
+            } catch (...) {  // the batches before it are taken back too
+                pass.memory_seq_rm(sequence, first, -1);
+                throw;
+            }
             decoded += n;
         }
         logits = all ? pass.all_logits() : pass.logits(-1);

@@ -42,8 +42,8 @@ def generated(prompt, *flags, n=32):
                    *flags)
 
 
-def tiny(**more):
-    return harp.Model(TINY, n_threads=1, llama_args=EXACT, **more)
+def tiny(*flags):
+    return harp.Model(TINY, n_threads=1, llama_args=[*EXACT, *flags])
 
 
 class Options(unittest.TestCase):
@@ -228,6 +228,16 @@ class Logits(unittest.TestCase):
         session.truncate(3)
         self.assertEqual(session.n_past, 3)
         np.testing.assert_allclose(session.forward(tokens[3:]).logits, whole, atol=1e-3)
+
+    def test_full_context_leaves_the_sequence_as_it_was(self):
+        session = harp.Session(tiny("-b", "16"), None, n_ctx=256)
+        session.forward([1, 2, 3])
+        with self.assertRaises(harp.HarpError) as caught:
+            session.forward([4] * 300)
+        self.assertEqual(caught.exception.code, "context_full")
+        self.assertEqual(session.n_past, 3)
+        session.forward([4] * 40)
+        self.assertEqual(session.n_past, 43)
 
     def test_view_outlives_the_names_of_its_session(self):
         logits = harp.Session(tiny(), None, n_ctx=64).forward([1, 2, 3]).logits

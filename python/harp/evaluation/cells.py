@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -50,9 +52,10 @@ class CellRunner:
                          max_length=spec.max_length, seed_of_sampler=spec.seed, beams=method.beams, pause=method.pause,
                          **options)
         is_chat = spec.protocol == "generative" and self.lm.model.has_chat_template
-        self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,
-                                     chat_template=self.lm.apply_chat_template if is_chat else None,
-                                     tokenizer_name=self.lm.tokenizer_name if is_chat else "")
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own, for a second of work
+            self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,
+                                         chat_template=self.lm.apply_chat_template if is_chat else None,
+                                         tokenizer_name=self.lm.tokenizer_name if is_chat else "")
         self._instances: dict[int, list] = {}
         for instance in self.task.instances:
             self._instances.setdefault(instance.doc_id, []).append(instance)
