@@ -18,6 +18,12 @@ def main(arguments=None) -> int:
     except KeyboardInterrupt:
         print("harp-eval: interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        print(f"harp-eval: the module {error.name} is missing: pip install with the extra, \".[eval]\" or \".[ray]\"", file=sys.stderr)
+        return EXIT_FAILURE
+    except BrokenPipeError:  # whoever read the output has enough
+        sys.stdout = None
+        return EXIT_FAILURE
     except _expected_errors() as error:
         print(f"harp-eval: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, (ValueError, FileNotFoundError)) else EXIT_FAILURE
