@@ -19,7 +19,8 @@ def main(arguments=None) -> int:
         print("harp-eval: interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ModuleNotFoundError as error:
-        print(f"harp-eval: the module {error.name} is missing: pip install with the extra, \".[eval]\" or \".[ray]\"", file=sys.stderr)
+        print(f"harp-eval: the module {error.name} is missing: pip install with the extra, \".[eval]\" or \".[ray]\"",
+              file=sys.stderr)
         return EXIT_FAILURE
     except BrokenPipeError:  # whoever read the output has enough
         sys.stdout = None
