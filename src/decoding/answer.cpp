@@ -42,6 +42,11 @@ void check_prompt(const ForwardPass & pass, const std::vector<llama_token> & pro
     }
 }
 
+void accept_prompt(common_sampler & sampler, const std::vector<llama_token> & prompt) {
+    common_sampler_reset(&sampler);
+    for (const llama_token token : prompt) common_sampler_accept(&sampler, token, /*is_generated=*/false);
+}
+
 Answer::Answer(ForwardPass & pass, common_sampler & sampler, GenerationLimits limits)
     : sampler_(&sampler), vocab_(llama_model_get_vocab(llama_get_model(pass.context()))), limits_(std::move(limits)) {}
 

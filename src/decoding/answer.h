@@ -44,6 +44,9 @@ struct GenerationResult {
 /// @throws Error{invalid_input} if a prompt is empty, or leaves no room in the context for a token
 void check_prompt(const ForwardPass & pass, const std::vector<llama_token> & prompt);
 
+/// Begins a sampler anew behind a prompt.
+void accept_prompt(common_sampler & sampler, const std::vector<llama_token> & prompt);
+
 class Answer {
   public:
     /// @param sampler borrowed; has accepted the prompt

@@ -42,8 +42,7 @@ void BatchGenerator::begin(llama_seq_id sequence) {
     const auto & prompt = slot->asked.prompt;
     if (slot->asked.options) pass_.set_sequence_options(sequence, *slot->asked.options, slot->asked.mask_sequence);
     pass_.set_prompt_end(sequence, static_cast<llama_pos>(prompt.size()));
-    common_sampler_reset(slot->asked.sampler.get());
-    for (const llama_token token : prompt) common_sampler_accept(slot->asked.sampler.get(), token, false);
+    accept_prompt(*slot->asked.sampler, prompt);
     slot->pending = prompt;
     slots_[static_cast<size_t>(sequence)] = std::move(slot);
 }

@@ -19,15 +19,17 @@ void add_score(ScoreResult & result, std::span<const float> vanilla, std::span<c
         return std::all_of(logits.begin(), logits.end(), [&](float other) { return other <= mine; });
     };
     result.tokens.push_back(score_token(vanilla, mixed, record, token));
-    result.is_greedy = result.is_greedy && is_largest(mixed);
-    result.is_vanilla_greedy = result.is_vanilla_greedy && is_largest(vanilla);
+    const bool is_greedy = is_largest(mixed);
+    const bool is_vanilla_greedy = vanilla.data() == mixed.data() ? is_greedy : is_largest(vanilla);
+    result.is_greedy = result.is_greedy && is_greedy;
+    result.is_vanilla_greedy = result.is_vanilla_greedy && is_vanilla_greedy;
 }
 
 }  // namespace
 
 BatchScorer::BatchScorer(ForwardPass & pass) : pass_(pass), slots_(pass.n_seq_max()) {
     pass_.memory_clear(false);
-    for (size_t s = 0; s < slots_.size() && pass_.enabled(); ++s) {
+    for (size_t s = 0; s < slots_.size(); ++s) {
         pass_.keep_vanilla_logits(static_cast<llama_seq_id>(s), true);
     }
 }

@@ -41,8 +41,7 @@ size_t Generator::set_prompt(const std::vector<llama_token> & tokens, const OnPr
     check_prompt(pass_, tokens);
     const size_t n_kept = keep_common_prefix(tokens);
     pass_.set_prompt_end(sequence_, static_cast<llama_pos>(tokens.size()));
-    common_sampler_reset(&sampler_);
-    for (const llama_token token : tokens) common_sampler_accept(&sampler_, token, /*is_generated=*/false);
+    accept_prompt(sampler_, tokens);
 
     const size_t total = tokens.size() - n_kept;
     for (size_t done = 0; done < total;) {

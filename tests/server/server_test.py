@@ -406,7 +406,6 @@ class Chat(ServerTest):
             self.assertEqual(json.loads(call.arguments), {"city": "Paris"})
 
 
-@needs_smol
 @needs_tiny
 class Router(unittest.TestCase):
     """A server for several models, which starts one of its own kind for each."""
@@ -448,6 +447,7 @@ class BackEndSampling(ServerTest):
         self.assertEqual(self.server.post("/completion", body)["content"], generate(PROMPTS[0], n=32))
 
 
+@needs_smol
 class Documentation(ServerTest):
     """The examples of docs/SERVER.md, as a reader would run them."""
 

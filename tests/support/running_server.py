@@ -26,7 +26,8 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([program, *(["-m", str(model)] if model else []), "--port", str(self.port), *flags], env=environment(),
+        named = ["-m", str(model)] if model else []
+        self.process = subprocess.Popen([program, *named, "--port", str(self.port), *flags], env=environment(),
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():

@@ -68,11 +68,6 @@ class CellRunner:
             cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, llama_args=spec.llama_args)
         return cls._model[1]
 
-    @property
-    def ids(self) -> list[str]:
-        """Of all examples."""
-        return [str(number) for number in sorted(self._instances)]
-
     def run(self, ids: Iterable[str], on_example: Callable[[Example], None]) -> None:
         """Works at many examples at once; on_example gets each as it is finished."""
         instances = [instance for id in ids for instance in self._instances[int(id)]]

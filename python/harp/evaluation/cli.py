@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -34,14 +33,15 @@ def _expected_errors():
     from harp import HarpError
 
     from .journal import JournalError
-    return JournalError, HarpError, ValueError, OSError, PackageNotFoundError
+    return JournalError, HarpError, ValueError, OSError
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="harp-eval", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run methods on tasks with models; again: go on", formatter_class=_Formatter,
+    run = commands.add_parser("run", help="run methods on tasks with models; again: go on",
+                              formatter_class=argparse.RawDescriptionHelpFormatter,
                               description="Runs methods on tasks with models. What is finished is in DIR/journal.sqlite at "
                               "once: after an interruption, kill -9 included, the same command goes on.",
                               epilog=_RUN_HELP)
@@ -71,10 +71,6 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="the tasks and the presets of methods")
     listing.set_defaults(run=_list)
     return top
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    pass
 
 
 _RUN_HELP = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import mmap
 from collections.abc import Callable, Iterable, Iterator
@@ -54,16 +55,14 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
     """
     specs = list(plan.cells())
     check_names(specs)
-    hashes = {path: sha256_of(path) for path in plan.models}
     n_run = 0
     with Journal(directory) as journal:
         # all cells are declared before the first is run: what cannot be run, or is there otherwise, is said at once
         todo = []
         for spec in specs:
-            task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit)
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
-            ids = [str(number) for number in range(len(task.eval_docs))]
-            journal.begin(cell, config_of(spec, hashes[spec.model_path], len(ids)))
+            ids = [str(number) for number in range(count_examples(spec.task, spec.protocol, spec.data, spec.limit))]
+            journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
             todo.append((spec, cell, [id for id in ids if id not in finished]))
         for number, (spec, cell, ids) in enumerate(todo, 1):
@@ -93,7 +92,12 @@ def label_of(model_path: str) -> str:
     return Path(model_path).name.removesuffix(".gguf")
 
 
-def config_of(spec: CellSpec, model_sha256: str, n_examples: int) -> dict:
+@functools.cache
+def count_examples(task: str, protocol: str, data: str, limit: int | None) -> int:
+    return len(tasks.load(task, protocol, data, limit).eval_docs)
+
+
+def config_of(spec: CellSpec, n_examples: int) -> dict:
     """All that the results of a cell depend on."""
     task = tasks.TASKS[spec.task]
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
@@ -103,13 +107,15 @@ def config_of(spec: CellSpec, model_sha256: str, n_examples: int) -> dict:
         "decoding": spec.method.decoding, "sampling": spec.method.sampling, "protocol": spec.protocol,
         "metric": task.metric, "binary": task.binary, "higher_is_better": True, "n_examples": n_examples,
         "task_title": task.title, "paper_column": task.paper_column,
-        "model_file": Path(spec.model_path).name, "model_sha256": model_sha256,
+        "model_file": Path(spec.model_path).name, "model_sha256": sha256_of(Path(spec.model_path)),
         "max_length": spec.max_length, "llama_args": list(spec.llama_args),
         "data_sha256": {name: sha256_of(data / name) for name in task.files[spec.protocol]},
         "versions": {"harp": harp.__version__, "llama.cpp": harp.build_info()["llama.cpp"], "lm-eval": version("lm-eval")},
     }
 
 
-def sha256_of(path: str | Path) -> str:
+@functools.cache
+def sha256_of(path: Path) -> str:
+    """Read once in a run, however many cells depend on it."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return hashlib.sha256(content).hexdigest()
