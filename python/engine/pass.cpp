@@ -48,26 +48,35 @@ nb::tuple step_generator(Pass & self) {
     return nb::make_tuple(token_list, result_list);
 }
 
-/// One batch of scoring: [(request, (vanilla, harp, entropy, hesitated lists, is_greedy, is_vanilla_greedy, seconds))].
+nb::tuple score_tuple(const ScoreResult & result) {
+    std::vector<double> vanilla, harp, entropy;
+    nb::list hesitated;
+    for (const auto & token : result.tokens) {
+        vanilla.push_back(token.vanilla);
+        harp.push_back(token.harp);
+        entropy.push_back(token.record.entropy);
+        hesitated.append(token.record.hesitated);
+    }
+    return nb::make_tuple(vanilla, harp, entropy, hesitated, result.is_greedy, result.is_vanilla_greedy,
+                          result.seconds);
+}
+
+/// One batch of scoring: [(request, [for each of its options (vanilla, harp, entropy, hesitated lists, is_greedy,
+/// is_vanilla_greedy, seconds)])].
 nb::list step_scorer(Pass & self) {
-    std::vector<std::pair<size_t, ScoreResult>> results;
+    std::vector<std::pair<size_t, std::vector<ScoreResult>>> finished;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        self.scorer().step([&](size_t request, const ScoreResult & result) { results.emplace_back(request, result); });
+        self.scorer().step([&](size_t request, std::span<const ScoreResult> results) {
+            finished.emplace_back(request, std::vector<ScoreResult>(results.begin(), results.end()));
+        });
     }
     nb::list list;
-    for (const auto & [request, result] : results) {
-        std::vector<double> vanilla, harp, entropy;
-        nb::list hesitated;
-        for (const auto & token : result.tokens) {
-            vanilla.push_back(token.vanilla);
-            harp.push_back(token.harp);
-            entropy.push_back(token.record.entropy);
-            hesitated.append(token.record.hesitated);
-        }
-        list.append(nb::make_tuple(request, nb::make_tuple(vanilla, harp, entropy, hesitated, result.is_greedy,
-                                                           result.is_vanilla_greedy, result.seconds)));
+    for (const auto & [request, results] : finished) {
+        nb::list scores;
+        for (const ScoreResult & result : results) scores.append(score_tuple(result));
+        list.append(nb::make_tuple(request, scores));
     }
     return list;
 }
@@ -281,12 +290,14 @@ void bind_pass(nb::module_ & module) {
         .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch")
         .def(
             "submit_score",
-            [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context, const OptionTexts & options,
-               uint32_t mask_sequence) {
+            [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,
+               const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_sequence) {
+                std::vector<Options> sets;
+                for (const auto & texts : options) sets.push_back(*read_options(texts));
                 const auto held = self.hold();
-                return self.scorer().submit({tokens, n_context, read_options(options), mask_sequence});
+                return self.scorer().submit({tokens, n_context, std::move(sets), mask_sequence});
             },
-            "tokens"_a, "n_context"_a, "options"_a.none(), "mask_sequence"_a)
+            "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a)
         .def("step_score", &step_scorer, "[(request, result)] of one batch")
         .def("abandon_scores",
              [](Pass & self) {

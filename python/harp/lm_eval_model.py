@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -56,6 +56,7 @@ class HarpLM(TemplateLM):
         pause: texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
         n_threads: None leaves it to llama.cpp.
         llama_args: more flags of llama.cpp, separated by spaces.
+        beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
     """
 
@@ -63,7 +64,7 @@ class HarpLM(TemplateLM):
                  batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
                  max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None, llama_args: str = "",
-                 model: Model | None = None, **options):
+                 model: Model | None = None, beside: Sequence[HarpOptions | None] = (), **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
@@ -76,6 +77,7 @@ class HarpLM(TemplateLM):
             model = Model(path or pretrained, n_threads=n_threads, llama_args=llama_args.split())
         self.model = model
         self.options = HarpOptions(**options) if enabled else None
+        self.beside = list(beside)
         n_sequences = beams if beams > 1 else 8 if batch_size == "auto" else int(batch_size)
         self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
         self.max_length = max_length
@@ -85,8 +87,9 @@ class HarpLM(TemplateLM):
         self.beams = beams
         self.pause_tokens = pause * model.tokenize(pause_text, add_special=False)
         self._bos_text = model.detokenize([model.bos], special=True) if model.bos >= 0 else ""
-        #: called as each request is answered: its index, the response, and what it took
-        self.on_response: Callable[[int, object, Cost], None] | None = None
+        #: called as each request is answered: its index, the response, and what it took; then for each option set beside,
+        #: which is 1, 2, ...
+        self.on_response: Callable[[int, object, Cost, int], None] | None = None
 
     # What TemplateLM asks for
 
@@ -130,17 +133,18 @@ class HarpLM(TemplateLM):
         responses: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         progress = tqdm(total=len(pairs), desc="loglikelihood", disable=disable_tqdm)
 
-        def on_score(index: int, score: Score) -> None:
-            responses[index] = score.log_likelihood, score.is_greedy
+        def on_scores(index: int, scores: list[Score]) -> None:
+            responses[index] = scores[0].log_likelihood, scores[0].is_greedy
             progress.update()
             strings = requests[index][0]
             if strings is not None:
                 self.cache_hook.add_partial("loglikelihood", strings, responses[index])
-            self._report(index, responses[index], Cost(len(score.harp), score.seconds, len(score.harp),
-                                                       int(score.hesitated.sum()), score.entropies))
+            for which, score in enumerate(scores):
+                cost = Cost(len(score.harp), score.seconds, len(score.harp), int(score.hesitated.sum()), score.entropies)
+                self._report(index, (score.log_likelihood, score.is_greedy), cost, which)
 
         with progress:
-            self.session.score(pairs, mask_sequences=families, on_score=on_score)
+            self.session.score_each(pairs, [self.options, *self.beside], mask_sequences=families, on_scores=on_scores)
         return responses
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
@@ -202,9 +206,9 @@ class HarpLM(TemplateLM):
     def _family(self, context: str) -> int:
         return 0 if self.shared_masks else zlib.crc32(context.encode())
 
-    def _report(self, index: int, response: object, cost: Cost) -> None:
+    def _report(self, index: int, response: object, cost: Cost, which: int = 0) -> None:
         if self.on_response:
-            self.on_response(index, response, cost)
+            self.on_response(index, response, cost, which)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _engine
+from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, texts
 
@@ -192,27 +193,50 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
         """
+        scores = self.score_each(requests, [options or self.options], mask_sequences=mask_sequences,
+                                 on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
+        return [score for [score] in scores]
+
+    def score_each(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
+                   options: Sequence[HarpOptions | None], *, mask_sequences: Iterable[int] | None = None,
+                   on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
+        """score() with several options at the cost of one: for each request a Score for each of ``options``.
+
+        They may differ in ``threshold`` and ``beta``, with ``redraw`` 0; None among them is vanilla. Up to rounding each is
+        what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
+
+        Raises:
+            HarpError: as score(); ``invalid_option`` if the options cannot share a reading.
+        """
         requests = list(requests)
+        if len(options) > 1 and not self.options:
+            raise HarpError("options: several, and the session is without HARP", "invalid_option")
+        if len(options) > 1:
+            options = [one or HarpOptions(threshold=float("inf")) for one in options]
+        option_texts = [texts(one) for one in options if one]
         families = [0] * len(requests) if mask_sequences is None else list(mask_sequences)
-        scores: list[Score | None] = [None] * len(requests)
+        scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
         try:
             for index, ((context, continuation), family) in enumerate(zip(requests, families, strict=True)):
                 context, continuation = self._tokens(context), self._tokens(continuation, add_special=False)
-                request = self._pass.submit_score([*context, *continuation], len(context),
-                                                  texts(options or self.options), family)
+                request = self._pass.submit_score([*context, *continuation], len(context), option_texts, family)
                 index_of[request] = index
             while index_of:
-                for request, (vanilla, harp, entropies, hesitated, greedy, vanilla_greedy, seconds) in self._pass.step_score():
+                for request, results in self._pass.step_score():
                     index = index_of.pop(request)
-                    scores[index] = Score(np.array(vanilla), np.array(harp), np.array(entropies), np.array(hesitated),
-                                          greedy, vanilla_greedy, seconds)
-                    if on_score:
-                        on_score(index, scores[index])
+                    scores[index] = [self._score(*result) for result in results]
+                    if on_scores:
+                        on_scores(index, scores[index])
         finally:
             if index_of:
                 self._pass.abandon_scores()
         return scores
+
+    @staticmethod
+    def _score(vanilla, harp, entropies, hesitated, is_greedy, is_vanilla_greedy, seconds) -> Score:
+        return Score(np.array(vanilla), np.array(harp), np.array(entropies), np.array(hesitated), is_greedy,
+                     is_vanilla_greedy, seconds)
 
     def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
         """Appends tokens to the session's sequence; the logits after the last one, or after each.

@@ -2,32 +2,72 @@
 
 #include <algorithm>
 #include <chrono>
-#include <span>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "forward/batch_rows.h"
+#include "method/entropy.h"
+#include "method/mixing.h"
 
 namespace harp::decoding {
 
 namespace {
 
-void add_score(ScoreResult & result, std::span<const float> vanilla, std::span<const float> mixed,
+/// A distribution of which several tokens are asked.
+class Distribution {
+  public:
+    explicit Distribution(std::span<const float> logits)
+        : logits_(logits),
+          log_sum_exp_(method::summarise_softmax(logits).log_sum_exp),
+          largest_(*std::max_element(logits.begin(), logits.end())) {}
+
+    [[nodiscard]] double log_probability(llama_token token) const noexcept {
+        return static_cast<double>(logits_[static_cast<size_t>(token)]) - log_sum_exp_;
+    }
+    [[nodiscard]] bool is_greedy(llama_token token) const noexcept {
+        return logits_[static_cast<size_t>(token)] == largest_;
+    }
+
+  private:
+    std::span<const float> logits_;
+    double log_sum_exp_;
+    float largest_;
+};
+
+void add_score(ScoreResult & result, const Distribution & vanilla, const Distribution & mixed,
                const StepRecord & record, llama_token token) {
-    const auto is_largest = [&](std::span<const float> logits) {
-        const float mine = logits[static_cast<size_t>(token)];
-        return std::all_of(logits.begin(), logits.end(), [&](float other) { return other <= mine; });
-    };
-    result.tokens.push_back(score_token(vanilla, mixed, record, token));
-    const bool is_greedy = is_largest(mixed);
-    const bool is_vanilla_greedy = vanilla.data() == mixed.data() ? is_greedy : is_largest(vanilla);
-    result.is_greedy = result.is_greedy && is_greedy;
-    result.is_vanilla_greedy = result.is_vanilla_greedy && is_vanilla_greedy;
+    result.tokens.push_back({vanilla.log_probability(token), mixed.log_probability(token), record});
+    result.is_greedy = result.is_greedy && mixed.is_greedy(token);
+    result.is_vanilla_greedy = result.is_vanilla_greedy && vanilla.is_greedy(token);
+}
+
+/// What serves several options at once: hesitates where any of them does, and leaves the reframed logits unmixed.
+Options shared_reading(std::span<const Options> asked) {
+    Options reading;
+    reading.threshold = std::numeric_limits<double>::infinity();
+    for (const Options & options : asked) {
+        if (options.is_vanilla()) continue;
+        Options other = options;
+        other.threshold = std::min(other.threshold, reading.threshold);
+        other.beta = 0;
+        reading = reading.is_vanilla() ? other : reading;
+        reading.threshold = other.threshold;
+        if (reading != other)
+            throw Error(ErrorCode::invalid_option, "options: several for one reading may differ in threshold and beta");
+        if (other.redraw != 0) {
+            throw Error(ErrorCode::invalid_option, "redraw: " + std::to_string(other.redraw) +
+                                                       " draws masks where it hesitates, so that several thresholds "
+                                                       "cannot share a reading; allowed: 0");
+        }
+    }
+    return reading;
 }
 
 }  // namespace
 
-BatchScorer::BatchScorer(ForwardPass & pass) : pass_(pass), slots_(pass.n_seq_max()) {
+BatchScorer::BatchScorer(ForwardPass & pass)
+    : pass_(pass), mixed_(static_cast<size_t>(pass.n_vocab())), slots_(pass.n_seq_max()) {
     pass_.memory_clear(false);
     for (size_t s = 0; s < slots_.size(); ++s) {
         pass_.keep_vanilla_logits(static_cast<llama_seq_id>(s), true);
@@ -43,7 +83,10 @@ size_t BatchScorer::submit(ScoreRequest request) {
                                                   " tokens and the context room for " +
                                                   std::to_string(pass_.n_ctx_seq()));
     }
-    if (request.options) validate(*request.options);
+    for (const Options & options : request.options) validate(options);
+    Options reading;
+    if (request.options.size() == 1) reading = request.options.front();
+    if (request.options.size() > 1) reading = shared_reading(request.options);
     const Member member{n_submitted_, request.tokens.back()};
     std::vector<llama_token> prefix(request.tokens.begin(), request.tokens.end() - 1);
     std::weak_ptr<Group> & known = by_prefix_[std::move(prefix)];
@@ -52,7 +95,8 @@ size_t BatchScorer::submit(ScoreRequest request) {
         group->asked.mask_sequence == request.mask_sequence) {
         group->members.push_back(member);
     } else {
-        waiting_.push_back(std::make_shared<Group>(Group{std::move(request), {member}, {}, {}, 0, 0}));
+        const std::vector<ScoreResult> common(std::max<size_t>(1, request.options.size()));
+        waiting_.push_back(std::make_shared<Group>(Group{std::move(request), {member}, reading, common, {}, 0, 0}));
         known = waiting_.back();
     }
     return n_submitted_++;
@@ -70,29 +114,44 @@ void BatchScorer::begin(llama_seq_id sequence) {
     waiting_.pop_front();
     const ScoreRequest & asked = slot->asked;
     by_prefix_.erase({asked.tokens.begin(), asked.tokens.end() - 1});
-    if (asked.options) pass_.set_sequence_options(sequence, *asked.options, asked.mask_sequence);
+    if (!asked.options.empty()) pass_.set_sequence_options(sequence, slot->reading, asked.mask_sequence);
     pass_.set_prompt_end(sequence, static_cast<llama_pos>(asked.n_context));
 }
 
 void BatchScorer::score_row(Group & group, int32_t row, size_t position) {
-    const auto n_vocab = static_cast<size_t>(pass_.n_vocab());
-    const std::span<const float> vanilla(pass_.vanilla_logits(row), n_vocab);
-    const std::span<const float> mixed(pass_.logits(row), n_vocab);
-    const StepRecord record = pass_.step(row);
+    const std::span<const float> vanilla_logits(pass_.vanilla_logits(row), mixed_.size());
+    const std::span<const float> logits(pass_.logits(row), mixed_.size());
     const auto & tokens = group.asked.tokens;
-    if (position + 2 < tokens.size()) {
-        add_score(group.common, vanilla, mixed, record, tokens[position + 1]);
-        return;
-    }
-    for (const Member & member : group.members) {
-        group.results.push_back(group.common);
-        add_score(group.results.back(), vanilla, mixed, record, member.last);
+    const bool is_last = position + 2 == tokens.size();
+    if (is_last) group.results.assign(group.members.size(), group.common);
+
+    const Distribution vanilla(vanilla_logits);
+    const auto add = [&](size_t set, const Distribution & mixed, const StepRecord & record) {
+        if (!is_last) return add_score(group.common[set], vanilla, mixed, record, tokens[position + 1]);
+        for (size_t i = 0; i < group.members.size(); ++i)
+            add_score(group.results[i][set], vanilla, mixed, record, group.members[i].last);
+    };
+    const StepRecord record = pass_.step(row);
+    const bool is_mixed = logits.data() != vanilla_logits.data();
+    const auto & options = group.asked.options;
+    if (options.size() < 2) return add(0, is_mixed ? Distribution(logits) : vanilla, record);
+    for (size_t set = 0; set < options.size(); ++set) {
+        StepRecord own = record;
+        own.hesitated = record.entropy > options[set].threshold;
+        if (own.hesitated && !options[set].is_vanilla()) {
+            method::mix_logits(vanilla_logits, logits, options[set].beta, mixed_);
+            add(set, Distribution(mixed_), own);
+        } else {
+            add(set, vanilla, own);
+        }
     }
 }
 
 void BatchScorer::finish(Group & group, const OnResult & on_result) {
+    const auto n_members = static_cast<double>(group.members.size());
     for (size_t i = 0; i < group.members.size(); ++i) {
-        group.results[i].seconds = group.common.seconds / static_cast<double>(group.members.size());
+        for (size_t set = 0; set < group.common.size(); ++set)
+            group.results[i][set].seconds = group.common[set].seconds / n_members;
         on_result(group.members[i].request, group.results[i]);
     }
 }
@@ -119,6 +178,7 @@ void BatchScorer::step(const OnResult & on_result) {
         }
     }
     if (rows.size() == 0) return;
+    const double second_passes_before = pass_.statistics().second_pass_seconds;
     pass_.decode(rows.view());
 
     int32_t row = 0;
@@ -131,10 +191,16 @@ void BatchScorer::step(const OnResult & on_result) {
         group->n_decoded += group->n_rows;
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double of_second_passes = pass_.statistics().second_pass_seconds - second_passes_before;
     for (size_t s = 0; s < slots_.size(); ++s) {
         if (!slots_[s]) continue;
         Group & group = *slots_[s];
-        group.common.seconds += seconds * static_cast<double>(group.n_rows) / static_cast<double>(rows.size());
+        const double share = static_cast<double>(group.n_rows) / static_cast<double>(rows.size());
+        const auto & options = group.asked.options;
+        for (size_t set = 0; set < group.common.size(); ++set) {
+            const bool is_vanilla = options.size() > 1 && options[set].is_vanilla();
+            group.common[set].seconds += share * (is_vanilla ? seconds - of_second_passes : seconds);
+        }
         if (group.n_decoded + 1 < group.asked.tokens.size()) continue;
         pass_.memory_seq_rm(static_cast<llama_seq_id>(s), -1, -1);
         finish(*std::exchange(slots_[s], nullptr), on_result);

@@ -6,7 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
+#include <span>
 #include <vector>
 
 #include "decoding/score.h"
@@ -17,28 +17,33 @@ namespace harp::decoding {
 struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
-    std::optional<Options> options;   ///< nullopt: those the sequence has; must be so with HARP off
-    uint32_t mask_sequence = 0;       ///< which of the seed's mask families
+    /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading;
+    /// they may differ in threshold and beta, which change nothing of what the passes compute, unless one is_vanilla().
+    std::vector<Options> options;
+    uint32_t mask_sequence = 0;  ///< which of the seed's mask families
 };
 
 struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation
     bool is_greedy = true;           ///< each is the most likely one of the final logits
     bool is_vanilla_greedy = true;   ///< each is the most likely one of the vanilla logits
-    double seconds = 0;              ///< its share of the batches' time, by rows
+    /// Its share of the batches' time, by rows; of vanilla options beside others, without that of second passes.
+    double seconds = 0;
 };
 
 /// Scores of a pass's sequences, a batch at a time. Requests that differ in their last token alone (answers A, B, C, ...) are
 /// read once.
 class BatchScorer {
   public:
-    using OnResult = std::function<void(size_t request, const ScoreResult & result)>;
+    /// One result for each of the request's options, or one.
+    using OnResult = std::function<void(size_t request, std::span<const ScoreResult> results)>;
 
     /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits.
     explicit BatchScorer(ForwardPass & pass);
 
     /// Queues a request. @return its number: 0, 1, ...
-    /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option}
+    /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option},
+    ///         also for several options that cannot share a reading
     size_t submit(ScoreRequest request);
     [[nodiscard]] bool is_idle() const noexcept;
 
@@ -54,8 +59,9 @@ class BatchScorer {
     struct Group {           // requests that are the same but for their last token
         ScoreRequest asked;  // of the first of them
         std::vector<Member> members;
-        ScoreResult common;                // of the tokens before the last
-        std::vector<ScoreResult> results;  // [member]
+        Options reading;                                // serves all of the options asked
+        std::vector<ScoreResult> common;                // [option set], of the tokens before the last
+        std::vector<std::vector<ScoreResult>> results;  // [member][option set]
         size_t n_decoded = 0;
         size_t n_rows = 0;  // of the present batch
     };
@@ -65,6 +71,7 @@ class BatchScorer {
     static void finish(Group & group, const OnResult & on_result);
 
     ForwardPass & pass_;
+    std::vector<float> mixed_;  // [n_vocab], for one of several options
     size_t n_submitted_ = 0;
     std::deque<std::shared_ptr<Group>> waiting_;
     std::map<std::vector<llama_token>, std::weak_ptr<Group>> by_prefix_;  // those that wait

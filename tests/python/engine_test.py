@@ -189,6 +189,35 @@ class Scores(unittest.TestCase):
         best = int(np.argmax(harp.Session(self.model, OPTIONS, n_ctx=256).forward(tokens).logits[0]))
         self.assertEqual([score.is_greedy for score in together], [choice == best for choice in choices])
 
+    def test_several_options_share_a_reading(self):
+        text = self.model.tokenize("Once upon a time there was a dog. Lily went to the park and saw a big")
+        choices = self.model.tokenize(" tree dog", add_special=False)
+        pairs = [([*text[:-1]], [text[-1], choice]) for choice in choices]
+        sets = [OPTIONS, None, OPTIONS.replace(threshold=3.0, beta=0.25), OPTIONS.replace(threshold=0.5, beta=0.75),
+                OPTIONS.replace(beta=1.0)]
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=2)
+        shared = session.score_each(pairs, sets, mask_sequences=[3] * len(pairs))
+        self.assertEqual(session.statistics["clean_rows"], len(text))
+        for number, options in enumerate(sets):
+            apart = harp.Session(self.model, options, n_ctx=256, n_sequences=2).score(pairs, mask_sequences=[3] * len(pairs))
+            for ours, alone in zip([scores[number] for scores in shared], apart, strict=True):
+                np.testing.assert_allclose(ours.harp, alone.harp, atol=1e-4)
+                np.testing.assert_allclose(ours.vanilla, alone.vanilla, atol=1e-4)
+                self.assertEqual((ours.is_greedy, ours.is_vanilla_greedy), (alone.is_greedy, alone.is_vanilla_greedy))
+                if options:
+                    self.assertEqual(ours.hesitated.tolist(), alone.hesitated.tolist())
+        self.assertNotEqual(shared[0][0].log_likelihood, shared[0][2].log_likelihood)
+        self.assertLess(shared[0][1].seconds, shared[0][0].seconds)
+
+    def test_options_that_cannot_share_a_reading(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=64)
+        for other in (OPTIONS.replace(strength=0.1), OPTIONS.replace(seed=9), OPTIONS.replace(redraw=1)):
+            with self.subTest(other=other), self.assertRaises(harp.HarpError) as caught:
+                session.score_each([([1], [2])], [OPTIONS, None, other])
+            self.assertEqual(caught.exception.code, "invalid_option")
+        with self.assertRaises(harp.HarpError):
+            session.score_each([([1], [2])], [OPTIONS.replace(redraw=1), None])
+
     def test_greedy_continuation_is_greedy(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=256)
         prompt = self.model.tokenize(PROMPTS[0])

@@ -1,4 +1,7 @@
-"""Runs the examples of one cell, a method on a task with a model, and gives each as soon as it is finished."""
+"""Runs the examples of a cell, a method on a task with a model, and gives each as soon as it is finished.
+
+Cells of a task that scores given texts share their readings where their methods allow it.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,24 @@ class CellSpec:
     max_length: int = 2048
     n_threads: int | None = None
     llama_args: tuple[str, ...] = ()
+    beside: tuple[Method, ...] = ()  # whose examples come from the same readings; see can_share_readings()
+
+
+#: called with a finished example and whose it is: 0 the method of the cell, 1, 2, ... those beside
+OnExample = Callable[[Example, int], None]
+
+
+def scores_given_texts(spec: CellSpec) -> bool:
+    return tasks.load(spec.task, spec.protocol, spec.data, spec.limit).OUTPUT_TYPE != "generate_until"
+
+
+def can_share_readings(method: Method, other: Method) -> bool:
+    """Whether one reading with HARP gives the scores of both: they differ in threshold and beta alone, or one is vanilla."""
+    if method.only_generates or other.only_generates or method.options is None:
+        return False
+    options = other.options or method.options
+    return method.options.redraw == 0 and method.options == options.replace(threshold=method.options.threshold,
+                                                                            beta=method.options.beta)
 
 
 class CellRunner:
@@ -48,9 +69,10 @@ class CellRunner:
                              "scores given ones; use the protocol generative")
         method = spec.method
         options = dataclasses.asdict(method.options) | {"seed": spec.seed} if method.options else {}
+        beside = [one.options and one.options.replace(seed=spec.seed) for one in spec.beside]
         self.lm = HarpLM(model=self._load(spec), enabled=method.options is not None, batch_size=spec.batch_size,
                          max_length=spec.max_length, seed_of_sampler=spec.seed, beams=method.beams, pause=method.pause,
-                         **options)
+                         beside=beside, **options)
         is_chat = spec.protocol == "generative" and self.lm.model.has_chat_template
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own, for a second of work
             self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,
@@ -68,22 +90,24 @@ class CellRunner:
             cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, llama_args=spec.llama_args)
         return cls._model[1]
 
-    def run(self, ids: Iterable[str], on_example: Callable[[Example], None]) -> None:
+    def run(self, ids: Iterable[str], on_example: OnExample) -> None:
         """Works at many examples at once; on_example gets each as it is finished."""
         instances = [instance for id in ids for instance in self._instances[int(id)]]
         if self.spec.method.sampling:
             for instance in instances:
                 context, settings = instance.arguments
                 instance.arguments = context, {**settings, "do_sample": True, **self.spec.method.sampling}
-        costs: dict[int, list[Cost]] = {}
+        growing: dict[tuple[int, int], list[tuple[object, object, Cost]]] = {}
 
-        def on_response(index: int, response: object, cost: Cost) -> None:
-            instance = instances[index]
-            instance.resps = [response]
-            done = costs.setdefault(instance.doc_id, [])
-            done.append(cost)
-            if len(done) == len(self._instances[instance.doc_id]):
-                on_example(self._example(instance.doc_id, costs.pop(instance.doc_id)))
+        def on_response(index: int, response: object, cost: Cost, which: int) -> None:
+            number = instances[index].doc_id
+            done = growing.setdefault((number, which), [])
+            done.append((instances[index], response, cost))
+            if len(done) == len(self._instances[number]):
+                del growing[number, which]
+                for instance, response, _ in done:
+                    instance.resps, instance.filtered_resps = [response], {}
+                on_example(self._example(number, [cost for _, _, cost in done]), which)
 
         self.lm.on_response = on_response
         getattr(self.lm, self.task.OUTPUT_TYPE.replace("multiple_choice", "loglikelihood"))(instances, disable_tqdm=True)

@@ -5,12 +5,10 @@ Each replica loads the model once and works at chunks of examples; finished chun
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import ray
 from ray.exceptions import RayActorError
 
-from .cells import CellRunner, CellSpec
+from .cells import CellRunner, CellSpec, OnExample
 from .journal import Example
 
 MAX_LOSSES = 100  # replicas lost in one cell, before it is given up
@@ -21,11 +19,11 @@ class _Replica:
     def __init__(self):
         self._runner: CellRunner | None = None
 
-    def run(self, spec: CellSpec, ids: list[str]) -> list[Example]:
+    def run(self, spec: CellSpec, ids: list[str]) -> list[tuple[Example, int]]:
         if self._runner is None or self._runner.spec != spec:
             self._runner = CellRunner(spec)
-        examples: list[Example] = []
-        self._runner.run(ids, examples.append)
+        examples: list[tuple[Example, int]] = []
+        self._runner.run(ids, lambda example, which: examples.append((example, which)))
         return examples
 
 
@@ -37,7 +35,7 @@ class RayEngine:
             ray.init(log_to_driver=False, include_dashboard=False)
         self._replicas = [_Replica.remote() for _ in range(n_replicas)]
 
-    def __call__(self, spec: CellSpec, ids: list[str], on_example: Callable[[Example], None]) -> None:
+    def __call__(self, spec: CellSpec, ids: list[str], on_example: OnExample) -> None:
         size = 2 * spec.batch_size
         waiting = [ids[i:i + size] for i in range(0, len(ids), size)][::-1]
         running: dict[ray.ObjectRef, tuple[int, list[str]]] = {}
@@ -51,8 +49,8 @@ class RayEngine:
             replica, chunk = running.pop(ready)
             free.append(replica)
             try:
-                for example in ray.get(ready):
-                    on_example(example)
+                for example, which in ray.get(ready):
+                    on_example(example, which)
             except RayActorError:
                 n_lost += 1
                 if n_lost > MAX_LOSSES:

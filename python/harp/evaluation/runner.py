@@ -16,12 +16,12 @@ from tqdm import tqdm
 import harp
 
 from . import tasks
-from .cells import CellRunner, CellSpec
+from .cells import CellRunner, CellSpec, OnExample, can_share_readings, scores_given_texts
 from .journal import Cell, Example, Journal
 from .methods import Method
 
 #: evaluates ids of a cell, calling back with each finished example
-Engine = Callable[[CellSpec, list[str], Callable[[Example], None]], None]
+Engine = Callable[[CellSpec, list[str], OnExample], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
                             yield CellSpec(model, task, protocol, method, seed, **self.settings)
 
 
-def in_process(spec: CellSpec, ids: list[str], on_example: Callable[[Example], None]) -> None:
+def in_process(spec: CellSpec, ids: list[str], on_example: OnExample) -> None:
     """The engine that needs nothing else."""
     CellRunner(spec).run(ids, on_example)
 
@@ -64,19 +64,49 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
             ids = [str(number) for number in range(count_examples(spec.task, spec.protocol, spec.data, spec.limit))]
             journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
-            todo.append((spec, cell, [id for id in ids if id not in finished]))
-        for number, (spec, cell, ids) in enumerate(todo, 1):
-            if not ids:
-                continue
-            title = f"[{number}/{len(todo)}] {cell.model} {cell.task} {cell.method} seed {cell.seed}"
-            with tqdm(total=len(ids), desc=title, unit="example", disable=not show_progress) as progress:
-                def on_example(example: Example, cell=cell, progress=progress) -> None:
-                    journal.add(cell, example)
-                    progress.update()
+            todo.append(Work(spec, cell, [id for id in ids if id not in finished]))
+        readings = list(share_readings([work for work in todo if work.ids]))
+        for number, works in enumerate(readings, 1):
+            spec, cell = works[0].spec, works[0].cell
+            spec = dataclasses.replace(spec, beside=tuple(work.spec.method for work in works[1:]))
+            others = f" and {len(spec.beside)} beside" if spec.beside else ""
+            title = f"[{number}/{len(readings)}] {cell.model} {cell.task} {cell.method}{others} seed {cell.seed}"
+            missing = [set(work.ids) for work in works]
+            ids = sorted(set().union(*missing), key=int)
+            with tqdm(total=sum(map(len, missing)), desc=title, unit="example", disable=not show_progress) as progress:
+                def on_example(example: Example, which: int, works=works, missing=missing, progress=progress) -> None:
+                    if example.id in missing[which]:
+                        journal.add(works[which].cell, example)
+                        progress.update()
 
                 engine(spec, ids, on_example)
-            n_run += len(ids)
+            n_run += sum(map(len, missing))
     return n_run
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell lacks."""
+
+    spec: CellSpec
+    cell: Cell
+    ids: list[str]
+
+
+def share_readings(works: list[Work]) -> Iterator[list[Work]]:
+    """Groups of which one reading gives the examples, the one that reads first."""
+    left = list(works)
+    while left:
+        # vanilla is read with the first that reads more
+        leader = next((work for work in left if can_join(work, left[0])), left[0])
+        group = [leader] + [work for work in left if work is not leader and can_join(leader, work)]
+        left = [work for work in left if work not in group]
+        yield group
+
+
+def can_join(leader: Work, other: Work) -> bool:
+    alike = dataclasses.replace(other.spec, method=leader.spec.method) == leader.spec
+    return alike and can_share_readings(leader.spec.method, other.spec.method) and scores_given_texts(leader.spec)
 
 
 def check_names(specs: Iterable[CellSpec]) -> None:
