@@ -73,12 +73,6 @@ void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t wi
 
 }  // namespace
 
-TokenScore score_token(std::span<const float> vanilla, std::span<const float> mixed, const StepRecord & record,
-                       llama_token token) {
-    const double of_vanilla = log_probability(vanilla, token);
-    return {of_vanilla, vanilla.data() == mixed.data() ? of_vanilla : log_probability(mixed, token), record};
-}
-
 size_t output_rows_per_batch(const ForwardPass & pass) {
     constexpr size_t logits_bytes = size_t{64} << 20;
     const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
@@ -89,7 +83,8 @@ std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token>
                               const OnScoreProgress & on_progress) {
     std::vector<TokenScore> scores;
     const auto add = [&](const StepObservation & o, llama_token next) {
-        scores.push_back(score_token(o.vanilla, o.reframed.empty() ? o.vanilla : o.mixed, o.record, next));
+        const double vanilla = log_probability(o.vanilla, next);
+        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
     };
     scan(pass, tokens, window, add, on_progress);
     return scores;

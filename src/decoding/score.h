@@ -18,11 +18,6 @@ struct TokenScore {
     StepRecord record;   ///< of the step that predicts the token
 };
 
-/// Score of the token that follows one output row.
-/// @param mixed the same memory as `vanilla` where no second pass was mixed in
-[[nodiscard]] TokenScore score_token(std::span<const float> vanilla, std::span<const float> mixed,
-                                     const StepRecord & record, llama_token token);
-
 /// Output rows of a scoring batch: their logits are kept twice (clean and reframed), so they are bounded by memory.
 [[nodiscard]] size_t output_rows_per_batch(const ForwardPass & pass);
 

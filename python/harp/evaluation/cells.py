@@ -43,12 +43,8 @@ class CellSpec:
 OnExample = Callable[[Example, int], None]
 
 
-def scores_given_texts(spec: CellSpec) -> bool:
-    return tasks.load(spec.task, spec.protocol, spec.data, spec.limit).OUTPUT_TYPE != "generate_until"
-
-
 def can_share_readings(method: Method, other: Method) -> bool:
-    """Whether one reading with HARP gives the scores of both: they differ in threshold and beta alone, or one is vanilla."""
+    """Whether one reading with HARP scores given texts for both: they differ in threshold and beta alone, or one is vanilla."""
     if method.only_generates or other.only_generates or method.options is None:
         return False
     options = other.options or method.options

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import harp
 
 from . import tasks
-from .cells import CellRunner, CellSpec, OnExample, can_share_readings, scores_given_texts
+from .cells import CellRunner, CellSpec, OnExample, can_share_readings
 from .journal import Cell, Example, Journal
 from .methods import Method
 
@@ -61,10 +61,11 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
         todo = []
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
-            ids = [str(number) for number in range(count_examples(spec.task, spec.protocol, spec.data, spec.limit))]
+            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit)
+            ids = [str(number) for number in range(n_examples)]
             journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
-            todo.append(Work(spec, cell, [id for id in ids if id not in finished]))
+            todo.append(Work(spec, cell, [id for id in ids if id not in finished], scores))
         readings = list(share_readings([work for work in todo if work.ids]))
         for number, works in enumerate(readings, 1):
             spec, cell = works[0].spec, works[0].cell
@@ -91,6 +92,7 @@ class Work:
     spec: CellSpec
     cell: Cell
     ids: list[str]
+    scores: bool  # given texts
 
 
 def share_readings(works: list[Work]) -> Iterator[list[Work]]:
@@ -106,7 +108,7 @@ def share_readings(works: list[Work]) -> Iterator[list[Work]]:
 
 def can_join(leader: Work, other: Work) -> bool:
     alike = dataclasses.replace(other.spec, method=leader.spec.method) == leader.spec
-    return alike and can_share_readings(leader.spec.method, other.spec.method) and scores_given_texts(leader.spec)
+    return leader.scores and alike and can_share_readings(leader.spec.method, other.spec.method)
 
 
 def check_names(specs: Iterable[CellSpec]) -> None:
@@ -123,8 +125,10 @@ def label_of(model_path: str) -> str:
 
 
 @functools.cache
-def count_examples(task: str, protocol: str, data: str, limit: int | None) -> int:
-    return len(tasks.load(task, protocol, data, limit).eval_docs)
+def look_at(task: str, protocol: str, data: str, limit: int | None) -> tuple[int, bool]:
+    """How many examples a task has, and whether it scores given texts."""
+    loaded = tasks.load(task, protocol, data, limit)
+    return len(loaded.eval_docs), loaded.OUTPUT_TYPE != "generate_until"
 
 
 def config_of(spec: CellSpec, n_examples: int) -> dict:
