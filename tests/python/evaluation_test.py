@@ -4,9 +4,11 @@
 Needs the package with its extra `eval`, the tiny model and the shared data; skipped without.
 """
 
+import importlib.util
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -44,8 +46,9 @@ def harp_eval(*arguments):
     return process.returncode, out, err
 
 
-def command(directory, *more, model=TINY, tasks="lambada_openai,commonsense_qa", methods=("vanilla", "harp:threshold=0.5")):
-    return ["run", "-o", directory, "-m", model, "--tasks", tasks, "--methods", *methods, "--limit", 10, "--batch-size", 2,
+def command(directory, *more, model=TINY, tasks="lambada_openai,commonsense_qa", methods=("vanilla", "harp:threshold=0.5"),
+            limit=10):
+    return ["run", "-o", directory, "-m", model, "--tasks", tasks, "--methods", *methods, "--limit", limit, "--batch-size", 2,
             "--max-length", 512, "-t", 1, "--llama-args", " ".join(EXACT), *more]
 
 
@@ -54,6 +57,18 @@ def results(directory):
     with Journal(directory, read_only=True) as journal:
         return {cell: [(e.id, e.metrics, e.answer, e.target, e.n_tokens, e.steps, e.hesitations, e.entropies)
                        for e in journal.examples(cell)] for cell in journal.cells()}
+
+
+def replicas():
+    """Processes that Ray runs examples in at this moment."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_Replica.run" in read(path)]
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
 
 
 @needs_eval
@@ -109,6 +124,41 @@ class Runs(unittest.TestCase):
         self.assertEqual(process.returncode, 130, err)
         self.assertIn("goes on", err)
 
+    def test_disk_full(self):
+        whole = self.run_whole("whole")
+        small = 20 << 10  # bytes that a file may have: some examples, not all
+
+        def limit_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (small, resource.RLIM_INFINITY))
+
+        process = start(*command(self.folder / "full", "--quiet"), preexec_fn=limit_files)
+        _, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 1, err)
+        self.assertIn("free space", err)
+        self.assertNotIn("Traceback", err)
+        self.assertIn(self.n_finished("full"), range(1, 40))
+        self.assertEqual(self.run_whole("full"), whole)
+
+    @unittest.skipUnless(importlib.util.find_spec("ray"), "no ray")
+    def test_a_lost_replica_loses_nothing(self):
+        settings = {"tasks": "lambada_openai", "limit": 60}
+        whole = self.run_whole("whole", **settings)
+        process = start(*command(self.folder / "ray", "--quiet", "--engine", "ray", "--replicas", 2, **settings))
+        self.addCleanup(process.kill)
+        n_killed = 0
+        while process.poll() is None and n_killed < 2:
+            time.sleep(0.1)
+            if (self.folder / "ray/journal.sqlite").is_file() and self.n_finished("ray") > 10 * n_killed:
+                if at_work := replicas():
+                    os.kill(at_work[0], signal.SIGKILL)
+                    n_killed += 1
+        _, err = process.communicate(timeout=240)
+        self.assertEqual((process.returncode, n_killed), (0, 2), err[-2000:])
+        self.assertEqual(results(self.folder / "ray"), whole)
+
+    def n_finished(self, name):
+        return sum(map(len, results(self.folder / name).values()))
+
     def test_batches_do_not_matter(self):
         self.assertEqual(self.run_whole("two", "--batch-size", 2), self.run_whole("five", "--batch-size", 5))
 
@@ -133,6 +183,12 @@ class Runs(unittest.TestCase):
         self.assertEqual(code, 0, err)
         for path in out.split():
             self.assertIn("harp:threshold=0.5", Path(path).read_text())
+        code, out, err = harp_eval("report", self.folder / "run", "--examples", "2:7")
+        self.assertEqual((code, Path(out.split()[0]).name), (0, "report-2-7.html"), err)
+        for wrong in ("7:2", "3", "x:", "-1:2"):
+            code, _, err = harp_eval("report", self.folder / "run", f"--examples={wrong}")
+            self.assertEqual(code, 2)
+            self.assertIn(wrong, err)
 
     def test_faults(self):
         broken = self.folder / "data/lambada"

@@ -198,6 +198,18 @@ class Numbers(ReportTest):
         self.assertEqual((columns[1].n, columns[1].n_examples), (5, 20))
         self.assertAlmostEqual(columns[1].spread, 1 / np.sqrt(2))
 
+    def test_some_examples_only(self):
+        vanilla, harp = {number: float(number < 30) for number in range(100)}, {number: 1.0 for number in range(100)}
+        self.write({("vanilla", 0): vanilla, ("harp", 0): harp})
+        for examples, words in [(slice(None, 60), "vanilla 50.0 %"), (slice(60, None), "vanilla 0.0 %"),
+                                (slice(10, 40), "vanilla 66.7 %")]:
+            [told] = [sentence(pair) for pair in read_results(self.directory, "vanilla", examples)[1]]
+            self.assertIn(words, told.replace("\N{NO-BREAK SPACE}", " "))
+        paths = write_report(self.directory, examples=slice(60, None))
+        self.assertEqual([path.name for path in paths], ["report-60-end.html", "report-60-end.md"])
+        self.assertIn("Examples 60-end of each task", paths[1].read_text())
+        self.assertNotIn("Not finished", paths[0].read_text())
+
     def test_not_comparable(self):
         values = {id: float(id % 2) for id in range(20)}
         self.write({("vanilla", 0): values, ("harp", 0): (values, {"protocol": "lm-eval", "model_sha256": "ff"}),

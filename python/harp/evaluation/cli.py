@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished")
     report.add_argument("directory", type=Path, metavar="DIR")
     report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
+    report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
+                        ":1000 to choose options on, 1000: to see whether they hold (default: all)")
     report.set_defaults(run=_report)
 
     listing = commands.add_parser("list", help="the tasks and the presets of methods")
@@ -134,9 +136,17 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _report(options) -> int:
     from .report import write_report
 
-    for path in write_report(options.directory, options.baseline):
+    for path in write_report(options.directory, options.baseline, _slice(options.examples)):
         print(path)
     return EXIT_OK
+
+
+def _slice(text: str) -> slice:
+    start, colon, stop = text.partition(":")
+    numbers = [number for number in (start, stop) if number]
+    if not colon or not all(number.isdecimal() for number in numbers) or (len(numbers) == 2 and int(start) >= int(stop)):
+        raise ValueError(f"--examples: {text!r} is not FROM:TO with whole numbers, FROM less than TO, such as :1000 or 1000:")
+    return slice(int(start) if start else None, int(stop) if stop else None)
 
 
 def _list(_) -> int:

@@ -10,7 +10,7 @@ import jinja2
 
 from . import report_text as text
 from .journal import JournalError
-from .report_data import SWEPT, Column, Pair, read_results, sweeps
+from .report_data import ALL, SWEPT, Column, Pair, read_results, sweeps
 from .report_figures import Canvas, Palette
 
 HERE = Path(__file__).parent
@@ -21,15 +21,19 @@ SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "m
          "task_title", "paper_column", "higher_is_better"}
 
 
-def write_report(directory, baseline="vanilla") -> tuple[Path, Path]:
+def write_report(directory, baseline="vanilla", examples=ALL) -> tuple[Path, Path]:
     """Writes report.html and report.md beside the journal and returns their paths. `baseline` is the method to compare with.
+
+    `examples`: the slice of each task's examples to tell of; named in the files' names (report-0-1000.html).
 
     Raises JournalError if there is no journal or nothing in it, OSError if the files cannot be written.
     """
-    columns, pairs = read_results(directory, baseline)
+    columns, pairs = read_results(directory, baseline, examples)
     if not columns:
         raise JournalError(f"{Path(directory) / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
-    content = {**_tables(columns, pairs), "baseline": baseline, "figures": _figures(columns, pairs)}
+    part = "" if examples == ALL else f"{examples.start or 0}-{examples.stop or 'end'}"
+    content = {**_tables(columns, pairs), "baseline": baseline, "figures": _figures(columns, pairs),
+               "examples": part}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=lambda name: name.endswith(".html.jinja"), trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -37,7 +41,7 @@ def write_report(directory, baseline="vanilla") -> tuple[Path, Path]:
     environment.filters |= {"markdown": _markdown, "result": text.result, "hesitations": text.hesitations}
     paths = []
     for name in ("report.html", "report.md"):
-        path = Path(directory) / name
+        path = Path(directory) / (name.replace(".", f"-{part}.") if part else name)
         # A report that was there stays whole if this one cannot be written.
         unfinished = path.with_suffix(path.suffix + ".part")
         unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")

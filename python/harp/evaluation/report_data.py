@@ -13,6 +13,7 @@ from .journal import ENTROPY_BINS, Cell, Journal, id_order
 # What must be the same on both sides of a comparison; the rest of a config is what is compared, or describes the run.
 SAME = ("protocol", "metric", "binary", "model_sha256", "data_sha256")
 SWEPT = ("threshold", "strength", "beta")
+ALL = slice(None)
 FLIPS = 10  # examples shown each way
 
 
@@ -31,6 +32,7 @@ class Column:
     spread: float | None  # standard deviation of the mean over seeds; None with one seed
     hesitation_share: float | None  # of the steps; None without steps
     entropies: np.ndarray  # [ENTROPY_BINS] counts
+    n_examples: int  # to be run, of those that are asked for
 
     @property
     def config(self):
@@ -43,10 +45,6 @@ class Column:
     @property
     def reframes(self):
         return self.options.get("enabled", True)
-
-    @property
-    def n_examples(self):
-        return self.config["n_examples"]
 
 
 @dataclass
@@ -74,8 +72,10 @@ class Pair:
     worse: list[Flip] = field(default_factory=list)
 
 
-def read_results(directory, baseline) -> tuple[list[Column], list[Pair]]:
+def read_results(directory, baseline, examples=ALL) -> tuple[list[Column], list[Pair]]:
     """All columns, the baseline's first in each model and task, and all pairs in the same order.
+
+    `examples`: the slice of each task's examples to tell of, such as those to choose options on and those held out.
 
     Raises JournalError if there is no journal or nothing in it.
     """
@@ -86,7 +86,7 @@ def read_results(directory, baseline) -> tuple[list[Column], list[Pair]]:
         for cell in sorted(cells, key=lambda cell: (cell.model, cell.task, cell.method != baseline)):
             groups.setdefault((cell.model, cell.task), {}).setdefault(cell.method, []).append(cell)
         for methods in groups.values():
-            group = {method: _read_column(journal, cells) for method, cells in methods.items()}
+            group = {method: _read_column(journal, cells, examples) for method, cells in methods.items()}
             _set_unit([column for column, _ in group.values()])
             columns += [column for column, _ in group.values()]
             if baseline in group:
@@ -117,10 +117,12 @@ def _natural(text):
     return [float(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
 
 
-def _read_column(journal, cells: list[Cell]):
+def _read_column(journal, cells: list[Cell], wanted: slice):
     """(column, {seed: {id: example}})"""
     configs = {cell.seed: journal.config(cell) for cell in cells}
-    examples = {cell.seed: {example.id: example for example in journal.examples(cell)} for cell in cells}
+    numbers = range(configs[cells[0].seed]["n_examples"])[wanted]
+    examples = {cell.seed: {example.id: example for example in journal.examples(cell)
+                            if wanted == ALL or int(example.id) in numbers} for cell in cells}
     metric = configs[cells[0].seed]["metric"]
     ids = _common(examples)
     by_seed = [np.mean([by_id[id].metrics[metric] for id in ids]) for by_id in examples.values()] if ids else []
@@ -133,7 +135,8 @@ def _read_column(journal, cells: list[Cell]):
         mean=float(np.mean(by_seed)) if ids else None,
         spread=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         hesitation_share=sum(example.hesitations for example in every) / steps if steps else None,
-        entropies=np.sum([example.entropies for example in every], axis=0) if every else np.zeros(ENTROPY_BINS, int)), examples
+        entropies=np.sum([example.entropies for example in every], axis=0) if every else np.zeros(ENTROPY_BINS, int),
+        n_examples=len(numbers)), examples
 
 
 def _set_unit(columns):
