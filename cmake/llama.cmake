@@ -37,9 +37,13 @@ endif()
 
 add_subdirectory("${harp_llama_dir}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp")
 set(HARP_LLAMA_DIR "${harp_llama_dir}")
+if(GGML_RPC AND PROJECT_IS_TOP_LEVEL) # the other side, ggml-rpc-server: it must be of the same version
+    add_subdirectory("${harp_llama_dir}/tools/rpc" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp/tools/rpc")
+    set_target_properties(ggml-rpc-server PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endif()
 
 # headers that are not ours are not held to our warnings
-foreach(target llama ggml ggml-base ggml-cpu llama-common)
+foreach(target llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
     if(TARGET ${target})
         get_target_property(directories ${target} INTERFACE_INCLUDE_DIRECTORIES)
         if(directories)
