@@ -11,6 +11,7 @@
 
 #include "arg.h"
 #include "captured_stderr.h"
+#include "kernels/buffer_type.h"
 #include "llama.h"
 #include "log.h"
 #include "terminal.h"
@@ -26,6 +27,7 @@ std::string environment_name(std::string_view option) {
 }
 
 constexpr const char * off_variable = "HARP_OFF";
+constexpr const char * kernels_variable = "HARP_KERNELS";
 
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
@@ -125,6 +127,13 @@ void HarpFlags::add_to(CLI::App & app) {
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
         ->envname(off_variable)
         ->group(group);
+    app.add_option(
+           "--harp-kernels", kernels_,
+           "products with 4- to 6-bit weights on the CPU: ours, where it has AVX2, or ggml's [on, off; default on]")
+        ->envname(kernels_variable)
+        ->check(CLI::IsMember({"on", "off"}))
+        ->type_name("")
+        ->group(group);
 }
 
 std::optional<Options> HarpFlags::options() const {
@@ -147,6 +156,7 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
 void HarpFlags::export_to_environment() const {
     const std::optional<Options> chosen = options();
     ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
+    ::setenv(kernels_variable, kernels_.c_str(), 1);
     for (const OptionInfo & info : option_table()) {
         if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
     }
@@ -173,6 +183,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     } else {
         add_default_model();
     }
+    kernels::set_enabled(harp.uses_kernels());
     parse_llama_flags(params);
     return std::nullopt;
 }

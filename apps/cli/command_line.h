@@ -28,7 +28,7 @@ enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted 
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 
-/// The --harp- flags, one for each row of option_table(), and --harp-off.
+/// The --harp- flags, one for each row of option_table(), --harp-off, and --harp-kernels.
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
@@ -38,12 +38,15 @@ class HarpFlags {
     /// @param why what to do instead
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
+    /// Whether models are to be loaded for our own products (kernels/buffer_type.h).
+    [[nodiscard]] bool uses_kernels() const { return kernels_ == "on"; }
     /// Sets the environment variables to what options() gives, for processes that this one starts.
     void export_to_environment() const;
 
   private:
     std::map<std::string, std::string> values_;
     bool off_ = false;
+    std::string kernels_ = "on";
 };
 
 /// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.

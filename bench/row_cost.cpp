@@ -1,0 +1,230 @@
+// c(n): what a batch of n rows costs, with ggml's products and with ours, on one model, in one process, alternating.
+//
+// The model is loaded twice. Each row is the next token of a sequence of its own, as HARP's twins and beams are. Before anything is
+// timed, the two are compared: log-probabilities after the same tokens. Times are told in units of ggml's one row. In the same run a
+// plain reading of memory by as many threads says how near one row is to the speed of memory.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <numeric>
+#include <thread>
+
+#include "decoding/machine.h"
+#include "decoding/spread.h"
+#include "forward/batch_rows.h"
+#include "harp/error.h"
+#include "kernels/buffer_type.h"
+#include "kernels/multiply.h"
+#include "llama-cpp.h"
+
+namespace harp::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using decoding::Spread;
+using decoding::spread_of;
+
+struct Settings {
+    std::string model;
+    std::vector<int> rows = {1, 2, 3, 4, 5, 6, 7, 8, 16};
+    int n_rounds = 9;
+    int n_context = 32;  // tokens of each sequence before the timed ones
+    int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+};
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// A model as it is loaded with our products or without, and a context for the most rows.
+class Loaded {
+  public:
+    Loaded(const Settings & settings, bool is_ours) : settings_(settings) {
+        kernels::set_enabled(is_ours);
+        model_.reset(llama_model_load_from_file(settings.model.c_str(), llama_model_default_params()));
+        if (!model_) throw Error(ErrorCode::io, "cannot load " + settings.model);
+        const int n_most = *std::max_element(settings.rows.begin(), settings.rows.end());
+        llama_context_params params = llama_context_default_params();
+        params.n_seq_max = static_cast<uint32_t>(n_most);
+        params.n_ctx = static_cast<uint32_t>(n_most * (settings.n_context + 8));
+        params.n_threads = params.n_threads_batch = settings.n_threads;
+        context_.reset(llama_init_from_model(model_.get(), params));
+        if (!context_) throw Error(ErrorCode::decode_failed, "no context for that many rows");
+        forward::BatchRows rows;
+        for (llama_seq_id sequence = 0; sequence < n_most; ++sequence) {
+            rows.clear();
+            for (int i = 0; i < settings.n_context; ++i) rows.add(token(sequence, i), i, {&sequence, 1}, false);
+            decode(rows);
+        }
+    }
+
+    /// Seconds of one batch of `n` rows; the context is as before afterwards.
+    double time(int n) {
+        forward::BatchRows rows;
+        for (llama_seq_id sequence = 0; sequence < n; ++sequence) {
+            rows.add(token(sequence, settings_.n_context), settings_.n_context, {&sequence, 1}, true);
+        }
+        const Clock::time_point start = Clock::now();
+        decode(rows);
+        const double seconds = seconds_since(start);
+        for (llama_seq_id sequence = 0; sequence < n; ++sequence) {
+            llama_memory_seq_rm(llama_get_memory(context_.get()), sequence, settings_.n_context, -1);
+        }
+        return seconds;
+    }
+
+    /// Log-probabilities after the last batch's row `i`.
+    [[nodiscard]] std::vector<double> log_probabilities(int i) const {
+        const float * logits = llama_get_logits_ith(context_.get(), i);
+        const auto n = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
+        std::vector<double> values(logits, logits + n);
+        const double top = *std::max_element(values.begin(), values.end());
+        double sum = 0;
+        for (const double value : values) sum += std::exp(value - top);
+        for (double & value : values) value -= top + std::log(sum);
+        return values;
+    }
+
+    [[nodiscard]] uint64_t bytes() const { return llama_model_size(model_.get()); }
+
+  private:
+    [[nodiscard]] llama_token token(llama_seq_id sequence, int i) const {
+        return (sequence * 131 + i * 17) % (llama_vocab_n_tokens(llama_model_get_vocab(model_.get())) - 10) + 5;
+    }
+    void decode(forward::BatchRows & rows) {
+        if (llama_decode(context_.get(), rows.view()) != 0)
+            throw Error(ErrorCode::decode_failed, "llama_decode failed");
+    }
+
+    const Settings & settings_;
+    llama_model_ptr model_;
+    llama_context_ptr context_;
+};
+
+/// Kullback-Leibler divergence of the distribution with log-probabilities `b` from that with `a`, nats.
+double divergence(const std::vector<double> & a, const std::vector<double> & b) {
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) sum += std::exp(a[i]) * (a[i] - b[i]);
+    return sum;
+}
+
+/// Largest divergences of distributions after the same tokens.
+struct Differences {
+    double of_ours = 0;   // from ggml's, in a batch of the same size
+    double of_ggmls = 0;  // in another batch from those in the first size of batch
+};
+
+/// Bytes a second that `n_threads` read from memory.
+double reading_speed(int n_threads) {
+    std::vector<uint64_t> memory((size_t{512} << 20) / sizeof(uint64_t), 1);
+    const size_t part = memory.size() / static_cast<size_t>(n_threads);
+    double best = 0;
+    for (int round = 0; round < 5; ++round) {
+        std::vector<uint64_t> sums(static_cast<size_t>(n_threads) * 8);  // each on a cache line of its own
+        const Clock::time_point start = Clock::now();
+        std::vector<std::thread> threads;
+        for (size_t i = 0; i < static_cast<size_t>(n_threads); ++i) {
+            threads.emplace_back([&, i] {
+                const auto first = memory.begin() + static_cast<std::ptrdiff_t>(i * part);
+                sums[i * 8] = std::accumulate(first, first + static_cast<std::ptrdiff_t>(part), uint64_t{0});
+            });
+        }
+        for (std::thread & thread : threads) thread.join();
+        const double seconds = seconds_since(start);
+        if (sums[0] == part) best = std::max(best, static_cast<double>(part * threads.size() * 8) / seconds);
+    }
+    return best;
+}
+
+void print(const Settings & settings, const std::vector<std::vector<double>> & ggml,
+           const std::vector<std::vector<double>> & ours) {
+    fmt::print(
+        "| rows | ggml, ms | ours, ms | ggml, x its one row | ours, x ggml's one row | ours, x ggml's as many |\n");
+    fmt::print("|---|---|---|---|---|---|\n");
+    const auto told = [](const Spread & s) { return fmt::format("{:.2f} ({:.2f}..{:.2f})", s.median, s.low, s.high); };
+    for (size_t i = 0; i < settings.rows.size(); ++i) {
+        std::vector<double> of_ggml, of_ours, against;
+        for (size_t round = 0; round < ours[i].size(); ++round) {
+            of_ggml.push_back(ggml[i][round] / ggml[0][round]);
+            of_ours.push_back(ours[i][round] / ggml[0][round]);
+            against.push_back(ours[i][round] / ggml[i][round]);
+        }
+        fmt::print("| {} | {:.2f} | {:.2f} | {} | {} | {} |\n", settings.rows[i], 1e3 * spread_of(ggml[i]).median,
+                   1e3 * spread_of(ours[i]).median, told(spread_of(of_ggml)), told(spread_of(of_ours)),
+                   told(spread_of(against)));
+    }
+}
+
+int run(int argc, char ** argv) {
+    Settings settings;
+    CLI::App app("What a batch of n rows costs, with ggml's products and with ours. Run it on an idle machine.");
+    app.add_option("-m,--model", settings.model, "GGUF, of a format that ours know: Q4_0, Q4_1, Q4_K, Q5_K, Q6_K")
+        ->required();
+    app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 256));
+    app.add_option("--rounds", settings.n_rounds, "measured rounds; before them one to warm up")
+        ->check(CLI::Range(1, 1000));
+    app.add_option("--context", settings.n_context, "tokens of each sequence before")->check(CLI::Range(1, 100000));
+    app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512));
+    CLI11_PARSE(app, argc, argv);
+    if (settings.rows.empty()) settings.rows = {1};
+
+    llama_log_set(
+        [](ggml_log_level level, const char * text, void *) {
+            if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+        },
+        nullptr);
+    Loaded ggml(settings, false), ours(settings, true);
+    std::vector<std::vector<double>> ggml_seconds(settings.rows.size()), our_seconds(settings.rows.size());
+    Differences differences;
+    std::vector<double> first;  // ggml's of the first row, in the first size of batch
+    for (int round = -1; round < settings.n_rounds; ++round) {
+        for (size_t i = 0; i < settings.rows.size(); ++i) {
+            const double of_ggml = ggml.time(settings.rows[i]);
+            const double of_ours = ours.time(settings.rows[i]);
+            if (round < 0) {
+                for (int row = 0; row < settings.rows[i]; ++row) {
+                    differences.of_ours = std::max(
+                        differences.of_ours, divergence(ggml.log_probabilities(row), ours.log_probabilities(row)));
+                }
+                if (i == 0) first = ggml.log_probabilities(0);
+                differences.of_ggmls = std::max(differences.of_ggmls, divergence(first, ggml.log_probabilities(0)));
+            } else {
+                ggml_seconds[i].push_back(of_ggml);
+                our_seconds[i].push_back(of_ours);
+            }
+        }
+    }
+    const double speed = reading_speed(settings.n_threads), bytes = static_cast<double>(ours.bytes());
+    fmt::print("{}; {} threads; products for {}; {} rounds, medians (least..greatest)\n", decoding::cpu_model(),
+               settings.n_threads, kernels::instructions(), settings.n_rounds);
+    fmt::print(
+        "Largest divergence of a distribution of ours from ggml's: {:.1e} nats; of ggml's own in other batches: "
+        "{:.1e}.\n",
+        differences.of_ours, differences.of_ggmls);
+    fmt::print(
+        "Memory is read at {:.1f} GB/s; one row reads {:.0f} MB of weights at {:.0f} % of that, with ggml's at {:.0f} "
+        "%.\n\n",
+        speed / 1e9, bytes / 1e6, 100 * bytes / spread_of(our_seconds[0]).median / speed,
+        100 * bytes / spread_of(ggml_seconds[0]).median / speed);
+    print(settings, ggml_seconds, our_seconds);
+    return 0;
+}
+
+}  // namespace
+}  // namespace harp::bench
+
+int main(int argc, char ** argv) {
+    try {
+        return harp::bench::run(argc, argv);
+    } catch (const std::exception & error) {
+        std::fprintf(stderr, "error: %s\n", error.what());
+        return 1;
+    }
+}

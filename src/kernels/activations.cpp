@@ -1,0 +1,103 @@
+#include "kernels/activations.h"
+
+#include <cassert>
+#include <cstring>
+
+#define GGML_COMMON_DECL_C
+#include "ggml-common.h"
+#include "ggml-cpu.h"
+#include "kernels/packed_weights.h"
+
+namespace harp::kernels {
+
+namespace {
+
+bool is_k(ggml_type weights) {
+    return ggml_blck_size(weights) == SUPER_BLOCK;
+}
+
+int sum_of(const int8_t * q, int n) {
+    int sum = 0;
+    for (int i = 0; i < n; ++i) sum += q[i];
+    return sum;
+}
+
+/// The parts of a token that is being written.
+struct Parts {
+    int8_t * q;
+    float * d;
+    void * sums;
+};
+
+Parts parts(ggml_type weights, int64_t n_inputs, void * token) {
+    auto * q = static_cast<int8_t *>(token);
+    auto * d = reinterpret_cast<float *>(q + n_inputs);
+    return {q, d, d + n_inputs / ggml_blck_size(weights)};
+}
+
+void quantize_q4_0(const float * row, int64_t n_blocks, const Parts & to) {
+    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
+    auto * sums = static_cast<int32_t *>(to.sums);
+    for (int64_t i = 0; i < n_blocks; ++i) {
+        block_q8_0 block;
+        from_float(row + i * BLOCK, &block, BLOCK);
+        std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
+        to.d[i] = ggml_fp16_to_fp32(block.d);
+        sums[i] = 8 * sum_of(block.qs, BLOCK);
+    }
+}
+
+void quantize_q4_1(const float * row, int64_t n_blocks, const Parts & to) {
+    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_1)->from_float;
+    auto * sums = static_cast<float *>(to.sums);
+    for (int64_t i = 0; i < n_blocks; ++i) {
+        block_q8_1 block;
+        from_float(row + i * BLOCK, &block, BLOCK);
+        std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
+        to.d[i] = ggml_fp16_to_fp32(block.d);
+        sums[i] = ggml_fp16_to_fp32(block.s);
+    }
+}
+
+/// @param n_together sums of 16 inputs that become one
+void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts & to) {
+    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_K)->from_float;
+    auto * sums = static_cast<int16_t *>(to.sums);
+    for (int64_t i = 0; i < n_blocks; ++i) {
+        block_q8_K block;
+        from_float(row + i * SUPER_BLOCK, &block, SUPER_BLOCK);
+        std::memcpy(to.q + i * SUPER_BLOCK, block.qs, SUPER_BLOCK);
+        to.d[i] = block.d;
+        for (int j = 0; j < SUPER_BLOCK / 16; j += n_together) {
+            int sum = 0;
+            for (int k = 0; k < n_together; ++k) sum += block.bsums[j + k];
+            *sums++ = static_cast<int16_t>(sum);
+        }
+    }
+}
+
+}  // namespace
+
+size_t token_bytes(ggml_type weights, int64_t n_inputs) noexcept {
+    const auto n = static_cast<size_t>(n_inputs);
+    const size_t n_scales = n / static_cast<size_t>(ggml_blck_size(weights));
+    const size_t n_sums = weights == GGML_TYPE_Q6_K ? n / 16 : n / BLOCK;
+    const size_t bytes = n + n_scales * sizeof(float) + n_sums * (is_k(weights) ? sizeof(int16_t) : sizeof(int32_t));
+    return (bytes + 63) / 64 * 64;
+}
+
+void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept {
+    const Parts to = parts(weights, n_inputs, token);
+    const int64_t n_blocks = n_inputs / ggml_blck_size(weights);
+    if (weights == GGML_TYPE_Q4_0) return quantize_q4_0(row, n_blocks, to);
+    if (weights == GGML_TYPE_Q4_1) return quantize_q4_1(row, n_blocks, to);
+    assert(is_k(weights));
+    quantize_k(row, n_blocks, weights == GGML_TYPE_Q6_K ? 1 : 2, to);
+}
+
+Activations view(ggml_type weights, int64_t n_inputs, const void * token) noexcept {
+    const Parts found = parts(weights, n_inputs, const_cast<void *>(token));
+    return {found.q, found.d, found.sums};
+}
+
+}  // namespace harp::kernels

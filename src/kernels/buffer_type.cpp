@@ -1,0 +1,161 @@
+#include "kernels/buffer_type.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "ggml-backend-impl.h"
+#include "ggml-cpu.h"
+#include "kernels/activations.h"
+#include "kernels/multiply.h"
+#include "kernels/packed_weights.h"
+#include "traits.h"
+
+namespace harp::kernels {
+
+namespace {
+
+std::atomic<bool> enabled{true};
+
+/// A matrix, or several tokens' rows: all dimensions but the first as one.
+int64_t n_rows(const ggml_tensor & tensor) {
+    return tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
+}
+
+/// Row `i`, the dimensions behind the first as one.
+char * row(const ggml_tensor & tensor, int64_t i) {
+    const int64_t i1 = i % tensor.ne[1], i2 = i / tensor.ne[1] % tensor.ne[2], i3 = i / (tensor.ne[1] * tensor.ne[2]);
+    return static_cast<char *>(tensor.data) + static_cast<size_t>(i1) * tensor.nb[1] +
+           static_cast<size_t>(i2) * tensor.nb[2] + static_cast<size_t>(i3) * tensor.nb[3];
+}
+
+bool is_matrix(const ggml_tensor & tensor) {
+    return tensor.ne[2] == 1 && tensor.ne[3] == 1;
+}
+
+bool can_multiply(const ggml_tensor & weights) {
+    return is_matrix(weights) && can_pack(weights.type, weights.ne[0], weights.ne[1]) &&
+           multiply_for(weights.type) != nullptr;
+}
+
+class Product final : public ggml::cpu::tensor_traits {
+  public:
+    bool work_size(int /*n_threads*/, const ggml_tensor * op, size_t & size) override {
+        if (op->op != GGML_OP_MUL_MAT) return false;
+        size = static_cast<size_t>(n_rows(*op->src[1])) * token_bytes(op->src[0]->type, op->src[0]->ne[0]);
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (op->op != GGML_OP_MUL_MAT) return false;
+        const ggml_tensor & weights = *op->src[0];
+        const ggml_tensor & tokens = *op->src[1];
+        GGML_ASSERT(tokens.nb[0] == sizeof(float) && op->nb[0] == sizeof(float));
+
+        const size_t stride = token_bytes(weights.type, weights.ne[0]);
+        auto * quantized = static_cast<char *>(params->wdata);
+        const int64_t n_tokens = n_rows(tokens);
+        for (int64_t i = params->ith; i < n_tokens; i += params->nth) {
+            quantize(weights.type, reinterpret_cast<const float *>(row(tokens, i)), weights.ne[0],
+                     quantized + static_cast<size_t>(i) * stride);
+        }
+        if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        ggml_barrier(params->threadpool);
+
+        // a thread takes chunks of groups until none is left
+        const int64_t n_groups = weights.ne[1] / GROUP;
+        const int64_t n_chunks = std::min<int64_t>(n_groups, int64_t{4} * params->nth);
+        for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+            for (int64_t group = chunk * n_groups / n_chunks; group < (chunk + 1) * n_groups / n_chunks; ++group) {
+                multiply_group(weights, group, quantized, stride, n_tokens, *op);
+            }
+        }
+        return true;
+    }
+
+  private:
+    /// One group of outputs with all tokens, as many at a time as stay evenly apart in `out`.
+    static void multiply_group(const ggml_tensor & weights, int64_t group, const char * quantized, size_t stride,
+                               int64_t n_tokens, const ggml_tensor & out) {
+        const MultiplyGroup multiply = multiply_for(weights.type);
+        const size_t bytes = group_bytes(weights.type, weights.ne[0]);
+        const char * packed = static_cast<const char *>(weights.data) + static_cast<size_t>(group) * bytes;
+        const auto out_stride = static_cast<int64_t>(out.nb[1] / sizeof(float));
+        for (int64_t i = 0; i < n_tokens;) {
+            const int64_t left_in_plane = out.ne[1] - i % out.ne[1];
+            const int n = static_cast<int>(std::min<int64_t>(MAX_TOKENS, left_in_plane));
+            multiply(packed, weights.ne[0], quantized + static_cast<size_t>(i) * stride, n,
+                     reinterpret_cast<float *>(row(out, i)) + group * GROUP, out_stride);
+            i += n;
+        }
+    }
+};
+
+class BufferType final : public ggml::cpu::extra_buffer_type {
+  public:
+    bool supports_op(ggml_backend_dev_t /*device*/, const ggml_tensor * op) override {
+        if (op->op != GGML_OP_MUL_MAT || !is_ours(op->src[0]) || !can_multiply(*op->src[0])) return false;
+        // a model that is being loaded asks with an empty buffer; one that is loaded keeps what it has
+        if (op->src[0]->buffer->size == 0 && !enabled) return false;
+        const ggml_backend_buffer_t activations = op->src[1]->buffer;
+        return op->src[1]->type == GGML_TYPE_F32 &&
+               (activations == nullptr || ggml_backend_buft_is_host(activations->buft));
+    }
+
+    ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        return op->op == GGML_OP_MUL_MAT && is_ours(op->src[0]) ? &product_ : nullptr;
+    }
+
+  private:
+    static bool is_ours(const ggml_tensor * weights) {
+        return weights->buffer != nullptr && weights->buffer->buft == buffer_type();
+    }
+
+    Product product_;
+};
+
+void set_tensor(ggml_backend_buffer_t /*buffer*/, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));  // packing needs the whole matrix
+    pack(tensor->type, data, tensor->ne[0], tensor->ne[1], tensor->data);
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
+    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    if (buffer == nullptr) return nullptr;
+    buffer->buft = type;
+    buffer->iface.set_tensor = set_tensor;
+    buffer->iface.get_tensor = nullptr;  // there is no way back
+    buffer->iface.cpy_tensor = nullptr;
+    return buffer;
+}
+
+size_t alloc_size(ggml_backend_buffer_type_t /*type*/, const ggml_tensor * tensor) {
+    if (!is_matrix(*tensor) || !can_pack(tensor->type, tensor->ne[0], tensor->ne[1])) return ggml_nbytes(tensor);
+    return static_cast<size_t>(tensor->ne[1] / GROUP) * group_bytes(tensor->type, tensor->ne[0]);
+}
+
+}  // namespace
+
+ggml_backend_buffer_type_t buffer_type() {
+    static BufferType products;
+    static ggml_backend_buffer_type type = {
+        {[](ggml_backend_buffer_type_t) { return "HARP"; }, alloc_buffer,
+         [](ggml_backend_buffer_type_t) -> size_t { return 64; }, nullptr, alloc_size, nullptr},
+        ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+        static_cast<ggml::cpu::extra_buffer_type *>(&products),
+    };
+    return &type;
+}
+
+void set_enabled(bool is_enabled) {
+    enabled = is_enabled;
+    static std::once_flag is_installed;
+    std::call_once(is_installed, [] {
+        if (instructions() == "none") return;
+        auto & types = ggml_backend_cpu_get_extra_buffer_types();
+        types.insert(types.begin(), buffer_type());
+    });
+}
+
+}  // namespace harp::kernels

@@ -1,0 +1,130 @@
+#include "kernels/packed_weights.h"
+
+#include <cassert>
+#include <cstring>
+
+#define GGML_COMMON_DECL_C  // with C++, structures without names inside unions
+#include "ggml-common.h"
+
+namespace harp::kernels {
+
+namespace {
+
+/// Scale or min number `j` of the twelve bytes that hold eight of either with 6 bits (ggml-quants.c, get_scale_min_k4).
+uint8_t scale_of(const uint8_t (&bytes)[K_SCALE_SIZE], int j) {
+    return static_cast<uint8_t>(j < 4 ? bytes[j] & 63 : (bytes[j + 4] & 15) | (bytes[j - 4] >> 6) << 4);
+}
+
+uint8_t min_of(const uint8_t (&bytes)[K_SCALE_SIZE], int j) {
+    return static_cast<uint8_t>(j < 4 ? bytes[j + 4] & 63 : bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4);
+}
+
+/// In all formats but Q6_K, byte i of ggml's nibbles has the nibbles of ours.
+template <size_t N_STEPS>
+void interleave(const uint8_t * bytes, int row, uint8_t (&q)[N_STEPS][GROUP][STEP]) {
+    for (size_t t = 0; t < N_STEPS; ++t) std::memcpy(q[t][row], bytes + t * STEP, STEP);
+}
+
+void pack_row(const block_q4_0 & block, int row, PackedQ4_0 & packed) {
+    packed.d[row] = block.d;
+    interleave(block.qs, row, packed.q);
+}
+
+void pack_row(const block_q4_1 & block, int row, PackedQ4_1 & packed) {
+    packed.d[row] = block.d;
+    packed.m[row] = block.m;
+    interleave(block.qs, row, packed.q);
+}
+
+/// What Q4_K and Q5_K have in common.
+template <class Block>
+void pack_4_bits(const Block & block, int row, PackedQ4_K & packed) {
+    packed.d[row] = block.d;
+    packed.dmin[row] = block.dmin;
+    for (int j = 0; j < 2 * PAIRS; ++j) {
+        packed.scales[j / 2][row][j % 2] = scale_of(block.scales, j);
+        packed.mins[j / 2][row][j % 2] = min_of(block.scales, j);
+    }
+    for (int pair = 0; pair < PAIRS; ++pair) interleave(block.qs + pair * BLOCK, row, packed.q[pair]);
+}
+
+void pack_row(const block_q4_K & block, int row, PackedQ4_K & packed) {
+    pack_4_bits(block, row, packed);
+}
+
+void pack_row(const block_q5_K & block, int row, PackedQ5_K & packed) {
+    pack_4_bits(block, row, packed.low);
+    for (int j = 0; j < 2 * PAIRS; ++j) {
+        for (int b = 0; b < STEP; ++b) {
+            unsigned plane = 0;
+            for (int t = 0; t < STEPS; ++t) plane |= (block.qh[t * STEP + b] >> j & 1U) << t;
+            packed.high[j][row][b] = static_cast<uint8_t>(plane);
+        }
+    }
+}
+
+/// Element i of a Q6_K block, 0..63 (ggml-quants.c, dequantize_row_q6_K).
+unsigned q6(const block_q6_K & block, int i) {
+    const int half = i / 128, quarter = i % 128 / 32, l = i % 32;
+    const unsigned low = block.ql[half * 64 + (quarter % 2) * 32 + l] >> (quarter / 2 * 4) & 15U;
+    return low | (block.qh[half * 32 + l] >> (quarter * 2) & 3U) << 4;
+}
+
+void pack_row(const block_q6_K & block, int row, PackedQ6_K & packed) {
+    packed.d[row] = block.d;
+    for (int j = 0; j < 2 * PAIRS; ++j) {
+        for (int half = 0; half < 2; ++half) packed.scales[j][row][half] = block.scales[2 * j + half];
+    }
+    for (int i = 0; i < SUPER_BLOCK; ++i) {
+        const int j = i / BLOCK, t = i % BLOCK / STEP, b = i % STEP;
+        uint8_t & nibbles = packed.q[j / 2][t][row][b];
+        uint8_t & high = packed.high[j][t / 4][row][b];
+        nibbles = static_cast<uint8_t>((j % 2 ? nibbles : 0) | (q6(block, i) & 15U) << (j % 2 * 4));
+        high = static_cast<uint8_t>((t % 4 ? high : 0) | (q6(block, i) >> 4) << (t % 4 * 2));
+    }
+}
+
+template <class Block, class Packed>
+void pack_rows(const void * rows, int64_t n_blocks, int64_t n_outputs, void * packed) {
+    const auto * from = static_cast<const Block *>(rows);
+    auto * to = static_cast<Packed *>(packed);
+    for (int64_t group = 0; group < n_outputs / GROUP; ++group) {
+        for (int64_t block = 0; block < n_blocks; ++block, ++to) {
+            for (int row = 0; row < GROUP; ++row) pack_row(from[(group * GROUP + row) * n_blocks + block], row, *to);
+        }
+    }
+}
+
+}  // namespace
+
+bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept {
+    return n_outputs % GROUP == 0 && n_outputs > 0 && group_bytes(type, n_inputs) > 0 &&
+           n_inputs % ggml_blck_size(type) == 0;
+}
+
+size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept {
+    const auto n_blocks = static_cast<size_t>(n_inputs / ggml_blck_size(type));
+    switch (type) {
+        case GGML_TYPE_Q4_0: return n_blocks * sizeof(PackedQ4_0);
+        case GGML_TYPE_Q4_1: return n_blocks * sizeof(PackedQ4_1);
+        case GGML_TYPE_Q4_K: return n_blocks * sizeof(PackedQ4_K);
+        case GGML_TYPE_Q5_K: return n_blocks * sizeof(PackedQ5_K);
+        case GGML_TYPE_Q6_K: return n_blocks * sizeof(PackedQ6_K);
+        default: return 0;
+    }
+}
+
+void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs, void * packed) noexcept {
+    assert(can_pack(type, n_inputs, n_outputs));
+    const int64_t n_blocks = n_inputs / ggml_blck_size(type);
+    switch (type) {
+        case GGML_TYPE_Q4_0: return pack_rows<block_q4_0, PackedQ4_0>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q4_1: return pack_rows<block_q4_1, PackedQ4_1>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q4_K: return pack_rows<block_q4_K, PackedQ4_K>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q5_K: return pack_rows<block_q5_K, PackedQ5_K>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q6_K: return pack_rows<block_q6_K, PackedQ6_K>(rows, n_blocks, n_outputs, packed);
+        default: assert(false);
+    }
+}
+
+}  // namespace harp::kernels

@@ -1,0 +1,70 @@
+// Weights of 4 to 6 bits in the order in which products with few tokens read them.
+//
+// Eight rows of the weight matrix, eight outputs, stand side by side. A step is four consecutive inputs of each:
+//
+//     step t:  | row 0: 4t 4t+1 4t+2 4t+3 | row 1: 4t .. 4t+3 | ... | row 7: 4t .. 4t+3 |    32 bytes, one AVX2 register
+//
+// One multiply-add with the four activations of the step in every lane then gives eight outputs a part of their sums: nothing is
+// summed across lanes. Low nibbles hold one step, high nibbles another; bits above the fourth lie in planes of their own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ggml.h"
+
+namespace harp::kernels {
+
+inline constexpr int GROUP = 8;          // rows side by side
+inline constexpr int STEP = 4;           // inputs that one lane holds
+inline constexpr int BLOCK = 32;         // inputs that share a scale
+inline constexpr int SUPER_BLOCK = 256;  // inputs of a K format's block
+inline constexpr int STEPS = BLOCK / STEP;
+inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // of blocks in a super-block, whose nibbles share bytes
+
+/// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
+struct PackedQ4_0 {
+    uint16_t d[GROUP];  // float16
+    uint8_t q[STEPS / 2][GROUP][STEP];
+};
+
+/// x = d * q + m
+struct PackedQ4_1 {
+    uint16_t d[GROUP];
+    uint16_t m[GROUP];
+    uint8_t q[STEPS / 2][GROUP][STEP];
+};
+
+/// x = d * scale * q - dmin * min, scale and min of a block of 32. Of each pair of blocks the first is in the low nibbles.
+struct PackedQ4_K {
+    uint16_t d[GROUP];
+    uint16_t dmin[GROUP];
+    uint8_t scales[PAIRS][GROUP][2];
+    uint8_t mins[PAIRS][GROUP][2];
+    uint8_t q[PAIRS][STEPS][GROUP][STEP];
+};
+
+/// As Q4_K, with a fifth bit: bit t of `high` is that of step t.
+struct PackedQ5_K {
+    PackedQ4_K low;
+    uint8_t high[2 * PAIRS][GROUP][STEP];
+};
+
+/// x = d * scale * (q - 32), scale of 16 inputs. Two more bits: those of steps 4u..4u+3 are in `high[u]`, two bits each.
+struct PackedQ6_K {
+    uint16_t d[GROUP];
+    int8_t scales[2 * PAIRS][GROUP][2];
+    uint8_t q[PAIRS][STEPS][GROUP][STEP];
+    uint8_t high[2 * PAIRS][2][GROUP][STEP];
+};
+
+/// Whether a matrix of this type and shape can be packed: Q4_0, Q4_1, Q4_K, Q5_K, Q6_K with a multiple of 8 outputs.
+[[nodiscard]] bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept;
+
+/// Bytes of a packed group of 8 outputs.
+[[nodiscard]] size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept;
+
+/// Packs a matrix in ggml's layout, [n_outputs][n_inputs] row after row. `packed` has n_outputs / 8 * group_bytes() bytes.
+void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs, void * packed) noexcept;
+
+}  // namespace harp::kernels

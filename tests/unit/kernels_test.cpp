@@ -1,0 +1,221 @@
+// Products of packed weights against ggml's dequantised weights multiplied in double, and no worse than ggml's own products.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ggml-cpu.h"
+#include "kernels/activations.h"
+#include "kernels/multiply.h"
+#include "kernels/packed_weights.h"
+
+namespace harp::kernels {
+namespace {
+
+/// Random weights of a type, in ggml's layout.
+struct Matrix {
+    ggml_type type;
+    int64_t n_inputs, n_outputs;
+    std::vector<char> rows;
+
+    [[nodiscard]] const char * row(int64_t i) const {
+        return rows.data() + static_cast<size_t>(i) * ggml_row_size(type, n_inputs);
+    }
+    [[nodiscard]] std::vector<float> dequantized(int64_t i) const {
+        std::vector<float> values(static_cast<size_t>(n_inputs));
+        ggml_get_type_traits(type)->to_float(row(i), values.data(), n_inputs);
+        return values;
+    }
+};
+
+using Values = std::function<float(std::mt19937 &)>;
+
+std::vector<float> values(int64_t n, std::mt19937 & random, const Values & value) {
+    std::vector<float> made(static_cast<size_t>(n));
+    for (float & each : made) each = value(random);
+    return made;
+}
+
+Matrix quantized(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt19937 & random, const Values & value) {
+    Matrix matrix{type, n_inputs, n_outputs, {}};
+    matrix.rows.resize(static_cast<size_t>(n_outputs) * ggml_row_size(type, n_inputs));
+    const std::vector<float> from = values(n_inputs * n_outputs, random, value);
+    ggml_quantize_chunk(type, from.data(), matrix.rows.data(), 0, n_outputs, n_inputs, nullptr);
+    return matrix;
+}
+
+/// Any bits, with scales that are finite: nibbles, scales and mins that no quantiser would choose.
+Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt19937 & random) {
+    Matrix matrix{type, n_inputs, n_outputs, {}};
+    matrix.rows.resize(static_cast<size_t>(n_outputs) * ggml_row_size(type, n_inputs));
+    for (char & each : matrix.rows) each = static_cast<char>(random());
+    const size_t block = ggml_type_size(type);
+    std::uniform_real_distribution<float> scale(-2, 2);
+    for (size_t at = 0; at < matrix.rows.size(); at += block) {
+        const bool is_last = type == GGML_TYPE_Q6_K;  // where a block has its float16 numbers
+        const bool has_two = type != GGML_TYPE_Q4_0 && type != GGML_TYPE_Q6_K;
+        for (size_t i = 0; i < (has_two ? 2U : 1U); ++i) {
+            const ggml_fp16_t half = ggml_fp32_to_fp16(random() % 8 == 0 ? 0.0F : scale(random));
+            std::memcpy(matrix.rows.data() + at + (is_last ? block - 2 : 2 * i), &half, sizeof(half));
+        }
+    }
+    return matrix;
+}
+
+/// All products by our kernels, [token][output].
+std::vector<float> multiply(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+    const auto n_inputs = static_cast<size_t>(matrix.n_inputs);
+    const size_t bytes = group_bytes(matrix.type, matrix.n_inputs), stride = token_bytes(matrix.type, matrix.n_inputs);
+    const int64_t n_groups = matrix.n_outputs / GROUP;
+    std::vector<char> packed(static_cast<size_t>(n_groups) * bytes), quantized(static_cast<size_t>(n_tokens) * stride);
+    pack(matrix.type, matrix.rows.data(), matrix.n_inputs, matrix.n_outputs, packed.data());
+    for (size_t i = 0; i < static_cast<size_t>(n_tokens); ++i) {
+        quantize(matrix.type, tokens.data() + i * n_inputs, matrix.n_inputs, quantized.data() + i * stride);
+    }
+    std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
+    for (int64_t group = 0; group < n_groups; ++group) {
+        multiply_for(matrix.type)(packed.data() + static_cast<size_t>(group) * bytes, matrix.n_inputs, quantized.data(),
+                                  n_tokens, out.data() + group * GROUP, matrix.n_outputs);
+    }
+    return out;
+}
+
+/// One product by ggml: its kernel on its quantised activations.
+float ggml_product(const Matrix & matrix, int64_t output, const float * token) {
+    const ggml_type_traits_cpu & traits = *ggml_get_type_traits_cpu(matrix.type);
+    std::vector<char> quantized(ggml_row_size(traits.vec_dot_type, matrix.n_inputs));
+    ggml_get_type_traits_cpu(traits.vec_dot_type)->from_float(token, quantized.data(), matrix.n_inputs);
+    float product = 0;
+    traits.vec_dot(static_cast<int>(matrix.n_inputs), &product, 0, matrix.row(output), 0, quantized.data(), 0, 1);
+    return product;
+}
+
+/// Root of the mean of squares of the differences from the exact products, ours and ggml's.
+struct Errors {
+    double ours = 0, ggmls = 0, scale = 0;
+};
+
+Errors errors(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+    const std::vector<float> ours = multiply(matrix, tokens, n_tokens);
+    Errors sums;
+    for (int64_t output = 0; output < matrix.n_outputs; ++output) {
+        const std::vector<float> weights = matrix.dequantized(output);
+        for (int i = 0; i < n_tokens; ++i) {
+            const float * token = tokens.data() + i * matrix.n_inputs;
+            double exact = 0, largest = 0, activations = 0;
+            for (size_t k = 0; k < weights.size(); ++k) {
+                exact += static_cast<double>(weights[k]) * token[k];
+                largest = std::max(largest, std::abs(static_cast<double>(weights[k])));
+                activations += std::abs(static_cast<double>(token[k]));
+            }
+            // what is added up before constants cancel, so that what rounding can change
+            const double magnitude = 2 * largest * activations;
+            const float mine = ours[static_cast<size_t>(i * matrix.n_outputs + output)];
+            const float theirs = ggml_product(matrix, output, token);
+            EXPECT_NEAR(mine, theirs, 2e-6 * magnitude + 1e-30) << "output " << output << ", token " << i;
+            sums.ours += std::pow(mine - exact, 2);
+            sums.ggmls += std::pow(theirs - exact, 2);
+            sums.scale += std::pow(magnitude, 2);
+        }
+    }
+    const auto n = static_cast<double>(matrix.n_outputs * n_tokens);
+    return {std::sqrt(sums.ours / n), std::sqrt(sums.ggmls / n), std::sqrt(sums.scale / n)};
+}
+
+void expect_no_worse(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+    const Errors found = errors(matrix, tokens, n_tokens);
+    EXPECT_LE(found.ours, 1.01 * found.ggmls + 1e-7 * found.scale);
+}
+
+class Products : public ::testing::TestWithParam<ggml_type> {
+  protected:
+    void SetUp() override {
+        ggml_cpu_init();
+        if (multiply_for(GetParam()) == nullptr) GTEST_SKIP() << "not on this processor";
+    }
+    std::mt19937 random_{7};
+    std::normal_distribution<float> normal_{0, 1};
+    Values gaussian_ = [this](std::mt19937 & random) { return normal_(random); };
+};
+
+TEST_P(Products, OfOneToEightTokens) {
+    for (int n = 1; n <= MAX_TOKENS; ++n) {
+        SCOPED_TRACE(n);
+        const Matrix matrix = quantized(GetParam(), 1024, 24, random_, gaussian_);
+        expect_no_worse(matrix, values(1024 * n, random_, gaussian_), n);
+    }
+}
+
+TEST_P(Products, OfOtherSizes) {
+    for (const int64_t n_blocks : {1, 2, 3, 7, 18}) {
+        SCOPED_TRACE(n_blocks);
+        const int64_t n_inputs = n_blocks * ggml_blck_size(GetParam());
+        expect_no_worse(quantized(GetParam(), n_inputs, 8, random_, gaussian_),
+                        values(3 * n_inputs, random_, gaussian_), 3);
+    }
+}
+
+TEST_P(Products, OfAnyBits) {
+    for (int round = 0; round < 20; ++round) {
+        SCOPED_TRACE(round);
+        expect_no_worse(any_bits(GetParam(), 512, 16, random_), values(2 * 512, random_, gaussian_), 2);
+    }
+}
+
+/// All weights and activations at the ends of their ranges: sums in int16 must not overflow.
+TEST_P(Products, OfTheLargestSums) {
+    for (const int sign : {-1, 1}) {
+        Matrix matrix = any_bits(GetParam(), 256, 8, random_);
+        for (char & each : matrix.rows) each = static_cast<char>(-1);
+        const size_t block = ggml_type_size(GetParam());
+        const ggml_fp16_t one = ggml_fp32_to_fp16(1);
+        for (size_t at = 0; at < matrix.rows.size(); at += block) {
+            const bool is_last = GetParam() == GGML_TYPE_Q6_K;
+            std::memcpy(matrix.rows.data() + at + (is_last ? block - 2 : 0), &one, sizeof(one));
+            if (GetParam() != GGML_TYPE_Q4_0 && !is_last) std::memcpy(matrix.rows.data() + at + 2, &one, sizeof(one));
+            for (size_t i = 0; is_last && i < 16; ++i) matrix.rows[at + block - 18 + i] = 127;
+        }
+        const std::vector<float> tokens(256, static_cast<float>(sign) * 3.5F);
+        expect_no_worse(matrix, tokens, 1);
+    }
+}
+
+TEST_P(Products, OfExtremeValues) {
+    const std::vector<std::pair<std::string, Values>> cases = {
+        {"zeros", [](std::mt19937 &) { return 0.0F; }},
+        {"one value", [](std::mt19937 &) { return 0.75F; }},
+        {"large", [this](std::mt19937 & random) { return 1000 * normal_(random); }},
+        {"small", [this](std::mt19937 & random) { return 1e-3F * normal_(random); }},
+        {"outliers", [this](std::mt19937 & random) { return random() % 50 ? normal_(random) : 300 * normal_(random); }},
+        {"sparse", [this](std::mt19937 & random) { return random() % 20 ? 0.0F : normal_(random); }},
+    };
+    for (const auto & [name, value] : cases) {
+        for (const auto & [other_name, other] : cases) {
+            SCOPED_TRACE(name + " times " + other_name);
+            expect_no_worse(quantized(GetParam(), 512, 8, random_, value), values(2 * 512, random_, other), 2);
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Products,
+                         ::testing::Values(GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K,
+                                           GGML_TYPE_Q6_K),
+                         [](const auto & tested) { return std::string(ggml_type_name(tested.param)); });
+
+TEST(PackedWeights, WhatCanBePacked) {
+    EXPECT_TRUE(can_pack(GGML_TYPE_Q4_0, 32, 8));
+    EXPECT_TRUE(can_pack(GGML_TYPE_Q6_K, 256, 8));
+    EXPECT_FALSE(can_pack(GGML_TYPE_Q4_0, 32, 12));
+    EXPECT_FALSE(can_pack(GGML_TYPE_Q4_0, 32, 0));
+    EXPECT_FALSE(can_pack(GGML_TYPE_Q4_K, 128, 8));
+    EXPECT_FALSE(can_pack(GGML_TYPE_Q8_0, 32, 8));
+    EXPECT_FALSE(can_pack(GGML_TYPE_F32, 32, 8));
+}
+
+}  // namespace
+}  // namespace harp::kernels
