@@ -122,7 +122,7 @@ struct Differences {
 /// Bytes a second that `n_threads` read from memory.
 double reading_speed(int n_threads) {
     std::vector<uint64_t> memory((size_t{512} << 20) / sizeof(uint64_t), 1);
-    const size_t part = memory.size() / static_cast<size_t>(n_threads);
+    const size_t part = memory.size() / static_cast<size_t>(n_threads) / 8 * 8;
     double best = 0;
     for (int round = 0; round < 5; ++round) {
         std::vector<uint64_t> sums(static_cast<size_t>(n_threads) * 8);  // each on a cache line of its own
@@ -130,8 +130,12 @@ double reading_speed(int n_threads) {
         std::vector<std::thread> threads;
         for (size_t i = 0; i < static_cast<size_t>(n_threads); ++i) {
             threads.emplace_back([&, i] {
-                const auto first = memory.begin() + static_cast<std::ptrdiff_t>(i * part);
-                sums[i * 8] = std::accumulate(first, first + static_cast<std::ptrdiff_t>(part), uint64_t{0});
+                uint64_t sum = 0;
+                for (const uint64_t * at = memory.data() + i * part; at < memory.data() + (i + 1) * part; at += 8) {
+                    __builtin_prefetch(at + 512);  // a page ahead, as the products do
+                    sum += std::accumulate(at, at + 8, uint64_t{0});
+                }
+                sums[i * 8] = sum;
             });
         }
         for (std::thread & thread : threads) thread.join();

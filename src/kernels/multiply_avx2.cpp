@@ -24,6 +24,18 @@ namespace harp::kernels {
 
 namespace {
 
+/// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
+/// prefetchers, which stop at the ends of pages, are not enough.
+constexpr size_t AHEAD = 4096;
+
+/// Asks for what stands AHEAD of part `part` of `n_parts` of a block.
+template <class Packed>
+void prefetch(const Packed & block, int part = 0, int n_parts = 1) {
+    const size_t bytes = sizeof(Packed) / static_cast<size_t>(n_parts);
+    const char * ahead = reinterpret_cast<const char *>(&block) + AHEAD + static_cast<size_t>(part) * bytes;
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
+}
+
 __m256i load(const void * bytes) {
     return _mm256_loadu_si256(static_cast<const __m256i *>(bytes));
 }
@@ -85,6 +97,7 @@ void unpack(const uint8_t (&q)[STEPS / 2][GROUP][STEP], __m256i (&weights)[STEPS
 
 template <size_t N>
 void add_block(const PackedQ4_0 & block, int64_t i, Tokens<N> & tokens) {
+    prefetch(block);
     __m256i weights[STEPS];
     unpack(block.q, weights);
     const __m256 d = load_halves(block.d);
@@ -100,6 +113,7 @@ void add_block(const PackedQ4_0 & block, int64_t i, Tokens<N> & tokens) {
 
 template <size_t N>
 void add_block(const PackedQ4_1 & block, int64_t i, Tokens<N> & tokens) {
+    prefetch(block);
     __m256i weights[STEPS];
     unpack(block.q, weights);
     const __m256 d = load_halves(block.d), m = load_halves(block.m);
@@ -206,10 +220,13 @@ void add_k_block(const uint8_t (&q)[STEPS][GROUP][STEP], const uint8_t (*high)[S
     }
 }
 
-template <size_t N>
-void add_super_block(const PackedQ4_K & block, const uint8_t (*high)[GROUP][STEP], int64_t i, Tokens<N> & tokens) {
+/// @param whole what is prefetched: the block with its high bits, if it has any
+template <class Packed, size_t N>
+void add_super_block(const Packed & whole, const PackedQ4_K & block, const uint8_t (*high)[GROUP][STEP], int64_t i,
+                     Tokens<N> & tokens) {
     IntegerSums<N> sums;
     for (int pair = 0; pair < PAIRS; ++pair) {
+        prefetch(whole, pair, PAIRS);
         const int64_t first = i * SUPER_BLOCK + pair * 2 * BLOCK;
         const __m256i scales = load_pairs(block.scales[pair]), mins = load_pairs(block.mins[pair]);
         add_k_block<0>(block.q[pair], high ? high[2 * pair] : nullptr, scales, first, tokens, sums);
@@ -229,12 +246,12 @@ void add_super_block(const PackedQ4_K & block, const uint8_t (*high)[GROUP][STEP
 
 template <size_t N>
 void add_block(const PackedQ4_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block(block, nullptr, i, tokens);
+    add_super_block(block, block, nullptr, i, tokens);
 }
 
 template <size_t N>
 void add_block(const PackedQ5_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block(block.low, block.high, i, tokens);
+    add_super_block(block, block.low, block.high, i, tokens);
 }
 
 /// Block WHICH of pair `pair` of Q6_K.
@@ -261,6 +278,7 @@ template <size_t N>
 void add_block(const PackedQ6_K & block, int64_t i, Tokens<N> & tokens) {
     IntegerSums<N> sums;
     for (int pair = 0; pair < PAIRS; ++pair) {
+        prefetch(block, pair, PAIRS);
         add_q6_block<0>(block, pair, i, tokens, sums);
         add_q6_block<1>(block, pair, i, tokens, sums);
     }
