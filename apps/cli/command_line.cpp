@@ -129,7 +129,7 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
     app.add_option(
            "--harp-kernels", kernels_,
-           "products with 4- to 6-bit weights on the CPU: ours, where it has AVX2, or ggml's [on, off; default on]")
+           "products with 4- to 6-bit weights on the CPU: ours, where it has AVX2, or ggml's [on, off; default off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off"}))
         ->type_name("")

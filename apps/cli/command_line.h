@@ -46,7 +46,7 @@ class HarpFlags {
   private:
     std::map<std::string, std::string> values_;
     bool off_ = false;
-    std::string kernels_ = "on";
+    std::string kernels_ = "off";
 };
 
 /// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.

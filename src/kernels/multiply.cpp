@@ -6,7 +6,7 @@ namespace {
 
 bool has_avx2() noexcept {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and so F16C, which came before
 #else
     return false;
 #endif

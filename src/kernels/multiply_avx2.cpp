@@ -46,7 +46,7 @@ __m256 load_halves(const uint16_t (&halves)[GROUP]) {
 
 /// Four bytes in every lane.
 __m256i broadcast(const void * four) {
-    int32_t value;
+    int32_t value = 0;
     std::memcpy(&value, four, sizeof(value));
     return _mm256_set1_epi32(value);
 }
