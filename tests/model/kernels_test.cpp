@@ -1,0 +1,162 @@
+// Models that are loaded for our products against the same models with ggml's: the same distributions up to the rounding of sums,
+// whatever the size of the batch and the number of threads; switched off, ggml's bit for bit.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "forward/batch_rows.h"
+#include "kernels/buffer_type.h"
+#include "kernels/multiply.h"
+#include "support/models.h"
+
+namespace harp::testing {
+namespace {
+
+constexpr int PROMPT = 12;  // tokens of each sequence before the batch that is looked at
+
+void be_silent() {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+}
+
+llama_model_ptr load_new(const std::filesystem::path & path, bool use_extra_buffers = true) {
+    llama_model_params params = llama_model_default_params();
+    params.use_extra_bufts = use_extra_buffers;
+    return llama_model_ptr(llama_model_load_from_file(path.c_str(), params));
+}
+
+/// Logits of a batch with the next token of each of `n_rows` sequences, [n_rows][n_vocab].
+std::vector<std::vector<float>> logits_of(llama_model & model, int n_rows, int n_threads) {
+    llama_context_params params = small_context(static_cast<uint32_t>(n_rows * 32), static_cast<uint32_t>(n_rows));
+    params.n_threads = params.n_threads_batch = n_threads;
+    const llama_context_ptr context(llama_init_from_model(&model, params));
+    forward::BatchRows rows;
+    for (llama_seq_id sequence = 0; sequence < n_rows; ++sequence) {
+        for (int i = 0; i < PROMPT; ++i) rows.add(100 + 37 * sequence + 11 * i, i, {&sequence, 1}, false);
+    }
+    EXPECT_EQ(llama_decode(context.get(), rows.view()), 0);
+    rows.clear();
+    for (llama_seq_id sequence = 0; sequence < n_rows; ++sequence) rows.add(99, PROMPT, {&sequence, 1}, true);
+    EXPECT_EQ(llama_decode(context.get(), rows.view()), 0);
+    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(&model)));
+    std::vector<std::vector<float>> logits;
+    for (int i = 0; i < n_rows; ++i) {
+        const float * row = llama_get_logits_ith(context.get(), i);
+        logits.emplace_back(row, row + n_vocab);
+    }
+    return logits;
+}
+
+std::vector<double> log_probabilities(const std::vector<float> & logits) {
+    std::vector<double> values(logits.begin(), logits.end());
+    const double top = *std::max_element(values.begin(), values.end());
+    double sum = 0;
+    for (const double value : values) sum += std::exp(value - top);
+    for (double & value : values) value -= top + std::log(sum);
+    return values;
+}
+
+/// Kullback-Leibler divergence of the distribution of `b` from that of `a`, nats.
+double divergence(const std::vector<float> & a, const std::vector<float> & b) {
+    const std::vector<double> of_a = log_probabilities(a), of_b = log_probabilities(b);
+    double sum = 0;
+    for (size_t i = 0; i < of_a.size(); ++i) sum += std::exp(of_a[i]) * (of_a[i] - of_b[i]);
+    return sum;
+}
+
+// The first test: the child must not know the buffer type yet.
+TEST(KernelsSwitchedOff, IsGgmlBitForBit) {
+    be_silent();
+    const std::filesystem::path path = smollm2_q4();
+    if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
+    std::FILE * file = std::tmpfile();
+    ASSERT_NE(file, nullptr);
+    if (::fork() == 0) {
+        const std::vector<float> plain = logits_of(*load_new(path), 1, 1).front();
+        const bool is_written = std::fwrite(plain.data(), sizeof(float), plain.size(), file) == plain.size();
+        ::_exit(std::fflush(file) == 0 && is_written ? 0 : 1);
+    }
+    int status = 1;
+    ::wait(&status);
+    ASSERT_EQ(status, 0);
+    kernels::set_enabled(false);
+    const std::vector<float> off = logits_of(*load_new(path), 1, 1).front();
+    std::vector<float> plain(off.size());
+    std::rewind(file);
+    ASSERT_EQ(std::fread(plain.data(), sizeof(float), plain.size(), file), plain.size());
+    std::fclose(file);
+    EXPECT_EQ(plain, off);
+    kernels::set_enabled(true);
+    EXPECT_EQ(logits_of(*load_new(path), 1, 1).front() == off, kernels::instructions() == "none");
+}
+
+class Kernels : public ::testing::TestWithParam<std::filesystem::path (*)()> {
+  protected:
+    void SetUp() override {
+        be_silent();
+        kernels::set_enabled(true);
+    }
+};
+
+/// Mean divergence of distributions, row by row, nats.
+double divergence(const std::vector<std::vector<float>> & a, const std::vector<std::vector<float>> & b) {
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) sum += divergence(a[i], b[i]);
+    return sum / static_cast<double>(a.size());
+}
+
+/// A quantised activation that rounds the other way changes more than a sum in another order does, and what it changes rounds the
+/// other way in the next layer. So ggml's own two ways, plain and repacked, differ too: ours may be as far off.
+TEST_P(Kernels, DistributionsAreGgmls) {
+    const std::filesystem::path path = GetParam()();
+    if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
+    const llama_model_ptr plain = load_new(path, false);
+    kernels::set_enabled(false);
+    const llama_model_ptr repacked = load_new(path);
+    kernels::set_enabled(true);
+    const llama_model_ptr ours = load_new(path);
+    double of_repacked = 0, of_ours = 0;
+    const auto sizes = {1, 2, 3, 8, 9, 16};
+    for (const int n_rows : sizes) {
+        const auto expected = logits_of(*plain, n_rows, 2);
+        of_repacked += divergence(expected, logits_of(*repacked, n_rows, 2)) / static_cast<double>(sizes.size());
+        of_ours += divergence(expected, logits_of(*ours, n_rows, 2)) / static_cast<double>(sizes.size());
+    }
+    std::printf("divergence from plain ggml: repacked %.4f, ours %.4f nats\n", of_repacked, of_ours);
+    EXPECT_LT(of_ours, 2 * of_repacked + 0.01);
+}
+
+/// Which thread takes which outputs changes no sum.
+TEST_P(Kernels, ThreadsDoNotMatter) {
+    const std::filesystem::path path = GetParam()();
+    if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
+    const llama_model_ptr model = load_new(path);
+    const auto expected = logits_of(*model, 3, 1);
+    for (const int n_threads : {2, 3, 5}) EXPECT_EQ(logits_of(*model, 3, n_threads), expected) << n_threads;
+}
+
+TEST_P(Kernels, HarpStandsOnThem) {
+    const std::filesystem::path path = GetParam()();
+    if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
+    const llama_model_ptr model = load_new(path);
+    const auto run = [&](Schedule schedule) {
+        Options options;
+        options.schedule = schedule;
+        ForwardPass pass(*model, small_context(), options);
+        return greedy(pass, {100, 111, 122, 133, 144}, 12);
+    };
+    const Continuation lazy = run(Schedule::lazy), fused = run(Schedule::fused);
+    size_t n_hesitations = 0;
+    for (const StepRecord & record : lazy.records) n_hesitations += record.hesitated ? 1 : 0;
+    EXPECT_GT(n_hesitations, 0U);
+    EXPECT_LT(divergence(lazy.logits.front(), fused.logits.front()), 0.2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Kernels, ::testing::Values(&smollm2_q4, &gemma3_q4),
+                         [](const auto & tested) { return std::string(tested.index == 0 ? "SmolLM2Q4" : "Gemma3Q4"); });
+
+}  // namespace
+}  // namespace harp::testing
