@@ -35,7 +35,8 @@ Parts parts(ggml_type weights, int64_t n_inputs, void * token) {
     return {q, d, d + n_inputs / ggml_blck_size(weights)};
 }
 
-void quantize_q4_0(const float * row, int64_t n_blocks, const Parts & to) {
+/// @param constant what has been added to each weight
+void quantize_8_0(const float * row, int64_t n_blocks, int constant, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
     auto * sums = static_cast<int32_t *>(to.sums);
     for (int64_t i = 0; i < n_blocks; ++i) {
@@ -43,11 +44,11 @@ void quantize_q4_0(const float * row, int64_t n_blocks, const Parts & to) {
         from_float(row + i * BLOCK, &block, BLOCK);
         std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
         to.d[i] = ggml_fp16_to_fp32(block.d);
-        sums[i] = 8 * sum_of(block.qs, BLOCK);
+        sums[i] = constant * sum_of(block.qs, BLOCK);
     }
 }
 
-void quantize_q4_1(const float * row, int64_t n_blocks, const Parts & to) {
+void quantize_8_1(const float * row, int64_t n_blocks, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_1)->from_float;
     auto * sums = static_cast<float *>(to.sums);
     for (int64_t i = 0; i < n_blocks; ++i) {
@@ -89,10 +90,15 @@ size_t token_bytes(ggml_type weights, int64_t n_inputs) noexcept {
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept {
     const Parts to = parts(weights, n_inputs, token);
     const int64_t n_blocks = n_inputs / ggml_blck_size(weights);
-    if (weights == GGML_TYPE_Q4_0) return quantize_q4_0(row, n_blocks, to);
-    if (weights == GGML_TYPE_Q4_1) return quantize_q4_1(row, n_blocks, to);
-    assert(is_k(weights));
-    quantize_k(row, n_blocks, weights == GGML_TYPE_Q6_K ? 1 : 2, to);
+    switch (weights) {
+        case GGML_TYPE_Q4_0: return quantize_8_0(row, n_blocks, 8, to);
+        case GGML_TYPE_Q5_0: return quantize_8_0(row, n_blocks, 16, to);
+        case GGML_TYPE_Q8_0: return quantize_8_0(row, n_blocks, 128, to);
+        case GGML_TYPE_Q4_1:
+        case GGML_TYPE_Q5_1: return quantize_8_1(row, n_blocks, to);
+        case GGML_TYPE_Q6_K: return quantize_k(row, n_blocks, 1, to);
+        default: assert(is_k(weights)); return quantize_k(row, n_blocks, 2, to);
+    }
 }
 
 Activations view(ggml_type weights, int64_t n_inputs, const void * token) noexcept {

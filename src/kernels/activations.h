@@ -12,8 +12,8 @@ namespace harp::kernels {
 ///
 /// | weights | scale of | sums |
 /// |---|---|---|
-/// | Q4_0 | 32 | int32 [n / 32], times 8 |
-/// | Q4_1 | 32 | float [n / 32], times the scale |
+/// | Q4_0, Q5_0, Q8_0 | 32 | int32 [n / 32], times 8, 16, 128 |
+/// | Q4_1, Q5_1 | 32 | float [n / 32], times the scale |
 /// | Q4_K, Q5_K | 256 | int16 [n / 32] |
 /// | Q6_K | 256 | int16 [n / 16], times 32 in the product |
 struct Activations {

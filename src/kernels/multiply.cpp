@@ -4,22 +4,41 @@ namespace harp::kernels {
 
 namespace {
 
-bool has_avx2() noexcept {
+enum class Instructions { none, avx2, vnni };
+
+Instructions found() noexcept {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and so F16C, which came before
+    const bool has_avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and so F16C, which came before
+    if (!has_avx2) return Instructions::none;
+    const bool has_vnni = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    return has_vnni ? Instructions::vnni : Instructions::avx2;
 #else
-    return false;
+    return Instructions::none;
 #endif
+}
+
+Instructions here() noexcept {
+    static const Instructions instructions = found();
+    return instructions;
 }
 
 }  // namespace
 
 std::string_view instructions() noexcept {
-    return has_avx2() ? "AVX2" : "none";
+    switch (here()) {
+        case Instructions::vnni: return "AVX-512 VNNI";
+        case Instructions::avx2: return "AVX2";
+        default: return "none";
+    }
 }
 
 MultiplyGroup multiply_for(ggml_type weights) noexcept {
-    return has_avx2() ? multiply_avx2(weights) : nullptr;
+    switch (here()) {
+        case Instructions::vnni: return multiply_vnni(weights);
+        case Instructions::avx2: return multiply_avx2(weights);
+        default: return nullptr;
+    }
 }
 
 }  // namespace harp::kernels

@@ -24,10 +24,11 @@ using MultiplyGroup = void (*)(const void * group, int64_t n_inputs, const void 
 /// The product for weights of a type on this processor; nullptr if there is none.
 [[nodiscard]] MultiplyGroup multiply_for(ggml_type weights) noexcept;
 
-/// Instructions that multiply_for() uses here: "AVX2", or "none".
+/// Instructions that multiply_for() uses here: "AVX-512 VNNI", "AVX2", or "none".
 [[nodiscard]] std::string_view instructions() noexcept;
 
-/// Of AVX2, FMA and F16C; only where the processor has them. multiply_avx2.cpp
+// Each for its own instructions; only where the processor has them.
 [[nodiscard]] MultiplyGroup multiply_avx2(ggml_type weights) noexcept;
+[[nodiscard]] MultiplyGroup multiply_vnni(ggml_type weights) noexcept;
 
 }  // namespace harp::kernels

@@ -1,358 +1,62 @@
-// Products for AVX2. Compiled with -mavx2 -mfma -mf16c: nothing here may be called, nor inlined elsewhere, without them.
+// Products for AVX2. Compiled with -mavx2 -mfma -mf16c: nothing here may be called without them.
 //
-// A block of 32 inputs of eight rows is 128 bytes of nibbles. They are unpacked once, into eight registers, and used for all tokens:
-// for each token eight times
+// Two multiplied pairs of bytes are added up in int16 (maddubs), as many steps as cannot overflow; then madd gives int32:
 //
-//     activations  [a0 a1 a2 a3] in every lane          int8, one load with broadcast
-//     weights      [w0 w1 w2 w3] of row r in lane r     uint8
-//     maddubs      [w0 a0 + w1 a1, w2 a2 + w3 a3]       int16, added up over the block
-//
-// and then once: madd (int32, eight outputs), conversion, multiplication with the scales, addition. In int16 a block's sum is at most
-// 8 * 2 * 15 * 127 = 30480; five bits take two such sums a block, six bits four.
+//     bits of a weight | steps in int16 | largest sum
+//     4                | 8              | 8 * 2 * 15 * 127 = 30480
+//     5                | 4              | 4 * 2 * 31 * 127 = 31496
+//     6                | 2              | 2 * 2 * 63 * 127 = 32004
 #include "kernels/multiply.h"
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#include <cstring>
-
-#include "kernels/activations.h"
-#include "kernels/packed_weights.h"
+#include "kernels/multiply_256.h"
 
 namespace harp::kernels {
 
 namespace {
 
-/// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
-/// prefetchers, which stop at the ends of pages, are not enough.
-constexpr size_t AHEAD = 4096;
+struct Avx2 {
+    static constexpr int MOST_BITS = 6;
 
-/// Asks for what stands AHEAD of part `part` of `n_parts` of a block.
-template <class Packed>
-void prefetch(const Packed & block, int part = 0, int n_parts = 1) {
-    const size_t bytes = sizeof(Packed) / static_cast<size_t>(n_parts);
-    const char * ahead = reinterpret_cast<const char *>(&block) + AHEAD + static_cast<size_t>(part) * bytes;
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
-}
-
-__m256i load(const void * bytes) {
-    return _mm256_loadu_si256(static_cast<const __m256i *>(bytes));
-}
-
-__m256 load_halves(const uint16_t (&halves)[GROUP]) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(halves)));
-}
-
-/// Four bytes in every lane.
-__m256i broadcast(const void * four) {
-    int32_t value = 0;
-    std::memcpy(&value, four, sizeof(value));
-    return _mm256_set1_epi32(value);
-}
-
-__m256i low_nibbles(__m256i bytes) {
-    return _mm256_and_si256(bytes, _mm256_set1_epi8(15));
-}
-__m256i high_nibbles(__m256i bytes) {
-    return low_nibbles(_mm256_srli_epi16(bytes, 4));
-}
-
-/// Steps FIRST..LAST-1 of weights with the activations `q` of a block, summed in int16.
-template <int FIRST, int LAST>
-__m256i dot(const __m256i (&weights)[STEPS], const int8_t * q) {
-    __m256i sum = _mm256_maddubs_epi16(weights[FIRST], broadcast(q + FIRST * STEP));
-    for (int t = FIRST + 1; t < LAST; ++t) {
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights[t], broadcast(q + t * STEP)));
+    /// Products with all steps of a block, int32 [8].
+    template <int BITS>
+    static __m256i dot(const __m256i (&weights)[STEPS], const int8_t * q) {
+        return scaled_dot<BITS, 0, STEPS>(weights, q, _mm256_set1_epi16(1));
     }
-    return sum;
-}
 
-/// Tokens of a product: where their activations are and their sums so far.
-template <size_t N>
-struct Tokens {
-    Activations activations[N];
-    __m256 sums[N];
-
-    Tokens(ggml_type weights, int64_t n_inputs, const void * first) {
-        const size_t stride = token_bytes(weights, n_inputs);
-        for (size_t i = 0; i < N; ++i) {
-            activations[i] = view(weights, n_inputs, static_cast<const char *>(first) + i * stride);
-            sums[i] = _mm256_setzero_ps();
+    /// Products with steps FIRST..LAST-1, times `scale`.
+    template <int BITS, int FIRST, int LAST>
+    static __m256i scaled_dot(const __m256i (&weights)[STEPS], const int8_t * q, __m256i scale) {
+        constexpr int TOGETHER = BITS == 4 ? 8 : BITS == 5 ? 4 : 2;
+        constexpr int END = FIRST + TOGETHER < LAST ? FIRST + TOGETHER : LAST;
+        __m256i sum = _mm256_maddubs_epi16(weights[FIRST], broadcast(q + FIRST * STEP));
+        for (int t = FIRST + 1; t < END; ++t) {
+            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights[t], broadcast(q + t * STEP)));
         }
-    }
-
-    void store(float * out, int64_t stride) const {
-        for (size_t i = 0; i < N; ++i) _mm256_storeu_ps(out + static_cast<int64_t>(i) * stride, sums[i]);
-    }
-};
-
-void unpack(const uint8_t (&q)[STEPS / 2][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int t = 0; t < STEPS / 2; ++t) {
-        const __m256i bytes = load(q[t]);
-        weights[t] = low_nibbles(bytes);
-        weights[t + STEPS / 2] = high_nibbles(bytes);
-    }
-}
-
-template <size_t N>
-void add_block(const PackedQ4_0 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.q, weights);
-    const __m256 d = load_halves(block.d);
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (size_t n = 0; n < N; ++n) {
-        const Activations & a = tokens.activations[n];
-        const __m256i eights = _mm256_set1_epi32(static_cast<const int32_t *>(a.sums)[i]);
-        const __m256i sum = _mm256_sub_epi32(_mm256_madd_epi16(dot<0, STEPS>(weights, a.q + i * BLOCK), ones), eights);
-        tokens.sums[n] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(a.d[i])), tokens.sums[n]);
-    }
-}
-
-template <size_t N>
-void add_block(const PackedQ4_1 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.q, weights);
-    const __m256 d = load_halves(block.d), m = load_halves(block.m);
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (size_t n = 0; n < N; ++n) {
-        const Activations & a = tokens.activations[n];
-        const __m256i sum = _mm256_madd_epi16(dot<0, STEPS>(weights, a.q + i * BLOCK), ones);
-        const __m256 with_min =
-            _mm256_fmadd_ps(m, _mm256_set1_ps(static_cast<const float *>(a.sums)[i]), tokens.sums[n]);
-        tokens.sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(a.d[i])), with_min);
-    }
-}
-
-/// Pairs of bytes as int16, the first and the second of a pair in each of a lane's halves.
-template <class Byte>
-__m256i load_pairs(const Byte (&pairs)[GROUP][2]) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(pairs));
-    return static_cast<Byte>(-1) < 0 ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-}
-
-template <int WHICH>
-__m256i one_of(__m256i pairs) {
-    constexpr char b = 2 * WHICH;
-    return _mm256_shuffle_epi8(
-        pairs, _mm256_setr_epi8(b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8, b + 9, b + 8, b + 9, b + 12,
-                                b + 13, b + 12, b + 13, b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8, b + 9,
-                                b + 8, b + 9, b + 12, b + 13, b + 12, b + 13));
-}
-
-/// Low or high nibbles, the first or second block of a pair.
-template <int WHICH>
-void unpack(const uint8_t (&q)[STEPS][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int t = 0; t < STEPS; ++t) weights[t] = WHICH == 0 ? low_nibbles(load(q[t])) : high_nibbles(load(q[t]));
-}
-
-/// Bits shifted left by SHIFT, or right where it is negative, and masked.
-template <int SHIFT>
-__m256i shifted(__m256i bytes, char mask) {
-    const __m256i moved = SHIFT < 0 ? _mm256_srli_epi16(bytes, -SHIFT) : _mm256_slli_epi16(bytes, SHIFT);
-    return _mm256_and_si256(moved, _mm256_set1_epi8(mask));
-}
-
-/// The fifth bit of each step.
-void add_high_bit(const uint8_t (&high)[GROUP][STEP], __m256i (&weights)[STEPS]) {
-    const __m256i bits = load(high);
-    weights[0] = _mm256_or_si256(weights[0], shifted<4>(bits, 16));
-    weights[1] = _mm256_or_si256(weights[1], shifted<3>(bits, 16));
-    weights[2] = _mm256_or_si256(weights[2], shifted<2>(bits, 16));
-    weights[3] = _mm256_or_si256(weights[3], shifted<1>(bits, 16));
-    weights[4] = _mm256_or_si256(weights[4], shifted<0>(bits, 16));
-    weights[5] = _mm256_or_si256(weights[5], shifted<-1>(bits, 16));
-    weights[6] = _mm256_or_si256(weights[6], shifted<-2>(bits, 16));
-    weights[7] = _mm256_or_si256(weights[7], shifted<-3>(bits, 16));
-}
-
-/// The fifth and sixth bit of each step.
-void add_high_bits(const uint8_t (&high)[2][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int u = 0; u < 2; ++u) {
-        const __m256i bits = load(high[u]);
-        __m256i * four = weights + 4 * u;
-        four[0] = _mm256_or_si256(four[0], shifted<4>(bits, 48));
-        four[1] = _mm256_or_si256(four[1], shifted<2>(bits, 48));
-        four[2] = _mm256_or_si256(four[2], shifted<0>(bits, 48));
-        four[3] = _mm256_or_si256(four[3], shifted<-2>(bits, 48));
-    }
-}
-
-/// Sums of a super-block in int32: of quantised weights with their scales, and what the weights' constant part takes off.
-template <size_t N>
-struct IntegerSums {
-    __m256i products[N];
-    __m256i constants[N];
-
-    IntegerSums() {
-        for (size_t n = 0; n < N; ++n) products[n] = constants[n] = _mm256_setzero_si256();
-    }
-
-    void add_product(size_t n, __m256i sum, __m256i scale) {
-        products[n] = _mm256_add_epi32(products[n], _mm256_madd_epi16(sum, scale));
-    }
-
-    /// `pairs` [8][2] with two int16 sums of activations
-    void add_constant(size_t n, __m256i pairs, const int16_t * sums) {
-        constants[n] = _mm256_add_epi32(constants[n], _mm256_madd_epi16(pairs, broadcast(sums)));
-    }
-};
-
-/// Block WHICH of a pair of Q4_K, or, with a plane of high bits, of Q5_K.
-template <int WHICH, size_t N>
-void add_k_block(const uint8_t (&q)[STEPS][GROUP][STEP], const uint8_t (*high)[STEP], __m256i scales, int64_t first,
-                 const Tokens<N> & tokens, IntegerSums<N> & sums) {
-    __m256i weights[STEPS];
-    unpack<WHICH>(q, weights);
-    if (high != nullptr) add_high_bit(*reinterpret_cast<const uint8_t(*)[GROUP][STEP]>(high), weights);
-    const __m256i scale = one_of<WHICH>(scales);
-    for (size_t n = 0; n < N; ++n) {
-        const int8_t * activations = tokens.activations[n].q + first;
-        if (high == nullptr) {
-            sums.add_product(n, dot<0, STEPS>(weights, activations), scale);
+        const __m256i product = _mm256_madd_epi16(sum, scale);
+        if constexpr (END == LAST) {
+            return product;
         } else {
-            sums.add_product(n, dot<0, STEPS / 2>(weights, activations), scale);
-            sums.add_product(n, dot<STEPS / 2, STEPS>(weights, activations), scale);
+            return _mm256_add_epi32(product, scaled_dot<BITS, END, LAST>(weights, q, scale));
         }
     }
-}
 
-/// @param whole what is prefetched: the block with its high bits, if it has any
-template <class Packed, size_t N>
-void add_super_block(const Packed & whole, const PackedQ4_K & block, const uint8_t (*high)[GROUP][STEP], int64_t i,
-                     Tokens<N> & tokens) {
-    IntegerSums<N> sums;
-    for (int pair = 0; pair < PAIRS; ++pair) {
-        prefetch(whole, pair, PAIRS);
-        const int64_t first = i * SUPER_BLOCK + pair * 2 * BLOCK;
-        const __m256i scales = load_pairs(block.scales[pair]), mins = load_pairs(block.mins[pair]);
-        add_k_block<0>(block.q[pair], high ? high[2 * pair] : nullptr, scales, first, tokens, sums);
-        add_k_block<1>(block.q[pair], high ? high[2 * pair + 1] : nullptr, scales, first + BLOCK, tokens, sums);
-        for (size_t n = 0; n < N; ++n) {
-            sums.add_constant(n, mins, static_cast<const int16_t *>(tokens.activations[n].sums) + first / BLOCK);
-        }
+    /// The first or second int16 of each pair in both of the lane's halves.
+    template <int WHICH>
+    static __m256i scale(__m256i pairs) {
+        constexpr char b = 2 * WHICH;
+        return _mm256_shuffle_epi8(
+            pairs, _mm256_setr_epi8(b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8, b + 9, b + 8, b + 9, b + 12,
+                                    b + 13, b + 12, b + 13, b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8,
+                                    b + 9, b + 8, b + 9, b + 12, b + 13, b + 12, b + 13));
     }
-    const __m256 d = load_halves(block.d), dmin = load_halves(block.dmin);
-    for (size_t n = 0; n < N; ++n) {
-        const __m256 scale = _mm256_set1_ps(tokens.activations[n].d[i]);
-        const __m256 product = _mm256_cvtepi32_ps(sums.products[n]), constant = _mm256_cvtepi32_ps(sums.constants[n]);
-        tokens.sums[n] = _mm256_fmadd_ps(product, _mm256_mul_ps(d, scale), tokens.sums[n]);
-        tokens.sums[n] = _mm256_fnmadd_ps(constant, _mm256_mul_ps(dmin, scale), tokens.sums[n]);
-    }
-}
-
-template <size_t N>
-void add_block(const PackedQ4_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block(block, block, nullptr, i, tokens);
-}
-
-template <size_t N>
-void add_block(const PackedQ5_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block(block, block.low, block.high, i, tokens);
-}
-
-/// Block WHICH of pair `pair` of Q6_K.
-template <int WHICH, size_t N>
-void add_q6_block(const PackedQ6_K & block, int pair, int64_t i, const Tokens<N> & tokens, IntegerSums<N> & sums) {
-    const int j = 2 * pair + WHICH;
-    const int64_t first = i * SUPER_BLOCK + j * BLOCK;
-    __m256i weights[STEPS];
-    unpack<WHICH>(block.q[pair], weights);
-    add_high_bits(block.high[j], weights);
-    const __m256i scales = load_pairs(block.scales[j]);
-    const __m256i scale_0 = one_of<0>(scales), scale_1 = one_of<1>(scales);
-    for (size_t n = 0; n < N; ++n) {
-        const Activations & a = tokens.activations[n];
-        sums.add_product(n, dot<0, 2>(weights, a.q + first), scale_0);
-        sums.add_product(n, dot<2, 4>(weights, a.q + first), scale_0);
-        sums.add_product(n, dot<4, 6>(weights, a.q + first), scale_1);
-        sums.add_product(n, dot<6, 8>(weights, a.q + first), scale_1);
-        sums.add_constant(n, scales, static_cast<const int16_t *>(a.sums) + first / 16);
-    }
-}
-
-template <size_t N>
-void add_block(const PackedQ6_K & block, int64_t i, Tokens<N> & tokens) {
-    IntegerSums<N> sums;
-    for (int pair = 0; pair < PAIRS; ++pair) {
-        prefetch(block, pair, PAIRS);
-        add_q6_block<0>(block, pair, i, tokens, sums);
-        add_q6_block<1>(block, pair, i, tokens, sums);
-    }
-    const __m256 d = load_halves(block.d);
-    for (size_t n = 0; n < N; ++n) {
-        // 32 of each weight were too much
-        const __m256i sum = _mm256_sub_epi32(sums.products[n], _mm256_slli_epi32(sums.constants[n], 5));
-        const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(tokens.activations[n].d[i]));
-        tokens.sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, tokens.sums[n]);
-    }
-}
-
-template <class Packed>
-struct Format;
-template <>
-struct Format<PackedQ4_0> {
-    static constexpr ggml_type TYPE = GGML_TYPE_Q4_0;
-    static constexpr int INPUTS = BLOCK;
 };
-template <>
-struct Format<PackedQ4_1> {
-    static constexpr ggml_type TYPE = GGML_TYPE_Q4_1;
-    static constexpr int INPUTS = BLOCK;
-};
-template <>
-struct Format<PackedQ4_K> {
-    static constexpr ggml_type TYPE = GGML_TYPE_Q4_K;
-    static constexpr int INPUTS = SUPER_BLOCK;
-};
-template <>
-struct Format<PackedQ5_K> {
-    static constexpr ggml_type TYPE = GGML_TYPE_Q5_K;
-    static constexpr int INPUTS = SUPER_BLOCK;
-};
-template <>
-struct Format<PackedQ6_K> {
-    static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
-    static constexpr int INPUTS = SUPER_BLOCK;
-};
-
-template <class Packed, size_t N>
-void multiply_tokens(const Packed * blocks, int64_t n_inputs, const void * first, float * out, int64_t out_stride) {
-    Tokens<N> tokens(Format<Packed>::TYPE, n_inputs, first);
-    for (int64_t i = 0; i < n_inputs / Format<Packed>::INPUTS; ++i) add_block(blocks[i], i, tokens);
-    tokens.store(out, out_stride);
-}
-
-template <class Packed>
-void multiply(const void * group, int64_t n_inputs, const void * tokens, int n_tokens, float * out,
-              int64_t out_stride) noexcept {
-    const auto * blocks = static_cast<const Packed *>(group);
-    switch (n_tokens) {
-        case 1: return multiply_tokens<Packed, 1>(blocks, n_inputs, tokens, out, out_stride);
-        case 2: return multiply_tokens<Packed, 2>(blocks, n_inputs, tokens, out, out_stride);
-        case 3: return multiply_tokens<Packed, 3>(blocks, n_inputs, tokens, out, out_stride);
-        case 4: return multiply_tokens<Packed, 4>(blocks, n_inputs, tokens, out, out_stride);
-        case 5: return multiply_tokens<Packed, 5>(blocks, n_inputs, tokens, out, out_stride);
-        case 6: return multiply_tokens<Packed, 6>(blocks, n_inputs, tokens, out, out_stride);
-        case 7: return multiply_tokens<Packed, 7>(blocks, n_inputs, tokens, out, out_stride);
-        default: return multiply_tokens<Packed, 8>(blocks, n_inputs, tokens, out, out_stride);
-    }
-}
 
 }  // namespace
 
 MultiplyGroup multiply_avx2(ggml_type weights) noexcept {
-    switch (weights) {
-        case GGML_TYPE_Q4_0: return multiply<PackedQ4_0>;
-        case GGML_TYPE_Q4_1: return multiply<PackedQ4_1>;
-        case GGML_TYPE_Q4_K: return multiply<PackedQ4_K>;
-        case GGML_TYPE_Q5_K: return multiply<PackedQ5_K>;
-        case GGML_TYPE_Q6_K: return multiply<PackedQ6_K>;
-        default: return nullptr;
-    }
+    return multiply_with<Avx2>(weights);
 }
 
 }  // namespace harp::kernels

@@ -19,7 +19,7 @@ uint8_t min_of(const uint8_t (&bytes)[K_SCALE_SIZE], int j) {
     return static_cast<uint8_t>(j < 4 ? bytes[j + 4] & 63 : bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4);
 }
 
-/// In all formats but Q6_K, byte i of ggml's nibbles has the nibbles of ours.
+/// In all formats with nibbles but Q6_K, byte i of ggml's nibbles has the nibbles of ours.
 template <size_t N_STEPS>
 void interleave(const uint8_t * bytes, int row, uint8_t (&q)[N_STEPS][GROUP][STEP]) {
     for (size_t t = 0; t < N_STEPS; ++t) std::memcpy(q[t][row], bytes + t * STEP, STEP);
@@ -34,6 +34,41 @@ void pack_row(const block_q4_1 & block, int row, PackedQ4_1 & packed) {
     packed.d[row] = block.d;
     packed.m[row] = block.m;
     interleave(block.qs, row, packed.q);
+}
+
+/// The fifth bits of Q5_0 and Q5_1.
+void pack_high_bits(const uint8_t (&bits)[BLOCK / 8], int row, uint8_t (&high)[GROUP][STEP]) {
+    for (int b = 0; b < STEP; ++b) {
+        unsigned plane = 0;
+        for (int t = 0; t < STEPS; ++t) {
+            const int i = t * STEP + b;
+            plane |= (bits[i / 8] >> (i % 8) & 1U) << t;
+        }
+        high[row][b] = static_cast<uint8_t>(plane);
+    }
+}
+
+void pack_row(const block_q5_0 & block, int row, PackedQ5_0 & packed) {
+    packed.low.d[row] = block.d;
+    interleave(block.qs, row, packed.low.q);
+    pack_high_bits(block.qh, row, packed.high);
+}
+
+void pack_row(const block_q5_1 & block, int row, PackedQ5_1 & packed) {
+    packed.low.d[row] = block.d;
+    packed.low.m[row] = block.m;
+    interleave(block.qs, row, packed.low.q);
+    pack_high_bits(block.qh, row, packed.high);
+}
+
+void pack_row(const block_q8_0 & block, int row, PackedQ8_0 & packed) {
+    packed.low.d[row] = block.d;
+    for (int i = 0; i < BLOCK / 2; ++i) {
+        const auto first = static_cast<unsigned>(block.qs[i] + 128);
+        const auto second = static_cast<unsigned>(block.qs[i + BLOCK / 2] + 128);
+        packed.low.q[i / STEP][row][i % STEP] = static_cast<uint8_t>((first & 15U) | (second & 15U) << 4);
+        packed.high[i / STEP][row][i % STEP] = static_cast<uint8_t>(first >> 4 | (second >> 4) << 4);
+    }
 }
 
 /// What Q4_K and Q5_K have in common.
@@ -107,6 +142,9 @@ size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept {
     switch (type) {
         case GGML_TYPE_Q4_0: return n_blocks * sizeof(PackedQ4_0);
         case GGML_TYPE_Q4_1: return n_blocks * sizeof(PackedQ4_1);
+        case GGML_TYPE_Q5_0: return n_blocks * sizeof(PackedQ5_0);
+        case GGML_TYPE_Q5_1: return n_blocks * sizeof(PackedQ5_1);
+        case GGML_TYPE_Q8_0: return n_blocks * sizeof(PackedQ8_0);
         case GGML_TYPE_Q4_K: return n_blocks * sizeof(PackedQ4_K);
         case GGML_TYPE_Q5_K: return n_blocks * sizeof(PackedQ5_K);
         case GGML_TYPE_Q6_K: return n_blocks * sizeof(PackedQ6_K);
@@ -120,6 +158,9 @@ void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs
     switch (type) {
         case GGML_TYPE_Q4_0: return pack_rows<block_q4_0, PackedQ4_0>(rows, n_blocks, n_outputs, packed);
         case GGML_TYPE_Q4_1: return pack_rows<block_q4_1, PackedQ4_1>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q5_0: return pack_rows<block_q5_0, PackedQ5_0>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q5_1: return pack_rows<block_q5_1, PackedQ5_1>(rows, n_blocks, n_outputs, packed);
+        case GGML_TYPE_Q8_0: return pack_rows<block_q8_0, PackedQ8_0>(rows, n_blocks, n_outputs, packed);
         case GGML_TYPE_Q4_K: return pack_rows<block_q4_K, PackedQ4_K>(rows, n_blocks, n_outputs, packed);
         case GGML_TYPE_Q5_K: return pack_rows<block_q5_K, PackedQ5_K>(rows, n_blocks, n_outputs, packed);
         case GGML_TYPE_Q6_K: return pack_rows<block_q6_K, PackedQ6_K>(rows, n_blocks, n_outputs, packed);

@@ -1,4 +1,4 @@
-// Weights of 4 to 6 bits in the order in which products with few tokens read them.
+// Weights of 4 to 8 bits in the order in which products with few tokens read them.
 //
 // Eight rows of the weight matrix, eight outputs, stand side by side. A step is four consecutive inputs of each:
 //
@@ -24,19 +24,55 @@ inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // of blocks in a super
 
 /// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
 struct PackedQ4_0 {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q4_0;
+    static constexpr int INPUTS = BLOCK;
+
     uint16_t d[GROUP];  // float16
     uint8_t q[STEPS / 2][GROUP][STEP];
 };
 
 /// x = d * q + m
 struct PackedQ4_1 {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q4_1;
+    static constexpr int INPUTS = BLOCK;
+
     uint16_t d[GROUP];
     uint16_t m[GROUP];
     uint8_t q[STEPS / 2][GROUP][STEP];
 };
 
+/// x = d * (q - 16), as Q4_0 with a fifth bit: bit t of `high` is that of step t.
+struct PackedQ5_0 {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q5_0;
+    static constexpr int INPUTS = BLOCK;
+
+    PackedQ4_0 low;
+    uint8_t high[GROUP][STEP];
+};
+
+/// x = d * q + m
+struct PackedQ5_1 {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q5_1;
+    static constexpr int INPUTS = BLOCK;
+
+    PackedQ4_1 low;
+    uint8_t high[GROUP][STEP];
+};
+
+/// x = d * (q - 128): the low nibbles of q as in Q4_0, the high ones as well.
+struct PackedQ8_0 {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
+    static constexpr int INPUTS = BLOCK;
+
+    PackedQ4_0 low;
+    uint8_t high[STEPS / 2][GROUP][STEP];
+};
+
 /// x = d * scale * q - dmin * min, scale and min of a block of 32. Of each pair of blocks the first is in the low nibbles.
 struct PackedQ4_K {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q4_K;
+    static constexpr int INPUTS = SUPER_BLOCK;
+
     uint16_t d[GROUP];
     uint16_t dmin[GROUP];
     uint8_t scales[PAIRS][GROUP][2];
@@ -46,19 +82,25 @@ struct PackedQ4_K {
 
 /// As Q4_K, with a fifth bit: bit t of `high` is that of step t.
 struct PackedQ5_K {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q5_K;
+    static constexpr int INPUTS = SUPER_BLOCK;
+
     PackedQ4_K low;
     uint8_t high[2 * PAIRS][GROUP][STEP];
 };
 
 /// x = d * scale * (q - 32), scale of 16 inputs. Two more bits: those of steps 4u..4u+3 are in `high[u]`, two bits each.
 struct PackedQ6_K {
+    static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
+    static constexpr int INPUTS = SUPER_BLOCK;
+
     uint16_t d[GROUP];
     int8_t scales[2 * PAIRS][GROUP][2];
     uint8_t q[PAIRS][STEPS][GROUP][STEP];
     uint8_t high[2 * PAIRS][2][GROUP][STEP];
 };
 
-/// Whether a matrix of this type and shape can be packed: Q4_0, Q4_1, Q4_K, Q5_K, Q6_K with a multiple of 8 outputs.
+/// Whether a matrix of this type and shape can be packed: of a type that has a structure here, with a multiple of 8 outputs.
 [[nodiscard]] bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept;
 
 /// Bytes of a packed group of 8 outputs.

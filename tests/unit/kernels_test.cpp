@@ -7,6 +7,8 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "ggml-cpu.h"
@@ -15,7 +17,21 @@
 #include "kernels/packed_weights.h"
 
 namespace harp::kernels {
+
+MultiplyGroup multiply_emulated_vnni(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction in AVX2's
+
 namespace {
+
+/// Where a block of a type has its float16 numbers, and how many.
+struct Halves {
+    size_t at, n;
+};
+
+Halves halves(ggml_type type) {
+    if (type == GGML_TYPE_Q6_K) return {ggml_type_size(type) - 2, 1};
+    const bool has_one = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q8_0;
+    return {0, has_one ? size_t{1} : size_t{2}};
+}
 
 /// Random weights of a type, in ggml's layout.
 struct Matrix {
@@ -57,18 +73,17 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
     const size_t block = ggml_type_size(type);
     std::uniform_real_distribution<float> scale(-2, 2);
     for (size_t at = 0; at < matrix.rows.size(); at += block) {
-        const bool is_last = type == GGML_TYPE_Q6_K;  // where a block has its float16 numbers
-        const bool has_two = type != GGML_TYPE_Q4_0 && type != GGML_TYPE_Q6_K;
-        for (size_t i = 0; i < (has_two ? 2U : 1U); ++i) {
+        for (size_t i = 0; i < halves(type).n; ++i) {
             const ggml_fp16_t half = ggml_fp32_to_fp16(random() % 8 == 0 ? 0.0F : scale(random));
-            std::memcpy(matrix.rows.data() + at + (is_last ? block - 2 : 2 * i), &half, sizeof(half));
+            std::memcpy(matrix.rows.data() + at + halves(type).at + 2 * i, &half, sizeof(half));
         }
     }
     return matrix;
 }
 
-/// All products by our kernels, [token][output].
-std::vector<float> multiply(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+/// All products by a kernel of ours, [token][output].
+std::vector<float> multiply(MultiplyGroup kernel, const Matrix & matrix, const std::vector<float> & tokens,
+                            int n_tokens) {
     const auto n_inputs = static_cast<size_t>(matrix.n_inputs);
     const size_t bytes = group_bytes(matrix.type, matrix.n_inputs), stride = token_bytes(matrix.type, matrix.n_inputs);
     const int64_t n_groups = matrix.n_outputs / GROUP;
@@ -79,8 +94,8 @@ std::vector<float> multiply(const Matrix & matrix, const std::vector<float> & to
     }
     std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
     for (int64_t group = 0; group < n_groups; ++group) {
-        multiply_for(matrix.type)(packed.data() + static_cast<size_t>(group) * bytes, matrix.n_inputs, quantized.data(),
-                                  n_tokens, out.data() + group * GROUP, matrix.n_outputs);
+        kernel(packed.data() + static_cast<size_t>(group) * bytes, matrix.n_inputs, quantized.data(), n_tokens,
+               out.data() + group * GROUP, matrix.n_outputs);
     }
     return out;
 }
@@ -100,8 +115,8 @@ struct Errors {
     double ours = 0, ggmls = 0, scale = 0;
 };
 
-Errors errors(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
-    const std::vector<float> ours = multiply(matrix, tokens, n_tokens);
+Errors errors(MultiplyGroup kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+    const std::vector<float> ours = multiply(kernel, matrix, tokens, n_tokens);
     Errors sums;
     for (int64_t output = 0; output < matrix.n_outputs; ++output) {
         const std::vector<float> weights = matrix.dequantized(output);
@@ -127,17 +142,38 @@ Errors errors(const Matrix & matrix, const std::vector<float> & tokens, int n_to
     return {std::sqrt(sums.ours / n), std::sqrt(sums.ggmls / n), std::sqrt(sums.scale / n)};
 }
 
-void expect_no_worse(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
-    const Errors found = errors(matrix, tokens, n_tokens);
-    EXPECT_LE(found.ours, 1.01 * found.ggmls + 1e-7 * found.scale);
+struct Instructions {
+    std::string_view name;
+    MultiplyGroup (*kernel_for)(ggml_type);
+    bool (*are_here)();
+};
+
+bool has_avx2() {
+    return ggml_cpu_has_avx2() && ggml_cpu_has_fma() && ggml_cpu_has_f16c();
 }
 
-class Products : public ::testing::TestWithParam<ggml_type> {
+const Instructions ALL_INSTRUCTIONS[] = {
+    {"AVX2", [](ggml_type type) { return multiply_avx2(type); }, has_avx2},
+    {"EmulatedVNNI", [](ggml_type type) { return multiply_emulated_vnni(type); }, has_avx2},
+    {"VNNI", [](ggml_type type) { return multiply_vnni(type); }, [] { return instructions() == "AVX-512 VNNI"; }},
+};
+
+class Products : public ::testing::TestWithParam<std::tuple<ggml_type, Instructions>> {
   protected:
     void SetUp() override {
         ggml_cpu_init();
-        if (multiply_for(GetParam()) == nullptr) GTEST_SKIP() << "not on this processor";
+        if (!std::get<Instructions>(GetParam()).are_here()) GTEST_SKIP() << "not on this processor";
+        kernel_ = std::get<Instructions>(GetParam()).kernel_for(type());
+        ASSERT_NE(kernel_, nullptr);
     }
+    [[nodiscard]] static ggml_type type() { return std::get<ggml_type>(GetParam()); }
+
+    void expect_no_worse(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) const {
+        const Errors found = errors(kernel_, matrix, tokens, n_tokens);
+        EXPECT_LE(found.ours, 1.01 * found.ggmls + 1e-7 * found.scale);
+    }
+
+    MultiplyGroup kernel_ = nullptr;
     std::mt19937 random_{7};
     std::normal_distribution<float> normal_{0, 1};
     Values gaussian_ = [this](std::mt19937 & random) { return normal_(random); };
@@ -146,7 +182,7 @@ class Products : public ::testing::TestWithParam<ggml_type> {
 TEST_P(Products, OfOneToEightTokens) {
     for (int n = 1; n <= MAX_TOKENS; ++n) {
         SCOPED_TRACE(n);
-        const Matrix matrix = quantized(GetParam(), 1024, 24, random_, gaussian_);
+        const Matrix matrix = quantized(type(), 1024, 24, random_, gaussian_);
         expect_no_worse(matrix, values(1024 * n, random_, gaussian_), n);
     }
 }
@@ -154,31 +190,33 @@ TEST_P(Products, OfOneToEightTokens) {
 TEST_P(Products, OfOtherSizes) {
     for (const int64_t n_blocks : {1, 2, 3, 7, 18}) {
         SCOPED_TRACE(n_blocks);
-        const int64_t n_inputs = n_blocks * ggml_blck_size(GetParam());
-        expect_no_worse(quantized(GetParam(), n_inputs, 8, random_, gaussian_),
-                        values(3 * n_inputs, random_, gaussian_), 3);
+        const int64_t n_inputs = n_blocks * ggml_blck_size(type());
+        expect_no_worse(quantized(type(), n_inputs, 8, random_, gaussian_), values(3 * n_inputs, random_, gaussian_),
+                        3);
     }
 }
 
 TEST_P(Products, OfAnyBits) {
     for (int round = 0; round < 20; ++round) {
         SCOPED_TRACE(round);
-        expect_no_worse(any_bits(GetParam(), 512, 16, random_), values(2 * 512, random_, gaussian_), 2);
+        expect_no_worse(any_bits(type(), 512, 16, random_), values(2 * 512, random_, gaussian_), 2);
     }
 }
 
 /// All weights and activations at the ends of their ranges: sums in int16 must not overflow.
 TEST_P(Products, OfTheLargestSums) {
     for (const int sign : {-1, 1}) {
-        Matrix matrix = any_bits(GetParam(), 256, 8, random_);
-        for (char & each : matrix.rows) each = static_cast<char>(-1);
-        const size_t block = ggml_type_size(GetParam());
+        Matrix matrix = any_bits(type(), 256, 8, random_);
+        const bool is_signed = type() == GGML_TYPE_Q8_0;
+        for (char & each : matrix.rows) each = static_cast<char>(is_signed ? 127 : -1);
+        const size_t block = ggml_type_size(type());
         const ggml_fp16_t one = ggml_fp32_to_fp16(1);
         for (size_t at = 0; at < matrix.rows.size(); at += block) {
-            const bool is_last = GetParam() == GGML_TYPE_Q6_K;
-            std::memcpy(matrix.rows.data() + at + (is_last ? block - 2 : 0), &one, sizeof(one));
-            if (GetParam() != GGML_TYPE_Q4_0 && !is_last) std::memcpy(matrix.rows.data() + at + 2, &one, sizeof(one));
-            for (size_t i = 0; is_last && i < 16; ++i) matrix.rows[at + block - 18 + i] = 127;
+            for (size_t i = 0; i < halves(type()).n; ++i) {
+                std::memcpy(matrix.rows.data() + at + halves(type()).at + 2 * i, &one, sizeof(one));
+            }
+            // signed scales
+            for (size_t i = 0; type() == GGML_TYPE_Q6_K && i < 16; ++i) matrix.rows[at + block - 18 + i] = 127;
         }
         const std::vector<float> tokens(256, static_cast<float>(sign) * 3.5F);
         expect_no_worse(matrix, tokens, 1);
@@ -197,15 +235,20 @@ TEST_P(Products, OfExtremeValues) {
     for (const auto & [name, value] : cases) {
         for (const auto & [other_name, other] : cases) {
             SCOPED_TRACE(name + " times " + other_name);
-            expect_no_worse(quantized(GetParam(), 512, 8, random_, value), values(2 * 512, random_, other), 2);
+            expect_no_worse(quantized(type(), 512, 8, random_, value), values(2 * 512, random_, other), 2);
         }
     }
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, Products,
-                         ::testing::Values(GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K,
-                                           GGML_TYPE_Q6_K),
-                         [](const auto & tested) { return std::string(ggml_type_name(tested.param)); });
+                         ::testing::Combine(::testing::Values(GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0,
+                                                              GGML_TYPE_Q5_1, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K,
+                                                              GGML_TYPE_Q5_K, GGML_TYPE_Q6_K),
+                                            ::testing::ValuesIn(ALL_INSTRUCTIONS)),
+                         [](const auto & tested) {
+                             return std::string(ggml_type_name(std::get<ggml_type>(tested.param))) +
+                                    std::string(std::get<Instructions>(tested.param).name);
+                         });
 
 TEST(PackedWeights, WhatCanBePacked) {
     EXPECT_TRUE(can_pack(GGML_TYPE_Q4_0, 32, 8));
@@ -213,7 +256,7 @@ TEST(PackedWeights, WhatCanBePacked) {
     EXPECT_FALSE(can_pack(GGML_TYPE_Q4_0, 32, 12));
     EXPECT_FALSE(can_pack(GGML_TYPE_Q4_0, 32, 0));
     EXPECT_FALSE(can_pack(GGML_TYPE_Q4_K, 128, 8));
-    EXPECT_FALSE(can_pack(GGML_TYPE_Q8_0, 32, 8));
+    EXPECT_FALSE(can_pack(GGML_TYPE_Q2_K, 256, 8));
     EXPECT_FALSE(can_pack(GGML_TYPE_F32, 32, 8));
 }
 
