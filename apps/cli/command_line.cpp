@@ -127,9 +127,9 @@ void HarpFlags::add_to(CLI::App & app) {
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
         ->envname(off_variable)
         ->group(group);
-    app.add_option(
-           "--harp-kernels", kernels_,
-           "products with 4- to 6-bit weights on the CPU: ours, where it has AVX2, or ggml's [on, off; default off]")
+    app.add_option("--harp-kernels", kernels_,
+                   "products with quantised weights on the CPU: ours, where it has AVX2, or llama.cpp's "
+                   "[on, off; default on, with --harp-off off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off"}))
         ->type_name("")
@@ -153,10 +153,14 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
                 fmt::format("option '{0}': {1}; leave out --harp-{0} ({2})", name, why, environment_name(name)));
 }
 
+bool HarpFlags::uses_kernels() const {
+    return kernels_.empty() ? !off_ : kernels_ == "on";
+}
+
 void HarpFlags::export_to_environment() const {
     const std::optional<Options> chosen = options();
     ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
-    ::setenv(kernels_variable, kernels_.c_str(), 1);
+    ::setenv(kernels_variable, uses_kernels() ? "on" : "off", 1);
     for (const OptionInfo & info : option_table()) {
         if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
     }

@@ -39,14 +39,14 @@ class HarpFlags {
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
     /// Whether models are to be loaded for our own products (kernels/buffer_type.h).
-    [[nodiscard]] bool uses_kernels() const { return kernels_ == "on"; }
+    [[nodiscard]] bool uses_kernels() const;
     /// Sets the environment variables to what options() gives, for processes that this one starts.
     void export_to_environment() const;
 
   private:
     std::map<std::string, std::string> values_;
     bool off_ = false;
-    std::string kernels_ = "off";
+    std::string kernels_;  // "on", "off", or "" if it was not given
 };
 
 /// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.
