@@ -119,19 +119,22 @@ struct Differences {
     double of_ggmls = 0;  // in another batch from those in the first size of batch
 };
 
-/// Bytes a second that `n_threads` read from memory.
-double reading_speed(int n_threads) {
-    std::vector<uint64_t> memory((size_t{512} << 20) / sizeof(uint64_t), 1);
-    const size_t part = memory.size() / static_cast<size_t>(n_threads) / 8 * 8;
-    double best = 0;
-    for (int round = 0; round < 5; ++round) {
-        std::vector<uint64_t> sums(static_cast<size_t>(n_threads) * 8);  // each on a cache line of its own
+/// Reads memory as fast as it comes: what the products can at best.
+class MemoryReader {
+  public:
+    explicit MemoryReader(int n_threads)
+        : n_threads_(static_cast<size_t>(n_threads)), memory_((size_t{512} << 20) / sizeof(uint64_t), 1) {}
+
+    /// Bytes a second of one reading by all threads.
+    double speed() const {
+        const size_t part = memory_.size() / n_threads_ / 8 * 8;
+        std::vector<uint64_t> sums(n_threads_ * 8);  // each on a cache line of its own
         const Clock::time_point start = Clock::now();
         std::vector<std::thread> threads;
-        for (size_t i = 0; i < static_cast<size_t>(n_threads); ++i) {
+        for (size_t i = 0; i < n_threads_; ++i) {
             threads.emplace_back([&, i] {
                 uint64_t sum = 0;
-                for (const uint64_t * at = memory.data() + i * part; at < memory.data() + (i + 1) * part; at += 8) {
+                for (const uint64_t * at = memory_.data() + i * part; at < memory_.data() + (i + 1) * part; at += 8) {
                     __builtin_prefetch(at + 512);  // a page ahead, as the products do
                     sum += std::accumulate(at, at + 8, uint64_t{0});
                 }
@@ -140,10 +143,14 @@ double reading_speed(int n_threads) {
         }
         for (std::thread & thread : threads) thread.join();
         const double seconds = seconds_since(start);
-        if (sums[0] == part) best = std::max(best, static_cast<double>(part * threads.size() * 8) / seconds);
+        if (sums[0] != part) throw Error(ErrorCode::decode_failed, "memory was not read");  // and so it is not left out
+        return static_cast<double>(part * n_threads_ * sizeof(uint64_t)) / seconds;
     }
-    return best;
-}
+
+  private:
+    size_t n_threads_;
+    std::vector<uint64_t> memory_;
+};
 
 void print(const Settings & settings, const std::vector<std::vector<double>> & ggml,
            const std::vector<std::vector<double>> & ours) {
@@ -167,7 +174,8 @@ void print(const Settings & settings, const std::vector<std::vector<double>> & g
 int run(int argc, char ** argv) {
     Settings settings;
     CLI::App app("What a batch of n rows costs, with ggml's products and with ours. Run it on an idle machine.");
-    app.add_option("-m,--model", settings.model, "GGUF, of a format that ours know: Q4_0, Q4_1, Q4_K, Q5_K, Q6_K")
+    app.add_option("-m,--model", settings.model,
+                   "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K")
         ->required();
     app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit")
         ->delimiter(',')
@@ -187,8 +195,11 @@ int run(int argc, char ** argv) {
     Loaded ggml(settings, false), ours(settings, true);
     std::vector<std::vector<double>> ggml_seconds(settings.rows.size()), our_seconds(settings.rows.size());
     Differences differences;
+    const MemoryReader memory(settings.n_threads);
+    std::vector<double> memory_speeds;
     std::vector<double> first;  // ggml's of the first row, in the first size of batch
     for (int round = -1; round < settings.n_rounds; ++round) {
+        if (round >= 0) memory_speeds.push_back(memory.speed());
         for (size_t i = 0; i < settings.rows.size(); ++i) {
             const double of_ggml = ggml.time(settings.rows[i]);
             const double of_ours = ours.time(settings.rows[i]);
@@ -205,18 +216,24 @@ int run(int argc, char ** argv) {
             }
         }
     }
-    const double speed = reading_speed(settings.n_threads), bytes = static_cast<double>(ours.bytes());
     fmt::print("{}; {} threads; products for {}; {} rounds, medians (least..greatest)\n", decoding::cpu_model(),
                settings.n_threads, kernels::instructions(), settings.n_rounds);
     fmt::print(
         "Largest divergence of a distribution of ours from ggml's: {:.1e} nats; of ggml's own in other batches: "
         "{:.1e}.\n",
         differences.of_ours, differences.of_ggmls);
+    const auto share = [&](const std::vector<double> & seconds) {
+        std::vector<double> shares;
+        for (size_t i = 0; i < seconds.size(); ++i) {
+            shares.push_back(100 * static_cast<double>(ours.bytes()) / seconds[i] / memory_speeds[i]);
+        }
+        return spread_of(shares).median;
+    };
     fmt::print(
         "Memory is read at {:.1f} GB/s; one row reads {:.0f} MB of weights at {:.0f} % of that, with ggml's at {:.0f} "
         "%.\n\n",
-        speed / 1e9, bytes / 1e6, 100 * bytes / spread_of(our_seconds[0]).median / speed,
-        100 * bytes / spread_of(ggml_seconds[0]).median / speed);
+        spread_of(memory_speeds).median / 1e9, static_cast<double>(ours.bytes()) / 1e6, share(our_seconds[0]),
+        share(ggml_seconds[0]));
     print(settings, ggml_seconds, our_seconds);
     return 0;
 }
