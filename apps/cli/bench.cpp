@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 
 #include "beams.h"
 #include "bench_methods.h"
@@ -13,6 +14,7 @@
 #include "commands.h"
 #include "decoding/machine.h"
 #include "interrupt.h"
+#include "kernels/buffer_type.h"
 #include "report.h"
 #include "session.h"
 #include "terminal.h"
@@ -159,12 +161,13 @@ struct RoundSums {
 
 class Bench {
   public:
-    Bench(Session & session, const BenchFlags & flags, const std::vector<BenchKind> & kinds,
+    /// @param stock for the methods that are on a model of their own; may be null if none is
+    Bench(Session & session, Session * stock, const BenchFlags & flags, const std::vector<BenchKind> & kinds,
           const BenchMethod::Settings & settings, std::vector<std::vector<llama_token>> prompts)
-        : session_(session), flags_(flags), settings_(settings), prompts_(std::move(prompts)) {
+        : flags_(flags), settings_(settings), prompts_(std::move(prompts)) {
         for (const BenchKind & kind : kinds) {
             progress_.show("preparing " + kind.name);
-            methods_.push_back(std::make_unique<BenchMethod>(session, kind, settings));
+            methods_.push_back(std::make_unique<BenchMethod>(kind.stock ? *stock : session, kind, settings));
         }
         rounds_.resize(methods_.size());
         tokens_.resize(methods_.size());
@@ -294,7 +297,6 @@ class Bench {
         return bytes_;
     }
 
-    Session & session_;
     const BenchFlags & flags_;
     BenchMethod::Settings settings_;
     std::vector<std::vector<llama_token>> prompts_;
@@ -359,7 +361,12 @@ int bench_command(int argc, char ** argv) {
     }
     const BenchMethod::Settings settings = {*options, flags.beams.options,
                                             params.n_predict < 0 ? 64 : static_cast<size_t>(params.n_predict)};
-    Bench bench(session, flags, kinds, settings, std::move(prompts));
+    std::unique_ptr<Session> stock;
+    if (std::any_of(kinds.begin(), kinds.end(), [](const BenchKind & kind) { return kind.stock; })) {
+        kernels::set_enabled(false);
+        stock = std::make_unique<Session>(params, std::nullopt);
+    }
+    Bench bench(session, stock.get(), flags, kinds, settings, std::move(prompts));
     const bool is_complete = bench.run();
     BenchReport report = bench.report();
     report.is_complete = is_complete;

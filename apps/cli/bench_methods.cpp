@@ -77,6 +77,9 @@ const std::vector<BenchKind> & bench_kinds() {
          .draft = Draft::model,
          .reference = "harp"},
         {.name = "pause", .meaning = "10 pause tokens before the answer, HARP off", .pause = 10},
+        {.name = "stock",
+         .meaning = "vanilla as with --harp-kernels off; the model is loaded once more for it",
+         .stock = true},
     };
     return kinds;
 }

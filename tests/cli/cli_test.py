@@ -841,8 +841,9 @@ class Bench(CliTest):
         self.assertEqual(data["harp"]["threshold"], 1)
 
     def test_all_methods_and_their_references(self):
-        data = self.bench("--methods", "harp-lookup,harp-redraw1,nucleus,harp-nucleus,pause")
-        self.assertEqual([m["name"] for m in data["methods"]], ["vanilla", "harp", "harp-redraw1", "nucleus", "harp-nucleus", "harp-lookup", "pause"])
+        data = self.bench("--methods", "harp-lookup,harp-redraw1,nucleus,harp-nucleus,pause,stock")
+        self.assertEqual([m["name"] for m in data["methods"]], ["vanilla", "harp", "harp-redraw1", "nucleus", "harp-nucleus", "harp-lookup", "pause",
+                                                                  "stock"])
 
     def test_outputs(self):
         plot = self.folder / "plot.svg"
