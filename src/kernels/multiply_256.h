@@ -22,6 +22,7 @@
 
 namespace harp::kernels {
 
+// NOLINTBEGIN(misc-definitions-in-headers): each of the two that include this needs a copy of its own
 namespace {
 
 /// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
@@ -371,5 +372,6 @@ MultiplyGroup multiply_with(ggml_type weights) {
 }
 
 }  // namespace
+// NOLINTEND(misc-definitions-in-headers)
 
 }  // namespace harp::kernels
