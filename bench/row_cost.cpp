@@ -21,7 +21,7 @@
 #include "forward/batch_rows.h"
 #include "gguf.h"
 #include "harp/error.h"
-#include "kernels/buffer_type.h"
+#include "harp/kernels.h"
 #include "kernels/multiply.h"
 #include "llama-cpp.h"
 
@@ -48,7 +48,7 @@ double seconds_since(Clock::time_point start) {
 class Loaded {
   public:
     Loaded(const Settings & settings, bool is_ours) : settings_(settings) {
-        kernels::set_enabled(is_ours);
+        harp_set_kernels(is_ours);
         model_.reset(llama_model_load_from_file(settings.model.c_str(), llama_model_default_params()));
         if (!model_) throw Error(ErrorCode::io, "cannot load " + settings.model);
         const int n_most = *std::max_element(settings.rows.begin(), settings.rows.end());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "harp/harp.h"
+#include "harp/kernels.h"
 
 int main(int argc, char ** argv) {
     if (argc < 3) {
@@ -17,6 +18,7 @@ int main(int argc, char ** argv) {
     const int n_tokens = argc > 3 ? std::atoi(argv[3]) : 32;
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
 
+    harp_set_kernels(true);  // not needed: quantised models are faster with it
     llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (model == nullptr) {
         std::fprintf(stderr, "cannot load %s\n", argv[1]);

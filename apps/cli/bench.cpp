@@ -13,8 +13,8 @@
 #include "bench_report.h"
 #include "commands.h"
 #include "decoding/machine.h"
+#include "harp/kernels.h"
 #include "interrupt.h"
-#include "kernels/buffer_type.h"
 #include "report.h"
 #include "session.h"
 #include "terminal.h"
@@ -363,7 +363,7 @@ int bench_command(int argc, char ** argv) {
                                             params.n_predict < 0 ? 64 : static_cast<size_t>(params.n_predict)};
     std::unique_ptr<Session> stock;
     if (std::any_of(kinds.begin(), kinds.end(), [](const BenchKind & kind) { return kind.stock; })) {
-        kernels::set_enabled(false);
+        harp_set_kernels(false);
         stock = std::make_unique<Session>(params, std::nullopt);
     }
     Bench bench(session, stock.get(), flags, kinds, settings, std::move(prompts));

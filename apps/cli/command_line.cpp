@@ -11,7 +11,7 @@
 
 #include "arg.h"
 #include "captured_stderr.h"
-#include "kernels/buffer_type.h"
+#include "harp/kernels.h"
 #include "llama.h"
 #include "log.h"
 #include "terminal.h"
@@ -187,7 +187,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     } else {
         add_default_model();
     }
-    kernels::set_enabled(harp.uses_kernels());
+    harp_set_kernels(harp.uses_kernels());
     parse_llama_flags(params);
     return std::nullopt;
 }

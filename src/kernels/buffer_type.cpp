@@ -1,4 +1,9 @@
-#include "kernels/buffer_type.h"
+// Where the products stand in ggml: a buffer type of its CPU back end, as its AMX and repack variants are.
+//
+//     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight; ours is asked first. What it takes is
+//              packed as it is read from the file and kept nowhere else.
+//     decode   ggml's CPU back end finds by a weight's buffer who multiplies with it; ours does, in ggml's own threads:
+//              tokens are quantised, a token a thread; a barrier; groups of eight outputs are taken by whoever is free.
 
 #include <algorithm>
 #include <atomic>
@@ -7,6 +12,7 @@
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "harp/kernels.h"
 #include "kernels/activations.h"
 #include "kernels/multiply.h"
 #include "kernels/packed_weights.h"
@@ -17,6 +23,8 @@ namespace harp::kernels {
 namespace {
 
 std::atomic<bool> enabled{true};
+
+ggml_backend_buffer_type_t buffer_type();
 
 /// A matrix, or several tokens' rows: all dimensions but the first as one.
 int64_t n_rows(const ggml_tensor & tensor) {
@@ -135,8 +143,6 @@ size_t alloc_size(ggml_backend_buffer_type_t /*type*/, const ggml_tensor * tenso
     return static_cast<size_t>(tensor->ne[1] / GROUP) * group_bytes(tensor->type, tensor->ne[0]);
 }
 
-}  // namespace
-
 ggml_backend_buffer_type_t buffer_type() {
     static BufferType products;
     static ggml_backend_buffer_type type = {
@@ -148,14 +154,18 @@ ggml_backend_buffer_type_t buffer_type() {
     return &type;
 }
 
-void set_enabled(bool is_enabled) {
+}  // namespace
+}  // namespace harp::kernels
+
+bool harp_set_kernels(bool is_enabled) {
+    using namespace harp::kernels;
+    const bool has_instructions = instructions() != "none";
     enabled = is_enabled;
     static std::once_flag is_installed;
-    std::call_once(is_installed, [] {
-        if (instructions() == "none") return;
+    std::call_once(is_installed, [&] {
+        if (!has_instructions) return;
         auto & types = ggml_backend_cpu_get_extra_buffer_types();
         types.insert(types.begin(), buffer_type());
     });
+    return is_enabled && has_instructions;
 }
-
-}  // namespace harp::kernels

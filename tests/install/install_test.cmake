@@ -17,7 +17,7 @@ endfunction()
 
 file(REMOVE_RECURSE ${work})
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${work}/prefix)
-foreach(file include/harp/harp.h include/harp/forward_pass.h include/llama.h)
+foreach(file include/harp/harp.h include/harp/kernels.h include/harp/forward_pass.h include/llama.h)
     if(NOT EXISTS ${work}/prefix/${file})
         message(FATAL_ERROR "not installed: ${file}")
     endif()

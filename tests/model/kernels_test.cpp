@@ -9,7 +9,7 @@
 #include <cstdio>
 
 #include "forward/batch_rows.h"
-#include "kernels/buffer_type.h"
+#include "harp/kernels.h"
 #include "kernels/multiply.h"
 #include "support/models.h"
 
@@ -82,22 +82,23 @@ TEST(KernelsSwitchedOff, IsGgmlBitForBit) {
     int status = 1;
     ::wait(&status);
     ASSERT_EQ(status, 0);
-    kernels::set_enabled(false);
+    EXPECT_FALSE(harp_set_kernels(false));
     const std::vector<float> off = logits_of(*load_new(path), 1, 1).front();
     std::vector<float> plain(off.size());
     std::rewind(file);
     ASSERT_EQ(std::fread(plain.data(), sizeof(float), plain.size(), file), plain.size());
     std::fclose(file);
     EXPECT_EQ(plain, off);
-    kernels::set_enabled(true);
-    EXPECT_EQ(logits_of(*load_new(path), 1, 1).front() == off, kernels::instructions() == "none");
+    const bool has_kernels = harp_set_kernels(true);
+    EXPECT_EQ(has_kernels, kernels::instructions() != "none");
+    EXPECT_EQ(logits_of(*load_new(path), 1, 1).front() != off, has_kernels);
 }
 
 class Kernels : public ::testing::TestWithParam<std::filesystem::path (*)()> {
   protected:
     void SetUp() override {
         be_silent();
-        kernels::set_enabled(true);
+        harp_set_kernels(true);
     }
 };
 
@@ -114,9 +115,9 @@ TEST_P(Kernels, DistributionsAreGgmls) {
     const std::filesystem::path path = GetParam()();
     if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
     const llama_model_ptr plain = load_new(path, false);
-    kernels::set_enabled(false);
+    harp_set_kernels(false);
     const llama_model_ptr repacked = load_new(path);
-    kernels::set_enabled(true);
+    harp_set_kernels(true);
     const llama_model_ptr ours = load_new(path);
     double of_repacked = 0, of_ours = 0;
     const auto sizes = {1, 2, 3, 8, 9, 16};
