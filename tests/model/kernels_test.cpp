@@ -1,5 +1,7 @@
 // Models that are loaded for our products against the same models with ggml's: the same distributions up to the rounding of sums,
 // whatever the size of the batch and the number of threads; switched off, ggml's bit for bit.
+#include "harp/kernels.h"
+
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,7 +11,6 @@
 #include <cstdio>
 
 #include "forward/batch_rows.h"
-#include "harp/kernels.h"
 #include "kernels/multiply.h"
 #include "support/models.h"
 
