@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 calls='\b(v?f?printf|f?puts|putchar|perror|_?exit|quick_exit|abort|terminate)[[:space:]]*\(|\bstd::(cout|cerr|clog|print(ln)?)\b'
 # comments are blanked, lines keep their numbers
-found=$(find src/method src/forward src/capi -name '*.h' -o -name '*.cpp' | sort | while IFS= read -r file; do
+found=$(find src/method src/forward src/capi src/kernels -name '*.h' -o -name '*.cpp' | sort | while IFS= read -r file; do
     sed -E 's,//.*,,; s,/\*.*\*/,,' "$file" | grep -nE "$calls" | sed "s,^,$file:," || true
 done)
 if [[ -n $found ]]; then

@@ -55,6 +55,7 @@ class HarpLM(TemplateLM):
         beams: above 1, generation is a beam search.
         pause: texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
         n_threads: None leaves it to llama.cpp.
+        kernels: Model's; by default as ``enabled``.
         llama_args: more flags of llama.cpp, separated by spaces.
         beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
@@ -63,8 +64,9 @@ class HarpLM(TemplateLM):
     def __init__(self, path: str | None = None, *, pretrained: str | None = None, enabled: bool = True,
                  batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
                  max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
-                 beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None, llama_args: str = "",
-                 model: Model | None = None, beside: Sequence[HarpOptions | None] = (), **options):
+                 beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
+                 kernels: bool | None = None, llama_args: str = "", model: Model | None = None,
+                 beside: Sequence[HarpOptions | None] = (), **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
@@ -74,7 +76,8 @@ class HarpLM(TemplateLM):
         if model is None:
             if not (path or pretrained):
                 raise ValueError("model_args: path=model.gguf is missing")
-            model = Model(path or pretrained, n_threads=n_threads, llama_args=llama_args.split())
+            model = Model(path or pretrained, n_threads=n_threads, kernels=enabled if kernels is None else kernels,
+                          llama_args=llama_args.split())
         self.model = model
         self.options = HarpOptions(**options) if enabled else None
         self.beside = list(beside)

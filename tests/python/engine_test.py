@@ -345,6 +345,18 @@ class Chat(unittest.TestCase):
         [(_, answer)] = session.generate_many([prompt], max_tokens=32)
         self.assertIn("Paris", answer.text)
 
+    def test_kernels_are_on_unless_switched_off(self):
+        def logits(**settings):
+            session = harp.Session(harp.Model(SMOL, n_threads=1, **settings), None, n_ctx=128)
+            tokens = session.model.tokenize("The capital of France is")
+            return np.array(session.forward(tokens).logits[-1])
+
+        default, on, off = logits(), logits(kernels=True), logits(kernels=False)
+        np.testing.assert_array_equal(default, on)
+        self.assertEqual(on.argmax(), off.argmax())
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            self.assertEqual((on != off).any(), " avx2 " in file.read())
+
     def test_characters_of_several_tokens(self):
         model = harp.Model(SMOL, n_threads=1)
         grammar = 'root ::= "é🎉\\n漢"'

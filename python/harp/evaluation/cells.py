@@ -35,6 +35,7 @@ class CellSpec:
     batch_size: int = 8
     max_length: int = 2048
     n_threads: int | None = None
+    kernels: bool = True
     llama_args: tuple[str, ...] = ()
     beside: tuple[Method, ...] = ()  # whose examples come from the same readings; see can_share_readings()
 
@@ -80,10 +81,11 @@ class CellRunner:
 
     @classmethod
     def _load(cls, spec: CellSpec) -> Model:
-        key = spec.model_path, spec.n_threads, spec.llama_args
+        key = spec.model_path, spec.n_threads, spec.kernels, spec.llama_args
         if cls._model is None or cls._model[0] != key:
             cls._model = None  # the old one goes before the new one comes
-            cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, llama_args=spec.llama_args)
+            cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, kernels=spec.kernels,
+                                    llama_args=spec.llama_args)
         return cls._model[1]
 
     def run(self, ids: Iterable[str], on_example: OnExample) -> None:

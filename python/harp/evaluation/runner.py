@@ -142,7 +142,7 @@ def config_of(spec: CellSpec, n_examples: int) -> dict:
         "metric": task.metric, "binary": task.binary, "higher_is_better": True, "n_examples": n_examples,
         "task_title": task.title, "paper_column": task.paper_column,
         "model_file": Path(spec.model_path).name, "model_sha256": sha256_of(Path(spec.model_path)),
-        "max_length": spec.max_length, "llama_args": list(spec.llama_args),
+        "max_length": spec.max_length, "kernels": spec.kernels, "llama_args": list(spec.llama_args),
         "data_sha256": {name: sha256_of(data / name) for name in task.files[spec.protocol]},
         "versions": {"harp": harp.__version__, "llama.cpp": harp.build_info()["llama.cpp"], "lm-eval": version("lm-eval")},
     }
