@@ -347,9 +347,9 @@ class Chat(unittest.TestCase):
 
     def test_kernels_are_on_unless_switched_off(self):
         def logits(**settings):
-            session = harp.Session(harp.Model(SMOL, n_threads=1, **settings), None, n_ctx=128)
-            tokens = session.model.tokenize("The capital of France is")
-            return np.array(session.forward(tokens).logits[-1])
+            model = harp.Model(SMOL, n_threads=1, **settings)
+            session = harp.Session(model, None, n_ctx=128)
+            return np.array(session.forward(model.tokenize("The capital of France is")).logits[-1])
 
         default, on, off = logits(), logits(kernels=True), logits(kernels=False)
         np.testing.assert_array_equal(default, on)
