@@ -6,7 +6,7 @@
 Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Matrix products, which
 decoding consists of, cost the same whatever the weights. The tokenizer is copied from VOCAB.gguf and filled up with unused
 tokens. What the model says is noise: measure with it, and set a threshold by `harp calibrate`, as its entropies mean nothing.
-build/release/bench/quantize_model makes Q8_0, Q4_0 and Q4_K files of it. Needs the Python package `gguf`.
+build/release/bench/quantize_model makes quantised files of it. Needs the Python package `gguf`.
 """
 
 import argparse

@@ -7,12 +7,13 @@
 
 int main(int argc, char ** argv) {
     const std::map<std::string, llama_ftype> types = {
-        {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},   {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0}, {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},
-        {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"F16", LLAMA_FTYPE_MOSTLY_F16},
+        {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},   {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},   {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
+        {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"Q5_K", LLAMA_FTYPE_MOSTLY_Q5_K_M}, {"Q6_K", LLAMA_FTYPE_MOSTLY_Q6_K},
+        {"F16", LLAMA_FTYPE_MOSTLY_F16},
     };
     const auto type = argc == 4 ? types.find(argv[3]) : types.end();
     if (type == types.end()) {
-        std::fprintf(stderr, "usage: quantize_model INPUT.gguf OUTPUT.gguf Q8_0|Q4_0|Q4_1|Q4_K|F16\n");
+        std::fprintf(stderr, "usage: quantize_model INPUT.gguf OUTPUT.gguf Q4_0|Q4_1|Q8_0|Q4_K|Q5_K|Q6_K|F16\n");
         return 2;
     }
     llama_model_quantize_params params = llama_model_quantize_default_params();
