@@ -1,0 +1,127 @@
+// Products with weights that stay in the cache, by format and number of tokens, in multiply-adds a second of all threads together;
+// and the most that the processor's multiplying instruction allows: where memory does not limit, arithmetic does.
+#include <benchmark/benchmark.h>
+
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/activations.h"
+#include "kernels/multiply.h"
+#include "kernels/packed_weights.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using namespace harp::kernels;
+
+constexpr int64_t N_INPUTS = 2048;
+constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0, for each thread its own
+
+/// A packed matrix and MAX_TOKENS quantised tokens, of random values.
+struct Problem {
+    std::vector<char> weights, tokens;
+
+    explicit Problem(ggml_type type)
+        : weights(static_cast<size_t>(N_GROUPS) * group_bytes(type, N_INPUTS)),
+          tokens(MAX_TOKENS * token_bytes(type, N_INPUTS)) {
+        std::mt19937 random;
+        std::normal_distribution<float> normal;
+        std::vector<float> values(static_cast<size_t>(N_GROUPS * GROUP * N_INPUTS));
+        for (float & value : values) value = normal(random);
+        std::vector<char> rows(static_cast<size_t>(N_GROUPS * GROUP) * ggml_row_size(type, N_INPUTS));
+        ggml_quantize_chunk(type, values.data(), rows.data(), 0, N_GROUPS * GROUP, N_INPUTS, nullptr);
+        pack(type, rows.data(), N_INPUTS, N_GROUPS * GROUP, weights.data());
+        for (size_t i = 0; i < MAX_TOKENS; ++i) {
+            quantize(type, values.data() + i * N_INPUTS, N_INPUTS, tokens.data() + i * token_bytes(type, N_INPUTS));
+        }
+    }
+};
+
+void product(benchmark::State & state, ggml_type type) {
+    const MultiplyGroup multiply = multiply_for(type);
+    if (multiply == nullptr) {
+        state.SkipWithError("this processor has no products");
+        return;
+    }
+    const int n_tokens = static_cast<int>(state.range(0));
+    const Problem problem(type);
+    std::vector<float> out(static_cast<size_t>(MAX_TOKENS * GROUP));
+    for (auto _ : state) {
+        for (size_t group = 0; group < N_GROUPS; ++group) {
+            multiply(problem.weights.data() + group * group_bytes(type, N_INPUTS), N_INPUTS, problem.tokens.data(),
+                     n_tokens, out.data(), GROUP);
+        }
+        benchmark::DoNotOptimize(out.data());
+        benchmark::ClobberMemory();
+    }
+    state.SetItemsProcessed(state.iterations() * N_GROUPS * GROUP * N_INPUTS * n_tokens);
+}
+
+#if defined(__x86_64__)
+
+constexpr int CHAINS = 8;
+constexpr int64_t LINKS = 1000;
+
+/// AVX2: multiplies 32 pairs of bytes and adds neighbours; the addition is not counted.
+__attribute__((target("avx2"))) void multiply_bytes_avx2() {
+    __m256i sums[CHAINS] = {};
+    const __m256i bytes = _mm256_set1_epi8(1);
+    for (int64_t i = 0; i < LINKS; ++i) {
+        for (__m256i & sum : sums) {
+            sum = _mm256_maddubs_epi16(sum, bytes);
+            benchmark::DoNotOptimize(sum);
+        }
+    }
+}
+
+/// AVX-512 VNNI: multiplies 32 pairs of bytes and adds four.
+__attribute__((target("avx2,avx512vl,avx512vnni"))) void multiply_bytes_vnni() {
+    __m256i sums[CHAINS] = {};
+    const __m256i bytes = _mm256_set1_epi8(1);
+    for (int64_t i = 0; i < LINKS; ++i) {
+        for (__m256i & sum : sums) {
+            sum = _mm256_dpbusd_epi32(sum, bytes, bytes);
+            benchmark::DoNotOptimize(sum);
+        }
+    }
+}
+
+void instruction(benchmark::State & state) {
+    const bool has_vnni = instructions() == "AVX-512 VNNI";
+    if (instructions() == "none") {
+        state.SkipWithError("this processor has no products");
+        return;
+    }
+    for (auto _ : state) has_vnni ? multiply_bytes_vnni() : multiply_bytes_avx2();
+    state.SetItemsProcessed(state.iterations() * LINKS * CHAINS * 32);
+    state.SetLabel(std::string(instructions()));
+}
+
+#endif
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    benchmark::Initialize(&argc, argv);
+    const int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    const auto all_threads = [&](benchmark::internal::Benchmark * made) { made->Threads(n_threads)->UseRealTime(); };
+#if defined(__x86_64__)
+    all_threads(benchmark::RegisterBenchmark("instruction", instruction));
+#endif
+    for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
+        all_threads(benchmark::RegisterBenchmark(ggml_type_name(type),
+                                                 [type](benchmark::State & state) { product(state, type); })
+                        ->Arg(1)
+                        ->Arg(2)
+                        ->Arg(4)
+                        ->Arg(8));
+    }
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+}
