@@ -2,6 +2,7 @@
 // and the most that the processor's multiplying instruction allows: where memory does not limit, arithmetic does.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <thread>
@@ -104,24 +105,27 @@ void instruction(benchmark::State & state) {
 
 #endif
 
+void all_threads(benchmark::internal::Benchmark * made) {
+    made->Threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())))->UseRealTime();
+}
+
+void some_tokens(benchmark::internal::Benchmark * made) {
+    for (const int n_tokens : {1, 2, 4, 8}) made->Arg(n_tokens);
+    all_threads(made);
+}
+
 }  // namespace
 
-int main(int argc, char ** argv) {
-    benchmark::Initialize(&argc, argv);
-    const int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    const auto all_threads = [&](benchmark::internal::Benchmark * made) { made->Threads(n_threads)->UseRealTime(); };
 #if defined(__x86_64__)
-    all_threads(benchmark::RegisterBenchmark("instruction", instruction));
+BENCHMARK(instruction)->Apply(all_threads);
 #endif
-    for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
-                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
-        all_threads(benchmark::RegisterBenchmark(ggml_type_name(type),
-                                                 [type](benchmark::State & state) { product(state, type); })
-                        ->Arg(1)
-                        ->Arg(2)
-                        ->Arg(4)
-                        ->Arg(8));
-    }
-    benchmark::RunSpecifiedBenchmarks();
-    benchmark::Shutdown();
-}
+BENCHMARK_CAPTURE(product, Q4_0, GGML_TYPE_Q4_0)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q4_1, GGML_TYPE_Q4_1)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q5_0, GGML_TYPE_Q5_0)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q5_1, GGML_TYPE_Q5_1)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q8_0, GGML_TYPE_Q8_0)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q4_K, GGML_TYPE_Q4_K)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q5_K, GGML_TYPE_Q5_K)->Apply(some_tokens);
+BENCHMARK_CAPTURE(product, Q6_K, GGML_TYPE_Q6_K)->Apply(some_tokens);
+
+BENCHMARK_MAIN();
