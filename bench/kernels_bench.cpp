@@ -44,18 +44,19 @@ struct Problem {
 };
 
 void product(benchmark::State & state, ggml_type type) {
-    const MultiplyGroup multiply = multiply_for(type);
+    const Multiply multiply = multiply_for(type);
     if (multiply == nullptr) {
         state.SkipWithError("this processor has no products");
         return;
     }
     const int n_tokens = static_cast<int>(state.range(0));
     const Problem problem(type);
-    std::vector<float> out(static_cast<size_t>(MAX_TOKENS * GROUP));
+    std::vector<float> out(static_cast<size_t>(MAX_TOKENS * MAX_GROUPS * GROUP));
+    Operands operands{nullptr, MAX_GROUPS, N_INPUTS, problem.tokens.data(), n_tokens, out.data(), MAX_GROUPS * GROUP};
     for (auto _ : state) {
-        for (size_t group = 0; group < N_GROUPS; ++group) {
-            multiply(problem.weights.data() + group * group_bytes(type, N_INPUTS), N_INPUTS, problem.tokens.data(),
-                     n_tokens, out.data(), GROUP);
+        for (int64_t group = 0; group < N_GROUPS; group += MAX_GROUPS) {
+            operands.groups = problem.weights.data() + static_cast<size_t>(group) * group_bytes(type, N_INPUTS);
+            multiply(operands);
         }
         benchmark::DoNotOptimize(out.data());
         benchmark::ClobberMemory();
@@ -65,41 +66,64 @@ void product(benchmark::State & state, ggml_type type) {
 
 #if defined(__x86_64__)
 
-constexpr int CHAINS = 8;
-constexpr int64_t LINKS = 1000;
+constexpr int SUMS = 8;
+constexpr int64_t BLOCKS = 1000;
 
-/// AVX2: multiplies 32 pairs of bytes and adds neighbours; the addition is not counted.
-__attribute__((target("avx2"))) void multiply_bytes_avx2() {
-    __m256i sums[CHAINS] = {};
-    const __m256i bytes = _mm256_set1_epi8(1);
-    for (int64_t i = 0; i < LINKS; ++i) {
-        for (__m256i & sum : sums) {
-            sum = _mm256_maddubs_epi16(sum, bytes);
-            asm volatile("" : "+x"(sum));  // needed, in a register: DoNotOptimize would take memory
+/// Says that `value` is needed, in a register: DoNotOptimize would take memory.
+#define NEEDED(value) asm volatile("" : "+v"(value))
+
+/// AVX2. A step of a block: 32 pairs of bytes multiplied, neighbours added; with `all_of_it` also the addition to the sum, and after
+/// eight steps what a block of Q4_0 needs. Everything is in registers, nothing is loaded or unpacked.
+__attribute__((target("avx2,fma"))) void multiply_bytes_avx2(bool all_of_it) {
+    __m256i sums[SUMS] = {};
+    __m256 totals[SUMS] = {};
+    const __m256i bytes = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+    const __m256 scale = _mm256_set1_ps(0.5F);
+    for (int64_t i = 0; i < BLOCKS; ++i) {
+        for (int t = 0; t < STEPS; ++t) {
+            for (__m256i & sum : sums) {
+                const __m256i product = _mm256_maddubs_epi16(all_of_it ? bytes : sum, bytes);
+                sum = all_of_it ? _mm256_add_epi16(sum, product) : product;
+                NEEDED(sum);
+            }
+        }
+        for (int n = 0; all_of_it && n < SUMS; ++n) {
+            const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_madd_epi16(sums[n], ones), bytes));
+            totals[n] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, scale), totals[n]);
+            NEEDED(totals[n]);
         }
     }
 }
 
-/// AVX-512 VNNI: multiplies 32 pairs of bytes and adds four.
-__attribute__((target("avx2,avx512vl,avx512vnni"))) void multiply_bytes_vnni() {
-    __m256i sums[CHAINS] = {};
+/// AVX-512 VNNI, where the instruction adds to the sum by itself.
+__attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void multiply_bytes_vnni(bool all_of_it) {
+    __m256i sums[SUMS] = {};
+    __m256 totals[SUMS] = {};
     const __m256i bytes = _mm256_set1_epi8(1);
-    for (int64_t i = 0; i < LINKS; ++i) {
-        for (__m256i & sum : sums) {
-            sum = _mm256_dpbusd_epi32(sum, bytes, bytes);
-            asm volatile("" : "+x"(sum));  // needed, in a register: DoNotOptimize would take memory
+    const __m256 scale = _mm256_set1_ps(0.5F);
+    for (int64_t i = 0; i < BLOCKS; ++i) {
+        for (int t = 0; t < STEPS; ++t) {
+            for (__m256i & sum : sums) {
+                sum = _mm256_dpbusd_epi32(sum, bytes, bytes);
+                NEEDED(sum);
+            }
+        }
+        for (int n = 0; all_of_it && n < SUMS; ++n) {
+            const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[n], bytes));
+            totals[n] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, scale), totals[n]);
+            NEEDED(totals[n]);
         }
     }
 }
 
-void instruction(benchmark::State & state) {
+void in_registers(benchmark::State & state, bool all_of_it) {
     const bool has_vnni = instructions() == "AVX-512 VNNI";
     if (instructions() == "none") {
         state.SkipWithError("this processor has no products");
         return;
     }
-    for (auto _ : state) has_vnni ? multiply_bytes_vnni() : multiply_bytes_avx2();
-    state.SetItemsProcessed(state.iterations() * LINKS * CHAINS * 32);
+    for (auto _ : state) has_vnni ? multiply_bytes_vnni(all_of_it) : multiply_bytes_avx2(all_of_it);
+    state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * SUMS * GROUP * STEP);
     state.SetLabel(std::string(instructions()));
 }
 
@@ -110,14 +134,15 @@ void all_threads(benchmark::internal::Benchmark * made) {
 }
 
 void some_tokens(benchmark::internal::Benchmark * made) {
-    for (const int n_tokens : {1, 2, 4, 8}) made->Arg(n_tokens);
+    for (const int n_tokens : {1, 2, 3, 4, 6, 8}) made->Arg(n_tokens);
     all_threads(made);
 }
 
 }  // namespace
 
 #if defined(__x86_64__)
-BENCHMARK(instruction)->Apply(all_threads);
+BENCHMARK_CAPTURE(in_registers, multiplications, false)->Apply(all_threads);
+BENCHMARK_CAPTURE(in_registers, all_arithmetic_of_Q4_0, true)->Apply(all_threads);
 #endif
 BENCHMARK_CAPTURE(product, Q4_0, GGML_TYPE_Q4_0)->Apply(some_tokens);
 BENCHMARK_CAPTURE(product, Q4_1, GGML_TYPE_Q4_1)->Apply(some_tokens);

@@ -71,31 +71,35 @@ class Product final : public ggml::cpu::tensor_traits {
         if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
         ggml_barrier(params->threadpool);
 
-        // a thread takes chunks of groups until none is left
-        const int64_t n_groups = weights.ne[1] / GROUP;
-        const int64_t n_chunks = std::min<int64_t>(n_groups, int64_t{4} * params->nth);
+        // a thread takes chunks of outputs until none is left
+        const int64_t n_parts = (weights.ne[1] / GROUP + MAX_GROUPS - 1) / MAX_GROUPS;
+        const int64_t n_chunks = std::min<int64_t>(n_parts, int64_t{4} * params->nth);
         for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-            for (int64_t group = chunk * n_groups / n_chunks; group < (chunk + 1) * n_groups / n_chunks; ++group) {
-                multiply_group(weights, group, quantized, stride, n_tokens, *op);
+            for (int64_t part = chunk * n_parts / n_chunks; part < (chunk + 1) * n_parts / n_chunks; ++part) {
+                multiply_groups(weights, part * MAX_GROUPS, quantized, n_tokens, *op);
             }
         }
         return true;
     }
 
   private:
-    /// One group of outputs with all tokens, as many at a time as stay evenly apart in `out`.
-    static void multiply_group(const ggml_tensor & weights, int64_t group, const char * quantized, size_t stride,
-                               int64_t n_tokens, const ggml_tensor & out) {
-        const MultiplyGroup multiply = multiply_for(weights.type);
+    /// Up to MAX_GROUPS groups of outputs with all tokens, as many at a time as stay evenly apart in `out`.
+    static void multiply_groups(const ggml_tensor & weights, int64_t first_group, const char * quantized,
+                                int64_t n_tokens, const ggml_tensor & out) {
+        const Multiply multiply = multiply_for(weights.type);
+        const size_t stride = token_bytes(weights.type, weights.ne[0]);
         const size_t bytes = group_bytes(weights.type, weights.ne[0]);
-        const char * packed = static_cast<const char *>(weights.data) + static_cast<size_t>(group) * bytes;
-        const auto out_stride = static_cast<int64_t>(out.nb[1] / sizeof(float));
-        for (int64_t i = 0; i < n_tokens;) {
+        Operands operands{};
+        operands.groups = static_cast<const char *>(weights.data) + static_cast<size_t>(first_group) * bytes;
+        operands.n_groups = static_cast<int>(std::min<int64_t>(MAX_GROUPS, weights.ne[1] / GROUP - first_group));
+        operands.n_inputs = weights.ne[0];
+        operands.out_stride = static_cast<int64_t>(out.nb[1] / sizeof(float));
+        for (int64_t i = 0; i < n_tokens; i += operands.n_tokens) {
             const int64_t left_in_plane = out.ne[1] - i % out.ne[1];
-            const int n = static_cast<int>(std::min<int64_t>(MAX_TOKENS, left_in_plane));
-            multiply(packed, weights.ne[0], quantized + static_cast<size_t>(i) * stride, n,
-                     reinterpret_cast<float *>(row(out, i)) + group * GROUP, out_stride);
-            i += n;
+            operands.tokens = quantized + static_cast<size_t>(i) * stride;
+            operands.n_tokens = static_cast<int>(std::min<int64_t>(MAX_TOKENS, left_in_plane));
+            operands.out = reinterpret_cast<float *>(row(out, i)) + first_group * GROUP;
+            multiply(operands);
         }
     }
 };

@@ -33,7 +33,7 @@ std::string_view instructions() noexcept {
     }
 }
 
-MultiplyGroup multiply_for(ggml_type weights) noexcept {
+Multiply multiply_for(ggml_type weights) noexcept {
     switch (here()) {
         case Instructions::vnni: return multiply_vnni(weights);
         case Instructions::avx2: return multiply_avx2(weights);

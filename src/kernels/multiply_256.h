@@ -2,23 +2,36 @@
 // multiplied and added. Each compiles this for its own processors, so nothing here may be shared by the two: all of it is in an
 // anonymous namespace.
 //
-// A block of 32 inputs of eight rows is 128 bytes of nibbles. They are unpacked once, into eight registers, and used for all tokens:
-// for each token eight times
+// A tile is the outputs of one or two groups of eight rows for up to eight tokens. A block of 32 inputs is taken in steps of four,
+// each 32 bytes of weights of a group:
 //
-//     activations  [a0 a1 a2 a3] in every lane          int8, one load with broadcast
-//     weights      [w0 w1 w2 w3] of row r in lane r     uint8
-//     product      w0 a0 + w1 a1 + w2 a2 + w3 a3        in lane r
+//     weights      [w0 w1 w2 w3] of row r in lane r     uint8, unpacked once for all tokens
+//     activations  [a0 a1 a2 a3] in every lane          int8, one load with broadcast for all groups
+//     sum         += w0 a0 + w1 a1 + w2 a2 + w3 a3       in lane r, in a register, for each token and group
 //
-// and then once conversion, multiplication with the scales, addition.
+// and once a block: conversion, multiplication with the scales, addition.
 #pragma once
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "kernels/activations.h"
 #include "kernels/multiply.h"
 #include "kernels/packed_weights.h"
+
+// Arrays stay in registers only if the compiler knows all their indices: loops over them are written out. Not for a sanitizer, whose
+// checks would take minutes to compile.
+#if defined(HARP_SANITIZED)
+#define HARP_UNROLLED
+#define HARP_FLATTEN
+#else
+#define HARP_UNROLLED _Pragma("GCC unroll 8")
+#define HARP_FLATTEN [[gnu::flatten]]
+#endif
 
 namespace harp::kernels {
 
@@ -37,6 +50,12 @@ void prefetch(const Packed & block, int part = 0, int n_parts = 1) {
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
 }
 
+/// `value`, computed here and kept in a register: without this GCC computes the products of many steps ahead and spills them.
+__m256i in_register(__m256i value) {
+    asm volatile("" : "+v"(value));
+    return value;
+}
+
 __m256i load(const void * bytes) {
     return _mm256_loadu_si256(static_cast<const __m256i *>(bytes));
 }
@@ -52,157 +71,238 @@ __m256i broadcast(const void * four) {
     return _mm256_set1_epi32(value);
 }
 
-__m256i low_nibbles(__m256i bytes) {
-    return _mm256_and_si256(bytes, _mm256_set1_epi8(15));
-}
-__m256i high_nibbles(__m256i bytes) {
-    return low_nibbles(_mm256_srli_epi16(bytes, 4));
-}
-
-/// Tokens of a product: where their activations are and their sums so far.
-template <size_t N>
-struct Tokens {
-    Activations activations[N];
-    __m256 sums[N];
-
-    Tokens(ggml_type weights, int64_t n_inputs, const void * first) {
-        const size_t stride = token_bytes(weights, n_inputs);
-        for (size_t i = 0; i < N; ++i) {
-            activations[i] = view(weights, n_inputs, static_cast<const char *>(first) + i * stride);
-            sums[i] = _mm256_setzero_ps();
-        }
-    }
-
-    void store(float * out, int64_t stride) const {
-        for (size_t i = 0; i < N; ++i) _mm256_storeu_ps(out + static_cast<int64_t>(i) * stride, sums[i]);
-    }
-};
-
-void unpack(const uint8_t (&q)[STEPS / 2][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int t = 0; t < STEPS / 2; ++t) {
-        const __m256i bytes = load(q[t]);
-        weights[t] = low_nibbles(bytes);
-        weights[t + STEPS / 2] = high_nibbles(bytes);
-    }
-}
-
-/// Bits shifted left by SHIFT, or right where it is negative, and masked.
-template <int SHIFT>
-__m256i shifted(__m256i bytes, char mask) {
-    const __m256i moved = SHIFT < 0 ? _mm256_srli_epi16(bytes, -SHIFT) : _mm256_slli_epi16(bytes, SHIFT);
+/// Bits shifted left, or right where `by` is negative, and masked.
+__m256i shifted(__m256i bytes, int by, char mask) {
+    const __m256i moved = by < 0 ? _mm256_srli_epi16(bytes, -by) : by == 0 ? bytes : _mm256_slli_epi16(bytes, by);
     return _mm256_and_si256(moved, _mm256_set1_epi8(mask));
 }
 
-/// The fifth bit of each step.
-void add_high_bit(const uint8_t (&high)[GROUP][STEP], __m256i (&weights)[STEPS]) {
-    const __m256i bits = load(high);
-    weights[0] = _mm256_or_si256(weights[0], shifted<4>(bits, 16));
-    weights[1] = _mm256_or_si256(weights[1], shifted<3>(bits, 16));
-    weights[2] = _mm256_or_si256(weights[2], shifted<2>(bits, 16));
-    weights[3] = _mm256_or_si256(weights[3], shifted<1>(bits, 16));
-    weights[4] = _mm256_or_si256(weights[4], shifted<0>(bits, 16));
-    weights[5] = _mm256_or_si256(weights[5], shifted<-1>(bits, 16));
-    weights[6] = _mm256_or_si256(weights[6], shifted<-2>(bits, 16));
-    weights[7] = _mm256_or_si256(weights[7], shifted<-3>(bits, 16));
+/// Low or high nibbles.
+__m256i nibbles(const uint8_t (&bytes)[GROUP][STEP], bool are_high) {
+    return shifted(load(bytes), are_high ? -4 : 0, 15);
 }
 
-/// The fifth to eighth bits of each step.
-void add_high_nibbles(const uint8_t (&high)[STEPS / 2][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int t = 0; t < STEPS / 2; ++t) {
-        const __m256i bytes = load(high[t]);
-        weights[t] = _mm256_or_si256(weights[t], shifted<4>(bytes, -16));
-        weights[t + STEPS / 2] = _mm256_or_si256(weights[t + STEPS / 2], shifted<0>(bytes, -16));
+/// What is to be computed: outputs of groups of rows for tokens.
+template <class Packed, size_t GROUPS, size_t TOKENS>
+struct Tile {
+    const Packed * blocks[GROUPS];
+    Activations activations[TOKENS];
+    __m256 sums[TOKENS][GROUPS];
+};
+
+/// int32 [8] of each token and group
+template <size_t GROUPS, size_t TOKENS>
+using Products = __m256i[TOKENS][GROUPS];
+
+/// Adds a step's products for one token to its sums.
+template <class Arithmetic, size_t GROUPS>
+void add_step(const __m256i (&weights)[GROUPS], const int8_t * activations, __m256i (&sums)[GROUPS]) {
+    const __m256i in_every_lane = broadcast(activations);
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        sums[g] = in_register(Arithmetic::add_step(sums[g], weights[g], in_every_lane));
     }
 }
 
-/// Adds d * (product - constant * sum of the activations) to token n's sums: weights from which a constant is taken.
-template <size_t N>
-void add_shifted(__m256i product, __m256 d, size_t n, int64_t i, Tokens<N> & tokens) {
-    const Activations & a = tokens.activations[n];
-    const __m256i constant = _mm256_set1_epi32(static_cast<const int32_t *>(a.sums)[i]);
-    const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(product, constant));
-    tokens.sums[n] = _mm256_fmadd_ps(sum, _mm256_mul_ps(d, _mm256_set1_ps(a.d[i])), tokens.sums[n]);
-}
-
-/// Adds d * product + m * sum of the activations: weights with a least value.
-template <size_t N>
-void add_with_min(__m256i product, __m256 d, __m256 m, size_t n, int64_t i, Tokens<N> & tokens) {
-    const Activations & a = tokens.activations[n];
-    const __m256 sum = _mm256_set1_ps(static_cast<const float *>(a.sums)[i]);
-    const __m256 with_min = _mm256_fmadd_ps(m, sum, tokens.sums[n]);
-    tokens.sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), _mm256_mul_ps(d, _mm256_set1_ps(a.d[i])), with_min);
-}
-
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ4_0 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.q, weights);
-    const __m256 d = load_halves(block.d);
-    for (size_t n = 0; n < N; ++n) {
-        add_shifted(Arithmetic::template dot<4>(weights, tokens.activations[n].q + i * BLOCK), d, n, i, tokens);
+/// add_products() where one sum holds all steps: step by step, for COUNT tokens from token `first` on, whose sums are in registers.
+template <class Arithmetic, size_t N_STEPS, size_t COUNT, class Packed, size_t GROUPS, size_t TOKENS, class Unpack>
+void add_step_by_step(const Tile<Packed, GROUPS, TOKENS> & tile, size_t first, int64_t at,
+                      const __m256i (&scales)[GROUPS], Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
+    Products<GROUPS, COUNT> sums = {};
+    HARP_UNROLLED for (size_t t = 0; t < N_STEPS; ++t) {
+        __m256i weights[GROUPS];
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            weights[g] = unpack(g, t);
+            // other tokens' turn comes later: then unpacked again, which takes less time than to keep them in memory
+            if constexpr (COUNT < TOKENS) weights[g] = in_register(weights[g]);
+        }
+        HARP_UNROLLED for (size_t n = 0; n < COUNT; ++n) {
+            add_step<Arithmetic>(weights, tile.activations[first + n].q + at + t * STEP, sums[n]);
+        }
+    }
+    HARP_UNROLLED for (size_t n = 0; n < COUNT; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            __m256i & product = products[first + n][g];
+            product = _mm256_add_epi32(product, Arithmetic::scaled(sums[n][g], scales[g]));
+        }
     }
 }
 
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ5_0 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.low.q, weights);
-    add_high_bit(block.high, weights);
-    const __m256 d = load_halves(block.low.d);
-    for (size_t n = 0; n < N; ++n) {
-        add_shifted(Arithmetic::template dot<5>(weights, tokens.activations[n].q + i * BLOCK), d, n, i, tokens);
+/// add_products() where a sum holds TOGETHER steps: token by token, the weights of four steps in registers.
+template <class Arithmetic, size_t N_STEPS, size_t TOGETHER, class Packed, size_t GROUPS, size_t TOKENS, class Unpack>
+void add_token_by_token(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t at, const __m256i (&scales)[GROUPS],
+                        Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
+    constexpr size_t SPAN = 4;
+    static_assert(N_STEPS % SPAN == 0 && SPAN % TOGETHER == 0);
+    HARP_UNROLLED for (size_t span = 0; span < N_STEPS / SPAN; ++span) {
+        __m256i weights[SPAN][GROUPS];
+        HARP_UNROLLED for (size_t t = 0; t < SPAN; ++t) {
+            HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+                weights[t][g] = in_register(unpack(g, span * SPAN + t));
+            }
+        }
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            const int8_t * activations = tile.activations[n].q + at + span * SPAN * STEP;
+            __m256i sums[GROUPS] = {};
+            HARP_UNROLLED for (size_t part = 0; part < SPAN / TOGETHER; ++part) {
+                __m256i of_part[GROUPS] = {};
+                HARP_UNROLLED for (size_t i = 0; i < TOGETHER; ++i) {
+                    const size_t t = part * TOGETHER + i;
+                    add_step<Arithmetic>(weights[t], activations + t * STEP, of_part);
+                }
+                HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+                    sums[g] = _mm256_add_epi32(sums[g], Arithmetic::scaled(of_part[g], scales[g]));
+                }
+            }
+            HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+                products[n][g] = in_register(_mm256_add_epi32(products[n][g], sums[g]));
+            }
+        }
     }
 }
 
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ8_0 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    const __m256 d = load_halves(block.low.d);
-    if constexpr (Arithmetic::MOST_BITS >= 8) {
-        unpack(block.low.q, weights);
-        add_high_nibbles(block.high, weights);
-        for (size_t n = 0; n < N; ++n) {
-            add_shifted(Arithmetic::template dot<8>(weights, tokens.activations[n].q + i * BLOCK), d, n, i, tokens);
+/// Adds to `products` those of N_STEPS steps, times the groups' scales.
+///
+/// @param at      which of a token's activations is the first
+/// @param unpack  (group, step) -> weights below 2^BITS
+template <class Arithmetic, int BITS, size_t N_STEPS, class Packed, size_t GROUPS, size_t TOKENS, class Unpack>
+void add_products(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t at, const __m256i (&scales)[GROUPS],
+                  Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
+    constexpr size_t TOGETHER = Arithmetic::steps_together(BITS);
+    if constexpr (TOGETHER >= N_STEPS) {
+        constexpr size_t COUNT = TOKENS <= 6 ? TOKENS : 4;  // two groups' sums for more do not fit the registers
+        add_step_by_step<Arithmetic, N_STEPS, COUNT>(tile, 0, at, scales, products, unpack);
+        if constexpr (TOKENS > COUNT) {
+            add_step_by_step<Arithmetic, N_STEPS, TOKENS - COUNT>(tile, COUNT, at, scales, products, unpack);
         }
     } else {
-        __m256i of_high[N];
-        unpack(block.high, weights);
-        for (size_t n = 0; n < N; ++n) {
-            of_high[n] = Arithmetic::template dot<4>(weights, tokens.activations[n].q + i * BLOCK);
+        add_token_by_token<Arithmetic, N_STEPS, TOGETHER>(tile, at, scales, products, unpack);
+    }
+}
+
+// ---- Formats with a scale for 32 weights ----
+
+__m256i step(const PackedQ4_0 & block, size_t t) {
+    return nibbles(block.q[t % 4], t / 4 == 1);
+}
+__m256i step(const PackedQ4_1 & block, size_t t) {
+    return nibbles(block.q[t % 4], t / 4 == 1);
+}
+
+/// The fifth bit of step t.
+__m256i high_bit(const uint8_t (&high)[GROUP][STEP], size_t t) {
+    return shifted(load(high), 4 - static_cast<int>(t), 16);
+}
+
+__m256i step(const PackedQ5_0 & block, size_t t) {
+    return _mm256_or_si256(step(block.low, t), high_bit(block.high, t));
+}
+__m256i step(const PackedQ5_1 & block, size_t t) {
+    return _mm256_or_si256(step(block.low, t), high_bit(block.high, t));
+}
+[[maybe_unused]] __m256i step(const PackedQ8_0 & block, size_t t) {
+    return _mm256_or_si256(step(block.low, t), shifted(load(block.high[t % 4]), t / 4 == 1 ? 0 : 4, -16));
+}
+
+/// Products of a block, without its scales.
+template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS>
+void multiply_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, Products<GROUPS, TOKENS> & products) {
+    __m256i ones[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        prefetch(tile.blocks[g][i]);
+        ones[g] = Arithmetic::one();
+    }
+    if constexpr (BITS <= Arithmetic::MOST_BITS) {
+        add_products<Arithmetic, BITS, STEPS>(tile, i * BLOCK, ones, products,
+                                              [&](size_t g, size_t t) { return step(tile.blocks[g][i], t); });
+    } else {
+        add_products<Arithmetic, 4, STEPS>(tile, i * BLOCK, ones, products, [&](size_t g, size_t t) {
+            return nibbles(tile.blocks[g][i].high[t % 4], t / 4 == 1);
+        });
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+                products[n][g] = _mm256_slli_epi32(products[n][g], 4);
+            }
         }
-        unpack(block.low.q, weights);
-        for (size_t n = 0; n < N; ++n) {
-            const __m256i of_low = Arithmetic::template dot<4>(weights, tokens.activations[n].q + i * BLOCK);
-            add_shifted(_mm256_add_epi32(of_low, _mm256_slli_epi32(of_high[n], 4)), d, n, i, tokens);
+        add_products<Arithmetic, 4, STEPS>(tile, i * BLOCK, ones, products,
+                                           [&](size_t g, size_t t) { return step(tile.blocks[g][i].low, t); });
+    }
+}
+
+/// A block of weights from which a constant is taken: adds d * (product - constant * sum of the activations).
+///
+/// @param d  (block) -> its groups' scales
+template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS, class Scales>
+void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Scales & d) {
+    Products<GROUPS, TOKENS> products = {};
+    multiply_block<Arithmetic, BITS>(tile, i, products);
+    __m256 scales[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        scales[g] = load_halves(d(tile.blocks[g][i]));
+    }
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            const Activations & a = tile.activations[n];
+            const __m256i constant = _mm256_set1_epi32(static_cast<const int32_t *>(a.sums)[i]);
+            const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(products[n][g], constant));
+            tile.sums[n][g] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scales[g], _mm256_set1_ps(a.d[i])), tile.sums[n][g]);
         }
     }
 }
 
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ4_1 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.q, weights);
-    const __m256 d = load_halves(block.d), m = load_halves(block.m);
-    for (size_t n = 0; n < N; ++n) {
-        add_with_min(Arithmetic::template dot<4>(weights, tokens.activations[n].q + i * BLOCK), d, m, n, i, tokens);
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ4_0, GROUPS, TOKENS> & tile, int64_t i) {
+    add_shifted_block<Arithmetic, 4>(
+        tile, i, [](const auto & block) -> auto & { return block.d; });
+}
+
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ5_0, GROUPS, TOKENS> & tile, int64_t i) {
+    add_shifted_block<Arithmetic, 5>(
+        tile, i, [](const auto & block) -> auto & { return block.low.d; });
+}
+
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ8_0, GROUPS, TOKENS> & tile, int64_t i) {
+    add_shifted_block<Arithmetic, 8>(
+        tile, i, [](const auto & block) -> auto & { return block.low.d; });
+}
+
+/// A block of weights with a least value: adds d * product + m * sum of the activations.
+///
+/// @param low  (block) -> its part that has the scales
+template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS, class Low>
+void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Low & low) {
+    Products<GROUPS, TOKENS> products = {};
+    multiply_block<Arithmetic, BITS>(tile, i, products);
+    __m256 d[GROUPS], m[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        d[g] = load_halves(low(tile.blocks[g][i]).d);
+        m[g] = load_halves(low(tile.blocks[g][i]).m);
+    }
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            const Activations & a = tile.activations[n];
+            const __m256 sum = _mm256_set1_ps(static_cast<const float *>(a.sums)[i]);
+            const __m256 with_min = _mm256_fmadd_ps(m[g], sum, tile.sums[n][g]);
+            const __m256 scale = _mm256_mul_ps(d[g], _mm256_set1_ps(a.d[i]));
+            tile.sums[n][g] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[n][g]), scale, with_min);
+        }
     }
 }
 
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ5_1 & block, int64_t i, Tokens<N> & tokens) {
-    prefetch(block);
-    __m256i weights[STEPS];
-    unpack(block.low.q, weights);
-    add_high_bit(block.high, weights);
-    const __m256 d = load_halves(block.low.d), m = load_halves(block.low.m);
-    for (size_t n = 0; n < N; ++n) {
-        add_with_min(Arithmetic::template dot<5>(weights, tokens.activations[n].q + i * BLOCK), d, m, n, i, tokens);
-    }
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ4_1, GROUPS, TOKENS> & tile, int64_t i) {
+    add_block_with_min<Arithmetic, 4>(
+        tile, i, [](const auto & block) -> auto & { return block; });
 }
+
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ5_1, GROUPS, TOKENS> & tile, int64_t i) {
+    add_block_with_min<Arithmetic, 5>(
+        tile, i, [](const auto & block) -> auto & { return block.low; });
+}
+
+// ---- K formats: super-blocks of 256 weights, with scales of 32 or 16 in integers ----
 
 /// Pairs of bytes as int16, the first and the second of a pair in each of a lane's halves.
 template <class Byte>
@@ -211,153 +311,201 @@ __m256i load_pairs(const Byte (&pairs)[GROUP][2]) {
     return static_cast<Byte>(-1) < 0 ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
 }
 
-/// Low or high nibbles, the first or second block of a pair.
-template <int WHICH>
-void unpack(const uint8_t (&q)[STEPS][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int t = 0; t < STEPS; ++t) weights[t] = WHICH == 0 ? low_nibbles(load(q[t])) : high_nibbles(load(q[t]));
-}
-
-/// The fifth and sixth bit of each step.
-void add_high_bits(const uint8_t (&high)[2][GROUP][STEP], __m256i (&weights)[STEPS]) {
-    for (int u = 0; u < 2; ++u) {
-        const __m256i bits = load(high[u]);
-        __m256i * four = weights + 4 * u;
-        four[0] = _mm256_or_si256(four[0], shifted<4>(bits, 48));
-        four[1] = _mm256_or_si256(four[1], shifted<2>(bits, 48));
-        four[2] = _mm256_or_si256(four[2], shifted<0>(bits, 48));
-        four[3] = _mm256_or_si256(four[3], shifted<-2>(bits, 48));
-    }
-}
-
 /// Sums of a super-block in int32: of quantised weights with their scales, and what the weights' constant part takes off.
-template <size_t N>
+template <size_t GROUPS, size_t TOKENS>
 struct IntegerSums {
-    __m256i products[N];
-    __m256i constants[N];
+    Products<GROUPS, TOKENS> products = {};
+    Products<GROUPS, TOKENS> constants = {};
 
-    IntegerSums() {
-        for (size_t n = 0; n < N; ++n) products[n] = constants[n] = _mm256_setzero_si256();
-    }
-
-    void add_product(size_t n, __m256i product) { products[n] = _mm256_add_epi32(products[n], product); }
-
-    /// `pairs` [8][2] with two int16 sums of activations
-    void add_constant(size_t n, __m256i pairs, const int16_t * sums) {
-        constants[n] = _mm256_add_epi32(constants[n], _mm256_madd_epi16(pairs, broadcast(sums)));
+    /// @param pairs  of each group, [8][2]
+    /// @param sums   (token) -> where two int16 sums of activations are
+    template <class Sums>
+    void add_constants(const __m256i (&pairs)[GROUPS], const Sums & sums) {
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+                constants[n][g] = _mm256_add_epi32(constants[n][g], _mm256_madd_epi16(pairs[g], broadcast(sums(n))));
+            }
+        }
     }
 };
 
-/// Block WHICH of a pair of Q4_K, or, with a plane of high bits, of Q5_K.
-template <class Arithmetic, int WHICH, size_t N>
-void add_k_block(const uint8_t (&q)[STEPS][GROUP][STEP], const uint8_t (*high)[STEP], __m256i scales, int64_t first,
-                 const Tokens<N> & tokens, IntegerSums<N> & sums) {
-    __m256i weights[STEPS];
-    unpack<WHICH>(q, weights);
-    if (high != nullptr) add_high_bit(*reinterpret_cast<const uint8_t(*)[GROUP][STEP]>(high), weights);
-    const __m256i scale = Arithmetic::template scale<WHICH>(scales);
-    for (size_t n = 0; n < N; ++n) {
-        const int8_t * activations = tokens.activations[n].q + first;
-        sums.add_product(n, high == nullptr
-                                ? Arithmetic::template scaled_dot<4, 0, STEPS>(weights, activations, scale)
-                                : Arithmetic::template scaled_dot<5, 0, STEPS>(weights, activations, scale));
-    }
+const PackedQ4_K & nibbles_of(const PackedQ4_K & block) {
+    return block;
+}
+const PackedQ4_K & nibbles_of(const PackedQ5_K & block) {
+    return block.low;
 }
 
-/// @param whole what is prefetched: the block with its high bits, if it has any
-template <class Arithmetic, class Packed, size_t N>
-void add_super_block(const Packed & whole, const PackedQ4_K & block, const uint8_t (*high)[GROUP][STEP], int64_t i,
-                     Tokens<N> & tokens) {
-    IntegerSums<N> sums;
+/// Step t of the first or second block of a pair.
+__m256i step(const PackedQ4_K & block, int pair, bool is_second, size_t t) {
+    return nibbles(block.q[pair][t], is_second);
+}
+__m256i step(const PackedQ5_K & block, int pair, bool is_second, size_t t) {
+    return _mm256_or_si256(step(block.low, pair, is_second, t),
+                           high_bit(block.high[2 * pair + (is_second ? 1 : 0)], t));
+}
+
+/// The first or second block of a pair of Q4_K or Q5_K.
+template <class Arithmetic, bool SECOND, class Packed, size_t GROUPS, size_t TOKENS>
+void add_k_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, int pair, IntegerSums<GROUPS, TOKENS> & sums) {
+    constexpr int BITS = std::is_same_v<Packed, PackedQ4_K> ? 4 : 5;
+    __m256i scales[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        scales[g] = Arithmetic::template scale<SECOND>(load_pairs(nibbles_of(tile.blocks[g][i]).scales[pair]));
+    }
+    const int64_t at = i * SUPER_BLOCK + (2 * pair + (SECOND ? 1 : 0)) * BLOCK;
+    add_products<Arithmetic, BITS, STEPS>(tile, at, scales, sums.products,
+                                          [&](size_t g, size_t t) { return step(tile.blocks[g][i], pair, SECOND, t); });
+}
+
+/// A super-block of Q4_K or Q5_K.
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
+void add_super_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i) {
+    IntegerSums<GROUPS, TOKENS> sums;
     for (int pair = 0; pair < PAIRS; ++pair) {
-        prefetch(whole, pair, PAIRS);
-        const int64_t first = i * SUPER_BLOCK + pair * 2 * BLOCK;
-        const __m256i scales = load_pairs(block.scales[pair]), mins = load_pairs(block.mins[pair]);
-        add_k_block<Arithmetic, 0>(block.q[pair], high ? high[2 * pair] : nullptr, scales, first, tokens, sums);
-        add_k_block<Arithmetic, 1>(block.q[pair], high ? high[2 * pair + 1] : nullptr, scales, first + BLOCK, tokens,
-                                   sums);
-        for (size_t n = 0; n < N; ++n) {
-            sums.add_constant(n, mins, static_cast<const int16_t *>(tokens.activations[n].sums) + first / BLOCK);
+        __m256i mins[GROUPS];
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            prefetch(tile.blocks[g][i], pair, PAIRS);
+            mins[g] = load_pairs(nibbles_of(tile.blocks[g][i]).mins[pair]);
+        }
+        add_k_block<Arithmetic, false>(tile, i, pair, sums);
+        add_k_block<Arithmetic, true>(tile, i, pair, sums);
+        const int64_t block = i * 2 * PAIRS + 2 * pair;
+        sums.add_constants(mins,
+                           [&](size_t n) { return static_cast<const int16_t *>(tile.activations[n].sums) + block; });
+    }
+    __m256 d[GROUPS], dmin[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        d[g] = load_halves(nibbles_of(tile.blocks[g][i]).d);
+        dmin[g] = load_halves(nibbles_of(tile.blocks[g][i]).dmin);
+    }
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            const __m256 scale = _mm256_set1_ps(tile.activations[n].d[i]);
+            const __m256 product = _mm256_cvtepi32_ps(sums.products[n][g]);
+            const __m256 constant = _mm256_cvtepi32_ps(sums.constants[n][g]);
+            const __m256 sum = _mm256_fmadd_ps(product, _mm256_mul_ps(d[g], scale), tile.sums[n][g]);
+            tile.sums[n][g] = _mm256_fnmadd_ps(constant, _mm256_mul_ps(dmin[g], scale), sum);
         }
     }
-    const __m256 d = load_halves(block.d), dmin = load_halves(block.dmin);
-    for (size_t n = 0; n < N; ++n) {
-        const __m256 scale = _mm256_set1_ps(tokens.activations[n].d[i]);
-        const __m256 product = _mm256_cvtepi32_ps(sums.products[n]), constant = _mm256_cvtepi32_ps(sums.constants[n]);
-        tokens.sums[n] = _mm256_fmadd_ps(product, _mm256_mul_ps(d, scale), tokens.sums[n]);
-        tokens.sums[n] = _mm256_fnmadd_ps(constant, _mm256_mul_ps(dmin, scale), tokens.sums[n]);
+}
+
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ4_K, GROUPS, TOKENS> & tile, int64_t i) {
+    add_super_block<Arithmetic>(tile, i);
+}
+
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ5_K, GROUPS, TOKENS> & tile, int64_t i) {
+    add_super_block<Arithmetic>(tile, i);
+}
+
+/// The first or second block of a pair of Q6_K.
+template <class Arithmetic, bool SECOND, size_t GROUPS, size_t TOKENS>
+void add_q6_block(const Tile<PackedQ6_K, GROUPS, TOKENS> & tile, int64_t i, int pair,
+                  IntegerSums<GROUPS, TOKENS> & sums) {
+    const int j = 2 * pair + (SECOND ? 1 : 0);
+    const int64_t at = i * SUPER_BLOCK + j * BLOCK;
+    __m256i scales[GROUPS], of_first_half[GROUPS], of_second_half[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        scales[g] = load_pairs(tile.blocks[g][i].scales[j]);
+        of_first_half[g] = Arithmetic::template scale<false>(scales[g]);
+        of_second_half[g] = Arithmetic::template scale<true>(scales[g]);
     }
+    const auto unpack = [&](size_t g, size_t t) {
+        const PackedQ6_K & block = tile.blocks[g][i];
+        const __m256i high = shifted(load(block.high[j][t / 4]), 4 - 2 * static_cast<int>(t % 4), 48);
+        return _mm256_or_si256(nibbles(block.q[pair][t], SECOND), high);
+    };
+    constexpr size_t HALF = STEPS / 2;
+    add_products<Arithmetic, 6, HALF>(tile, at, of_first_half, sums.products, unpack);
+    add_products<Arithmetic, 6, HALF>(tile, at + BLOCK / 2, of_second_half, sums.products,
+                                      [&](size_t g, size_t t) { return unpack(g, HALF + t); });
+    sums.add_constants(scales,
+                       [&](size_t n) { return static_cast<const int16_t *>(tile.activations[n].sums) + at / 16; });
 }
 
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ4_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block<Arithmetic>(block, block, nullptr, i, tokens);
-}
-
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ5_K & block, int64_t i, Tokens<N> & tokens) {
-    add_super_block<Arithmetic>(block, block.low, block.high, i, tokens);
-}
-
-/// Block WHICH of pair `pair` of Q6_K.
-template <class Arithmetic, int WHICH, size_t N>
-void add_q6_block(const PackedQ6_K & block, int pair, int64_t i, const Tokens<N> & tokens, IntegerSums<N> & sums) {
-    const int j = 2 * pair + WHICH;
-    const int64_t first = i * SUPER_BLOCK + j * BLOCK;
-    __m256i weights[STEPS];
-    unpack<WHICH>(block.q[pair], weights);
-    add_high_bits(block.high[j], weights);
-    const __m256i scales = load_pairs(block.scales[j]);
-    const __m256i scale_0 = Arithmetic::template scale<0>(scales), scale_1 = Arithmetic::template scale<1>(scales);
-    for (size_t n = 0; n < N; ++n) {
-        const Activations & a = tokens.activations[n];
-        sums.add_product(n, Arithmetic::template scaled_dot<6, 0, STEPS / 2>(weights, a.q + first, scale_0));
-        sums.add_product(n, Arithmetic::template scaled_dot<6, STEPS / 2, STEPS>(weights, a.q + first, scale_1));
-        sums.add_constant(n, scales, static_cast<const int16_t *>(a.sums) + first / 16);
-    }
-}
-
-template <class Arithmetic, size_t N>
-void add_block(const PackedQ6_K & block, int64_t i, Tokens<N> & tokens) {
-    IntegerSums<N> sums;
+template <class Arithmetic, size_t GROUPS, size_t TOKENS>
+void add_block(Tile<PackedQ6_K, GROUPS, TOKENS> & tile, int64_t i) {
+    IntegerSums<GROUPS, TOKENS> sums;
     for (int pair = 0; pair < PAIRS; ++pair) {
-        prefetch(block, pair, PAIRS);
-        add_q6_block<Arithmetic, 0>(block, pair, i, tokens, sums);
-        add_q6_block<Arithmetic, 1>(block, pair, i, tokens, sums);
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            prefetch(tile.blocks[g][i], pair, PAIRS);
+        }
+        add_q6_block<Arithmetic, false>(tile, i, pair, sums);
+        add_q6_block<Arithmetic, true>(tile, i, pair, sums);
     }
-    const __m256 d = load_halves(block.d);
-    for (size_t n = 0; n < N; ++n) {
-        // 32 of each weight were too much
-        const __m256i sum = _mm256_sub_epi32(sums.products[n], _mm256_slli_epi32(sums.constants[n], 5));
-        const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(tokens.activations[n].d[i]));
-        tokens.sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, tokens.sums[n]);
+    __m256 d[GROUPS];
+    HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+        d[g] = load_halves(tile.blocks[g][i].d);
+    }
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            // 32 of each weight were too much
+            const __m256i sum = _mm256_sub_epi32(sums.products[n][g], _mm256_slli_epi32(sums.constants[n][g], 5));
+            const __m256 scale = _mm256_mul_ps(d[g], _mm256_set1_ps(tile.activations[n].d[i]));
+            tile.sums[n][g] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, tile.sums[n][g]);
+        }
     }
 }
 
-template <class Arithmetic, class Packed, size_t N>
-void multiply_tokens(const Packed * blocks, int64_t n_inputs, const void * first, float * out, int64_t out_stride) {
-    Tokens<N> tokens(Packed::TYPE, n_inputs, first);
-    for (int64_t i = 0; i < n_inputs / Packed::INPUTS; ++i) add_block<Arithmetic>(blocks[i], i, tokens);
-    tokens.store(out, out_stride);
+// ---- Tiles ----
+
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
+HARP_FLATTEN void multiply_tile(const Operands & operands) {
+    const int64_t n_blocks = operands.n_inputs / Packed::INPUTS;
+    Tile<Packed, GROUPS, TOKENS> tile;
+    for (size_t g = 0; g < GROUPS; ++g) {
+        tile.blocks[g] = static_cast<const Packed *>(operands.groups) + static_cast<int64_t>(g) * n_blocks;
+    }
+    const size_t stride = token_bytes(Packed::TYPE, operands.n_inputs);
+    for (size_t n = 0; n < TOKENS; ++n) {
+        tile.activations[n] =
+            view(Packed::TYPE, operands.n_inputs, static_cast<const char *>(operands.tokens) + n * stride);
+    }
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            tile.sums[n][g] = _mm256_setzero_ps();
+        }
+    }
+    for (int64_t i = 0; i < n_blocks; ++i) add_block<Arithmetic>(tile, i);
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
+            float * out = operands.out + static_cast<int64_t>(n) * operands.out_stride + g * GROUP;
+            _mm256_storeu_ps(out, tile.sums[n][g]);
+        }
+    }
+}
+
+/// Groups of a tile. Where weights take long to unpack, four steps of one group are what the registers hold best.
+template <class Packed>
+constexpr int GROUPS_TOGETHER =
+    std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : MAX_GROUPS;
+
+template <class Arithmetic, class Packed, size_t GROUPS, size_t... N>
+void multiply_tile_of(const Operands & operands, std::index_sequence<N...> /*numbers of tokens less one*/) {
+    using Function = void (*)(const Operands &);
+    static constexpr Function BY_TOKENS[] = {multiply_tile<Arithmetic, Packed, GROUPS, N + 1>...};
+    BY_TOKENS[operands.n_tokens - 1](operands);
 }
 
 template <class Arithmetic, class Packed>
-void multiply(const void * group, int64_t n_inputs, const void * tokens, int n_tokens, float * out,
-              int64_t out_stride) noexcept {
-    const auto * blocks = static_cast<const Packed *>(group);
-    switch (n_tokens) {
-        case 1: return multiply_tokens<Arithmetic, Packed, 1>(blocks, n_inputs, tokens, out, out_stride);
-        case 2: return multiply_tokens<Arithmetic, Packed, 2>(blocks, n_inputs, tokens, out, out_stride);
-        case 3: return multiply_tokens<Arithmetic, Packed, 3>(blocks, n_inputs, tokens, out, out_stride);
-        case 4: return multiply_tokens<Arithmetic, Packed, 4>(blocks, n_inputs, tokens, out, out_stride);
-        case 5: return multiply_tokens<Arithmetic, Packed, 5>(blocks, n_inputs, tokens, out, out_stride);
-        case 6: return multiply_tokens<Arithmetic, Packed, 6>(blocks, n_inputs, tokens, out, out_stride);
-        case 7: return multiply_tokens<Arithmetic, Packed, 7>(blocks, n_inputs, tokens, out, out_stride);
-        default: return multiply_tokens<Arithmetic, Packed, 8>(blocks, n_inputs, tokens, out, out_stride);
+void multiply(const Operands & operands) noexcept {
+    constexpr auto ALL = std::make_index_sequence<MAX_TOKENS>();
+    if (operands.n_groups == GROUPS_TOGETHER<Packed>) {
+        return multiply_tile_of<Arithmetic, Packed, GROUPS_TOGETHER<Packed>>(operands, ALL);
+    }
+    Operands one = operands;
+    one.n_groups = 1;
+    for (int g = 0; g < operands.n_groups; ++g) {
+        multiply_tile_of<Arithmetic, Packed, 1>(one, ALL);
+        one.groups = static_cast<const Packed *>(one.groups) + one.n_inputs / Packed::INPUTS;
+        one.out += GROUP;
     }
 }
 
 template <class Arithmetic>
-MultiplyGroup multiply_with(ggml_type weights) {
+Multiply multiply_with(ggml_type weights) {
     switch (weights) {
         case GGML_TYPE_Q4_0: return multiply<Arithmetic, PackedQ4_0>;
         case GGML_TYPE_Q4_1: return multiply<Arithmetic, PackedQ4_1>;

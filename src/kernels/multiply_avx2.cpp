@@ -19,33 +19,22 @@ namespace {
 struct Avx2 {
     static constexpr int MOST_BITS = 6;
 
-    /// Products with all steps of a block, int32 [8].
-    template <int BITS>
-    static __m256i dot(const __m256i (&weights)[STEPS], const int8_t * q) {
-        return scaled_dot<BITS, 0, STEPS>(weights, q, _mm256_set1_epi16(1));
+    static constexpr size_t steps_together(int bits) { return bits == 4 ? 8 : bits == 5 ? 4 : 2; }
+
+    /// sum + w0 a0 + w1 a1 and sum + w2 a2 + w3 a3 in each lane's halves, int16
+    static __m256i add_step(__m256i sum, __m256i weights, __m256i activations) {
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, activations));
     }
 
-    /// Products with steps FIRST..LAST-1, times `scale`.
-    template <int BITS, int FIRST, int LAST>
-    static __m256i scaled_dot(const __m256i (&weights)[STEPS], const int8_t * q, __m256i scale) {
-        constexpr int TOGETHER = BITS == 4 ? 8 : BITS == 5 ? 4 : 2;
-        constexpr int END = FIRST + TOGETHER < LAST ? FIRST + TOGETHER : LAST;
-        __m256i sum = _mm256_maddubs_epi16(weights[FIRST], broadcast(q + FIRST * STEP));
-        for (int t = FIRST + 1; t < END; ++t) {
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights[t], broadcast(q + t * STEP)));
-        }
-        const __m256i product = _mm256_madd_epi16(sum, scale);
-        if constexpr (END == LAST) {
-            return product;
-        } else {
-            return _mm256_add_epi32(product, scaled_dot<BITS, END, LAST>(weights, q, scale));
-        }
-    }
+    /// What stands in a lane's halves, times a scale in each of them, added: int32.
+    static __m256i scaled(__m256i sum, __m256i scale) { return _mm256_madd_epi16(sum, scale); }
+
+    static __m256i one() { return _mm256_set1_epi16(1); }
 
     /// The first or second int16 of each pair in both of the lane's halves.
-    template <int WHICH>
+    template <bool SECOND>
     static __m256i scale(__m256i pairs) {
-        constexpr char b = 2 * WHICH;
+        constexpr char b = SECOND ? 2 : 0;
         return _mm256_shuffle_epi8(
             pairs, _mm256_setr_epi8(b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8, b + 9, b + 8, b + 9, b + 12,
                                     b + 13, b + 12, b + 13, b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8,
@@ -55,7 +44,7 @@ struct Avx2 {
 
 }  // namespace
 
-MultiplyGroup multiply_avx2(ggml_type weights) noexcept {
+Multiply multiply_avx2(ggml_type weights) noexcept {
     return multiply_with<Avx2>(weights);
 }
 
@@ -65,7 +54,7 @@ MultiplyGroup multiply_avx2(ggml_type weights) noexcept {
 
 namespace harp::kernels {
 
-MultiplyGroup multiply_avx2(ggml_type) noexcept {
+Multiply multiply_avx2(ggml_type) noexcept {
     return nullptr;
 }
 

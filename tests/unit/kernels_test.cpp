@@ -18,7 +18,7 @@
 
 namespace harp::kernels {
 
-MultiplyGroup multiply_emulated_vnni(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction in AVX2's
+Multiply multiply_emulated_vnni(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction in AVX2's
 
 namespace {
 
@@ -82,8 +82,7 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
 }
 
 /// All products by a kernel of ours, [token][output].
-std::vector<float> multiply(MultiplyGroup kernel, const Matrix & matrix, const std::vector<float> & tokens,
-                            int n_tokens) {
+std::vector<float> multiply(Multiply kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
     const auto n_inputs = static_cast<size_t>(matrix.n_inputs);
     const size_t bytes = group_bytes(matrix.type, matrix.n_inputs), stride = token_bytes(matrix.type, matrix.n_inputs);
     const int64_t n_groups = matrix.n_outputs / GROUP;
@@ -93,9 +92,10 @@ std::vector<float> multiply(MultiplyGroup kernel, const Matrix & matrix, const s
         quantize(matrix.type, tokens.data() + i * n_inputs, matrix.n_inputs, quantized.data() + i * stride);
     }
     std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
-    for (int64_t group = 0; group < n_groups; ++group) {
-        kernel(packed.data() + static_cast<size_t>(group) * bytes, matrix.n_inputs, quantized.data(), n_tokens,
-               out.data() + group * GROUP, matrix.n_outputs);
+    for (int64_t group = 0; group < n_groups; group += MAX_GROUPS) {
+        const auto n_together = static_cast<int>(std::min<int64_t>(MAX_GROUPS, n_groups - group));
+        kernel({packed.data() + static_cast<size_t>(group) * bytes, n_together, matrix.n_inputs, quantized.data(),
+                n_tokens, out.data() + group * GROUP, matrix.n_outputs});
     }
     return out;
 }
@@ -115,7 +115,7 @@ struct Errors {
     double ours = 0, ggmls = 0, scale = 0;
 };
 
-Errors errors(MultiplyGroup kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
+Errors errors(Multiply kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
     const std::vector<float> ours = multiply(kernel, matrix, tokens, n_tokens);
     Errors sums;
     for (int64_t output = 0; output < matrix.n_outputs; ++output) {
@@ -144,7 +144,7 @@ Errors errors(MultiplyGroup kernel, const Matrix & matrix, const std::vector<flo
 
 struct Instructions {
     std::string_view name;
-    MultiplyGroup (*kernel_for)(ggml_type);
+    Multiply (*kernel_for)(ggml_type);
     bool (*are_here)();
 };
 
@@ -173,7 +173,7 @@ class Products : public ::testing::TestWithParam<std::tuple<ggml_type, Instructi
         EXPECT_LE(found.ours, 1.01 * found.ggmls + 1e-7 * found.scale);
     }
 
-    MultiplyGroup kernel_ = nullptr;
+    Multiply kernel_ = nullptr;
     std::mt19937 random_{7};
     std::normal_distribution<float> normal_{0, 1};
     Values gaussian_ = [this](std::mt19937 & random) { return normal_(random); };
@@ -191,7 +191,7 @@ TEST_P(Products, OfOtherSizes) {
     for (const int64_t n_blocks : {1, 2, 3, 7, 18}) {
         SCOPED_TRACE(n_blocks);
         const int64_t n_inputs = n_blocks * ggml_blck_size(type());
-        expect_no_worse(quantized(type(), n_inputs, 8, random_, gaussian_), values(3 * n_inputs, random_, gaussian_),
+        expect_no_worse(quantized(type(), n_inputs, 24, random_, gaussian_), values(3 * n_inputs, random_, gaussian_),
                         3);
     }
 }
@@ -199,14 +199,14 @@ TEST_P(Products, OfOtherSizes) {
 TEST_P(Products, OfAnyBits) {
     for (int round = 0; round < 20; ++round) {
         SCOPED_TRACE(round);
-        expect_no_worse(any_bits(type(), 512, 16, random_), values(2 * 512, random_, gaussian_), 2);
+        expect_no_worse(any_bits(type(), 512, 24, random_), values(2 * 512, random_, gaussian_), 2);
     }
 }
 
 /// All weights and activations at the ends of their ranges: sums in int16 must not overflow.
 TEST_P(Products, OfTheLargestSums) {
     for (const int sign : {-1, 1}) {
-        Matrix matrix = any_bits(type(), 256, 8, random_);
+        Matrix matrix = any_bits(type(), 256, 24, random_);
         const bool is_signed = type() == GGML_TYPE_Q8_0;
         for (char & each : matrix.rows) each = static_cast<char>(is_signed ? 127 : -1);
         const size_t block = ggml_type_size(type());
@@ -235,7 +235,7 @@ TEST_P(Products, OfExtremeValues) {
     for (const auto & [name, value] : cases) {
         for (const auto & [other_name, other] : cases) {
             SCOPED_TRACE(name + " times " + other_name);
-            expect_no_worse(quantized(type(), 512, 8, random_, value), values(2 * 512, random_, other), 2);
+            expect_no_worse(quantized(type(), 512, 24, random_, value), values(2 * 512, random_, other), 2);
         }
     }
 }
