@@ -1,5 +1,6 @@
 // Products with weights that stay in the cache, by format and number of tokens, in multiply-adds a second of all threads together;
-// and the most that the processor's multiplying instruction allows: where memory does not limit, arithmetic does.
+// and the most that the processor's instructions allow, with nothing to load: where memory does not limit, arithmetic does. Compare in one
+// run with --benchmark_enable_random_interleaving=true.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -66,64 +67,81 @@ void product(benchmark::State & state, ggml_type type) {
 
 #if defined(__x86_64__)
 
-constexpr int SUMS = 8;
 constexpr int64_t BLOCKS = 1000;
 
 /// Says that `value` is needed, in a register: DoNotOptimize would take memory.
 #define NEEDED(value) asm volatile("" : "+v"(value))
 
-/// AVX2. A step of a block: 32 pairs of bytes multiplied, neighbours added; with `all_of_it` also the addition to the sum, and after
-/// eight steps what a block of Q4_0 needs. Everything is in registers, nothing is loaded or unpacked.
-__attribute__((target("avx2,fma"))) void multiply_bytes_avx2(bool all_of_it) {
-    __m256i sums[SUMS] = {};
-    __m256 totals[SUMS] = {};
-    const __m256i bytes = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
-    const __m256 scale = _mm256_set1_ps(0.5F);
+/// Sums of a tile, or with nothing beside them as many as keep the multipliers busy.
+template <bool ALL_OF_IT>
+constexpr size_t SUMS = ALL_OF_IT ? 5 : 8;
+
+/// Steps of blocks of Q4_0, in registers: nothing is loaded or unpacked. 32 pairs of bytes multiplied, neighbours added; with ALL_OF_IT
+/// also the addition to the sum and, after eight steps, conversion, scales and addition.
+template <bool ALL_OF_IT>
+__attribute__((target("avx2,fma"))) void arithmetic_avx2() {
+    __m256i sums[SUMS<ALL_OF_IT>] = {};
+    __m256 totals[SUMS<ALL_OF_IT>] = {};
+    __m256i bytes = _mm256_set1_epi8(1);
+    __m256 scale = _mm256_set1_ps(0.5F);
+    NEEDED(bytes);
+    NEEDED(scale);
     for (int64_t i = 0; i < BLOCKS; ++i) {
+#pragma GCC unroll 8
         for (int t = 0; t < STEPS; ++t) {
+#pragma GCC unroll 8
             for (__m256i & sum : sums) {
-                const __m256i product = _mm256_maddubs_epi16(all_of_it ? bytes : sum, bytes);
-                sum = all_of_it ? _mm256_add_epi16(sum, product) : product;
+                const __m256i product = _mm256_maddubs_epi16(ALL_OF_IT ? bytes : sum, bytes);
+                sum = ALL_OF_IT ? _mm256_add_epi16(sum, product) : product;
                 NEEDED(sum);
             }
         }
-        for (int n = 0; all_of_it && n < SUMS; ++n) {
-            const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_madd_epi16(sums[n], ones), bytes));
-            totals[n] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, scale), totals[n]);
+#pragma GCC unroll 8
+        for (size_t n = 0; ALL_OF_IT && n < SUMS<ALL_OF_IT>; ++n) {
+            const __m256i sum = _mm256_sub_epi32(_mm256_madd_epi16(sums[n], bytes), bytes);
+            totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
             NEEDED(totals[n]);
         }
     }
 }
 
-/// AVX-512 VNNI, where the instruction adds to the sum by itself.
-__attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void multiply_bytes_vnni(bool all_of_it) {
-    __m256i sums[SUMS] = {};
-    __m256 totals[SUMS] = {};
-    const __m256i bytes = _mm256_set1_epi8(1);
-    const __m256 scale = _mm256_set1_ps(0.5F);
+/// The same with an instruction that adds to the sum by itself.
+template <bool ALL_OF_IT>
+__attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
+    __m256i sums[SUMS<false>] = {};
+    __m256 totals[SUMS<false>] = {};
+    __m256i bytes = _mm256_set1_epi8(1);
+    __m256 scale = _mm256_set1_ps(0.5F);
+    NEEDED(bytes);
+    NEEDED(scale);
     for (int64_t i = 0; i < BLOCKS; ++i) {
+#pragma GCC unroll 8
         for (int t = 0; t < STEPS; ++t) {
+#pragma GCC unroll 8
             for (__m256i & sum : sums) {
                 sum = _mm256_dpbusd_epi32(sum, bytes, bytes);
                 NEEDED(sum);
             }
         }
-        for (int n = 0; all_of_it && n < SUMS; ++n) {
-            const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[n], bytes));
-            totals[n] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, scale), totals[n]);
+#pragma GCC unroll 8
+        for (size_t n = 0; ALL_OF_IT && n < SUMS<false>; ++n) {
+            const __m256i sum = _mm256_sub_epi32(sums[n], bytes);
+            totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
             NEEDED(totals[n]);
         }
     }
 }
 
-void in_registers(benchmark::State & state, bool all_of_it) {
+template <bool ALL_OF_IT>
+void in_registers(benchmark::State & state) {
     const bool has_vnni = instructions() == "AVX-512 VNNI";
     if (instructions() == "none") {
         state.SkipWithError("this processor has no products");
         return;
     }
-    for (auto _ : state) has_vnni ? multiply_bytes_vnni(all_of_it) : multiply_bytes_avx2(all_of_it);
-    state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * SUMS * GROUP * STEP);
+    for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();
+    const size_t n_sums = has_vnni ? SUMS<false> : SUMS<ALL_OF_IT>;
+    state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * static_cast<int64_t>(n_sums) * GROUP * STEP);
     state.SetLabel(std::string(instructions()));
 }
 
@@ -141,8 +159,8 @@ void some_tokens(benchmark::internal::Benchmark * made) {
 }  // namespace
 
 #if defined(__x86_64__)
-BENCHMARK_CAPTURE(in_registers, multiplications, false)->Apply(all_threads);
-BENCHMARK_CAPTURE(in_registers, all_arithmetic_of_Q4_0, true)->Apply(all_threads);
+BENCHMARK(in_registers<false>)->Name("registers/multiplications")->Apply(all_threads);
+BENCHMARK(in_registers<true>)->Name("registers/all_of_Q4_0")->Apply(all_threads);
 #endif
 BENCHMARK_CAPTURE(product, Q4_0, GGML_TYPE_Q4_0)->Apply(some_tokens);
 BENCHMARK_CAPTURE(product, Q4_1, GGML_TYPE_Q4_1)->Apply(some_tokens);

@@ -2,7 +2,7 @@
 // multiplied and added. Each compiles this for its own processors, so nothing here may be shared by the two: all of it is in an
 // anonymous namespace.
 //
-// A tile is the outputs of one or two groups of eight rows for up to eight tokens. A block of 32 inputs is taken in steps of four,
+// A tile is the outputs of one or two groups of eight rows for as many tokens as the registers hold. A block of 32 inputs is taken in steps of four,
 // each 32 bytes of weights of a group:
 //
 //     weights      [w0 w1 w2 w3] of row r in lane r     uint8, unpacked once for all tokens
@@ -103,26 +103,23 @@ void add_step(const __m256i (&weights)[GROUPS], const int8_t * activations, __m2
     }
 }
 
-/// add_products() where one sum holds all steps: step by step, for COUNT tokens from token `first` on, whose sums are in registers.
-template <class Arithmetic, size_t N_STEPS, size_t COUNT, class Packed, size_t GROUPS, size_t TOKENS, class Unpack>
-void add_step_by_step(const Tile<Packed, GROUPS, TOKENS> & tile, size_t first, int64_t at,
-                      const __m256i (&scales)[GROUPS], Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
-    Products<GROUPS, COUNT> sums = {};
+/// add_products() where one sum holds all steps: step by step, the sums of all tokens in registers.
+template <class Arithmetic, size_t N_STEPS, class Packed, size_t GROUPS, size_t TOKENS, class Unpack>
+void add_step_by_step(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t at, const __m256i (&scales)[GROUPS],
+                      Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
+    Products<GROUPS, TOKENS> sums = {};
     HARP_UNROLLED for (size_t t = 0; t < N_STEPS; ++t) {
         __m256i weights[GROUPS];
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
             weights[g] = unpack(g, t);
-            // other tokens' turn comes later: then unpacked again, which takes less time than to keep them in memory
-            if constexpr (COUNT < TOKENS) weights[g] = in_register(weights[g]);
         }
-        HARP_UNROLLED for (size_t n = 0; n < COUNT; ++n) {
-            add_step<Arithmetic>(weights, tile.activations[first + n].q + at + t * STEP, sums[n]);
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            add_step<Arithmetic>(weights, tile.activations[n].q + at + t * STEP, sums[n]);
         }
     }
-    HARP_UNROLLED for (size_t n = 0; n < COUNT; ++n) {
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-            __m256i & product = products[first + n][g];
-            product = _mm256_add_epi32(product, Arithmetic::scaled(sums[n][g], scales[g]));
+            products[n][g] = _mm256_add_epi32(products[n][g], Arithmetic::scaled(sums[n][g], scales[g]));
         }
     }
 }
@@ -169,11 +166,7 @@ void add_products(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t at, const _
                   Products<GROUPS, TOKENS> & products, const Unpack & unpack) {
     constexpr size_t TOGETHER = Arithmetic::steps_together(BITS);
     if constexpr (TOGETHER >= N_STEPS) {
-        constexpr size_t COUNT = TOKENS <= 6 ? TOKENS : 4;  // two groups' sums for more do not fit the registers
-        add_step_by_step<Arithmetic, N_STEPS, COUNT>(tile, 0, at, scales, products, unpack);
-        if constexpr (TOKENS > COUNT) {
-            add_step_by_step<Arithmetic, N_STEPS, TOKENS - COUNT>(tile, COUNT, at, scales, products, unpack);
-        }
+        add_step_by_step<Arithmetic, N_STEPS>(tile, at, scales, products, unpack);
     } else {
         add_token_by_token<Arithmetic, N_STEPS, TOGETHER>(tile, at, scales, products, unpack);
     }
@@ -204,16 +197,16 @@ __m256i step(const PackedQ5_1 & block, size_t t) {
 }
 
 /// Products of a block, without its scales.
-template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS>
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
 void multiply_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, Products<GROUPS, TOKENS> & products) {
     __m256i ones[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
         prefetch(tile.blocks[g][i]);
         ones[g] = Arithmetic::one();
     }
-    if constexpr (BITS <= Arithmetic::MOST_BITS) {
-        add_products<Arithmetic, BITS, STEPS>(tile, i * BLOCK, ones, products,
-                                              [&](size_t g, size_t t) { return step(tile.blocks[g][i], t); });
+    if constexpr (Packed::BITS <= Arithmetic::MOST_BITS) {
+        add_products<Arithmetic, Packed::BITS, STEPS>(tile, i * BLOCK, ones, products,
+                                                      [&](size_t g, size_t t) { return step(tile.blocks[g][i], t); });
     } else {
         add_products<Arithmetic, 4, STEPS>(tile, i * BLOCK, ones, products, [&](size_t g, size_t t) {
             return nibbles(tile.blocks[g][i].high[t % 4], t / 4 == 1);
@@ -231,10 +224,10 @@ void multiply_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, Produc
 /// A block of weights from which a constant is taken: adds d * (product - constant * sum of the activations).
 ///
 /// @param d  (block) -> its groups' scales
-template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS, class Scales>
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS, class Scales>
 void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Scales & d) {
     Products<GROUPS, TOKENS> products = {};
-    multiply_block<Arithmetic, BITS>(tile, i, products);
+    multiply_block<Arithmetic>(tile, i, products);
     __m256 scales[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
         scales[g] = load_halves(d(tile.blocks[g][i]));
@@ -251,29 +244,29 @@ void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Sca
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ4_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic, 4>(
+    add_shifted_block<Arithmetic>(
         tile, i, [](const auto & block) -> auto & { return block.d; });
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ5_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic, 5>(
+    add_shifted_block<Arithmetic>(
         tile, i, [](const auto & block) -> auto & { return block.low.d; });
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ8_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic, 8>(
+    add_shifted_block<Arithmetic>(
         tile, i, [](const auto & block) -> auto & { return block.low.d; });
 }
 
 /// A block of weights with a least value: adds d * product + m * sum of the activations.
 ///
 /// @param low  (block) -> its part that has the scales
-template <class Arithmetic, int BITS, class Packed, size_t GROUPS, size_t TOKENS, class Low>
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS, class Low>
 void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Low & low) {
     Products<GROUPS, TOKENS> products = {};
-    multiply_block<Arithmetic, BITS>(tile, i, products);
+    multiply_block<Arithmetic>(tile, i, products);
     __m256 d[GROUPS], m[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
         d[g] = load_halves(low(tile.blocks[g][i]).d);
@@ -292,13 +285,13 @@ void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Lo
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ4_1, GROUPS, TOKENS> & tile, int64_t i) {
-    add_block_with_min<Arithmetic, 4>(
+    add_block_with_min<Arithmetic>(
         tile, i, [](const auto & block) -> auto & { return block; });
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ5_1, GROUPS, TOKENS> & tile, int64_t i) {
-    add_block_with_min<Arithmetic, 5>(
+    add_block_with_min<Arithmetic>(
         tile, i, [](const auto & block) -> auto & { return block.low; });
 }
 
@@ -348,14 +341,13 @@ __m256i step(const PackedQ5_K & block, int pair, bool is_second, size_t t) {
 /// The first or second block of a pair of Q4_K or Q5_K.
 template <class Arithmetic, bool SECOND, class Packed, size_t GROUPS, size_t TOKENS>
 void add_k_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, int pair, IntegerSums<GROUPS, TOKENS> & sums) {
-    constexpr int BITS = std::is_same_v<Packed, PackedQ4_K> ? 4 : 5;
     __m256i scales[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
         scales[g] = Arithmetic::template scale<SECOND>(load_pairs(nibbles_of(tile.blocks[g][i]).scales[pair]));
     }
     const int64_t at = i * SUPER_BLOCK + (2 * pair + (SECOND ? 1 : 0)) * BLOCK;
-    add_products<Arithmetic, BITS, STEPS>(tile, at, scales, sums.products,
-                                          [&](size_t g, size_t t) { return step(tile.blocks[g][i], pair, SECOND, t); });
+    add_products<Arithmetic, Packed::BITS, STEPS>(
+        tile, at, scales, sums.products, [&](size_t g, size_t t) { return step(tile.blocks[g][i], pair, SECOND, t); });
 }
 
 /// A super-block of Q4_K or Q5_K.
@@ -418,9 +410,9 @@ void add_q6_block(const Tile<PackedQ6_K, GROUPS, TOKENS> & tile, int64_t i, int 
         return _mm256_or_si256(nibbles(block.q[pair][t], SECOND), high);
     };
     constexpr size_t HALF = STEPS / 2;
-    add_products<Arithmetic, 6, HALF>(tile, at, of_first_half, sums.products, unpack);
-    add_products<Arithmetic, 6, HALF>(tile, at + BLOCK / 2, of_second_half, sums.products,
-                                      [&](size_t g, size_t t) { return unpack(g, HALF + t); });
+    add_products<Arithmetic, PackedQ6_K::BITS, HALF>(tile, at, of_first_half, sums.products, unpack);
+    add_products<Arithmetic, PackedQ6_K::BITS, HALF>(tile, at + BLOCK / 2, of_second_half, sums.products,
+                                                     [&](size_t g, size_t t) { return unpack(g, HALF + t); });
     sums.add_constants(scales,
                        [&](size_t n) { return static_cast<const int16_t *>(tile.activations[n].sums) + at / 16; });
 }
@@ -482,6 +474,13 @@ template <class Packed>
 constexpr int GROUPS_TOGETHER =
     std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : MAX_GROUPS;
 
+/// Tokens of a tile: as many as have their sums in registers, where they have; with two products for each weight, fewer.
+template <class Arithmetic, class Packed>
+constexpr int TOKENS_TOGETHER = Packed::BITS > Arithmetic::MOST_BITS ? 4
+                                : Arithmetic::steps_together(Packed::BITS) < STEPS
+                                    ? MAX_TOKENS
+                                    : std::min(MAX_TOKENS, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
+
 template <class Arithmetic, class Packed, size_t GROUPS, size_t... N>
 void multiply_tile_of(const Operands & operands, std::index_sequence<N...> /*numbers of tokens less one*/) {
     using Function = void (*)(const Operands &);
@@ -489,16 +488,30 @@ void multiply_tile_of(const Operands & operands, std::index_sequence<N...> /*num
     BY_TOKENS[operands.n_tokens - 1](operands);
 }
 
+/// All tokens, in as few and as even parts as possible.
+template <class Arithmetic, class Packed, size_t GROUPS>
+void multiply_groups(Operands operands) {
+    constexpr int MOST = TOKENS_TOGETHER<Arithmetic, Packed>;
+    int n_left = operands.n_tokens;
+    for (int n_parts = (n_left + MOST - 1) / MOST; n_parts > 0; --n_parts) {
+        operands.n_tokens = (n_left + n_parts - 1) / n_parts;
+        multiply_tile_of<Arithmetic, Packed, GROUPS>(operands, std::make_index_sequence<size_t{MOST}>());
+        n_left -= operands.n_tokens;
+        const size_t bytes = static_cast<size_t>(operands.n_tokens) * token_bytes(Packed::TYPE, operands.n_inputs);
+        operands.tokens = static_cast<const char *>(operands.tokens) + bytes;
+        operands.out += operands.n_tokens * operands.out_stride;
+    }
+}
+
 template <class Arithmetic, class Packed>
 void multiply(const Operands & operands) noexcept {
-    constexpr auto ALL = std::make_index_sequence<MAX_TOKENS>();
     if (operands.n_groups == GROUPS_TOGETHER<Packed>) {
-        return multiply_tile_of<Arithmetic, Packed, GROUPS_TOGETHER<Packed>>(operands, ALL);
+        return multiply_groups<Arithmetic, Packed, GROUPS_TOGETHER<Packed>>(operands);
     }
     Operands one = operands;
     one.n_groups = 1;
     for (int g = 0; g < operands.n_groups; ++g) {
-        multiply_tile_of<Arithmetic, Packed, 1>(one, ALL);
+        multiply_groups<Arithmetic, Packed, 1>(one);
         one.groups = static_cast<const Packed *>(one.groups) + one.n_inputs / Packed::INPUTS;
         one.out += GROUP;
     }

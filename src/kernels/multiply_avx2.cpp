@@ -18,6 +18,7 @@ namespace {
 
 struct Avx2 {
     static constexpr int MOST_BITS = 6;
+    static constexpr int MOST_SUMS = 12;  // of 16 registers, beside weights and activations
 
     static constexpr size_t steps_together(int bits) { return bits == 4 ? 8 : bits == 5 ? 4 : 2; }
 

@@ -14,6 +14,7 @@ namespace {
 
 struct Vnni {
     static constexpr int MOST_BITS = 8;
+    static constexpr int MOST_SUMS = 16;  // of 32 registers
 
     static constexpr size_t steps_together(int /*bits*/) { return STEPS; }
 

@@ -25,6 +25,7 @@ inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // of blocks in a super
 /// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
 struct PackedQ4_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_0;
+    static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
 
     uint16_t d[GROUP];  // float16
@@ -34,6 +35,7 @@ struct PackedQ4_0 {
 /// x = d * q + m
 struct PackedQ4_1 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_1;
+    static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
 
     uint16_t d[GROUP];
@@ -44,6 +46,7 @@ struct PackedQ4_1 {
 /// x = d * (q - 16), as Q4_0 with a fifth bit: bit t of `high` is that of step t.
 struct PackedQ5_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_0;
+    static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
 
     PackedQ4_0 low;
@@ -53,6 +56,7 @@ struct PackedQ5_0 {
 /// x = d * q + m
 struct PackedQ5_1 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_1;
+    static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
 
     PackedQ4_1 low;
@@ -62,6 +66,7 @@ struct PackedQ5_1 {
 /// x = d * (q - 128): the low nibbles of q as in Q4_0, the high ones as well.
 struct PackedQ8_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
+    static constexpr int BITS = 8;
     static constexpr int INPUTS = BLOCK;
 
     PackedQ4_0 low;
@@ -71,6 +76,7 @@ struct PackedQ8_0 {
 /// x = d * scale * q - dmin * min, scale and min of a block of 32. Of each pair of blocks the first is in the low nibbles.
 struct PackedQ4_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_K;
+    static constexpr int BITS = 4;
     static constexpr int INPUTS = SUPER_BLOCK;
 
     uint16_t d[GROUP];
@@ -83,6 +89,7 @@ struct PackedQ4_K {
 /// As Q4_K, with a fifth bit: bit t of `high` is that of step t.
 struct PackedQ5_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_K;
+    static constexpr int BITS = 5;
     static constexpr int INPUTS = SUPER_BLOCK;
 
     PackedQ4_K low;
@@ -92,6 +99,7 @@ struct PackedQ5_K {
 /// x = d * scale * (q - 32), scale of 16 inputs. Two more bits: those of steps 4u..4u+3 are in `high[u]`, two bits each.
 struct PackedQ6_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
+    static constexpr int BITS = 6;
     static constexpr int INPUTS = SUPER_BLOCK;
 
     uint16_t d[GROUP];
