@@ -91,6 +91,7 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
         for (int t = 0; t < STEPS; ++t) {
 #pragma GCC unroll 8
             for (__m256i & sum : sums) {
+                NEEDED(bytes);  // might have changed: no product may be used twice
                 const __m256i product = _mm256_maddubs_epi16(ALL_OF_IT ? bytes : sum, bytes);
                 sum = ALL_OF_IT ? _mm256_add_epi16(sum, product) : product;
                 NEEDED(sum);
@@ -98,6 +99,7 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
         }
 #pragma GCC unroll 8
         for (size_t n = 0; ALL_OF_IT && n < SUMS<ALL_OF_IT>; ++n) {
+            NEEDED(scale);
             const __m256i sum = _mm256_sub_epi32(_mm256_madd_epi16(sums[n], bytes), bytes);
             totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
             NEEDED(totals[n]);
@@ -125,6 +127,7 @@ __attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
         }
 #pragma GCC unroll 8
         for (size_t n = 0; ALL_OF_IT && n < SUMS<false>; ++n) {
+            NEEDED(scale);
             const __m256i sum = _mm256_sub_epi32(sums[n], bytes);
             totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
             NEEDED(totals[n]);
