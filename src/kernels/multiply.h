@@ -10,7 +10,7 @@
 namespace harp::kernels {
 
 inline constexpr int MAX_GROUPS = 2;  // of one call: groups share the loads of the activations
-inline constexpr int MAX_TOKENS = 8;  // and tokens the unpacked weights; more sums would not fit the registers
+inline constexpr int MAX_TOKENS = 8;  // and tokens the unpacked weights
 
 /// What one call multiplies.
 struct Operands {
