@@ -76,6 +76,15 @@ constexpr int64_t BLOCKS = 1000;
 template <bool ALL_OF_IT>
 constexpr size_t SUMS = ALL_OF_IT ? 5 : 8;
 
+/// What a block of Q4_0 needs once its steps are summed up: its constant, conversion, scales and addition.
+__attribute__((always_inline, target("avx2,fma"))) inline void add_block(__m256i product, __m256i constant,
+                                                                         __m256 & scale, __m256 & total) {
+    NEEDED(scale);
+    const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(product, constant));
+    total = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, scale), total);
+    NEEDED(total);
+}
+
 /// Steps of blocks of Q4_0, in registers: nothing is loaded or unpacked. 32 pairs of bytes multiplied, neighbours added; with ALL_OF_IT
 /// also the addition to the sum and, after eight steps, conversion, scales and addition.
 template <bool ALL_OF_IT>
@@ -99,10 +108,7 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
         }
 #pragma GCC unroll 8
         for (size_t n = 0; ALL_OF_IT && n < SUMS<ALL_OF_IT>; ++n) {
-            NEEDED(scale);
-            const __m256i sum = _mm256_sub_epi32(_mm256_madd_epi16(sums[n], bytes), bytes);
-            totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
-            NEEDED(totals[n]);
+            add_block(_mm256_madd_epi16(sums[n], bytes), bytes, scale, totals[n]);
         }
     }
 }
@@ -127,10 +133,7 @@ __attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
         }
 #pragma GCC unroll 8
         for (size_t n = 0; ALL_OF_IT && n < SUMS<false>; ++n) {
-            NEEDED(scale);
-            const __m256i sum = _mm256_sub_epi32(sums[n], bytes);
-            totals[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, scale), totals[n]);
-            NEEDED(totals[n]);
+            add_block(sums[n], bytes, scale, totals[n]);
         }
     }
 }

@@ -2,8 +2,8 @@
 // multiplied and added. Each compiles this for its own processors, so nothing here may be shared by the two: all of it is in an
 // anonymous namespace.
 //
-// A tile is the outputs of one or two groups of eight rows for as many tokens as the registers hold. A block of 32 inputs is taken in steps of four,
-// each 32 bytes of weights of a group:
+// A tile is the outputs of one or two groups of eight rows for as many tokens as the registers hold. A block of 32 inputs is taken in
+// steps of four, each 32 bytes of weights of a group:
 //
 //     weights      [w0 w1 w2 w3] of row r in lane r     uint8, unpacked once for all tokens
 //     activations  [a0 a1 a2 a3] in every lane          int8, one load with broadcast for all groups
@@ -80,6 +80,16 @@ __m256i shifted(__m256i bytes, int by, char mask) {
 /// Low or high nibbles.
 __m256i nibbles(const uint8_t (&bytes)[GROUP][STEP], bool are_high) {
     return shifted(load(bytes), are_high ? -4 : 0, 15);
+}
+
+/// The part of a block that has its scales and low nibbles: the block itself, or what a format with more bits adds to.
+template <class Packed>
+const auto & low(const Packed & block) {
+    if constexpr (requires { block.low; }) {
+        return block.low;
+    } else {
+        return block;
+    }
 }
 
 /// What is to be computed: outputs of groups of rows for tokens.
@@ -222,15 +232,13 @@ void multiply_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, Produc
 }
 
 /// A block of weights from which a constant is taken: adds d * (product - constant * sum of the activations).
-///
-/// @param d  (block) -> its groups' scales
-template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS, class Scales>
-void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Scales & d) {
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
+void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i) {
     Products<GROUPS, TOKENS> products = {};
     multiply_block<Arithmetic>(tile, i, products);
     __m256 scales[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-        scales[g] = load_halves(d(tile.blocks[g][i]));
+        scales[g] = load_halves(low(tile.blocks[g][i]).d);
     }
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
@@ -244,27 +252,22 @@ void add_shifted_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Sca
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ4_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic>(
-        tile, i, [](const auto & block) -> auto & { return block.d; });
+    add_shifted_block<Arithmetic>(tile, i);
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ5_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic>(
-        tile, i, [](const auto & block) -> auto & { return block.low.d; });
+    add_shifted_block<Arithmetic>(tile, i);
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ8_0, GROUPS, TOKENS> & tile, int64_t i) {
-    add_shifted_block<Arithmetic>(
-        tile, i, [](const auto & block) -> auto & { return block.low.d; });
+    add_shifted_block<Arithmetic>(tile, i);
 }
 
 /// A block of weights with a least value: adds d * product + m * sum of the activations.
-///
-/// @param low  (block) -> its part that has the scales
-template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS, class Low>
-void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Low & low) {
+template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
+void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i) {
     Products<GROUPS, TOKENS> products = {};
     multiply_block<Arithmetic>(tile, i, products);
     __m256 d[GROUPS], m[GROUPS];
@@ -285,14 +288,12 @@ void add_block_with_min(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, const Lo
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ4_1, GROUPS, TOKENS> & tile, int64_t i) {
-    add_block_with_min<Arithmetic>(
-        tile, i, [](const auto & block) -> auto & { return block; });
+    add_block_with_min<Arithmetic>(tile, i);
 }
 
 template <class Arithmetic, size_t GROUPS, size_t TOKENS>
 void add_block(Tile<PackedQ5_1, GROUPS, TOKENS> & tile, int64_t i) {
-    add_block_with_min<Arithmetic>(
-        tile, i, [](const auto & block) -> auto & { return block.low; });
+    add_block_with_min<Arithmetic>(tile, i);
 }
 
 // ---- K formats: super-blocks of 256 weights, with scales of 32 or 16 in integers ----
@@ -322,13 +323,6 @@ struct IntegerSums {
     }
 };
 
-const PackedQ4_K & nibbles_of(const PackedQ4_K & block) {
-    return block;
-}
-const PackedQ4_K & nibbles_of(const PackedQ5_K & block) {
-    return block.low;
-}
-
 /// Step t of the first or second block of a pair.
 __m256i step(const PackedQ4_K & block, int pair, bool is_second, size_t t) {
     return nibbles(block.q[pair][t], is_second);
@@ -343,7 +337,7 @@ template <class Arithmetic, bool SECOND, class Packed, size_t GROUPS, size_t TOK
 void add_k_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, int pair, IntegerSums<GROUPS, TOKENS> & sums) {
     __m256i scales[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-        scales[g] = Arithmetic::template scale<SECOND>(load_pairs(nibbles_of(tile.blocks[g][i]).scales[pair]));
+        scales[g] = Arithmetic::template scale<SECOND>(load_pairs(low(tile.blocks[g][i]).scales[pair]));
     }
     const int64_t at = i * SUPER_BLOCK + (2 * pair + (SECOND ? 1 : 0)) * BLOCK;
     add_products<Arithmetic, Packed::BITS, STEPS>(
@@ -358,7 +352,7 @@ void add_super_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i) {
         __m256i mins[GROUPS];
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
             prefetch(tile.blocks[g][i], pair, PAIRS);
-            mins[g] = load_pairs(nibbles_of(tile.blocks[g][i]).mins[pair]);
+            mins[g] = load_pairs(low(tile.blocks[g][i]).mins[pair]);
         }
         add_k_block<Arithmetic, false>(tile, i, pair, sums);
         add_k_block<Arithmetic, true>(tile, i, pair, sums);
@@ -368,8 +362,8 @@ void add_super_block(Tile<Packed, GROUPS, TOKENS> & tile, int64_t i) {
     }
     __m256 d[GROUPS], dmin[GROUPS];
     HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-        d[g] = load_halves(nibbles_of(tile.blocks[g][i]).d);
-        dmin[g] = load_halves(nibbles_of(tile.blocks[g][i]).dmin);
+        d[g] = load_halves(low(tile.blocks[g][i]).d);
+        dmin[g] = load_halves(low(tile.blocks[g][i]).dmin);
     }
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
@@ -509,7 +503,6 @@ void multiply(const Operands & operands) noexcept {
         return multiply_groups<Arithmetic, Packed, GROUPS_TOGETHER<Packed>>(operands);
     }
     Operands one = operands;
-    one.n_groups = 1;
     for (int g = 0; g < operands.n_groups; ++g) {
         multiply_groups<Arithmetic, Packed, 1>(one);
         one.groups = static_cast<const Packed *>(one.groups) + one.n_inputs / Packed::INPUTS;
