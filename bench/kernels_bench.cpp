@@ -23,14 +23,15 @@ using namespace harp::kernels;
 
 constexpr int64_t N_INPUTS = 2048;
 constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0, for each thread its own
+constexpr size_t MOST_TOKENS = 8;
 
-/// A packed matrix and MAX_TOKENS quantised tokens, of random values.
+/// A packed matrix and MOST_TOKENS quantised tokens, of random values.
 struct Problem {
     std::vector<char> weights, tokens;
 
     explicit Problem(ggml_type type)
         : weights(static_cast<size_t>(N_GROUPS) * group_bytes(type, N_INPUTS)),
-          tokens(MAX_TOKENS * token_bytes(type, N_INPUTS)) {
+          tokens(MOST_TOKENS * token_layout(type, N_INPUTS).bytes) {
         std::mt19937 random;
         std::normal_distribution<float> normal;
         std::vector<float> values(static_cast<size_t>(N_GROUPS * GROUP * N_INPUTS));
@@ -38,8 +39,9 @@ struct Problem {
         std::vector<char> rows(static_cast<size_t>(N_GROUPS * GROUP) * ggml_row_size(type, N_INPUTS));
         ggml_quantize_chunk(type, values.data(), rows.data(), 0, N_GROUPS * GROUP, N_INPUTS, nullptr);
         pack(type, rows.data(), N_INPUTS, N_GROUPS * GROUP, weights.data());
-        for (size_t i = 0; i < MAX_TOKENS; ++i) {
-            quantize(type, values.data() + i * N_INPUTS, N_INPUTS, tokens.data() + i * token_bytes(type, N_INPUTS));
+        for (size_t i = 0; i < MOST_TOKENS; ++i) {
+            quantize(type, values.data() + i * N_INPUTS, N_INPUTS,
+                     tokens.data() + i * token_layout(type, N_INPUTS).bytes);
         }
     }
 };
@@ -50,15 +52,12 @@ void product(benchmark::State & state, ggml_type type) {
         state.SkipWithError("this processor has no products");
         return;
     }
-    const int n_tokens = static_cast<int>(state.range(0));
+    const int64_t n_tokens = state.range(0);
     const Problem problem(type);
-    std::vector<float> out(static_cast<size_t>(MAX_TOKENS * MAX_GROUPS * GROUP));
-    Operands operands{nullptr, MAX_GROUPS, N_INPUTS, problem.tokens.data(), n_tokens, out.data(), MAX_GROUPS * GROUP};
+    std::vector<float> out(MOST_TOKENS * N_GROUPS * GROUP);
     for (auto _ : state) {
-        for (int64_t group = 0; group < N_GROUPS; group += MAX_GROUPS) {
-            operands.groups = problem.weights.data() + static_cast<size_t>(group) * group_bytes(type, N_INPUTS);
-            multiply(operands);
-        }
+        multiply({problem.weights.data(), N_GROUPS, N_INPUTS, problem.tokens.data(), n_tokens, out.data(),
+                  N_GROUPS * GROUP});
         benchmark::DoNotOptimize(out.data());
         benchmark::ClobberMemory();
     }

@@ -29,12 +29,6 @@ struct Parts {
     void * sums;
 };
 
-Parts parts(ggml_type weights, int64_t n_inputs, void * token) {
-    auto * q = static_cast<int8_t *>(token);
-    auto * d = reinterpret_cast<float *>(q + n_inputs);
-    return {q, d, d + n_inputs / ggml_blck_size(weights)};
-}
-
 /// @param constant what has been added to each weight
 void quantize_8_0(const float * row, int64_t n_blocks, int constant, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
@@ -79,16 +73,22 @@ void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts
 
 }  // namespace
 
-size_t token_bytes(ggml_type weights, int64_t n_inputs) noexcept {
+TokenLayout token_layout(ggml_type weights, int64_t n_inputs) noexcept {
     const auto n = static_cast<size_t>(n_inputs);
-    const size_t n_scales = n / static_cast<size_t>(ggml_blck_size(weights));
     const size_t n_sums = weights == GGML_TYPE_Q6_K ? n / 16 : n / BLOCK;
-    const size_t bytes = n + n_scales * sizeof(float) + n_sums * (is_k(weights) ? sizeof(int16_t) : sizeof(int32_t));
-    return (bytes + 63) / 64 * 64;
+    TokenLayout layout{};
+    layout.scales = n;
+    layout.sums = layout.scales + n / static_cast<size_t>(ggml_blck_size(weights)) * sizeof(float);
+    layout.bytes = layout.sums + n_sums * (is_k(weights) ? sizeof(int16_t) : sizeof(int32_t));
+    layout.bytes = (layout.bytes + 63) / 64 * 64;
+    return layout;
 }
 
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept {
-    const Parts to = parts(weights, n_inputs, token);
+    const TokenLayout layout = token_layout(weights, n_inputs);
+    auto * bytes = static_cast<char *>(token);
+    const Parts to{reinterpret_cast<int8_t *>(bytes), reinterpret_cast<float *>(bytes + layout.scales),
+                   bytes + layout.sums};
     const int64_t n_blocks = n_inputs / ggml_blck_size(weights);
     switch (weights) {
         case GGML_TYPE_Q4_0: return quantize_8_0(row, n_blocks, 8, to);
@@ -99,11 +99,6 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
         case GGML_TYPE_Q6_K: return quantize_k(row, n_blocks, 1, to);
         default: assert(is_k(weights)); return quantize_k(row, n_blocks, 2, to);
     }
-}
-
-Activations view(ggml_type weights, int64_t n_inputs, const void * token) noexcept {
-    const Parts found = parts(weights, n_inputs, const_cast<void *>(token));
-    return {found.q, found.d, found.sums};
 }
 
 }  // namespace harp::kernels

@@ -22,13 +22,21 @@ struct Activations {
     const void * sums;
 };
 
-/// Bytes of a quantised token, a multiple of 64.
-[[nodiscard]] size_t token_bytes(ggml_type weights, int64_t n_inputs) noexcept;
+/// Where the parts of a quantised token are, in bytes from its first value.
+struct TokenLayout {
+    size_t scales, sums;
+    size_t bytes;  // of all, a multiple of 64
+};
 
-/// Quantises `row` [n_inputs] into `token` [token_bytes()], by ggml's own function: the values are those that its products use.
+[[nodiscard]] TokenLayout token_layout(ggml_type weights, int64_t n_inputs) noexcept;
+
+/// Quantises `row` [n_inputs] into `token`, by ggml's own function: the values are those that its products use.
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept;
 
-/// Where the parts of a quantised token are.
-[[nodiscard]] Activations view(ggml_type weights, int64_t n_inputs, const void * token) noexcept;
+/// @param token a quantised token
+[[nodiscard]] inline Activations view(const TokenLayout & layout, const char * token) noexcept {
+    return {reinterpret_cast<const int8_t *>(token), reinterpret_cast<const float *>(token + layout.scales),
+            token + layout.sums};
+}
 
 }  // namespace harp::kernels

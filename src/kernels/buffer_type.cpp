@@ -51,7 +51,7 @@ class Product final : public ggml::cpu::tensor_traits {
   public:
     bool work_size(int /*n_threads*/, const ggml_tensor * op, size_t & size) override {
         if (op->op != GGML_OP_MUL_MAT) return false;
-        size = static_cast<size_t>(n_rows(*op->src[1])) * token_bytes(op->src[0]->type, op->src[0]->ne[0]);
+        size = static_cast<size_t>(n_rows(*op->src[1])) * token_layout(op->src[0]->type, op->src[0]->ne[0]).bytes;
         return true;
     }
 
@@ -59,9 +59,9 @@ class Product final : public ggml::cpu::tensor_traits {
         if (op->op != GGML_OP_MUL_MAT) return false;
         const ggml_tensor & weights = *op->src[0];
         const ggml_tensor & tokens = *op->src[1];
-        GGML_ASSERT(tokens.nb[0] == sizeof(float) && op->nb[0] == sizeof(float));
+        GGML_ASSERT(tokens.nb[0] == sizeof(float) && ggml_is_contiguous(op));
 
-        const size_t stride = token_bytes(weights.type, weights.ne[0]);
+        const size_t stride = token_layout(weights.type, weights.ne[0]).bytes;
         auto * quantized = static_cast<char *>(params->wdata);
         const int64_t n_tokens = n_rows(tokens);
         for (int64_t i = params->ith; i < n_tokens; i += params->nth) {
@@ -72,35 +72,21 @@ class Product final : public ggml::cpu::tensor_traits {
         ggml_barrier(params->threadpool);
 
         // a thread takes chunks of outputs until none is left
-        const int64_t n_parts = (weights.ne[1] / GROUP + MAX_GROUPS - 1) / MAX_GROUPS;
-        const int64_t n_chunks = std::min<int64_t>(n_parts, int64_t{4} * params->nth);
+        const Multiply multiply = multiply_for(weights.type);
+        const size_t bytes = group_bytes(weights.type, weights.ne[0]);
+        const int64_t n_groups = weights.ne[1] / GROUP;
+        const int64_t n_tiles = (n_groups + TILE_GROUPS - 1) / TILE_GROUPS;
+        const int64_t n_chunks = std::min<int64_t>(n_tiles, int64_t{4} * params->nth);
+        const auto first_group = [&](int64_t chunk) {
+            return std::min(n_groups, chunk * n_tiles / n_chunks * TILE_GROUPS);
+        };
         for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-            for (int64_t part = chunk * n_parts / n_chunks; part < (chunk + 1) * n_parts / n_chunks; ++part) {
-                multiply_groups(weights, part * MAX_GROUPS, quantized, n_tokens, *op);
-            }
+            const int64_t first = first_group(chunk);
+            multiply({static_cast<const char *>(weights.data) + static_cast<size_t>(first) * bytes,
+                      first_group(chunk + 1) - first, weights.ne[0], quantized, n_tokens,
+                      static_cast<float *>(op->data) + first * GROUP, op->ne[0]});
         }
         return true;
-    }
-
-  private:
-    /// Up to MAX_GROUPS groups of outputs with all tokens, as many at a time as stay evenly apart in `out`.
-    static void multiply_groups(const ggml_tensor & weights, int64_t first_group, const char * quantized,
-                                int64_t n_tokens, const ggml_tensor & out) {
-        const Multiply multiply = multiply_for(weights.type);
-        const size_t stride = token_bytes(weights.type, weights.ne[0]);
-        const size_t bytes = group_bytes(weights.type, weights.ne[0]);
-        Operands operands{};
-        operands.groups = static_cast<const char *>(weights.data) + static_cast<size_t>(first_group) * bytes;
-        operands.n_groups = static_cast<int>(std::min<int64_t>(MAX_GROUPS, weights.ne[1] / GROUP - first_group));
-        operands.n_inputs = weights.ne[0];
-        operands.out_stride = static_cast<int64_t>(out.nb[1] / sizeof(float));
-        for (int64_t i = 0; i < n_tokens; i += operands.n_tokens) {
-            const int64_t left_in_plane = out.ne[1] - i % out.ne[1];
-            operands.tokens = quantized + static_cast<size_t>(i) * stride;
-            operands.n_tokens = static_cast<int>(std::min<int64_t>(MAX_TOKENS, left_in_plane));
-            operands.out = reinterpret_cast<float *>(row(out, i)) + first_group * GROUP;
-            multiply(operands);
-        }
     }
 };
 

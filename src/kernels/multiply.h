@@ -9,18 +9,18 @@
 
 namespace harp::kernels {
 
-inline constexpr int MAX_GROUPS = 2;  // of one call: groups share the loads of the activations
-inline constexpr int MAX_TOKENS = 8;  // and tokens the unpacked weights
+/// Groups of 8 outputs that share the loads of the activations: multiples of this many are multiplied fastest.
+inline constexpr int TILE_GROUPS = 2;
 
 /// What one call multiplies.
 struct Operands {
     const void * groups;  // packed weights of n_groups groups of 8 outputs, packed_weights.h
-    int n_groups;         // 1..MAX_GROUPS
+    int64_t n_groups;
     int64_t n_inputs;     // length of a row
-    const void * tokens;  // the first quantised token, activations.h; the others follow at distances of token_bytes()
-    int n_tokens;         // 1..MAX_TOKENS
-    float * out;          // of the first token, [n_groups * 8]; those of the others follow at distances of out_stride
-    int64_t out_stride;   // floats
+    const void * tokens;  // the first quantised token; the others follow at distances of token_layout().bytes
+    int64_t n_tokens;
+    float * out;         // of the first token, [n_groups * 8]; those of the others follow at distances of out_stride
+    int64_t out_stride;  // floats
 };
 
 /// The sums are those of ggml's own products of quantised rows, added in another order.

@@ -437,27 +437,33 @@ void add_block(Tile<PackedQ6_K, GROUPS, TOKENS> & tile, int64_t i) {
 
 // ---- Tiles ----
 
+/// Where a tile's weights, tokens and outputs are.
+template <class Packed>
+struct Place {
+    const Packed * groups;
+    int64_t n_blocks;  // of a group
+    const char * tokens;
+    TokenLayout layout;
+    float * out;
+    int64_t out_stride;
+};
+
 template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
-HARP_FLATTEN void multiply_tile(const Operands & operands) {
-    const int64_t n_blocks = operands.n_inputs / Packed::INPUTS;
+HARP_FLATTEN void multiply_tile(const Place<Packed> & place) {
     Tile<Packed, GROUPS, TOKENS> tile;
-    for (size_t g = 0; g < GROUPS; ++g) {
-        tile.blocks[g] = static_cast<const Packed *>(operands.groups) + static_cast<int64_t>(g) * n_blocks;
-    }
-    const size_t stride = token_bytes(Packed::TYPE, operands.n_inputs);
+    for (size_t g = 0; g < GROUPS; ++g) tile.blocks[g] = place.groups + static_cast<int64_t>(g) * place.n_blocks;
     for (size_t n = 0; n < TOKENS; ++n) {
-        tile.activations[n] =
-            view(Packed::TYPE, operands.n_inputs, static_cast<const char *>(operands.tokens) + n * stride);
+        tile.activations[n] = view(place.layout, place.tokens + n * place.layout.bytes);
     }
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
             tile.sums[n][g] = _mm256_setzero_ps();
         }
     }
-    for (int64_t i = 0; i < n_blocks; ++i) add_block<Arithmetic>(tile, i);
+    for (int64_t i = 0; i < place.n_blocks; ++i) add_block<Arithmetic>(tile, i);
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-            float * out = operands.out + static_cast<int64_t>(n) * operands.out_stride + g * GROUP;
+            float * out = place.out + static_cast<int64_t>(n) * place.out_stride + g * GROUP;
             _mm256_storeu_ps(out, tile.sums[n][g]);
         }
     }
@@ -466,47 +472,56 @@ HARP_FLATTEN void multiply_tile(const Operands & operands) {
 /// Groups of a tile. Where weights take long to unpack, four steps of one group are what the registers hold best.
 template <class Packed>
 constexpr int GROUPS_TOGETHER =
-    std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : MAX_GROUPS;
+    std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : TILE_GROUPS;
 
 /// Tokens of a tile: as many as have their sums in registers, where they have; with two products for each weight, fewer.
 template <class Arithmetic, class Packed>
 constexpr int TOKENS_TOGETHER = Packed::BITS > Arithmetic::MOST_BITS ? 4
                                 : Arithmetic::steps_together(Packed::BITS) < STEPS
-                                    ? MAX_TOKENS
-                                    : std::min(MAX_TOKENS, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
+                                    ? 8
+                                    : std::min(8, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
 
 template <class Arithmetic, class Packed, size_t GROUPS, size_t... N>
-void multiply_tile_of(const Operands & operands, std::index_sequence<N...> /*numbers of tokens less one*/) {
-    using Function = void (*)(const Operands &);
+void multiply_tile_of(const Place<Packed> & place, int64_t n_tokens,
+                      std::index_sequence<N...> /*numbers of tokens less one*/) {
+    using Function = void (*)(const Place<Packed> &);
     static constexpr Function BY_TOKENS[] = {multiply_tile<Arithmetic, Packed, GROUPS, N + 1>...};
-    BY_TOKENS[operands.n_tokens - 1](operands);
+    BY_TOKENS[n_tokens - 1](place);
 }
 
 /// All tokens, in as few and as even parts as possible.
 template <class Arithmetic, class Packed, size_t GROUPS>
-void multiply_groups(Operands operands) {
+void multiply_groups(Place<Packed> place, int64_t n_tokens) {
     constexpr int MOST = TOKENS_TOGETHER<Arithmetic, Packed>;
-    int n_left = operands.n_tokens;
-    for (int n_parts = (n_left + MOST - 1) / MOST; n_parts > 0; --n_parts) {
-        operands.n_tokens = (n_left + n_parts - 1) / n_parts;
-        multiply_tile_of<Arithmetic, Packed, GROUPS>(operands, std::make_index_sequence<size_t{MOST}>());
-        n_left -= operands.n_tokens;
-        const size_t bytes = static_cast<size_t>(operands.n_tokens) * token_bytes(Packed::TYPE, operands.n_inputs);
-        operands.tokens = static_cast<const char *>(operands.tokens) + bytes;
-        operands.out += operands.n_tokens * operands.out_stride;
+    for (int64_t n_parts = (n_tokens + MOST - 1) / MOST; n_parts > 0; --n_parts) {
+        const int64_t n = (n_tokens + n_parts - 1) / n_parts;
+        multiply_tile_of<Arithmetic, Packed, GROUPS>(place, n, std::make_index_sequence<size_t{MOST}>());
+        n_tokens -= n;
+        place.tokens += static_cast<size_t>(n) * place.layout.bytes;
+        place.out += n * place.out_stride;
     }
 }
 
 template <class Arithmetic, class Packed>
 void multiply(const Operands & operands) noexcept {
-    if (operands.n_groups == GROUPS_TOGETHER<Packed>) {
-        return multiply_groups<Arithmetic, Packed, GROUPS_TOGETHER<Packed>>(operands);
-    }
-    Operands one = operands;
-    for (int g = 0; g < operands.n_groups; ++g) {
-        multiply_groups<Arithmetic, Packed, 1>(one);
-        one.groups = static_cast<const Packed *>(one.groups) + one.n_inputs / Packed::INPUTS;
-        one.out += GROUP;
+    constexpr int GROUPS = GROUPS_TOGETHER<Packed>;
+    Place<Packed> place{static_cast<const Packed *>(operands.groups),
+                        operands.n_inputs / Packed::INPUTS,
+                        static_cast<const char *>(operands.tokens),
+                        token_layout(Packed::TYPE, operands.n_inputs),
+                        operands.out,
+                        operands.out_stride};
+    for (int64_t n_left = operands.n_groups; n_left > 0;) {
+        const bool is_tile = n_left >= GROUPS;
+        if (is_tile) {
+            multiply_groups<Arithmetic, Packed, GROUPS>(place, operands.n_tokens);
+        } else {
+            multiply_groups<Arithmetic, Packed, 1>(place, operands.n_tokens);
+        }
+        const int n_done = is_tile ? GROUPS : 1;
+        n_left -= n_done;
+        place.groups += n_done * place.n_blocks;
+        place.out += n_done * GROUP;
     }
 }
 
