@@ -193,6 +193,7 @@ class Usage(CliTest):
             with self.subTest(flag=flag, value=value):
                 self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag, value), USAGE, flag)
 
+    @needs_tiny
     def test_flags_of_llama_by_all_their_names(self):
         for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:
             self.assertEqual(json.loads(self.assert_ok(generate(flag, "3", "--ignore-eos", "--json")).out)["generated"]["tokens"], 3)
