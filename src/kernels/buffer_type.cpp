@@ -3,7 +3,7 @@
 //     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight; ours is asked first. What it takes is
 //              packed as it is read from the file and kept nowhere else.
 //     decode   ggml's CPU back end finds by a weight's buffer who multiplies with it; ours does, in ggml's own threads:
-//              tokens are quantised, a token a thread; a barrier; groups of eight outputs are taken by whoever is free.
+//              tokens are quantised, a token a thread; a barrier; chunks of outputs are taken by whoever is free.
 
 #include <algorithm>
 #include <atomic>

@@ -474,12 +474,14 @@ template <class Packed>
 constexpr int GROUPS_TOGETHER =
     std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : TILE_GROUPS;
 
+constexpr int MOST_TOKENS = 8;  // of a tile
+
 /// Tokens of a tile: as many as have their sums in registers, where they have; with two products for each weight, fewer.
 template <class Arithmetic, class Packed>
 constexpr int TOKENS_TOGETHER = Packed::BITS > Arithmetic::MOST_BITS ? 4
                                 : Arithmetic::steps_together(Packed::BITS) < STEPS
-                                    ? 8
-                                    : std::min(8, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
+                                    ? MOST_TOKENS
+                                    : std::min(MOST_TOKENS, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
 
 template <class Arithmetic, class Packed, size_t GROUPS, size_t... N>
 void multiply_tile_of(const Place<Packed> & place, int64_t n_tokens,
