@@ -1,4 +1,4 @@
-# llama.cpp, built from its pinned source (or from -DHARP_LLAMA_SOURCE=DIR) as a part of this build.
+# llama.cpp, built from its pinned source (or from -DHARP_LLAMA_SOURCE=DIR) as a part of this build, with patches/ on it.
 #
 # Back-end options pass through as they are: -DGGML_CUDA=ON, -DGGML_VULKAN=ON, -DGGML_RPC=ON, ...
 if(HARP_LLAMA_SOURCE)
@@ -18,6 +18,10 @@ endif()
 if(NOT EXISTS "${harp_llama_dir}/include/llama.h")
     message(FATAL_ERROR "no llama.cpp source in ${harp_llama_dir}: include/llama.h is missing")
 endif()
+include(patched_copy)
+file(GLOB harp_patches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/patches/*.patch)
+patched_copy(${harp_llama_dir} ${CMAKE_CURRENT_BINARY_DIR}/llama.cpp-source ${harp_patches})
+set(harp_llama_dir ${CMAKE_CURRENT_BINARY_DIR}/llama.cpp-source)
 
 set(BUILD_SHARED_LIBS ON CACHE BOOL "Build shared libraries")
 set(LLAMA_BUILD_COMMON ${HARP_BUILD_APPS})

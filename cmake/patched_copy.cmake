@@ -1,17 +1,32 @@
-# patched_copy(SOURCE PATCH DESTINATION): a copy of a folder of llama.cpp with one of our patches on it.
+# patched_copy(SOURCE DESTINATION PATCHES...): a copy of llama.cpp's source with our patches on it.
 #
-# The pinned source itself stays as it was fetched. The copy is made anew only where the patch or the source has changed, so that
-# configuring again compiles nothing. A patch that does not fit exactly (no fuzz) ends the configuration.
-function(patched_copy source patch destination)
+# The source itself stays as it was fetched. Files keep their times, so that configuring again compiles only what the source or a patch
+# changed. A patch that does not fit exactly (no fuzz) ends the configuration.
+function(patched_copy source destination)
     find_program(PATCH_EXECUTABLE patch REQUIRED)
-    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${patch})
-    file(GLOB files LIST_DIRECTORIES false ${source}/*)
-    file(SHA256 ${patch} hashes)
-    foreach(file ${files})
-        file(SHA256 ${file} hash)
-        string(APPEND hashes " ${hash}")
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
+    set(patched "")
+    set(key "")
+    foreach(patch ${ARGN})
+        file(SHA256 ${patch} hash)
+        string(APPEND key "${hash}\n")
+        file(STRINGS ${patch} names REGEX "^\\+\\+\\+ b/")
+        list(TRANSFORM names REPLACE "^\\+\\+\\+ b/" "")
+        list(APPEND patched ${names})
     endforeach()
-    string(SHA256 key "${hashes}")
+    list(REMOVE_DUPLICATES patched)
+    foreach(name ${patched})
+        file(SHA256 ${source}/${name} hash)
+        string(APPEND key "${hash} ${name}\n")
+    endforeach()
+
+    set(excluded PATTERN .git EXCLUDE)
+    foreach(name ${patched})
+        string(REGEX REPLACE "([.+])" "\\\\\\1" name ${name})
+        list(APPEND excluded REGEX "/${name}$" EXCLUDE)
+    endforeach()
+    file(COPY ${source}/ DESTINATION ${destination} ${excluded})
+
     set(stamp ${destination}/.patched)
     if(EXISTS ${stamp})
         file(READ ${stamp} made_of)
@@ -19,15 +34,19 @@ function(patched_copy source patch destination)
             return()
         endif()
     endif()
-    file(REMOVE_RECURSE ${destination})
-    file(COPY ${files} DESTINATION ${destination})
-    get_filename_component(name ${patch} NAME)
-    execute_process(
-        COMMAND ${PATCH_EXECUTABLE} --batch --forward --fuzz=0 -p3 -i ${patch}
-        WORKING_DIRECTORY ${destination} RESULT_VARIABLE failed OUTPUT_VARIABLE output ERROR_VARIABLE output)
-    if(failed)
-        file(REMOVE_RECURSE ${destination})
-        message(FATAL_ERROR "patches/${name} does not fit ${source}; it was made for the pinned llama.cpp:\n${output}")
-    endif()
+    foreach(name ${patched})
+        get_filename_component(folder ${destination}/${name} DIRECTORY)
+        file(COPY ${source}/${name} DESTINATION ${folder})
+    endforeach()
+    foreach(patch ${ARGN})
+        execute_process(
+            COMMAND ${PATCH_EXECUTABLE} --batch --forward --fuzz=0 -p1 -i ${patch}
+            WORKING_DIRECTORY ${destination} RESULT_VARIABLE failed OUTPUT_VARIABLE output ERROR_VARIABLE output)
+        if(failed)
+            file(REMOVE ${stamp})
+            get_filename_component(name ${patch} NAME)
+            message(FATAL_ERROR "patches/${name} does not fit ${source}; it was made for the pinned llama.cpp:\n${output}")
+        endif()
+    endforeach()
     file(WRITE ${stamp} ${key})
 endfunction()
