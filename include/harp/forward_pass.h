@@ -138,6 +138,10 @@ class ForwardPass {
     [[nodiscard]] llama_pos memory_seq_pos_max(llama_seq_id sequence) const;
     /// @}
 
+    /// Whether the sequence, cut at `position`, still holds all that a token there attends to. Not so where a sliding window has
+    /// moved on (though llama.cpp cuts there) and where recurrent state would have to go back. True at 0 and at the end.
+    [[nodiscard]] bool can_continue_at(llama_seq_id sequence, llama_pos position) const;
+
     /// @name State: the clean stream, the twins, the queue of pending rows and the draws.
     /// Source: llama_state_get_data, llama_state_seq_get_data_ext and their setters.
     /// @{

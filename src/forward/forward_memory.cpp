@@ -245,6 +245,15 @@ llama_pos ForwardPass::memory_seq_pos_max(llama_seq_id sequence) const {
     return llama_memory_seq_pos_max(impl_->memory, impl_->layout.clean(sequence));
 }
 
+bool ForwardPass::can_continue_at(llama_seq_id sequence, llama_pos position) const {
+    const Impl & impl = *impl_;
+    const llama_seq_id inner = impl.layout.clean(sequence);
+    if (position <= 0 || position > llama_memory_seq_pos_max(impl.memory, inner)) return true;
+    const llama_model & model = *llama_get_model(impl.context.get());
+    if (llama_model_is_recurrent(&model) || llama_model_is_hybrid(&model)) return false;
+    return impl.n_swa == 0 || llama_memory_seq_pos_min(impl.memory, inner) <= std::max(0, position - impl.n_swa);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Sequences
 
