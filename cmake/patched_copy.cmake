@@ -4,6 +4,7 @@
 # changed. A patch that does not fit exactly (no fuzz) ends the configuration.
 function(patched_copy source destination)
     find_program(PATCH_EXECUTABLE patch REQUIRED)
+    file(REAL_PATH ${source} source) # of a link CMake would copy the link, and the patches would reach what it stands for
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
     set(patched "")
     set(key "")
