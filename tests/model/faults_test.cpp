@@ -339,7 +339,7 @@ TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
         std::vector<float> embeddings(64);
         llama_batch embedded = llama_batch_get_one(nullptr, 1);
         embedded.embd = embeddings.data();
-        rejected(ErrorCode::unsupported_call, embedded, "embd");
+        rejected(ErrorCode::invalid_batch, embedded, "pos is NULL");
         forward::BatchRows rows;
         const auto add = [&rows](llama_pos position, llama_seq_id id) { rows.add(300, position, {&id, 1}, true); };
         add(11, 0);
