@@ -84,9 +84,7 @@ std::vector<CallerRow> read_rows(const llama_batch & batch, const BatchLimits & 
         row.sequences = sequences_of(batch, i, limits);
         const llama_seq_id first = row.sequences.front();
         const auto known = next.find(first);
-        row.position = batch.pos != nullptr    ? batch.pos[i]
-                       : known != next.end() ? known->second
-                                             : next_position(first);
+        row.position = batch.pos != nullptr ? batch.pos[i] : known != next.end() ? known->second : next_position(first);
         for (const llama_seq_id id : row.sequences) {
             const auto it = next.find(id);
             // rows of a picture may share the first of their positions (M-RoPE)
@@ -138,7 +136,8 @@ llama_batch BatchRows::view() {
         for (size_t i = 0; i < size(); ++i) {
             const auto & [chunk, index] = embeddings_[i];
             const auto begin = chunk->values.begin() + static_cast<std::ptrdiff_t>(index * chunk->n_embd);
-            embedding_values_.insert(embedding_values_.end(), begin, begin + static_cast<std::ptrdiff_t>(chunk->n_embd));
+            embedding_values_.insert(embedding_values_.end(), begin,
+                                     begin + static_cast<std::ptrdiff_t>(chunk->n_embd));
             for (size_t j = 0; j < n_pos; ++j) positions_[j * size() + i] = chunk->positions[index * n_pos + j];
         }
     }

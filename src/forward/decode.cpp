@@ -48,7 +48,9 @@ void check_decode_result(int32_t result) {
 class NonCausalAttention {
   public:
     NonCausalAttention(llama_context & context, const forward::EmbeddingChunk * chunk)
-        : context_(context), was_causal_(llama_get_causal_attn(&context)), is_causal_(chunk ? chunk->is_causal : was_causal_) {
+        : context_(context),
+          was_causal_(llama_get_causal_attn(&context)),
+          is_causal_(chunk ? chunk->is_causal : was_causal_) {
         if (is_causal_ != was_causal_) llama_set_causal_attn(&context_, is_causal_);
     }
     ~NonCausalAttention() {
@@ -234,8 +236,8 @@ void ForwardPass::Impl::run_clean(Decode & call) {
     const double share = static_cast<double>(n_twin_rows) / static_cast<double>(call.inner.size());
     statistics.second_pass_seconds += clean_alone ? std::max(0.0, seconds - *clean_alone) : seconds * share;
     statistics.second_pass_rows += n_twin_rows;
-    statistics.fused_steps += static_cast<uint64_t>(
-        std::count_if(call.twins_of_row.begin(), call.twins_of_row.end(), [](const auto & twins) { return !twins.empty(); }));
+    statistics.fused_steps += static_cast<uint64_t>(std::count_if(call.twins_of_row.begin(), call.twins_of_row.end(),
+                                                                  [](const auto & twins) { return !twins.empty(); }));
 }
 
 /// Takes a failed batch out of sequences and memory.
@@ -373,10 +375,8 @@ forward::Reframing::Perturb ForwardPass::Impl::perturbation_of(const TwinRow & r
     const Sequence & of_row = sequence(row.where.sequence);
     const Options & options = of_row.options();
     const method::Masks masks{options.seed, row.draw.index, of_row.mask_family(), row.where.reframing, row.draw.length};
-    return [masks, ordinal = row.where.ordinal, kind = options.perturbation,
-            strength = options.strength](const method::RowChange & change) {
-        method::perturb(masks, ordinal, kind, strength, change);
-    };
+    return [masks, ordinal = row.where.ordinal, kind = options.perturbation, strength = options.strength](
+               const method::RowChange & change) { method::perturb(masks, ordinal, kind, strength, change); };
 }
 
 std::span<float> ForwardPass::Impl::inner_logits(int32_t row) const {

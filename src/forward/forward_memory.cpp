@@ -137,7 +137,8 @@ llama_pos ForwardPass::memory_seq_pos_max(llama_seq_id sequence) const {
 
 bool ForwardPass::can_continue_at(llama_seq_id sequence, llama_pos position) const {
     impl_->check_id(sequence);
-    return forward::can_continue_at(forward::LlamaMemory(*impl_->context, false), impl_->layout.clean(sequence), position);
+    return forward::can_continue_at(forward::LlamaMemory(*impl_->context, false), impl_->layout.clean(sequence),
+                                    position);
 }
 
 std::string ForwardPass::check_invariant() const {

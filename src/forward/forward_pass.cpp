@@ -20,8 +20,8 @@ uint32_t times(const char * name, uint32_t value, uint32_t streams) {
     const uint32_t most = std::numeric_limits<int32_t>::max() / streams;
     if (value > most) {
         throw Error(ErrorCode::invalid_option, std::string(name) + ": " + std::to_string(value) + " with " +
-                                                   std::to_string(streams - 1) +
-                                                   " reframed twins; allowed: 0.." + std::to_string(most));
+                                                   std::to_string(streams - 1) + " reframed twins; allowed: 0.." +
+                                                   std::to_string(most));
     }
     return value * streams;
 }

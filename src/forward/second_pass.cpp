@@ -86,7 +86,8 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
             for (size_t i = job.begin; i < job.end; ++i) {
                 const forward::Row & row = of_job.rows()[i];
                 // tokens and embeddings do not mix, and embeddings are decoded in the batches in which they came
-                const bool is_next_of_chunk = row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || i > job.begin);
+                const bool is_next_of_chunk =
+                    row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || i > job.begin);
                 if (!is_next_of_chunk || batch.size() == n_batch) flush();
                 const bool is_wanted = want != job.wants.end() && (*want)->index == i;
                 const int32_t inner = batch.add_twin(row, of_job.is_reframed(i), is_wanted, job.sequence, r, job.draw,

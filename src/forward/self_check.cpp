@@ -51,8 +51,8 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
     for (const char * key : {".embedding_length_per_layer_input", ".ple.layers"}) {
         const std::string value = metadata(model, architecture(model) + key);
         if (!value.empty() && value != "0") {
-            refuse(model, "its layers look up token embeddings of their own (" + architecture(model) + key +
-                              " is " + value + "), which would stay as they are");
+            refuse(model, "its layers look up token embeddings of their own (" + architecture(model) + key + " is " +
+                              value + "), which would stay as they are");
         }
     }
     if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) refuse(model, "the context is for multi-token prediction");
@@ -71,7 +71,8 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
 /// embeddings are zero must not. Shows that the look-up of embeddings is seen and that changing it has an effect.
 void ForwardPass::Impl::self_check() {
     const llama_model & model = *llama_get_model(context.get());
-    if (llama_get_memory(context.get()) == nullptr) refuse(model, "it has no KV cache or recurrent state (embeddings-only)");
+    if (llama_get_memory(context.get()) == nullptr)
+        refuse(model, "it has no KV cache or recurrent state (embeddings-only)");
 
     // several tokens: the embedding of one may be zero
     const std::array<llama_token, 4> tokens = {std::max(0, llama_vocab_bos(llama_model_get_vocab(&model))), n_vocab / 4,

@@ -16,11 +16,7 @@ struct Sequence::Range {
 };
 
 Sequence::Sequence(Memory & memory, llama_seq_id id, Ids ids, const Options & options)
-    : memory_(&memory),
-      id_(id),
-      ids_(std::move(ids)),
-      options_(options),
-      mask_family_(static_cast<uint32_t>(id)) {}
+    : memory_(&memory), id_(id), ids_(std::move(ids)), options_(options), mask_family_(static_cast<uint32_t>(id)) {}
 
 void Sequence::set_options(const Options & options, uint32_t mask_family) {
     const Options & old = options_;
@@ -173,8 +169,8 @@ Draw Sequence::due_draw(size_t i) const {
 ///   clean   p0 p1 p2 p3 | next: the first reframed row
 ///   twin    ^^ the same cells (unified cache: shared; separate streams: copied once)
 void Sequence::share_prompt() {
-    const bool at_prompt_end = !rows_.empty() && n_clean_prefix() == rows_.size() && has_pending() &&
-                               is_reframed(rows_.size());
+    const bool at_prompt_end =
+        !rows_.empty() && n_clean_prefix() == rows_.size() && has_pending() && is_reframed(rows_.size());
     if (!at_prompt_end) return;
     empty_twins();
     for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], -1, -1);
@@ -230,8 +226,9 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
     n_shared_ = n_shared;
     settle_prompt_end();
     const bool window_lost =
-        is_tail && n_twin_ > 0 && std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
-                                              [&](llama_seq_id twin) { return !holds_window(*memory_, twin, end_of(n_twin_)); });
+        is_tail && n_twin_ > 0 &&
+        std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
+                    [&](llama_seq_id twin) { return !holds_window(*memory_, twin, end_of(n_twin_)); });
     if (!twins_follow || window_lost) empty_twins();
     check();
     return true;
@@ -328,7 +325,9 @@ void Sequence::own_cells() {
 template <typename Move, typename Change>
 void Sequence::move(llama_pos p0, llama_pos p1, Move move_cells, Change change) {
     const Range range(p0, p1);
-    const auto moves = [&](const Row & row) { return range.contains(row.position) && change(row.position) != row.position; };
+    const auto moves = [&](const Row & row) {
+        return range.contains(row.position) && change(row.position) != row.position;
+    };
     if (std::none_of(rows_.begin(), rows_.end(), moves)) return;
     if (!memory_->kind().can_shift) {
         throw Error(ErrorCode::unsupported_call, "the memory of this model cannot change positions (no context shift)");

@@ -25,9 +25,9 @@ namespace harp::forward {
 struct Row {
     llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
     llama_pos position = 0;                ///< where it stands now
-    uint32_t ordinal = 0;                  ///< which masks it has: counts the rows, and does not change in a context shift
-    bool hesitated = false;                ///< the step after this row hesitated
-    bool is_output = false;                ///< its logits were wanted
+    uint32_t ordinal = 0;    ///< which masks it has: counts the rows, and does not change in a context shift
+    bool hesitated = false;  ///< the step after this row hesitated
+    bool is_output = false;  ///< its logits were wanted
     EmbeddingRow embedding;
 };
 
@@ -156,10 +156,10 @@ class Sequence {
     size_t n_prompt_ = 0;                  // leading rows that are prompt
     std::optional<llama_pos> prompt_end_;  // positions below are prompt, while no other row was appended
     size_t n_twin_ = 0;                    // <= rows_.size()
-    size_t n_shared_ = 0;                  // <= n_twin_: leading rows that the twins hold in the very cells of the clean stream
-    Draw twin_draw_;                       // of the first n_twin_ rows
-    bool may_share_cells_ = false;         // with another sequence: copied from it, or to it
-    uint32_t dropped_hesitations_ = 0;     // of rows removed ahead of others (context shift), so that draws do not repeat
+    size_t n_shared_ = 0;  // <= n_twin_: leading rows that the twins hold in the very cells of the clean stream
+    Draw twin_draw_;       // of the first n_twin_ rows
+    bool may_share_cells_ = false;      // with another sequence: copied from it, or to it
+    uint32_t dropped_hesitations_ = 0;  // of rows removed ahead of others (context shift), so that draws do not repeat
 };
 
 }  // namespace harp::forward

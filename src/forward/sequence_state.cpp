@@ -109,9 +109,8 @@ Row read_row(Reader & in, const Chunks & chunks, int32_t n_vocab) {
 }
 
 bool same_row(const Row & a, const Row & b) {
-    const bool same_embedding =
-        a.embedding.chunk == b.embedding.chunk ||
-        (a.embedding.chunk && b.embedding.chunk && *a.embedding.chunk == *b.embedding.chunk);
+    const bool same_embedding = a.embedding.chunk == b.embedding.chunk ||
+                                (a.embedding.chunk && b.embedding.chunk && *a.embedding.chunk == *b.embedding.chunk);
     return a.token == b.token && a.position == b.position && a.ordinal == b.ordinal && same_embedding &&
            a.embedding.index == b.embedding.index;
 }
@@ -167,7 +166,8 @@ Sequence::Saved Sequence::read_rows(Reader & in, int32_t n_vocab) const {
     saved.twin_draw.index = in.number<uint32_t>();
     saved.twin_draw.length = in.number<uint32_t>();
     saved.dropped_hesitations = in.number<uint32_t>();
-    if (saved.n_prompt > n_rows || saved.n_twin > n_rows || saved.n_shared > saved.n_twin) fail("counts beyond its rows");
+    if (saved.n_prompt > n_rows || saved.n_twin > n_rows || saved.n_shared > saved.n_twin)
+        fail("counts beyond its rows");
     return saved;
 }
 
@@ -238,7 +238,8 @@ void Sequence::load(Reader & in, Saved saved) {
 ///   twin    t0 t1                  likewise, if it has held those rows since; else it begins anew
 void Sequence::go_back_to(Reader & in, const Saved & saved) {
     const size_t n = saved.rows.size();
-    const bool still_here = n <= rows_.size() && std::equal(saved.rows.begin(), saved.rows.end(), rows_.begin(), same_row);
+    const bool still_here =
+        n <= rows_.size() && std::equal(saved.rows.begin(), saved.rows.end(), rows_.begin(), same_row);
     if (!still_here) {
         throw Error(ErrorCode::invalid_state,
                     "a partial state can only be loaded over the rows that the sequence held when it was saved");

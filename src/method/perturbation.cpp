@@ -81,7 +81,8 @@ void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strengt
                             [strength](float u) { return u > strength ? 1.0F : 0.0F; });
         case Perturbation::uniform: {
             const float scale = neftune_scale(strength, masks.length, change.noise.size());
-            return generate(masks, row, change.noise, unchanged, [scale](float u) { return (2.0F * u - 1.0F) * scale; });
+            return generate(masks, row, change.noise, unchanged,
+                            [scale](float u) { return (2.0F * u - 1.0F) * scale; });
         }
         case Perturbation::gaussian:
             return generate(masks, row, change.relative_noise, normal_numbers,

@@ -117,7 +117,8 @@ TEST_P(Embeddings, WithoutPerturbationTheTwinIsTheCleanStream) {
     options.strength = 0;
     const std::vector<Step> off = run(std::nullopt);
     const std::vector<Step> twin = run(options);
-    for (size_t i = 0; i < off.size(); ++i) EXPECT_LE(largest_difference(twin[i].logits, off[i].logits), tolerance) << i;
+    for (size_t i = 0; i < off.size(); ++i)
+        EXPECT_LE(largest_difference(twin[i].logits, off[i].logits), tolerance) << i;
 }
 
 TEST_P(Embeddings, ArePerturbedAsTokensAre) {
@@ -181,7 +182,8 @@ TEST_P(Embeddings, AFailedBatchLeavesNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Embeddings,
                          ::testing::Values(Case{"CausalStreams", true, false}, Case{"CausalUnified", true, true},
-                                           Case{"NonCausalStreams", false, false}, Case{"NonCausalUnified", false, true}),
+                                           Case{"NonCausalStreams", false, false},
+                                           Case{"NonCausalUnified", false, true}),
                          [](const auto & tested) { return std::string(tested.param.name); });
 
 }  // namespace

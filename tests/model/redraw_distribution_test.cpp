@@ -124,7 +124,8 @@ double compare(const char * what, const Sample & a, const Sample & b) {
 
 /// harp's own masks, to be made wrong.
 void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
-    method::perturb({seed, row.draw, 0, row.reframing, 1}, row.ordinal, Perturbation::dropout, delta, {factors, {}, {}});
+    method::perturb({seed, row.draw, 0, row.reframing, 1}, row.ordinal, Perturbation::dropout, delta,
+                    {factors, {}, {}});
 }
 
 TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
@@ -132,12 +133,12 @@ TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     // the method to the letter with another generator: fresh masks over the whole text at one hesitation
     std::mt19937_64 generator(20241207);
     std::uniform_real_distribution<float> uniform;
-    const Sample reference =
-        draw_sample(model, 1, Hesitates::at_the_last_step, [&](uint64_t, const RowToPerturb &, std::span<float> factors) {
-            for (float & factor : factors) {
-                if (!(uniform(generator) > delta)) factor = 0.0F;
-            }
-        });
+    const Sample reference = draw_sample(model, 1, Hesitates::at_the_last_step,
+                                         [&](uint64_t, const RowToPerturb &, std::span<float> factors) {
+                                             for (float & factor : factors) {
+                                                 if (!(uniform(generator) > delta)) factor = 0.0F;
+                                             }
+                                         });
     const Sample fresh = draw_sample(model, 1, Hesitates::at_each_step);
     const Sample cached = draw_sample(model, 0, Hesitates::at_each_step);
     EXPECT_GT(compare("cached against fresh masks", cached, fresh), false_alarm_rate);

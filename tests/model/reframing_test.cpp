@@ -30,7 +30,8 @@ struct Context {
         std::array<llama_pos, 4> next{};
         for (const auto & [token, id] : rows) batch.add(token, next[static_cast<size_t>(id)]++, {&id, 1}, true);
         EXPECT_EQ(llama_decode(context.get(), batch.view()), 0);
-        const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context.get()))));
+        const auto n_vocab =
+            static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context.get()))));
         std::vector<std::vector<float>> logits;
         for (size_t i = 0; i < rows.size(); ++i) {
             const float * row = llama_get_logits_ith(context.get(), static_cast<int32_t>(i));
@@ -46,8 +47,8 @@ void half(const method::RowChange & change) {
     for (size_t i = 0; i < change.factors.size(); i += 2) change.factors[i] = 0.0F;
 }
 
-const std::vector<std::pair<llama_token, llama_seq_id>> rows = {{1, 0}, {1, 1}, {403, 0}, {403, 1}, {407, 0}, {407, 1},
-                                                                {261, 2}, {9, 3}, {8, 3}};
+const std::vector<std::pair<llama_token, llama_seq_id>> rows = {{1, 0},   {1, 1},   {403, 0}, {403, 1}, {407, 0},
+                                                                {407, 1}, {261, 2}, {9, 3},   {8, 3}};
 
 TEST(Reframing, ChangesTheRowsOfTheSequenceThatWasAnnounced) {
     HARP_REQUIRE_MODEL(model, testing::stories260k());

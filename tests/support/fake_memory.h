@@ -42,7 +42,8 @@ class FakeMemory final : public forward::Memory {
         if (has_cells()) cells_.push_back({position, content, {id}});
         if (kind_.n_swa > 0) {
             window_.push_back({position, content, {id}});
-            std::erase_if(window_, [&](const Cell & c) { return c.ids.contains(id) && c.position <= position - window; });
+            std::erase_if(window_,
+                          [&](const Cell & c) { return c.ids.contains(id) && c.position <= position - window; });
         }
         if (kind_.is_recurrent) states_[id] = {position, states_[id].second + content + " "};
     }
@@ -160,7 +161,8 @@ class FakeMemory final : public forward::Memory {
     }
     static std::string text_of(const std::vector<Cell> & cache, llama_seq_id id) {
         std::vector<Cell> cells = own(cache, id);
-        std::stable_sort(cells.begin(), cells.end(), [](const Cell & a, const Cell & b) { return a.position < b.position; });
+        std::stable_sort(cells.begin(), cells.end(),
+                         [](const Cell & a, const Cell & b) { return a.position < b.position; });
         std::string text;
         for (const Cell & cell : cells) text += std::to_string(cell.position) + ":" + cell.content + " ";
         return text;

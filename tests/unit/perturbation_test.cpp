@@ -81,15 +81,16 @@ TEST(UniformNumbers, LayoutOfKeyAndCounter) {
     // a family of 32 bits and a reframing: neither changes the other
     const std::array<uint32_t, 8> third = {0x28c25087, 0xa92fd94d, 0x5f092a43, 0xf35eeb93,
                                            0x4ae55a3f, 0x382d2f33, 0xbe9afebf, 0x6c0c86e4};
-    const auto v = numbers({.seed = 0x299f31d0a4093822, .draw = 0x13198a2e, .family = 0xfedcba98, .reframing = 3},
-                           0x85a308d3, 8);
+    const auto v =
+        numbers({.seed = 0x299f31d0a4093822, .draw = 0x13198a2e, .family = 0xfedcba98, .reframing = 3}, 0x85a308d3, 8);
     for (size_t k = 0; k < 8; ++k) EXPECT_EQ(v[k], static_cast<float>(third[k] >> 8) / 16777216.0F) << k;
 }
 
 // Families from 2^24 on once lost the reframing: the masks of several reframings were equal.
 TEST(UniformNumbers, ReframingsDifferInEveryFamily) {
     for (const uint32_t family : {5U, (1U << 24) + 5U, 0xffffffffU}) {
-        EXPECT_NE(numbers({.family = family, .reframing = 0}, 1), numbers({.family = family, .reframing = 1}, 1)) << family;
+        EXPECT_NE(numbers({.family = family, .reframing = 0}, 1), numbers({.family = family, .reframing = 1}, 1))
+            << family;
     }
 }
 
@@ -163,7 +164,7 @@ TEST(UniformNumbers, NeighboursDoNotCorrelate) {
         EXPECT_LT(std::abs(correlation(all.first(u.size() - lag), all.subspan(lag))), limit) << "lag " << lag;
     }
     const std::array<Masks, 5> neighbours = {Masks{.seed = 1}, Masks{.seed = uint64_t{1} << 32}, Masks{.draw = 1},
-                                            Masks{.family = 1}, Masks{.reframing = 1}};
+                                             Masks{.family = 1}, Masks{.reframing = 1}};
     for (size_t k = 0; k < neighbours.size(); ++k) {
         EXPECT_LT(std::abs(correlation(all, many_numbers(neighbours[k], positions))), limit) << "neighbour " << k;
     }

@@ -429,7 +429,8 @@ struct Model {
     std::vector<Item> items;
 
     void append(llama_token token) {
-        items.push_back({token, items.empty() ? 0 : items.back().position + 1, items.empty() ? 0 : items.back().ordinal + 1});
+        items.push_back(
+            {token, items.empty() ? 0 : items.back().position + 1, items.empty() ? 0 : items.back().ordinal + 1});
     }
     void remove(llama_pos p0, llama_pos p1) {
         std::erase_if(items, [=](const Item & i) { return i.position >= p0 && (p1 < 0 || i.position < p1); });
@@ -467,7 +468,10 @@ struct Fuzz {
         const int what = pick(14);
         log += std::to_string(what) + "(" + std::to_string(s) + ") ";
         switch (what) {
-            case 0: case 1: case 2: case 3:
+            case 0:
+            case 1:
+            case 2:
+            case 3:
                 for (int i = 0; i < 1 + pick(4); ++i) {
                     const llama_token token = pick(n_vocab);
                     model.append(token);
@@ -535,7 +539,8 @@ struct Fuzz {
                     if (i < 2) memory_decode(sequence.ids().clean, sequence, row);
                 }
                 if (sequence.n_twin() == n && n > 0) {
-                    pass.memory.decode(sequence.ids().twins[0], end, twin_content(sequence, n, sequence.twin_draw(), 0));
+                    pass.memory.decode(sequence.ids().twins[0], end,
+                                       twin_content(sequence, n, sequence.twin_draw(), 0));
                 }
                 sequence.take_back(n, end);
                 if (sequence.size() == 0) model.items.clear();
@@ -556,7 +561,8 @@ struct Fuzz {
         for (const Row & row : sequence.rows()) rows.push_back({row.token, row.position, row.ordinal});
         ASSERT_TRUE(rows == models[s].items) << text(sequence);
         ASSERT_EQ(sequence.disagreement(), "");
-        expect_held(sequence, sequence.ids().clean, sequence.size(), [&](size_t i) { return clean_content(sequence.rows()[i]); });
+        expect_held(sequence, sequence.ids().clean, sequence.size(),
+                    [&](size_t i) { return clean_content(sequence.rows()[i]); });
         for (size_t r = 0; r < sequence.ids().twins.size(); ++r) {
             expect_held(sequence, sequence.ids().twins[r], sequence.n_twin(),
                         [&](size_t i) { return twin_content(sequence, i, sequence.twin_draw(), r); });
