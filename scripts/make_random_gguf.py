@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes a tiny model of random weights (about 1 MB, float32), for tests of architectures of which no small real model exists.
 
-    scripts/make_random_gguf.py --arch mamba|lfm2|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
+    scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
 
 mamba  recurrent: no KV cache, one state a sequence
 lfm2   hybrid: short convolutions (recurrent) and attention (KV cache)
+gemma3 layers with a sliding window of 16 tokens, every sixth without; embeddings scaled
 t5     encoder-decoder, and
 bert   no causal language model at all: what HARP has to refuse
 
@@ -141,6 +142,33 @@ def lfm2(model):
         model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
 
 
+def gemma3(model):
+    layers, window = 6, 16
+    writer = model.writer
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1000000.0)
+    writer.add_sliding_window(window)
+    model.embedding()
+    model.output("output_norm")
+    for i in range(layers):
+        block = f"blk.{i}"
+        model.norm(f"{block}.attn_norm")
+        model.norm(f"{block}.attn_q_norm", WIDTH // HEADS)
+        model.norm(f"{block}.attn_k_norm", WIDTH // HEADS)
+        model.attention(f"{block}.attn")
+        model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
+        model.norm(f"{block}.post_attention_norm")
+        model.norm(f"{block}.ffn_norm")
+        model.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
+        model.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
+        model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+        model.norm(f"{block}.post_ffw_norm")
+
+
 def t5(model):
     buckets = 32
     writer = model.writer
@@ -184,7 +212,7 @@ def bert(model):
     model.norm("blk.0.layer_output_norm", bias=True)
 
 
-ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "t5": t5, "bert": bert}
+ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "gemma3": gemma3, "t5": t5, "bert": bert}
 
 
 def main():

@@ -44,6 +44,9 @@ std::filesystem::path random_mamba() {
 std::filesystem::path random_hybrid() {
     return test_models() / "random-lfm2.gguf";
 }
+std::filesystem::path random_windowed() {
+    return test_models() / "random-gemma3.gguf";
+}
 
 llama_model * load(const std::filesystem::path & path) {
     static std::map<std::string, llama_model_ptr> models;
@@ -69,6 +72,13 @@ llama_context_params small_context(uint32_t n_ctx, uint32_t n_seq_max) {
     params.n_threads_batch = 1;
     params.type_k = params.type_v = GGML_TYPE_F32;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    return params;
+}
+
+llama_context_params windowed_context(uint32_t n_ctx, uint32_t n_seq_max) {
+    llama_context_params params = small_context(n_ctx, n_seq_max);
+    params.swa_full = false;
+    params.n_ubatch = 32;  // the cache holds a window and a micro-batch
     return params;
 }
 

@@ -18,18 +18,21 @@ std::filesystem::path shared_data();
 std::filesystem::path test_models();
 
 /// Paths of the models; the file may be missing.
-std::filesystem::path stories260k();    // 260 k parameters, F32, vocabulary 512, context 512
-std::filesystem::path smollm2_q4();     // SmolLM2-135M-Instruct Q4_1
-std::filesystem::path smollm2_f32();    // the same, dequantised
-std::filesystem::path gemma3_q4();      // Gemma-3-270M Q4_K_M: sliding window, scaled embeddings
-std::filesystem::path random_mamba();   // recurrent, random weights
-std::filesystem::path random_hybrid();  // attention and recurrent layers, random weights
+std::filesystem::path stories260k();      // 260 k parameters, F32, vocabulary 512, context 512
+std::filesystem::path smollm2_q4();       // SmolLM2-135M-Instruct Q4_1
+std::filesystem::path smollm2_f32();      // the same, dequantised
+std::filesystem::path gemma3_q4();        // Gemma-3-270M Q4_K_M: sliding window, scaled embeddings
+std::filesystem::path random_mamba();     // recurrent, random weights
+std::filesystem::path random_hybrid();    // attention and recurrent layers, random weights
+std::filesystem::path random_windowed();  // most layers with a sliding window of 16 tokens, random weights
 
 /// Loads a model once a process. @return nullptr if the file is missing
 llama_model * load(const std::filesystem::path & path);
 
 /// Parameters of a small context on one thread, with a float32 KV cache.
 llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
+/// The same, and layers with a sliding window keep not much more than that, as in llama.cpp's programs.
+llama_context_params windowed_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
 
 /// Decodes `tokens` at positions from `first` on; logits wanted for all rows or for the last.
 void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence = 0,

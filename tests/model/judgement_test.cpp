@@ -1,0 +1,49 @@
+// A step is judged by the options that its sequence had when it was decoded, whenever it is asked for.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "support/text.h"
+
+namespace harp::testing {
+namespace {
+
+TEST(Judgement, IsByTheOptionsOfTheDecode) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    Options never;
+    never.threshold = std::numeric_limits<double>::infinity();
+    ForwardPass pass(model, small_context(256), never);
+    decode(pass, text_of(0, 12), 0);  // not judged at once: it cannot hesitate
+    const std::vector<float> logits = row(pass);
+    Options always;
+    always.threshold = 0;
+    pass.set_sequence_options(0, always);
+    const StepRecord record = pass.step(-1);
+    EXPECT_GT(record.entropy, 0);
+    EXPECT_FALSE(record.hesitated);
+    EXPECT_EQ(row(pass), logits);
+
+    decode(pass, {403}, 12);
+    pass.set_sequence_options(0, never);
+    EXPECT_TRUE(pass.step(-1).hesitated);
+}
+
+TEST(Judgement, DoesNotDependOnWhenItIsAskedFor) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    Options never;
+    never.threshold = std::numeric_limits<double>::infinity();
+    ForwardPass pass(model, small_context(256), never);
+    decode(pass, text_of(0, 12), 0, 0, /*all_outputs=*/true);
+    std::vector<double> entropies;
+    for (int32_t i = 0; i < 12; ++i) entropies.push_back(pass.step(i).entropy);
+    Options always;
+    always.threshold = 0;
+    pass.set_sequence_options(0, always);
+    for (int32_t i = 0; i < 12; ++i) {
+        EXPECT_EQ(pass.step(i).entropy, entropies[static_cast<size_t>(i)]);
+        EXPECT_FALSE(pass.step(i).hesitated) << i;
+    }
+}
+
+}  // namespace
+}  // namespace harp::testing

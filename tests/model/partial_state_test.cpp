@@ -1,0 +1,105 @@
+// Partial states, which llama.cpp's server takes as checkpoints: of what cannot be cut (a sliding window's cache, recurrent state)
+// and not of the rest. Restored, and the rest cut by the caller, the sequence goes on as if it had never gone further.
+#include <gtest/gtest.h>
+
+#include "support/text.h"
+
+namespace harp::testing {
+namespace {
+
+constexpr llama_pos CHECKPOINT = 280, END = 420;  // more than the 256 cells that a window has at least
+constexpr double tolerance = 2e-3;                // of logits, between batch sizes and over this many rows
+constexpr llama_state_seq_flags PARTIAL = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+
+struct Case {
+    const char * name;
+    bool windowed;  // a sliding window that is left behind; else recurrent layers and attention
+    bool unified;
+    Schedule schedule;
+    double before, after;  // thresholds before and behind the checkpoint: the twin is up to date there, or not
+};
+
+class PartialState : public ::testing::TestWithParam<Case> {
+  protected:
+    void SetUp() override {
+        const auto path = GetParam().windowed ? random_windowed() : random_hybrid();
+        model_ = load(path);
+        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << path.string();
+    }
+    [[nodiscard]] static Options options(double threshold) {
+        Options options;
+        options.threshold = threshold;
+        options.schedule = GetParam().schedule;
+        options.seed = 7;
+        return options;
+    }
+    [[nodiscard]] ForwardPass pass() const {
+        llama_context_params params = windowed_context();
+        params.kv_unified = GetParam().unified;
+        return {*model_, params, options(GetParam().before)};
+    }
+    /// Reads up to a checkpoint, of which the last step's logits are wanted.
+    static void read_to_checkpoint(ForwardPass & p) {
+        read(p, 0, CHECKPOINT - 1);
+        (void)go_on(p, CHECKPOINT - 1, CHECKPOINT);
+    }
+    llama_model * model_ = nullptr;
+};
+
+TEST_P(PartialState, TakesASequenceBackToItsCheckpoint) {
+    ForwardPass fresh = pass();
+    read_to_checkpoint(fresh);
+    fresh.set_sequence_options(0, options(GetParam().after));
+    const auto expected = go_on(fresh, CHECKPOINT, CHECKPOINT + 8);
+
+    ForwardPass p = pass();
+    read_to_checkpoint(p);
+    const auto saved = p.state_seq_get(0, PARTIAL);
+    p.set_sequence_options(0, options(GetParam().after));
+    for (int round = 0; round < 2; ++round) {  // a checkpoint serves more than once
+        (void)go_on(p, CHECKPOINT, CHECKPOINT + 5);
+        read(p, CHECKPOINT + 5, END);
+        ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
+        ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT, -1));
+        EXPECT_EQ(p.check_invariant(), "");
+        EXPECT_EQ(p.memory_seq_pos_max(0), CHECKPOINT - 1);
+        expect_same_steps(go_on(p, CHECKPOINT, CHECKPOINT + 8), expected, tolerance);
+    }
+}
+
+TEST_P(PartialState, IsFollowedByAnotherText) {
+    // as the second question to the same prompt: places END .. at positions from the checkpoint on
+    const auto other_text = [&](ForwardPass & p) { return go_on(p, END, END + 6, 0, CHECKPOINT - END); };
+    ForwardPass fresh = pass();
+    read_to_checkpoint(fresh);
+    fresh.set_sequence_options(0, options(GetParam().after));
+    const auto expected = other_text(fresh);
+
+    ForwardPass p = pass();
+    read_to_checkpoint(p);
+    const auto saved = p.state_seq_get(0, PARTIAL);
+    p.set_sequence_options(0, options(GetParam().after));
+    read(p, CHECKPOINT, END - 1);
+    (void)go_on(p, END - 1, END);
+    ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
+    ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT, -1));
+    expect_same_steps(other_text(p), expected, tolerance);
+}
+
+constexpr double ALWAYS = 0, NEVER = 50;  // bits
+
+INSTANTIATE_TEST_SUITE_P(Models, PartialState,
+                         ::testing::Values(Case{"Window", true, false, Schedule::lazy, ALWAYS, ALWAYS},
+                                           Case{"WindowFused", true, false, Schedule::fused, ALWAYS, ALWAYS},
+                                           Case{"WindowUnified", true, true, Schedule::lazy, ALWAYS, ALWAYS},
+                                           Case{"WindowTwinBehind", true, false, Schedule::lazy, NEVER, ALWAYS},
+                                           Case{"Hybrid", false, false, Schedule::lazy, ALWAYS, ALWAYS},
+                                           Case{"HybridFused", false, false, Schedule::fused, ALWAYS, ALWAYS},
+                                           Case{"HybridUnified", false, true, Schedule::lazy, ALWAYS, ALWAYS},
+                                           Case{"HybridTwinBehind", false, false, Schedule::lazy, NEVER, ALWAYS},
+                                           Case{"HybridTwinNeverUsedAgain", false, false, Schedule::lazy, ALWAYS,
+                                                NEVER}),
+                         [](const auto & param_info) { return std::string(param_info.param.name); });
+
+}  // namespace
+}  // namespace harp::testing

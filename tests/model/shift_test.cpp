@@ -1,0 +1,127 @@
+// After a context shift (rows in the middle removed, the rest moved down) the rows keep what they are: the prompt is prompt, what was
+// generated is reframed, each has a mask of its own; and what the shift throws away is not computed.
+#include <gtest/gtest.h>
+
+#include "support/text.h"
+
+namespace harp::testing {
+namespace {
+
+class Shift : public ::testing::TestWithParam<bool> {  // a unified cache
+  protected:
+    void SetUp() override {
+        model_ = load(stories260k());
+        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
+    }
+    /// Each step hesitates.
+    [[nodiscard]] static Options options(Scope scope = Scope::all, uint32_t redraw = 0) {
+        Options options;
+        options.threshold = 0;
+        options.scope = scope;
+        options.redraw = redraw;
+        options.schedule = Schedule::lazy;
+        return options;
+    }
+    [[nodiscard]] ForwardPass pass(const Options & o) const {
+        llama_context_params params = small_context(256);
+        params.kv_unified = GetParam();
+        return {*model_, params, o};
+    }
+    /// Removes rows [begin, end) and moves those behind them down.
+    static void shift(ForwardPass & p, llama_pos begin, llama_pos end) {
+        ASSERT_TRUE(p.memory_seq_rm(0, begin, end));
+        p.memory_seq_add(0, end, -1, begin - end);
+        EXPECT_EQ(p.check_invariant(), "");
+    }
+    llama_model * model_ = nullptr;
+};
+
+/// Counts the rows of twins that are perturbed.
+struct PerturbedRows {
+    explicit PerturbedRows(ForwardPass & p) {
+        p.set_row_perturbation([this](auto &&...) { ++n; });
+    }
+    size_t n = 0;
+};
+
+TEST_P(Shift, OfTheGeneratedScopeReframesWhatComesAfter) {
+    ForwardPass p = pass(options(Scope::generated));
+    PerturbedRows perturbed(p);
+    p.set_prompt_end(0, 10);
+    read(p, 0, 10);
+    (void)go_on(p, 10, 20);
+    EXPECT_EQ(perturbed.n, 10U);
+    shift(p, 4, 16);
+    perturbed.n = 0;
+    (void)go_on(p, 20, 23, 0, -12);  // at positions 8, 9, 10
+    EXPECT_EQ(perturbed.n, 3U);
+}
+
+TEST_P(Shift, OfTheGeneratedScopeLeavesTheRestOfThePromptClean) {
+    ForwardPass p = pass(options(Scope::generated));
+    PerturbedRows perturbed(p);
+    p.set_prompt_end(0, 10);
+    read(p, 0, 10);
+    (void)go_on(p, 10, 20);
+    shift(p, 2, 6);  // six rows of the prompt are left, and ten behind it
+    Options other = options(Scope::generated);
+    other.seed = 8;
+    p.set_sequence_options(0, other);  // the twin begins anew
+    perturbed.n = 0;
+    (void)go_on(p, 20, 21, 0, -4);
+    EXPECT_EQ(perturbed.n, 11U);
+    // likewise where what is prompt is looked at anew
+    p.set_sequence_options(0, options(Scope::all));
+    p.set_sequence_options(0, options(Scope::generated));
+    perturbed.n = 0;
+    (void)go_on(p, 21, 22, 0, -4);
+    EXPECT_EQ(perturbed.n, 12U);
+}
+
+/// Two rows of one token, the second appended behind a shift. If both had one mask, the twin's rows would be equal, so attention to
+/// them would be to one value, and a second shift of one row would lead to the same logits again.
+TEST_P(Shift, GivesNoRowTheMaskOfAnother) {
+    Options with_mask = options();
+    with_mask.strength = 0.4F;
+    Options other = with_mask;
+    other.seed = 8;
+    ForwardPass p = pass(with_mask);
+    std::vector<float> reframed;
+    p.set_observer([&](const StepObservation & o) { reframed.assign(o.reframed.begin(), o.reframed.end()); });
+    constexpr llama_token token = 403;
+    decode(p, {token}, 0);
+    decode(p, {token}, 1);
+    const auto reframed_behind_a_shift = [&] {
+        shift(p, 0, 1);
+        p.set_sequence_options(0, other);  // and back: the twin reads both rows anew
+        p.set_sequence_options(0, with_mask);
+        decode(p, {token}, 1);
+        return reframed;
+    };
+    const auto first = reframed_behind_a_shift();
+    const auto second = reframed_behind_a_shift();
+    EXPECT_GT(largest_difference(first, second), 0.01);
+}
+
+TEST_P(Shift, RunsNoSecondPassThatEachHesitationWouldDrawAnew) {
+    Options each = options(Scope::all, /*redraw=*/1);
+    ForwardPass p = pass(each);
+    read(p, 0, 10);
+    (void)go_on(p, 10, 14);
+    each.threshold = 50;  // bits: the twin falls behind
+    p.set_sequence_options(0, each);
+    (void)go_on(p, 14, 20);
+    const uint64_t n_before = p.statistics().second_pass_rows;
+    shift(p, 4, 8);
+    EXPECT_EQ(p.statistics().second_pass_rows, n_before);
+    each.threshold = 0;
+    p.set_sequence_options(0, each);
+    (void)go_on(p, 20, 22, 0, -4);
+    EXPECT_EQ(p.statistics().second_pass_rows, n_before + 17 + 18);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, Shift, ::testing::Bool(),
+                         [](const auto & param_info) { return std::string(param_info.param ? "Unified" : "Streams"); });
+
+}  // namespace
+}  // namespace harp::testing

@@ -1,0 +1,98 @@
+// Models with a sliding window, once the context has gone beyond it: a cut so far back that tokens there would attend to rows that
+// the window has dropped is refused, though llama.cpp makes it.
+#include <gtest/gtest.h>
+
+#include "support/text.h"
+
+namespace harp::testing {
+namespace {
+
+constexpr llama_pos END = 420;      // of 256 cells that a window of 16 tokens has at least
+constexpr double tolerance = 2e-3;  // of logits, between batch sizes and over this many rows
+
+struct Case {
+    const char * name;
+    Schedule schedule;
+    bool unified;
+};
+
+class Window : public ::testing::TestWithParam<Case> {
+  protected:
+    void SetUp() override {
+        model_ = load(random_windowed());
+        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << random_windowed().string();
+    }
+    [[nodiscard]] ForwardPass pass(bool is_on = true) const {
+        llama_context_params params = windowed_context();
+        params.kv_unified = GetParam().unified;
+        Options options;
+        options.threshold = 0;
+        options.schedule = GetParam().schedule;
+        return {*model_, params, is_on ? std::optional(options) : std::nullopt};
+    }
+    /// Reads, the last step's logits wanted.
+    static void read_to(ForwardPass & p, llama_pos end) {
+        read(p, 0, end - 1);
+        (void)go_on(p, end - 1, end);
+    }
+    llama_model * model_ = nullptr;
+};
+
+TEST_P(Window, ACutBeyondItIsRefusedAndChangesNothing) {
+    ForwardPass p = pass(), undisturbed = pass();
+    read_to(p, END);
+    read_to(undisturbed, END);
+    for (const llama_pos cut : {1, 15, 16, 100}) {
+        ASSERT_FALSE(p.can_continue_at(0, cut));
+        EXPECT_FALSE(p.memory_seq_rm(0, cut, -1)) << cut;
+        EXPECT_EQ(p.memory_seq_pos_max(0), END - 1);
+        EXPECT_EQ(p.check_invariant(), "");
+    }
+    expect_same_steps(go_on(p, END, END + 6), go_on(undisturbed, END, END + 6), tolerance);
+}
+
+TEST_P(Window, TheFurthestCutThatIsLeftGoesOnAsAFreshRun) {
+    ForwardPass p = pass(), fresh = pass();
+    read_to(p, END);
+    llama_pos cut = END;
+    while (p.can_continue_at(0, cut - 1)) --cut;
+    // in a unified cache the twins' rows may have taken the cells of all that is behind the window
+    EXPECT_LT(cut, GetParam().unified ? END + 1 : END - 100);
+    ASSERT_TRUE(p.memory_seq_rm(0, cut, -1));
+    EXPECT_EQ(p.memory_seq_pos_max(0), cut - 1);
+    read_to(fresh, cut);
+    expect_same_steps(go_on(p, cut, cut + 8), go_on(fresh, cut, cut + 8), tolerance);
+}
+
+TEST_P(Window, ACutIsMadeJustWhereOneCanContinue) {
+    ForwardPass p = pass();
+    read(p, 0, END);
+    const auto whole = p.state_seq_get(0);
+    int n_refused = 0;
+    for (llama_pos cut = END - 1; cut > 0; cut -= 19) {
+        const bool can = p.can_continue_at(0, cut);
+        EXPECT_EQ(p.memory_seq_rm(0, cut, -1), can) << cut;
+        EXPECT_EQ(p.memory_seq_pos_max(0), can ? cut - 1 : END - 1) << cut;
+        n_refused += can ? 0 : 1;
+        if (can) p.state_seq_set(whole, 0);
+    }
+    EXPECT_GT(n_refused, 0);
+    EXPECT_TRUE(p.memory_seq_rm(0, END, -1)) << "nothing to cut";
+    EXPECT_TRUE(p.memory_seq_rm(0, 0, -1)) << "all of it";
+    EXPECT_EQ(p.memory_seq_pos_max(0), -1);
+}
+
+TEST_P(Window, WithHarpOffACutIsLlamaCpps) {
+    ForwardPass off = pass(/*is_on=*/false);
+    read(off, 0, END);
+    EXPECT_TRUE(off.memory_seq_rm(0, 100, -1));
+    EXPECT_EQ(off.memory_seq_pos_max(0), -1) << "the window's cells, of which none is left";
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, Window,
+                         ::testing::Values(Case{"Lazy", Schedule::lazy, false}, Case{"Fused", Schedule::fused, false},
+                                           Case{"LazyUnified", Schedule::lazy, true}),
+                         [](const auto & param_info) { return std::string(param_info.param.name); });
+
+}  // namespace
+}  // namespace harp::testing
