@@ -3,14 +3,20 @@
 #include "capi/guard.h"
 #include "capi/registry.h"
 #include "harp/harp.h"
+#include "harp/registration.h"
 
-int32_t harp_process(llama_context * ctx, llama_process_type type, llama_batch_ext * batch) {
-    return harp::capi::guarded(
+int32_t harp::process(llama_context * context, llama_process_type type, llama_batch_ext * batch,
+                      const CountUsefulOutputs & count_useful) {
+    return capi::guarded(
         [&] {
-            harp::ForwardPass * pass = harp::capi::find_enabled(ctx);
-            if (pass == nullptr || type != LLAMA_PROCESS_TYPE_DECODE) return llama_process(ctx, type, batch);
-            pass->decode(harp::capi::ConvertedBatch(*batch).batch());
+            ForwardPass * pass = capi::find_enabled(context);
+            if (pass == nullptr || type != LLAMA_PROCESS_TYPE_DECODE) return llama_process(context, type, batch);
+            pass->decode(capi::ConvertedBatch(*batch).batch(), count_useful);
             return 0;
         },
-        harp::capi::decode_result);
+        capi::decode_result);
+}
+
+int32_t harp_process(llama_context * ctx, llama_process_type type, llama_batch_ext * batch) {
+    return harp::process(ctx, type, batch, {});
 }

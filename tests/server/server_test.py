@@ -232,6 +232,31 @@ class Hesitating(ServerTest):
             self.assertAlmostEqual(one["entropy"], other["entropy"], places=4)
             self.assertAlmostEqual(one["logprob"], other["logprob"], places=4)
 
+    def test_rejected_drafts_get_no_second_pass(self):
+        ask = {"prompt": "Lily saw a dog. The dog ran. Lily saw a cat. The cat ran. Lily saw a bird. The bird", "n_predict": 96,
+               "temperature": 0, "ignore_eos": True}
+        answers = []
+        for speculation in [[], ["--spec-type", "ngram-simple", "--spec-draft-n-max", "4"]]:
+            server = Server("-np", "1", "-c", "512", "--metrics", "--harp-threshold", "0", "--harp-schedule", "lazy", *EXACT,
+                            *speculation)
+            self.addCleanup(server.stop)
+            answers.append((server.post("/completion", ask), counters(server)["second_pass_rows_total"]))
+        (alone, rows_alone), (drafted, rows_drafted) = answers
+        self.assertEqual(drafted["content"], alone["content"])
+        n_rejected = drafted["timings"]["draft_n"] - drafted["timings"]["draft_n_accepted"]
+        self.assertGreater(n_rejected, 4)
+        self.assertLess(rows_drafted - rows_alone, n_rejected / 4)
+
+    def test_drafts_of_many_slots_share_batches(self):
+        prompts = [f"{name} saw a dog. The dog ran. {name} saw a cat. The cat ran. {name} saw a bird. The bird"
+                   for name in ["Lily", "Tom", "Mom", "Ben"]]
+        drafting = Server("-np", "4", "-c", "2048", "--spec-type", "ngram-simple", "--harp-threshold", "0.5", *EXACT)
+        self.addCleanup(drafting.stop)
+        ask = {"n": 96, "ignore_eos": True, "harp": {"threshold": 0.5}, "cache_prompt": False}
+        alone = [self.server.complete(prompt, **ask) for prompt in prompts]
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+            self.assertEqual(list(pool.map(lambda prompt: drafting.complete(prompt, **ask), prompts)), alone)
+
     def echo(self, prompt, **more):
         answer = self.server.post("/v1/completions", {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 0, **more})
         return answer["choices"] if isinstance(prompt, list) and isinstance(prompt[0], (str, list)) else answer["choices"][0]
