@@ -18,7 +18,8 @@ struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
     /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading;
-    /// they may differ in threshold and beta, which change nothing of what the passes compute, unless one is_vanilla().
+    /// they may differ in threshold and beta, which change nothing of what the passes compute (in beta alone with uniform noise,
+    /// whose scale depends on the first hesitation), unless one is_vanilla().
     std::vector<Options> options;
     uint32_t mask_sequence = 0;  ///< which of the seed's mask families
 };
@@ -38,8 +39,12 @@ class BatchScorer {
     /// One result for each of the request's options, or one.
     using OnResult = std::function<void(size_t request, std::span<const ScoreResult> results)>;
 
-    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits.
+    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits as long as the
+    /// scorer lives.
     explicit BatchScorer(ForwardPass & pass);
+    ~BatchScorer();
+    BatchScorer(const BatchScorer &) = delete;
+    BatchScorer & operator=(const BatchScorer &) = delete;
 
     /// Queues a request. @return its number: 0, 1, ...
     /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option},
@@ -64,8 +69,14 @@ class BatchScorer {
         std::vector<std::vector<ScoreResult>> results;  // [member][option set]
         size_t n_decoded = 0;
         size_t n_rows = 0;  // of the present batch
+
+        /// What is decoded: nobody asks what follows the last token.
+        [[nodiscard]] std::span<const llama_token> rows() const {
+            return std::span(asked.tokens).first(asked.tokens.size() - 1);
+        }
     };
 
+    [[nodiscard]] bool has_room_for_next() const;
     void begin(llama_seq_id sequence);
     void score_row(Group & group, int32_t row, size_t position);
     static void finish(Group & group, const OnResult & on_result);

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "forward/batch_rows.h"
+#include "decoding/feed.h"
 #include "method/entropy.h"
 #include "method/mixing.h"
 
@@ -40,9 +40,6 @@ void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t wi
     }
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass.context()));
     const bool adds_bos = llama_vocab_get_add_bos(vocab);
-    const llama_seq_id sequence = 0;
-    const size_t batch_size = output_rows_per_batch(pass);
-
     std::vector<llama_token> text;  // of the current window
     // the observer refers to these locals: it goes however this function is left
     struct ObserverGuard {
@@ -59,14 +56,13 @@ void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t wi
         text.insert(text.end(), tokens.begin() + static_cast<std::ptrdiff_t>(begin),
                     tokens.begin() + static_cast<std::ptrdiff_t>(begin + n));
         pass.memory_clear(false);
-        for (size_t i = 0; i + 1 < text.size();) {
-            forward::BatchRows rows;
-            for (; i + 1 < text.size() && rows.size() < batch_size; ++i) {
-                rows.add(text[i], static_cast<llama_pos>(i), {&sequence, 1}, true);
-            }
-            pass.decode(rows.view());
-            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) return;
-        }
+        bool goes_on = true;
+        const auto on_fed = [&](size_t n_done) {
+            goes_on = !on_progress || on_progress(begin + n_done, tokens.size() - 1);
+            return goes_on;
+        };
+        decode_feed(pass, {.tokens = std::span(text).first(text.size() - 1)}, on_fed, output_rows_per_batch(pass));
+        if (!goes_on) return;
         begin += n;
     }
 }
