@@ -174,8 +174,9 @@ class Generation(unittest.TestCase):
         self.assertEqual([answers[i].text for i in range(3)], expected)
 
     def test_stream_dropped_while_another_thread_decodes(self):
-        session = harp.Session(tiny(), OPTIONS, n_ctx=512, n_sequences=2)
-        dropped = session.generate(PROMPTS[0], max_tokens=400)
+        session = harp.Session(tiny(), OPTIONS, n_ctx=4096, n_sequences=2)
+        endless = harp.Sampling(grammar="root ::= [a-z ] root")
+        dropped = session.generate(PROMPTS[0], sampling=endless)
         next(dropped)
         thread = threading.Thread(target=lambda: dict(session.generate_many(PROMPTS * 4, max_tokens=40)))
         thread.start()
