@@ -57,17 +57,14 @@ Options shared_reading(std::span<const Options> asked) {
         reading.threshold = other.threshold;
         if (reading != other)
             throw Error(ErrorCode::invalid_option, "options: several for one reading may differ in threshold and beta");
-        if (other.redraw != 0) {
-            throw Error(ErrorCode::invalid_option, "redraw: " + std::to_string(other.redraw) +
-                                                       " draws masks where it hesitates, so that several thresholds "
-                                                       "cannot share a reading; allowed: 0");
-        }
     }
-    if (thresholds_differ && reading.perturbation == Perturbation::uniform) {
+    const bool is_uniform = reading.perturbation == Perturbation::uniform;
+    if (thresholds_differ && (is_uniform || reading.redraw != 0)) {
         throw Error(
             ErrorCode::invalid_option,
-            "perturbation: uniform scales its noise by where it first hesitates, so that several thresholds cannot "
-            "share a reading; allowed: dropout, gaussian");
+            (is_uniform ? "perturbation: uniform" : "redraw: " + std::to_string(reading.redraw)) +
+                " makes the noise depend on where it hesitates, so that several thresholds cannot share a reading; "
+                "allowed: perturbation dropout or gaussian, redraw 0");
     }
     return reading;
 }
@@ -197,6 +194,7 @@ void BatchScorer::step(const OnResult & on_result) {
     if (rows.size() == 0) return;
     const double second_passes_before = pass_.statistics().second_pass_seconds;
     pass_.decode(rows.view());
+    n_decoded_ += rows.size();
 
     int32_t row = 0;
     for (const auto & group : slots_) {

@@ -18,8 +18,8 @@ struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
     /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading;
-    /// they may differ in threshold and beta, which change nothing of what the passes compute (in beta alone with uniform noise,
-    /// whose scale depends on the first hesitation), unless one is_vanilla().
+    /// they may differ in beta and threshold, which change nothing of what the passes compute (in beta alone with uniform noise or
+    /// redraw, which depend on where it hesitates), unless one is_vanilla().
     std::vector<Options> options;
     uint32_t mask_sequence = 0;  ///< which of the seed's mask families
 };
@@ -51,6 +51,8 @@ class BatchScorer {
     ///         also for several options that cannot share a reading
     size_t submit(ScoreRequest request);
     [[nodiscard]] bool is_idle() const noexcept;
+    /// Rows decoded so far, of all requests.
+    [[nodiscard]] size_t n_decoded() const noexcept { return n_decoded_; }
 
     /// Decodes one batch. No-op when idle.
     /// @throws what ForwardPass::decode throws; nothing of the batch stays behind, the requests stay as they were
@@ -84,6 +86,7 @@ class BatchScorer {
     ForwardPass & pass_;
     std::vector<float> mixed_;  // [n_vocab], for one of several options
     size_t n_submitted_ = 0;
+    size_t n_decoded_ = 0;
     std::deque<std::shared_ptr<Group>> waiting_;
     std::map<std::vector<llama_token>, std::weak_ptr<Group>> by_prefix_;  // those that wait
     std::vector<std::shared_ptr<Group>> slots_;                           // [sequence]

@@ -268,7 +268,7 @@ class Scores(unittest.TestCase):
                 session.score_each([([1], [2])], [OPTIONS, None, other])
             self.assertEqual(caught.exception.code, "invalid_option")
         with self.assertRaises(harp.HarpError):
-            session.score_each([([1], [2])], [OPTIONS.replace(redraw=1), None])
+            session.score_each([([1], [2])], [OPTIONS.replace(redraw=1), OPTIONS.replace(redraw=1, threshold=3.0)])
 
     def test_greedy_continuation_is_greedy(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=256)
