@@ -6,7 +6,7 @@
 #include <sstream>
 #include <utility>
 
-#include "forward/batch_rows.h"
+#include "decoding/feed.h"
 
 namespace harp::decoding {
 namespace {
@@ -69,13 +69,9 @@ class Replay {
         std::vector<llama_token> next = recording_.prompt;
         llama_pos position = 0;
         for (step_ = 0; step_ < recording_.steps.size(); ++step_) {
-            forward::BatchRows rows;
-            const llama_seq_id sequence = 0;
-            for (size_t i = 0; i < next.size(); ++i) {
-                rows.add(next[i], position++, {&sequence, 1}, i + 1 == next.size());
-            }
             step_failed_ = false;
-            pass_.decode(rows.view());
+            decode_feed(pass_, {.tokens = next, .first = position, .n_silent = next.size() - 1});
+            position += static_cast<llama_pos>(next.size());
             compare_first_pass(pass_.step(-1));
             ++result_.n_steps;
             if (step_failed_) ++result_.n_failures;
