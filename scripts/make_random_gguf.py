@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """Writes a tiny model of random weights (about 1 MB, float32), for tests of architectures of which no small real model exists.
 
-    scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
+    scripts/make_random_gguf.py --arch mmproj-gemma3|mmproj-qwen2vl [--seed N] OUTPUT.gguf
+    scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|qwen2vl|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
 
 mamba  recurrent: no KV cache, one state a sequence
 lfm2   hybrid: short convolutions (recurrent) and attention (KV cache)
 gemma3 layers with a sliding window of 16 tokens, every sixth without; embeddings scaled
+qwen2vl positions of three dimensions (M-RoPE)
 t5     encoder-decoder, and
 bert   no causal language model at all: what HARP has to refuse
+
+mmproj-gemma3, mmproj-qwen2vl
+       vision encoders with the projector of that model family, for pictures of a few rows; they fit all of the above
 
 The tokenizer is copied from VOCAB.gguf. The same seed gives the same bytes. The weights are scaled so that the entropy of
 the next token lies on both sides of HARP's default threshold. Needs the Python package `gguf`.
@@ -33,10 +38,13 @@ class ModelFile:
     """A GGUF being put together: metadata of the architecture, tokenizer, random tensors."""
 
     def __init__(self, path, arch, vocab, seed):
-        self.writer = gguf.GGUFWriter(path, arch)
+        is_projector = arch.startswith("mmproj-")
+        self.writer = gguf.GGUFWriter(path, "clip" if is_projector else arch)
         self.random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen for good
         self.writer.add_name(f"random {arch}, seed {seed}")
         self.writer.add_file_type(0)  # LLAMA_FTYPE_ALL_F32
+        if is_projector:
+            return
         self.writer.add_context_length(CONTEXT)
         self.writer.add_embedding_length(WIDTH)
         self.n_vocab = self._copy_tokenizer(gguf.GGUFReader(vocab))
@@ -62,6 +70,9 @@ class ModelFile:
         self.tensor(f"{name}.weight", 1 + 0.1 * self.random.standard_normal(width))
         if bias:
             self.tensor(f"{name}.bias", 0.1 * self.random.standard_normal(width))
+
+    def bias(self, name, width):
+        self.tensor(f"{name}.bias", 0.1 * self.random.standard_normal(width))
 
     def attention(self, prefix, kv_width=WIDTH):
         self.matrix(f"{prefix}_q", WIDTH, WIDTH)
@@ -169,6 +180,91 @@ def gemma3(model):
         model.norm(f"{block}.post_ffw_norm")
 
 
+def qwen2vl(model):
+    layers = 2
+    writer = model.writer
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_sections([2, 3, 3, 0])  # time, height, width; half of a head's width in all
+    model.embedding()
+    model.output("output_norm")
+    for i in range(layers):
+        block = f"blk.{i}"
+        model.norm(f"{block}.attn_norm")
+        model.attention(f"{block}.attn")
+        for part in "qkv":
+            model.bias(f"{block}.attn_{part}", WIDTH)
+        model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
+        model.norm(f"{block}.ffn_norm")
+        model.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
+        model.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
+        model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+
+
+VISION_WIDTH = 32
+
+
+def vision_encoder(model, projector, image_size, patch_size):
+    """One layer of a vision transformer."""
+    writer, width = model.writer, VISION_WIDTH
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", projector)
+    writer.add_bool("clip.use_gelu", True)
+    for key, value in {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "embedding_length": width,
+        "feed_forward_length": 2 * width,
+        "projection_dim": WIDTH,
+        "block_count": 1,
+        "attention.head_count": 2,
+    }.items():
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
+    writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
+    writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+    for part in ("q", "k", "v", "out"):
+        model.matrix(f"v.blk.0.attn_{part}", width, width)
+        model.bias(f"v.blk.0.attn_{part}", width)
+    for norm in ("v.blk.0.ln1", "v.blk.0.ln2", "v.post_ln"):
+        model.norm(norm, width, bias=True)
+    model.matrix("v.blk.0.ffn_up", 2 * width, width)
+    model.bias("v.blk.0.ffn_up", 2 * width)
+    model.matrix("v.blk.0.ffn_down", width, 2 * width)
+    model.bias("v.blk.0.ffn_down", width)
+
+
+def patches(model, name, patch_size):
+    scale = (3 * patch_size * patch_size) ** -0.5
+    model.tensor(name, scale * model.random.standard_normal((VISION_WIDTH, 3, patch_size, patch_size)))
+
+
+def mmproj_gemma3(model):
+    image_size, patch_size, merged = 32, 4, 2  # 8 x 8 patches, 4 x 4 rows
+    vision_encoder(model, "gemma3", image_size, patch_size)
+    model.writer.add_uint32("clip.vision.projector.scale_factor", merged)
+    patches(model, "v.patch_embd.weight", patch_size)
+    model.bias("v.patch_embd", VISION_WIDTH)
+    model.matrix("v.position_embd", (image_size // patch_size) ** 2, VISION_WIDTH)
+    model.norm("mm.soft_emb_norm", VISION_WIDTH)
+    model.matrix("mm.input_projection", VISION_WIDTH, WIDTH, scale=VISION_WIDTH**-0.5)
+
+
+def mmproj_qwen2vl(model):
+    patch_size = 8  # 2 x 2 patches are merged: a row is 16 x 16 pixels
+    vision_encoder(model, "qwen2vl_merger", 64, patch_size)
+    patches(model, "v.patch_embd.weight", patch_size)
+    patches(model, "v.patch_embd.weight.1", patch_size)
+    model.matrix("mm.0", 4 * VISION_WIDTH, 4 * VISION_WIDTH)
+    model.bias("mm.0", 4 * VISION_WIDTH)
+    model.matrix("mm.2", WIDTH, 4 * VISION_WIDTH)
+    model.bias("mm.2", WIDTH)
+
+
 def t5(model):
     buckets = 32
     writer = model.writer
@@ -212,13 +308,14 @@ def bert(model):
     model.norm("blk.0.layer_output_norm", bias=True)
 
 
-ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "gemma3": gemma3, "t5": t5, "bert": bert}
+ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "gemma3": gemma3, "qwen2vl": qwen2vl, "t5": t5, "bert": bert,
+                 "mmproj-gemma3": mmproj_gemma3, "mmproj-qwen2vl": mmproj_qwen2vl}
 
 
 def main():
     parser = argparse.ArgumentParser(description="Writes a tiny GGUF model of random weights.")
     parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
-    parser.add_argument("--vocab", type=Path, required=True, help="GGUF file whose tokenizer is copied")
+    parser.add_argument("--vocab", type=Path, help="GGUF file whose tokenizer is copied; not for a projector")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()

@@ -27,11 +27,15 @@ std::string architecture(const llama_model & model) {
                 "HARP cannot treat this model (architecture " + architecture(model) + "): " + why);
 }
 
-/// Largest difference between two rows of logits, relative to the spread of the first.
+/// Largest difference between two rows of logits, relative to the spread of the first; NaN if any is not a number.
 double relative_difference(std::span<const float> a, std::span<const float> b) {
     const auto [low, high] = std::minmax_element(a.begin(), a.end());
     double largest = 0;
-    for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::fabs(static_cast<double>(a[i]) - b[i]));
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double difference = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+        if (!(difference <= largest)) largest = difference;
+        if (std::isnan(largest)) return largest;
+    }
     return largest / std::max(1e-6, static_cast<double>(*high) - *low);
 }
 
