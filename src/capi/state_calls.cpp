@@ -54,7 +54,7 @@ size_t harp_state_get_size(llama_context * ctx) {
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            return pass != nullptr ? pass->state_get().size() : llama_state_get_size(ctx);
+            return pass != nullptr ? pass->state_size() : llama_state_get_size(ctx);
         },
         always(no_bytes));
 }
@@ -81,7 +81,7 @@ size_t harp_state_seq_get_size_ext(llama_context * ctx, llama_seq_id seq_id, lla
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            return pass != nullptr ? pass->state_seq_get(seq_id, flags).size()
+            return pass != nullptr ? pass->state_seq_size(seq_id, flags)
                                    : llama_state_seq_get_size_ext(ctx, seq_id, flags);
         },
         always(no_bytes));

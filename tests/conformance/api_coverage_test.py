@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LLAMA_H = Path(sys.argv.pop(1)) if len(sys.argv) > 1 and sys.argv[1].endswith(".h") else ROOT / ".deps/llama.cpp/include/llama.h"
+LLAMA_H = Path(sys.argv.pop(1)) if len(sys.argv) > 1 and sys.argv[1].endswith(".h") else ROOT / "build/release/llama.cpp-source/include/llama.h"
 
 PASSES_THROUGH = {
     "the same for clean rows and twins": """llama_attach_threadpool llama_detach_threadpool llama_set_n_threads llama_n_threads
@@ -18,6 +18,7 @@ PASSES_THROUGH = {
         llama_set_adapters_lora llama_set_adapter_cvec llama_perf_context llama_perf_context_print llama_perf_context_reset""",
     "of the model, or a handle": "llama_get_model llama_get_memory llama_pooling_type llama_memory_can_shift llama_batch_ext_init",
     "renamed on demand (HARP_DROP_IN_CONTEXTS)": "llama_init_from_model",
+    "of a patch of ours, for ForwardPass": "llama_set_embd_row_callback",
     "embeddings: ForwardPass refuses models and batches of them": """llama_encode llama_set_embeddings llama_set_causal_attn
         llama_get_causal_attn llama_get_embeddings llama_get_embeddings_ith llama_get_embeddings_seq""",
     "samplers in the graph: ForwardPass sets none": """llama_get_sampled_token_ith llama_get_sampled_probs_ith

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <new>
 #include <string>
 
@@ -119,6 +120,44 @@ TEST_F(CBoundary, WhatASamplerThrowsIsNoToken) {
         EXPECT_TRUE(has_message());
         const harp_params params = harp_default_params();
         ASSERT_TRUE(harp_set_default_params(&params));
+    }
+}
+
+TEST_F(CBoundary, SequenceIdsOutOfRangeAreErrors) {
+    const Context context = create(2);
+    llama_memory_t memory = llama_get_memory(context.get());
+    ASSERT_EQ(decode(context.get(), {1, 403, 407}), 0) << harp_last_error();
+    std::vector<uint8_t> state(harp_state_seq_get_size(context.get(), 0));
+    ASSERT_EQ(harp_state_seq_get_data(context.get(), state.data(), state.size(), 0), state.size());
+    const std::string file = ::testing::TempDir() + "harp-sequence-ids.bin";
+    for (const llama_seq_id id : {2, 7, -2, std::numeric_limits<llama_seq_id>::max()}) {
+        SCOPED_TRACE(id);
+        const auto expect_failure = [](bool failed) {
+            EXPECT_TRUE(failed);
+            EXPECT_TRUE(has_message());
+        };
+        if (id >= 0) expect_failure(!harp_memory_seq_rm(memory, id, 0, -1));  // negative: all sequences
+        harp_memory_seq_cp(memory, 0, id, -1, -1);
+        expect_failure(true);
+        harp_memory_seq_cp(memory, id, 0, -1, -1);
+        expect_failure(true);
+        harp_memory_seq_keep(memory, id);
+        expect_failure(true);
+        harp_memory_seq_add(memory, id, 0, -1, 1);
+        expect_failure(true);
+        harp_memory_seq_div(memory, id, 0, -1, 2);
+        expect_failure(true);
+        expect_failure(harp_memory_seq_pos_min(memory, id) == -1);
+        expect_failure(harp_memory_seq_pos_max(memory, id) == -1);
+        harp_set_prompt_end(context.get(), id, 3);
+        expect_failure(true);
+        expect_failure(!harp_set_sequence_params(context.get(), id, harp_default_params()));
+        expect_failure(harp_state_seq_get_size(context.get(), id) == 0);
+        expect_failure(harp_state_seq_get_data(context.get(), state.data(), state.size(), id) == 0);
+        expect_failure(harp_state_seq_set_data(context.get(), state.data(), state.size(), id) == 0);
+        expect_failure(harp_state_seq_save_file(context.get(), file.c_str(), id, nullptr, 0) == 0);
+        EXPECT_EQ(find_pass(context.get())->check_invariant(), "");
+        EXPECT_EQ(harp_memory_seq_pos_max(memory, 0), 2);
     }
 }
 

@@ -30,6 +30,8 @@ from programs import HARP, MODELS, ROOT, SERVER, SMOL, TINY, environment, needs_
 from running_server import EXACT, Server
 
 T5 = MODELS / "random-t5.gguf"
+GEMMA = MODELS / "gemma-3-270m-Q4_K_M.gguf"
+HYBRID = MODELS / "random-lfm2.gguf"
 
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
@@ -364,6 +366,38 @@ class Memory(unittest.TestCase):
         self.assertEqual(server.post("/completion", {**ask, "harp": {"enabled": False}})["content"], vanilla)
         self.assertNotEqual(shifted["content"], vanilla)
         self.assertEqual(server.complete(PROMPTS[1]), generate(PROMPTS[1]))
+
+
+class Checkpoints(unittest.TestCase):
+    """Where memory cannot be cut, the server goes back to a checkpoint of a part of it: the twins must go with it."""
+
+    def second_answer_is_as_of_a_fresh_server(self, model, text, n_said, n_ctx, delta):
+        def start():  # small batches: few tokens fill what a sliding window keeps, and checkpoints are close to each other
+            server = Server("-np", "1", "-c", str(n_ctx), "-b", "64", "-ub", "64", *EXACT, model=model)
+            self.addCleanup(server.stop)
+            return server
+
+        options = {"n_predict": 8, "ignore_eos": True, "temperature": 0, "harp": {"threshold": 0.5}, "n_probs": 1}
+        server = start()
+        first = server.post("/completion", {**options, "prompt": text + " Who is she?", "n_predict": n_said})
+        self.assertGreater(first["timings"]["harp"]["hesitations"], 0)
+        ask = {**options, "prompt": text + " Where does it run?"}
+        second = server.post("/completion", ask)
+        self.assertGreater(second["timings"]["cache_n"], 0)
+        self.assertGreater(second["timings"]["harp"]["hesitations"], 0)
+        fresh = start().post("/completion", ask)
+        self.assertEqual(second["content"], fresh["content"])
+        for one, other in zip(second["completion_probabilities"], fresh["completion_probabilities"], strict=True):
+            self.assertAlmostEqual(one["logprob"], other["logprob"], delta=delta)
+
+    @unittest.skipUnless(GEMMA.is_file(), f"no {GEMMA}")
+    def test_sliding_window(self):
+        # what is said moves the window of 512 tokens off what the second prompt needs
+        self.second_answer_is_as_of_a_fresh_server(GEMMA, TEXT * 7, n_said=270, n_ctx=1024, delta=0.1)
+
+    @unittest.skipUnless(HYBRID.is_file(), f"no {HYBRID}")
+    def test_recurrent_layers(self):
+        self.second_answer_is_as_of_a_fresh_server(HYBRID, TEXT, n_said=32, n_ctx=1024, delta=0.01)
 
 
 @needs_tiny
