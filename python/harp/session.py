@@ -205,9 +205,8 @@ class Session:
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        They may differ in ``threshold`` (not with ``perturbation="uniform"``) and ``beta``, with ``redraw`` 0; None among them is
-        vanilla. Up to rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that
-        of second passes.
+        They may differ in ``beta`` and, with ``redraw`` 0 and no uniform noise, in ``threshold``; None among them is vanilla. Up to
+        rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
 
         Raises:
             HarpError: as score(); ``invalid_option`` if the options cannot share a reading.

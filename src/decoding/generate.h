@@ -4,35 +4,12 @@
 
 #include <deque>
 #include <functional>
-#include <optional>
 #include <utility>
 #include <vector>
 
-#include "decoding/answer.h"
-#include "decoding/drafter.h"
-#include "decoding/feed.h"
-#include "harp/forward_pass.h"
+#include "decoding/slot.h"
 
 namespace harp::decoding {
-
-/// What is to be answered, and how.
-struct Request {
-    std::vector<llama_token> prompt;
-    GenerationLimits limits;
-    Sampler sampler;
-    std::optional<Options> options = std::nullopt;  ///< nullopt: those the sequence has; must be so with HARP off
-    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
-    /// A sequence that was kept and begins as the prompt does is not decoded again, and is kept again afterwards.
-    bool reuses_prefix = false;
-    bool records = true;  ///< of the steps with HARP off too, where each costs an entropy
-};
-
-/// Called at each token. @return false to end its answer
-using OnToken = std::function<bool(size_t request, const GeneratedToken & token)>;
-/// Called at each end.
-using OnResult = std::function<void(size_t request, const GenerationResult & result)>;
-/// Called after each batch with rows of a prompt: how many are decoded, of those that the sequence did not hold.
-using OnPrompt = std::function<void(size_t request, size_t done, size_t total)>;
 
 /// The answers of a pass's sequences. Requests wait in a queue; each sequence works at one; each step is one batch.
 ///
@@ -42,9 +19,12 @@ using OnPrompt = std::function<void(size_t request, size_t done, size_t total)>;
 class Generator {
   public:
     struct Events {
-        OnToken on_token;
-        OnResult on_result;
-        OnPrompt on_prompt = {};
+        /// Called at each token. @return false to end its answer
+        std::function<bool(size_t request, const GeneratedToken & token)> on_token;
+        /// Called at each end.
+        std::function<void(size_t request, const GenerationResult & result)> on_result;
+        /// Called after each batch with rows of a prompt: how many are decoded, of those that the sequence did not hold.
+        std::function<void(size_t request, size_t done, size_t total)> on_prompt = {};
     };
 
     /// Takes over all of the pass's sequences, and empties its memory.
@@ -72,41 +52,15 @@ class Generator {
                             const std::function<void(size_t done, size_t total)> & on_prompt = {});
 
   private:
-    struct Work {  // a request under way
-        size_t request;
-        Request asked;
-        Answer answer;
-        std::vector<llama_token>
-            pending;         // to be decoded: of the prompt, or the token sampled last and a draft behind it
-        size_t n_draft = 0;  // of pending, the last
-        size_t n_rows = 0;   // of the latest batch
-        int32_t row = -1;    // of the latest batch that is to be sampled from; -1: none
-
-        [[nodiscard]] bool reads_prompt() const noexcept { return answer.result().n_steps == 0; }
-    };
-    struct Slot {                         // a sequence
-        std::vector<llama_token> tokens;  // that it holds for good
-        size_t n_drafted = 0;             // decoded behind them in the latest batch, until settle()
-        size_t n_confirmed = 0;           // of these; they are in tokens too
-        std::optional<Work> work;
-    };
-
-    [[nodiscard]] size_t n_cells(bool of_work) const;
-    [[nodiscard]] std::optional<size_t> free_slot(const Request & request) const;
+    [[nodiscard]] size_t n_cells(bool of_free_slots) const;
+    [[nodiscard]] Slot * free_slot(const Request & request);
     void begin_waiting();
-    void begin(size_t s, size_t number, Request request);
-    void end(size_t s, StopReason reason, const OnResult & on_result);
-    void leave(size_t s);
-    void settle(size_t s);
-    void empty(size_t s);
+    static void end(Slot & slot, StopReason reason, const Events & events);
     void decode(const Events & events);
     void draft();
-    [[nodiscard]] size_t room_for_draft(const Slot & slot, size_t n_answers) const;
     void decode_batch();
     [[nodiscard]] size_t count_useful_rows() const;
-    bool make_room(const OnResult & on_result);
-    static void take_rows(Slot & slot);
-    [[nodiscard]] std::optional<StopReason> sample(size_t s, const OnToken & on_token);
+    bool make_room(const Events & events);
 
     ForwardPass & pass_;
     Drafter * drafter_;

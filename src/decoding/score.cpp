@@ -43,10 +43,22 @@ std::vector<std::vector<llama_token>> windows_of(const ForwardPass & pass, const
     return windows;
 }
 
-/// [option set]: the scores of all windows that are complete, in their order.
-std::vector<std::vector<TokenScore>> score_windows(ForwardPass & pass, const std::vector<llama_token> & tokens,
-                                                   size_t window, const std::vector<Options> & options,
-                                                   const OnScoreProgress & on_progress) {
+}  // namespace
+
+size_t output_rows_per_batch(const ForwardPass & pass) {
+    constexpr size_t logits_bytes = size_t{64} << 20;
+    const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
+    return std::clamp<size_t>(rows, 1, pass.n_batch());
+}
+
+std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
+                              const OnScoreProgress & on_progress) {
+    return score_each(pass, tokens, window, {}, on_progress).front();
+}
+
+std::vector<std::vector<TokenScore>> score_each(ForwardPass & pass, const std::vector<llama_token> & tokens,
+                                                size_t window, const std::vector<Options> & options,
+                                                const OnScoreProgress & on_progress) {
     const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(pass.context()));
     BatchScorer scorer(pass);
     size_t n_rows = 0;
@@ -66,30 +78,6 @@ std::vector<std::vector<TokenScore>> score_windows(ForwardPass & pass, const std
         for (size_t i = 0; i < scores.size(); ++i)
             scores[i].insert(scores[i].end(), results[i].tokens.begin(), results[i].tokens.end());
     }
-    return scores;
-}
-
-}  // namespace
-
-size_t output_rows_per_batch(const ForwardPass & pass) {
-    constexpr size_t logits_bytes = size_t{64} << 20;
-    const size_t rows = logits_bytes / (static_cast<size_t>(pass.n_vocab()) * sizeof(float));
-    return std::clamp<size_t>(rows, 1, pass.n_batch());
-}
-
-std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
-                              const OnScoreProgress & on_progress) {
-    return score_windows(pass, tokens, window, {}, on_progress).front();
-}
-
-std::vector<std::vector<TokenScore>> score_betas(ForwardPass & pass, const std::vector<llama_token> & tokens,
-                                                 size_t window, std::span<const float> betas,
-                                                 const OnScoreProgress & on_progress) {
-    const Options of_pass = pass.sequence_options(0);
-    std::vector<Options> options(betas.size(), of_pass);
-    for (size_t i = 0; i < betas.size(); ++i) options[i].beta = betas[i];
-    auto scores = score_windows(pass, tokens, window, options, on_progress);
-    pass.set_sequence_options(0, of_pass);
     return scores;
 }
 

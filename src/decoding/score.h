@@ -5,7 +5,6 @@
 #pragma once
 
 #include <functional>
-#include <span>
 #include <vector>
 
 #include "harp/forward_pass.h"
@@ -33,15 +32,15 @@ using OnScoreProgress = std::function<bool(size_t done, size_t total)>;
 [[nodiscard]] std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                                             const OnScoreProgress & on_progress);
 
-/// score() for several betas in one pass: the reframed logits do not depend on beta, only the mix does.
+/// score() with several options from one reading (ScoreRequest::options says which can share one); the pass has others afterwards.
 ///
-/// @param pass  its own beta must be below 1, else there is no second pass to mix with; its value does not matter
-/// @param betas each in 0..1
-/// @return [beta]: what score() gives with that beta
-[[nodiscard]] std::vector<std::vector<TokenScore>> score_betas(ForwardPass & pass,
-                                                               const std::vector<llama_token> & tokens, size_t window,
-                                                               std::span<const float> betas,
-                                                               const OnScoreProgress & on_progress);
+/// @param options none: those that the pass has
+/// @return [options], at least one: what score() gives with them
+/// @throws as score(); Error{invalid_option}
+[[nodiscard]] std::vector<std::vector<TokenScore>> score_each(ForwardPass & pass,
+                                                              const std::vector<llama_token> & tokens, size_t window,
+                                                              const std::vector<Options> & options,
+                                                              const OnScoreProgress & on_progress);
 
 /// Mean with its standard error, tokens taken as independent.
 struct Mean {

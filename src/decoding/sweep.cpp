@@ -10,21 +10,23 @@ namespace {
 
 /// Combinations that differ in beta alone.
 struct Group {
-    Options options;  // of the pass, with a beta below 1
     std::vector<size_t> members;
-    std::vector<float> betas;  // [member]
+    std::vector<Options> options;  // [member]
 };
 
 std::vector<Group> group_by_pass(std::span<const Options> combinations) {
     std::vector<Group> groups;
     for (size_t i = 0; i < combinations.size(); ++i) {
         if (combinations[i].is_vanilla()) continue;
-        Options options = combinations[i];
-        options.beta = 0.5F;
-        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group & g) { return g.options == options; });
-        if (group == groups.end()) group = groups.insert(groups.end(), Group{options, {}, {}});
+        const auto differs_in_beta = [&](const Group & group) {
+            Options options = combinations[i];
+            options.beta = group.options.front().beta;
+            return options == group.options.front();
+        };
+        auto group = std::find_if(groups.begin(), groups.end(), differs_in_beta);
+        if (group == groups.end()) group = groups.insert(groups.end(), Group{});
         group->members.push_back(i);
-        group->betas.push_back(combinations[i].beta);
+        group->options.push_back(combinations[i]);
     }
     return groups;
 }
@@ -40,9 +42,8 @@ std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, cons
                                                         size_t window, const Group & group,
                                                         const OnScoreProgress & on_progress) {
     bool stopped = false;
-    pass.set_sequence_options(0, group.options);
     try {
-        auto scores = score_betas(pass, tokens, window, group.betas, [&](size_t done, size_t total) {
+        auto scores = score_each(pass, tokens, window, group.options, [&](size_t done, size_t total) {
             stopped = on_progress && !on_progress(done, total);
             return !stopped;
         });

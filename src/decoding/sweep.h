@@ -21,7 +21,7 @@ using OnSweepProgress = std::function<bool(size_t done, size_t total, size_t pas
 
 /// Scores `tokens` once for each combination: one pass for all betas of otherwise equal options, none for vanilla ones.
 ///
-/// @param pass         made with the largest number of reframings among the combinations; keeps the last one's options
+/// @param pass         made with the largest number of reframings among the combinations; its options are others afterwards
 /// @param vanilla      score() of the same tokens and window with an infinite threshold
 /// @param combinations each passes validate()
 /// @return the rows that are complete, in the order of `combinations`; fewer if stopped by on_progress or the abort callback

@@ -190,7 +190,7 @@ TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
     llama_context_params params = small_context(2048);
     params.swa_full = false;                // as llama.cpp's programs have it
     params.n_batch = params.n_ubatch = 64;  // the cache has 768 cells for the window of 512
-    const Tokens before = text_of(900, 2000, 991);
+    const Tokens before = text_of(810, 2000, 991);
     Tokens after(before.begin(), before.begin() + 60);
     for (const llama_token token : {4000, 4001, 4002, 4003}) after.push_back(token);
     for (const auto & options : {std::optional<Options>(), std::optional(hesitant(0))}) {

@@ -20,6 +20,7 @@ from pathlib import Path
 try:
     import lm_eval
 
+    from harp.evaluation.cells import can_share_readings
     from harp.evaluation.journal import Journal
     from harp.evaluation.methods import PRESETS, read_method
 except ImportError:
@@ -89,6 +90,14 @@ class Methods(unittest.TestCase):
                 read_method(text)
             for word in words:
                 self.assertIn(word, str(caught.exception))
+
+    def test_which_share_a_reading(self):
+        for method, other, shares in [("harp", "harp:threshold=2,beta=0.9", True), ("harp", "vanilla", True),
+                                      ("harp", "harp:strength=0.1", False), ("harp:redraw=1", "harp:redraw=1,beta=0.9", False),
+                                      ("harp:perturbation=uniform,strength=5", "harp:perturbation=uniform,strength=5,beta=0.9", True),
+                                      ("harp:perturbation=uniform,strength=5", "harp:perturbation=uniform,strength=5,threshold=2", False)]:
+            with self.subTest(method=method, other=other):
+                self.assertEqual(can_share_readings(read_method(method), read_method(other)), shares)
 
 
 @needs_eval
