@@ -34,12 +34,12 @@ void entropy(benchmark::State & state) {
 }
 BENCHMARK(entropy)->Arg(32000)->Arg(49152)->Arg(131072)->Arg(262144)->Unit(benchmark::kMicrosecond);
 
-// The row is perturbed again and again in place: the cost does not depend on its values.
 void perturb(benchmark::State & state, Perturbation kind) {
-    auto row = random_row(static_cast<size_t>(state.range(0)), 1.0F);
-    uint32_t position = 0;
+    const auto n_embd = static_cast<size_t>(state.range(0));
+    std::vector<float> factors(n_embd), noise(n_embd), relative_noise(n_embd);
+    uint32_t row = 0;
     for (auto _ : state) {
-        method::perturb({.seed = 1}, position++, kind, 0.2F, row);
+        method::perturb({.seed = 1}, row++, kind, 0.2F, {factors, noise, relative_noise});
         benchmark::ClobberMemory();
     }
     count_items(state);

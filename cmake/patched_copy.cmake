@@ -3,7 +3,9 @@
 # The source itself stays as it was fetched. Files keep their times, so that configuring again compiles only what the source or a patch
 # changed. A patch that does not fit exactly (no fuzz) ends the configuration.
 function(patched_copy source destination)
+    file(REAL_PATH ${source} source) # a link would be copied as one, and the patches land in what it points to
     find_program(PATCH_EXECUTABLE patch REQUIRED)
+    file(REAL_PATH ${source} source) # of a link CMake would copy the link, and the patches would reach what it stands for
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
     set(patched "")
     set(key "")

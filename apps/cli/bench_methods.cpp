@@ -122,9 +122,10 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
         }
         return !interrupt_requested;
     };
+    decoding::BeamOptions beams = settings_.beams;
+    beams.records = false;
     const auto never_ends = [](llama_token) { return false; };
-    const auto result =
-        decoding::beam_decode(pass_, prompt, settings_.n_predict, settings_.beams, never_ends, callbacks);
+    const auto result = decoding::beam_decode(pass_, prompt, settings_.n_predict, beams, never_ends, callbacks);
     if (result.is_interrupted) throw Error(ErrorCode::aborted, "interrupted");
     run.prompt_seconds = result.prompt_seconds;
     run.decode_seconds = result.seconds;
@@ -136,20 +137,25 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
 BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
     BenchRun run;
     const auto start = Clock::now();
-    const common_sampler_ptr sampler = session_.new_sampler(sampling_);
-    pass_.memory_clear(false);
-    decoding::Generator generator(pass_, *sampler, drafter_.get());
-    generator.set_prompt(prompt);
-    // at the first hesitation the twins would read the prompt: here at once, so that it counts as the prompt's
-    if (kind_.hesitates) pass_.prepare_twins(0);
-    run.prompt_seconds = seconds_since(start);
-    const Statistics before = pass_.statistics();
-    const auto result =
-        generator.generate({static_cast<int>(settings_.n_predict), {}}, [&](const decoding::GeneratedToken & token) {
-            if (run.tokens.empty()) run.first_token_seconds = seconds_since(start);
-            run.tokens.push_back(token.id);
-            return !interrupt_requested;
-        });
+    decoding::Generator generator(pass_, drafter_.get());
+    Statistics before;
+    const auto on_prompt = [&](size_t done, size_t total) {
+        if (done < total) return;
+        // at the first hesitation the twins would read the prompt: here at once, so that it counts as the prompt's
+        if (kind_.hesitates) pass_.prepare_twins(0);
+        run.prompt_seconds = seconds_since(start);
+        before = pass_.statistics();
+    };
+    const auto on_token = [&](const decoding::GeneratedToken & token) {
+        if (run.tokens.empty()) run.first_token_seconds = seconds_since(start);
+        run.tokens.push_back(token.id);
+        return !interrupt_requested;
+    };
+    const auto result = generator.answer({.prompt = prompt,
+                                          .limits = {static_cast<int>(settings_.n_predict), {}},
+                                          .sampler = session_.new_sampler(sampling_),
+                                          .records = false},
+                                         on_token, on_prompt);
     if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
     count(before, run);
     run.n_steps = run.tokens.size();

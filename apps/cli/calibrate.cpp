@@ -96,13 +96,14 @@ Source take_answer(Session & session, const std::string & given, const Flags & f
     source.prompt = format_prompt(session, given, flags.format);
     source.text.tokens = session.tokenize(source.prompt.text, source.prompt.is_chat);
     c.is_generated = true;
-    const common_sampler_ptr sampler = session.new_sampler();
-    decoding::Generator generator(session.pass(), *sampler);
+    decoding::Generator generator(session.pass());
     ProgressLine progress;
     progress.show("reading the prompt");
-    generator.set_prompt(source.text.tokens);
-    const auto result = generator.generate(
-        {flags.n_generate, session.params().antiprompt}, [&](const decoding::GeneratedToken & token) {
+    const auto result = generator.answer(
+        {.prompt = source.text.tokens,
+         .limits = {flags.n_generate, session.params().antiprompt},
+         .sampler = session.new_sampler()},
+        [&](const decoding::GeneratedToken & token) {
             c.entropies.push_back(token.record.entropy);
             progress.show(fmt::format("answering: {} of {} tokens", c.entropies.size(), flags.n_generate));
             return !interrupt_requested;

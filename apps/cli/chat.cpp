@@ -29,7 +29,7 @@ class Chat {
         : session_(session),
           sampler_(session.new_sampler()),
           drafter_(decoding::Drafter::make(session.pass(), session.params())),
-          generator_(session.pass(), *sampler_, drafter_.get()),
+          generator_(session.pass(), drafter_.get()),
           n_predict_(session.params().n_predict) {
         clear();
     }
@@ -100,16 +100,20 @@ class Chat {
         try {
             ProgressLine progress;
             const auto prompt = session_.tokenize(session_.apply_chat_template(messages_), /*parse_special=*/true);
-            generator_.set_prompt(prompt, [&](size_t done, size_t total) {
-                if (done < total) progress.show(fmt::format("reading: {} of {} tokens", done, total));
-            });
-            progress.clear();
-            const auto result =
-                generator_.generate({n_predict_, session_.params().antiprompt}, [&](const auto & token) {
-                    text += token.piece;
-                    printer.print(token.piece, token.record);
-                    return !interrupt_requested;
-                });
+            const auto on_prompt = [&](size_t done, size_t total) {
+                if (done == total) return progress.clear();
+                progress.show(fmt::format("reading: {} of {} tokens", done, total));
+            };
+            const auto on_token = [&](const decoding::GeneratedToken & token) {
+                text += token.piece;
+                printer.print(token.piece, token.record);
+                return !interrupt_requested;
+            };
+            const auto result = generator_.answer({.prompt = prompt,
+                                                   .limits = {n_predict_, session_.params().antiprompt},
+                                                   .sampler = sampler_.clone(),
+                                                   .reuses_prefix = true},
+                                                  on_token, on_prompt);
             printer.finish();
             print_status(result);
         } catch (const Error & error) {
@@ -134,7 +138,7 @@ class Chat {
     }
 
     Session & session_;
-    common_sampler_ptr sampler_;
+    decoding::Sampler sampler_;
     std::unique_ptr<decoding::Drafter> drafter_;
     decoding::Generator generator_;
     int n_predict_;

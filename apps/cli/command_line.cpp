@@ -189,7 +189,19 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     }
     harp_set_kernels(harp.uses_kernels());
     parse_llama_flags(params);
+    refuse_images(params);
     return std::nullopt;
+}
+
+/// Twins do not read images yet: what the clean stream alone has seen would be mixed with what it has not.
+void CommandLine::refuse_images(const common_params & params) const {
+    // a projector that came with -hf: only a server uses it
+    const bool is_unused = flags_of_ != LLAMA_EXAMPLE_SERVER && names_remote_model();
+    const bool has_projector = !params.mmproj.path.empty() || !params.mmproj.url.empty();
+    if (!has_projector || is_unused || !harp.options()) return;
+    throw Error(
+        ErrorCode::invalid_option,
+        "option '--mmproj': images need --harp-off; leave it out to go on with text alone (--no-mmproj with -hf)");
 }
 
 /// Keeps llama.cpp's arguments in llama_arguments_. @return ours, each value joined to its flag: "--name=value"

@@ -71,6 +71,7 @@ class CommandLine {
   private:
     std::vector<std::string> split(int argc, char ** argv);
     void parse_llama_flags(common_params & params);
+    void refuse_images(const common_params & params) const;
     void add_default_model();
     [[nodiscard]] bool names_remote_model() const;
     [[nodiscard]] bool names_several_models() const;

@@ -33,17 +33,17 @@ struct Answer {
 
 Answer run(Session & session, ForwardPass & pass, const std::vector<llama_token> & prompt, const std::string & name) {
     Answer answer;
-    const common_sampler_ptr sampler = session.new_sampler();
-    decoding::Generator generator(pass, *sampler);
+    decoding::Generator generator(pass);
     ProgressLine progress;
     progress.show(fmt::format("{}: reading the prompt", name));
-    generator.set_prompt(prompt);
     const auto & params = session.params();
-    answer.result = generator.generate({params.n_predict, params.antiprompt}, [&](const GeneratedToken & token) {
-        answer.tokens.push_back(token);
-        progress.show(fmt::format("{}: {} tokens", name, answer.tokens.size()));
-        return !interrupt_requested;
-    });
+    answer.result = generator.answer(
+        {.prompt = prompt, .limits = {params.n_predict, params.antiprompt}, .sampler = session.new_sampler()},
+        [&](const GeneratedToken & token) {
+            answer.tokens.push_back(token);
+            progress.show(fmt::format("{}: {} tokens", name, answer.tokens.size()));
+            return !interrupt_requested;
+        });
     answer.statistics = pass.statistics();
     return answer;
 }

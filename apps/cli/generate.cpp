@@ -1,7 +1,7 @@
 // harp generate: one prompt, one answer, streamed; a summary on stderr.
 #include <fmt/format.h>
 
-#include <chrono>
+#include <utility>
 
 #include "beams.h"
 #include "commands.h"
@@ -20,12 +20,12 @@ using decoding::GenerationResult;
 using decoding::StopReason;
 using nlohmann::json;
 
-void print_summary(Session & session, const FormattedPrompt & prompt, size_t n_prompt, double prompt_seconds,
-                   const GenerationResult & result, const decoding::Drafter * drafter) {
+void print_summary(Session & session, const FormattedPrompt & prompt, const GenerationResult & result,
+                   const decoding::Drafter * drafter) {
     std::string text =
         fmt::format("\n{} tokens in {:.2f} s ({:.1f} tokens/s); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
                     result.n_generated, result.seconds, result.seconds > 0 ? result.n_generated / result.seconds : 0.0,
-                    n_prompt, prompt_seconds, prompt.why, to_string(result.reason));
+                    result.n_prompt, result.prompt_seconds, prompt.why, to_string(result.reason));
     text += hesitation_text(session.pass(), session.options());
     text += speculation_text(drafter);
     text += fmt::format("harp: {}; sampler seed {}", options_text(session.options()), session.sampler_seed());
@@ -81,23 +81,20 @@ int generate_command(int argc, char ** argv) {
     auto prompt_tokens = session.tokenize(prompt.text, prompt.is_chat);
     append_pauses(prompt_tokens, session.vocab(), pause.n, pause.text);
     if (beams.is_on()) return generate_beams(session, prompt, prompt_tokens, beams, as_json);
-    const common_sampler_ptr sampler = session.new_sampler();
+    decoding::Sampler sampler = session.new_sampler();
     Trace trace(trace_path, session.vocab());
     trace.watch(session.pass());
     const auto drafter = decoding::Drafter::make(session.pass(), session.params());
-    decoding::Generator generator(session.pass(), *sampler, drafter.get());
+    decoding::Generator generator(session.pass(), drafter.get());
 
-    const auto start = std::chrono::steady_clock::now();
     ProgressLine progress;
-    const size_t n_prompt = generator.set_prompt(prompt_tokens, [&](size_t done, size_t total) {
-        if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
-    });
-    progress.clear();
-    const double prompt_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-
+    const auto on_prompt = [&](size_t done, size_t total) {
+        if (done == total) return progress.clear();
+        progress.show(fmt::format("prompt: {} of {} tokens", done, total));
+    };
     TokenPrinter printer(options ? options->threshold : 0);
     json tokens = json::array();
-    const auto result = generator.generate({params.n_predict, params.antiprompt}, [&](const GeneratedToken & token) {
+    const auto on_token = [&](const GeneratedToken & token) {
         trace.write(token);
         if (as_json) {
             tokens.push_back(token_json(token.id, token.piece, token.record));
@@ -105,13 +102,17 @@ int generate_command(int argc, char ** argv) {
             printer.print(token.piece, token.record);
         }
         return !interrupt_requested;
-    });
+    };
+    const GenerationResult result = generator.answer({.prompt = std::move(prompt_tokens),
+                                                      .limits = {params.n_predict, params.antiprompt},
+                                                      .sampler = std::move(sampler)},
+                                                     on_token, on_prompt);
     if (as_json) {
         const json output = {{"text", result.text},
                              {"tokens", tokens},
                              {"stop_reason", to_string(result.reason)},
-                             {"prompt", prompt_json(prompt, n_prompt)},
-                             {"prompt_seconds", prompt_seconds},
+                             {"prompt", prompt_json(prompt, result.n_prompt)},
+                             {"prompt_seconds", result.prompt_seconds},
                              {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
                              {"harp", options_json(options)},
                              {"statistics", statistics_json(session.pass().statistics())},
@@ -123,7 +124,7 @@ int generate_command(int argc, char ** argv) {
     } else {
         printer.finish();
     }
-    print_summary(session, prompt, n_prompt, prompt_seconds, result, drafter.get());
+    print_summary(session, prompt, result, drafter.get());
     return result.reason == StopReason::interrupted ? exit_interrupted : exit_ok;
 }
 

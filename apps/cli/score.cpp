@@ -50,6 +50,7 @@ std::vector<decoding::TokenScore> score_text(Session & session, const ScoringTex
 int score_once(Session & session, const ScoringText & text, const std::optional<Options> & options, bool as_json) {
     ScoringProgress progress;
     const auto summary = decoding::summarise(score_text(session, text, progress));
+    if (summary.n_tokens == 0) throw Error(ErrorCode::aborted, "interrupted before a window was complete");
     if (as_json) {
         json output = {{"tokens", summary.n_tokens},
                        {"vanilla", mean_json(summary.vanilla)},
@@ -136,7 +137,7 @@ int score_command(int argc, char ** argv) {
     for (const Axis & axis : axes) line.harp.refuse(axis.name, "--sweep sets it");
     if (!axes.empty() && !options)
         throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to sweep; leave it out");
-    // without HARP the observer still sees every row: a pass that never hesitates
+    // without HARP there are entropies all the same: of a pass that never hesitates
     Options effective = options.value_or(Options{});
     if (!options) effective.threshold = std::numeric_limits<double>::infinity();
     const std::vector<Options> combinations = combine(effective, axes, "--sweep");

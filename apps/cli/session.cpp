@@ -141,21 +141,20 @@ ForwardPass & Session::add_pass(const std::optional<Options> & options, uint32_t
     return *find_pass(context);
 }
 
-common_sampler_ptr Session::new_sampler(common_params_sampling sampling) {
+decoding::Sampler Session::new_sampler(const common_params_sampling & sampling) {
     const bool has_grammar = !common_grammar_value(sampling.grammar).empty();
     std::string reason;
     CapturedStderr captured;
     try {
-        common_sampler_ptr sampler(common_sampler_init(init_->model(), sampling));
-        if (sampler) return sampler;
+        return {*init_->model(), sampling};
     } catch (const std::exception & error) {
         reason = error.what();
     }
     std::string printed = captured.take();
     std::replace(printed.begin(), printed.end(), '\n', ' ');
-    throw Error(ErrorCode::invalid_option,
-                fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made",
-                            reason.empty() ? FirstLlamaError::take() : reason, printed));
+    throw Error(
+        ErrorCode::invalid_option,
+        fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made", reason, printed));
 }
 
 std::vector<llama_token> Session::tokenize(const std::string & text, bool parse_special) {

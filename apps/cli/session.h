@@ -11,7 +11,6 @@
 #include "command_line.h"
 #include "decoding/generate.h"
 #include "harp/forward_pass.h"
-#include "sampling.h"
 
 namespace harp::cli {
 
@@ -30,8 +29,9 @@ class Session {
     /// @param n_sequences of it; several share one KV cache
     [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
     /// A sampler as the flags describe it, seeded anew.
-    [[nodiscard]] common_sampler_ptr new_sampler() { return new_sampler(params_.sampling); }
-    [[nodiscard]] common_sampler_ptr new_sampler(common_params_sampling sampling);
+    [[nodiscard]] decoding::Sampler new_sampler() { return new_sampler(params_.sampling); }
+    /// @throws Error{invalid_option} naming what cannot be had, such as a grammar with a fault
+    [[nodiscard]] decoding::Sampler new_sampler(const common_params_sampling & sampling);
     /// The seed of all its samplers: --seed, or a random one drawn once.
     [[nodiscard]] uint32_t sampler_seed() const { return params_.sampling.seed; }
 

@@ -1,6 +1,6 @@
 // HARP in one request of the server: the options in its body, and what its steps said.
 //
-// patches/server.patch calls this from llama.cpp's server, which parses, samples and answers.
+// patches/server-harp.patch calls this from llama.cpp's server, which parses, samples and answers.
 #pragma once
 
 #include <cstdint>

@@ -42,13 +42,14 @@ using StepObserver = std::function<void(const StepObservation &)>;
 /// Which embedding row a perturbation is asked for.
 struct RowToPerturb {
     llama_seq_id sequence = 0;  ///< the caller's id
-    llama_pos position = 0;     ///< where the token stood when it was first decoded
+    uint32_t ordinal = 0;       ///< counts the sequence's rows, and does not change when positions move
     uint32_t draw = 0;          ///< counts the draws of this sequence (Options::redraw)
     uint32_t reframing = 0;     ///< 0 .. Options::reframings - 1
 };
 
-/// Replaces the random perturbation (replay of recorded masks, own kinds of noise). Row: [n_embd], changed in place.
-using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> row)>;
+/// Replaces the random perturbation (replay of recorded masks, own kinds of them): sets the factors that the row's embedding is
+/// multiplied by, [n_embd], all 1 before.
+using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> factors)>;
 
 /// How many of the batch's output rows, in batch order, the caller will use as far as it can tell now; the others are
 /// spared the second pass. Asked while a hesitating row waits for it, with step() as it will stay and logits() mixed where
@@ -99,13 +100,12 @@ class ForwardPass {
     ForwardPass(ForwardPass &&) noexcept;
     ForwardPass & operator=(ForwardPass &&) noexcept;
 
-    /// Decodes a batch of token rows of any sequences; rows with `logits` set become output rows (all NULL rules of
+    /// Decodes a batch of tokens, or of embeddings (pictures), of any sequences; rows with `logits` set become output rows (all NULL rules of
     /// llama_batch hold). On an error nothing of the batch stays behind, and the pass can be used on.
     ///
     /// @param count_useful for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs. An
     ///                     output row that is not useful keeps its vanilla logits, though its record says it hesitated
     /// @throws Error{invalid_batch}    empty, larger than n_batch, a bad token or sequence id, positions that do not follow
-    /// @throws Error{unsupported_call} embedding rows (batch.embd) with HARP on; a LoRA on the token embeddings
     /// @throws Error{context_full}     no room in the KV cache
     /// @throws Error{aborted}          the abort callback said stop
     /// @throws Error{decode_failed}    anything else, also logits that are not numbers
@@ -126,10 +126,14 @@ class ForwardPass {
     /// From now on the sequence's rows keep their vanilla logits, or not (as at first): a copy for each hesitation.
     void keep_vanilla_logits(llama_seq_id sequence, bool keep);
 
-    /// @name Memory: as their llama_memory_ namesakes, each mirrored on the twins and on their queues of pending rows.
+    /// @name Memory: as their llama_memory_ namesakes, each for the twins too.
+    /// @throws Error{invalid_input} from all that take a sequence id, naming it and what is allowed
     /// @{
     void memory_clear(bool data);
+    /// Sequence -1 is all of them. With HARP on false too, with nothing changed, where can_continue_at() is.
     bool memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p1);
+    /// Where the copy replaces all that the destination held, its options and mask family become the source's: masks go with the
+    /// rows.
     void memory_seq_cp(llama_seq_id source, llama_seq_id destination, llama_pos p0, llama_pos p1);
     void memory_seq_keep(llama_seq_id sequence);
     void memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta);
@@ -145,21 +149,28 @@ class ForwardPass {
     /// @name State: the clean stream, the twins, the queue of pending rows and the draws.
     /// Source: llama_state_get_data, llama_state_seq_get_data_ext and their setters.
     /// @{
+    /// Bytes that state_get() will give at most, without saving anything.
+    [[nodiscard]] size_t state_size();
     [[nodiscard]] std::vector<uint8_t> state_get();
+    /// @return bytes written  @throws Error{invalid_input} if there is no room for them
+    size_t state_get(std::span<uint8_t> to);
     /// @throws Error{invalid_state}; the memory is then empty
     void state_set(std::span<const uint8_t> state);
+    [[nodiscard]] size_t state_seq_size(llama_seq_id sequence, llama_state_seq_flags flags = 0);
     [[nodiscard]] std::vector<uint8_t> state_seq_get(llama_seq_id sequence, llama_state_seq_flags flags = 0);
+    size_t state_seq_get(std::span<uint8_t> to, llama_seq_id sequence, llama_state_seq_flags flags = 0);
+    /// A partial state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) takes a sequence that still holds the rows it had then back to them.
     /// @throws Error{invalid_state}; the sequence is then empty
     void state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags = 0);
     /// @}
 
     /// Options of one sequence from now on. A change of seed, kind, strength, reframings or scope makes its twin start anew.
     ///
-    /// @param mask_sequence which of the seed's mask families to use; by default the sequence's own id. Give the same number
-    ///                      to have the same masks whatever slot a request lands in.
+    /// @param mask_family which of the seed's mask families to use; by default the sequence's own id. Give the same number
+    ///                    to have the same masks whatever slot a request lands in.
     /// @throws Error{invalid_option} also when reframings exceeds what the context was created with, or HARP is off
     void set_sequence_options(llama_seq_id sequence, const Options & options,
-                              std::optional<uint32_t> mask_sequence = std::nullopt);
+                              std::optional<uint32_t> mask_family = std::nullopt);
     [[nodiscard]] const Options & sequence_options(llama_seq_id sequence) const;
 
     /// Tokens at positions < `end` are prompt, those that the sequence holds already too, as if they were decoded anew: they

@@ -4,6 +4,10 @@
  * HARP on (unless switched off by harp_set_default_params); with any other llama_context (a draft model, embeddings) each call here is its llama_ namesake, at its speed. All
  * calls of llama.h that are not listed here take HARP handles as they are. See examples/simple.cpp.
  *
+ * No call lets an exception out. What fails (a sequence id out of range, no memory, an observer that throws) gives the value
+ * that stands for failure (false, 0, NULL, a position of -1, LLAMA_TOKEN_NULL, the codes of harp_decode); it, and what gives
+ * nothing, says why in harp_last_error().
+ *
  * To port a program: include harp/harp.h after llama.h and rename the calls, or include harp/drop_in.h, which renames
  * them for the compiler.
  */

@@ -18,4 +18,8 @@ void set_default_options(const std::optional<Options> & options);
 /// Those options. Thread-safe.
 [[nodiscard]] std::optional<Options> default_options();
 
+/// harp_process for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs.
+[[nodiscard]] int32_t process(llama_context * context, llama_process_type type, llama_batch_ext * batch,
+                              const CountUsefulOutputs & count_useful);
+
 }  // namespace harp

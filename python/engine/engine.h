@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "cli/session.h"
-#include "decoding/batch_generate.h"
 #include "decoding/batch_score.h"
+#include "decoding/generate.h"
 #include "harp/forward_pass.h"
 
 namespace harp::python {
@@ -49,7 +49,7 @@ class Model {
     std::unique_ptr<cli::Session> session_;
 };
 
-/// How tokens are drawn; temperature 0 is greedy.
+/// How tokens are sampled; temperature 0 is greedy.
 struct Sampling {
     float temperature = 0;
     int top_k = 0;
@@ -64,37 +64,46 @@ struct Sampling {
 class Pass {
   public:
     struct Size {
-        uint32_t n_ctx = 2048;  ///< cells of each sequence
-        uint32_t n_sequences = 1;
+        uint64_t n_ctx = 2048;  ///< cells of each sequence
+        uint64_t n_sequences = 1;
         bool is_unified = false;  ///< one pool of cells for all sequences
     };
     Pass(const Model & model, const std::optional<Options> & options, const Size & size);
 
     [[nodiscard]] ForwardPass & pass() const { return *pass_; }
     [[nodiscard]] const Model & model() const { return model_; }
-    [[nodiscard]] decoding::BatchGenerator & generator();
+    /// With speculation where the model's flags ask for it. @throws what Drafter::make throws
+    [[nodiscard]] decoding::Generator & generator();
     [[nodiscard]] decoding::BatchScorer & scorer();
     /// Drops scores that were asked for and not given yet.
     void abandon_scores() { scorer_.reset(); }
     /// The memory to itself, for what decodes directly.
     [[nodiscard]] ForwardPass & direct();
-    [[nodiscard]] common_sampler_ptr new_sampler(const Sampling & sampling) const;
+    [[nodiscard]] decoding::Sampler new_sampler(const Sampling & sampling) const;
+    /// Tokens that drafts proposed, and those of them that were confirmed.
+    [[nodiscard]] decoding::SpeculationStatistics speculation() const;
 
     /// Held while a call works. @throws Error{unsupported_call} if another thread is in one
     [[nodiscard]] std::unique_lock<std::mutex> hold();
+    /// Takes a request out: now or, where another thread is in a call, when the next one begins.
+    void cancel(size_t request);
 
   private:
     struct ContextDeleter {
         void operator()(llama_context * context) const;
     };
     void refuse_while_busy(const char * other) const;
+    void take_out_cancelled();
 
     const Model & model_;
     std::unique_ptr<llama_context, ContextDeleter> context_;
     ForwardPass * pass_ = nullptr;  // owned by the context
-    std::unique_ptr<decoding::BatchGenerator> generator_;
+    std::unique_ptr<decoding::Drafter> drafter_;
+    std::unique_ptr<decoding::Generator> generator_;
     std::unique_ptr<decoding::BatchScorer> scorer_;
-    std::mutex mutex_;
+    std::mutex mutex_;  // of the above
+    std::mutex cancelled_mutex_;
+    std::vector<size_t> cancelled_;  // requests to be taken out
 };
 
 void bind_model(nb::module_ & module);

@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <limits>
+#include <memory>
+#include <utility>
 
 #include "decoding/beam_decoder.h"
+#include "decoding/feed.h"
 #include "engine.h"
-#include "forward/batch_rows.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 
@@ -34,16 +37,21 @@ nb::tuple step_generator(Pass & self) {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
         self.generator().step(
-            [&](size_t request, const GeneratedToken & token) { tokens.emplace_back(request, token); },
-            [&](size_t request, const GenerationResult & r) { results.emplace_back(request, r); });
+            {.on_token =
+                 [&](size_t request, const GeneratedToken & token) {
+                     tokens.emplace_back(request, token);
+                     return true;
+                 },
+             .on_result = [&](size_t request, const GenerationResult & r) { results.emplace_back(request, r); }});
     }
     nb::list token_list;
     for (const auto & [request, token] : tokens)
         token_list.append(nb::make_tuple(request, token_tuple(token.id, token.piece, token.position, token.record)));
     nb::list result_list;
     for (const auto & [request, r] : results) {
-        result_list.append(nb::make_tuple(request, nb::make_tuple(decoding::to_string(r.reason), bytes_of(r.text),
-                                                                  r.n_steps, r.n_hesitations, r.seconds)));
+        result_list.append(
+            nb::make_tuple(request, nb::make_tuple(decoding::to_string(r.reason), bytes_of(r.text), r.n_steps,
+                                                   r.n_hesitations, r.prompt_seconds + r.seconds)));
     }
     return nb::make_tuple(token_list, result_list);
 }
@@ -81,50 +89,72 @@ nb::list step_scorer(Pass & self) {
     return list;
 }
 
-/// Appends tokens to sequence 0. @return (logits [n, n_vocab], a view; entropies; hesitated)
-nb::tuple forward(nb::handle self_handle, const std::vector<llama_token> & tokens, bool all) {
-    Pass & self = nb::cast<Pass &>(self_handle);
-    float * logits = nullptr;
+/// Logits of rows, which Python owns.
+struct Rows {
+    std::unique_ptr<std::vector<float>> logits;  // [records, n_vocab]
     std::vector<StepRecord> records;
+};
+
+/// Appends tokens to sequence 0. @return of all rows, or of the last
+Rows append(ForwardPass & pass, const std::vector<llama_token> & tokens, bool all) {
+    if (tokens.empty()) throw Error(ErrorCode::invalid_input, "there are no tokens");
+    if (all && tokens.size() > pass.n_batch()) {
+        throw Error(ErrorCode::invalid_input, std::to_string(tokens.size()) + " rows of logits; allowed: 1.." +
+                                                  std::to_string(pass.n_batch()) + " (a batch) in one call");
+    }
+    const llama_pos first = pass.memory_seq_pos_max(0) + 1;
+    try {
+        decoding::decode_feed(pass, {.tokens = tokens, .first = first, .n_silent = all ? 0 : tokens.size() - 1});
+    } catch (...) {  // the batches before it are taken back too
+        (void)decoding::cut_sequence(pass, 0, first);
+        throw;
+    }
+    Rows rows;
+    const auto n_outputs = static_cast<int32_t>(all ? tokens.size() : 1);
+    for (int32_t i = -n_outputs; i < 0; ++i) rows.records.push_back(pass.step(i));
+    const float * logits = all ? pass.all_logits() : pass.logits(-1);
+    const size_t size = rows.records.size() * static_cast<size_t>(pass.n_vocab());
+    rows.logits = std::make_unique<std::vector<float>>(logits, logits + size);
+    return rows;
+}
+
+/// @return (logits [n, n_vocab], entropies, hesitated)
+nb::tuple forward(Pass & self, const std::vector<llama_token> & tokens, bool all) {
+    Rows rows;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        ForwardPass & pass = self.direct();
-        if (tokens.empty()) throw Error(ErrorCode::invalid_input, "there are no tokens");
-        const llama_seq_id sequence = 0;
-        const llama_pos first = pass.memory_seq_pos_max(sequence) + 1;
-        if (all && tokens.size() > pass.n_batch()) {
-            throw Error(ErrorCode::invalid_input, std::to_string(tokens.size()) + " rows of logits; allowed: 1.." +
-                                                      std::to_string(pass.n_batch()) + " (a batch) in one call");
-        }
-        size_t decoded = 0;
-        while (decoded < tokens.size()) {
-            const size_t n = std::min<size_t>(tokens.size() - decoded, pass.n_batch());
-            forward::BatchRows rows;
-            for (size_t i = 0; i < n; ++i) {
-                const size_t k = decoded + i;
-                rows.add(tokens[k], first + static_cast<llama_pos>(k), {&sequence, 1}, all || k + 1 == tokens.size());
-            }
-            try {
-                pass.decode(rows.view());
-            } catch (...) {  // the batches before it are taken back too
-                pass.memory_seq_rm(sequence, first, -1);
-                throw;
-            }
-            decoded += n;
-        }
-        logits = all ? pass.all_logits() : pass.logits(-1);
-        const size_t n_outputs = all ? tokens.size() : 1;
-        for (size_t i = 0; i < n_outputs; ++i) records.push_back(pass.step(all ? static_cast<int32_t>(i) : -1));
+        rows = append(self.direct(), tokens, all);
     }
     nb::list entropies, hesitated;
-    for (const StepRecord & record : records) {
+    for (const StepRecord & record : rows.records) {
         entropies.append(record.entropy);
         hesitated.append(record.hesitated);
     }
+    const float * logits = rows.logits->data();
+    const nb::capsule owner(rows.logits.release(),
+                            [](void * owned) noexcept { delete static_cast<std::vector<float> *>(owned); });
     const size_t n_vocab = static_cast<size_t>(self.pass().n_vocab());
-    nb::ndarray<nb::numpy, const float, nb::ndim<2>> view(logits, {records.size(), n_vocab}, self_handle);
-    return nb::make_tuple(view, entropies, hesitated);
+    return nb::make_tuple(
+        nb::ndarray<nb::numpy, const float, nb::ndim<2>>(logits, {rows.records.size(), n_vocab}, owner), entropies,
+        hesitated);
+}
+
+/// @throws Error{invalid_input} if `n` is not in 0..n_past, Error{unsupported_call} where the memory cannot go back
+void truncate(Pass & self, int64_t n) {
+    const auto held = self.hold();
+    ForwardPass & pass = self.direct();
+    const llama_pos n_past = pass.memory_seq_pos_max(0) + 1;
+    if (n < 0 || n > n_past) {
+        throw Error(ErrorCode::invalid_input,
+                    "n: " + std::to_string(n) + " tokens; allowed: 0.." + std::to_string(n_past) + " (n_past)");
+    }
+    const auto end = static_cast<llama_pos>(n);
+    if (end < n_past && (!pass.can_continue_at(0, end) || !pass.memory_seq_rm(0, end, -1))) {
+        throw Error(ErrorCode::unsupported_call,
+                    "n: this model's memory no longer holds what a token behind " + std::to_string(n) +
+                        " needs (a sliding window that has moved on, or recurrent state); truncate(0) empties it");
+    }
 }
 
 nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, size_t max_tokens, uint32_t beams,
@@ -164,17 +194,24 @@ nb::dict statistics(const Pass & self) {
     dict["second_pass_rows"] = s.second_pass_rows;
     dict["total_seconds"] = s.total_seconds;
     dict["second_pass_seconds"] = s.second_pass_seconds;
+    const decoding::SpeculationStatistics speculation = self.speculation();
+    dict["drafted"] = speculation.drafted;
+    dict["accepted"] = speculation.accepted;
     return dict;
 }
 
 }  // namespace
 
 Pass::Pass(const Model & model, const std::optional<Options> & options, const Size & size) : model_(model) {
-    if (size.n_ctx < 2 || size.n_sequences < 1) {
-        throw Error(ErrorCode::invalid_option, "n_ctx: " + std::to_string(size.n_ctx) +
-                                                   " (allowed: 2..), n_sequences: " + std::to_string(size.n_sequences) +
-                                                   " (allowed: 1..256)");
-    }
+    const auto check = [](const char * name, uint64_t value, uint64_t least, uint64_t most) {
+        if (value >= least && value <= most) return;
+        throw Error(ErrorCode::invalid_option, std::string(name) + ": " + std::to_string(value) +
+                                                   "; allowed: " + std::to_string(least) + ".." + std::to_string(most));
+    };
+    check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences());
+    // positions and counts of cells, the twins' among them, are of 31 bits
+    const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
+    check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
     const llama_model & weights = model.session().model();
     if (!options &&
         (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {  // HARP refuses them itself
@@ -183,8 +220,8 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
                                                       "models generate and score");
     }
     llama_context_params params = common_context_params_to_llama(model.session().params());
-    params.n_seq_max = size.n_sequences;
-    params.n_ctx = size.n_ctx * size.n_sequences;
+    params.n_seq_max = static_cast<uint32_t>(size.n_sequences);
+    params.n_ctx = static_cast<uint32_t>(size.n_ctx * size.n_sequences);
     params.n_batch = std::min(params.n_batch, params.n_ctx);
     params.kv_unified = size.is_unified;
     params.n_outputs_max = 0;
@@ -203,7 +240,24 @@ std::unique_lock<std::mutex> Pass::hold() {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock)
         throw Error(ErrorCode::unsupported_call, "another thread is using this session; give each thread its own");
+    take_out_cancelled();
     return lock;
+}
+
+void Pass::cancel(size_t request) {
+    {
+        const std::lock_guard lock(cancelled_mutex_);
+        cancelled_.push_back(request);
+    }
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock) take_out_cancelled();
+}
+
+void Pass::take_out_cancelled() {
+    const std::lock_guard lock(cancelled_mutex_);
+    for (const size_t request : std::exchange(cancelled_, {})) {
+        if (generator_) generator_->cancel(request);
+    }
 }
 
 void Pass::refuse_while_busy(const char * other) const {
@@ -211,12 +265,17 @@ void Pass::refuse_while_busy(const char * other) const {
     if (is_busy) throw Error(ErrorCode::unsupported_call, std::string("this session is still ") + other);
 }
 
-decoding::BatchGenerator & Pass::generator() {
+decoding::Generator & Pass::generator() {
     if (generator_) return *generator_;
     refuse_while_busy("scoring");
     scorer_.reset();
-    generator_ = std::make_unique<decoding::BatchGenerator>(*pass_);
+    if (!drafter_) drafter_ = decoding::Drafter::make(*pass_, model_.session().params());
+    generator_ = std::make_unique<decoding::Generator>(*pass_, drafter_.get());
     return *generator_;
+}
+
+decoding::SpeculationStatistics Pass::speculation() const {
+    return drafter_ ? drafter_->statistics() : decoding::SpeculationStatistics{};
 }
 
 decoding::BatchScorer & Pass::scorer() {
@@ -235,7 +294,7 @@ ForwardPass & Pass::direct() {
     return *pass_;
 }
 
-common_sampler_ptr Pass::new_sampler(const Sampling & sampling) const {
+decoding::Sampler Pass::new_sampler(const Sampling & sampling) const {
     common_params_sampling params = model_.session().params().sampling;
     params.temp = sampling.temperature;
     params.top_k = sampling.top_k;
@@ -260,7 +319,7 @@ void bind_pass(nb::module_ & module) {
     nb::class_<Pass>(module, "Pass")
         .def(
             "__init__",
-            [](Pass * self, const Model & model, const OptionTexts & options, uint32_t n_ctx, uint32_t n_sequences,
+            [](Pass * self, const Model & model, const OptionTexts & options, uint64_t n_ctx, uint64_t n_sequences,
                bool is_unified) {
                 new (self) Pass(model, read_options(options), Pass::Size{n_ctx, n_sequences, is_unified});
             },
@@ -274,19 +333,18 @@ void bind_pass(nb::module_ & module) {
             "submit",
             [](Pass & self, const std::vector<llama_token> & prompt, int max_tokens,
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
-               uint32_t mask_sequence) {
+               uint32_t mask_sequence, bool reuses_prefix) {
                 const auto held = self.hold();
-                return self.generator().submit(
-                    {prompt, {max_tokens, stop}, self.new_sampler(sampling), read_options(options), mask_sequence});
+                return self.generator().submit({prompt,
+                                                {max_tokens, stop},
+                                                self.new_sampler(sampling),
+                                                read_options(options),
+                                                mask_sequence,
+                                                reuses_prefix});
             },
-            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a)
-        .def(
-            "cancel",
-            [](Pass & self, size_t request) {
-                const auto held = self.hold();
-                self.generator().cancel(request);
-            },
-            "request"_a)
+            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
+            "reuses_prefix"_a)
+        .def("cancel", &Pass::cancel, "request"_a)
         .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch")
         .def(
             "submit_score",
@@ -304,21 +362,8 @@ void bind_pass(nb::module_ & module) {
                  const auto held = self.hold();
                  self.abandon_scores();
              })
-        .def(
-            "forward",
-            [](nb::handle_t<Pass> self, const std::vector<llama_token> & tokens, bool all) {
-                return forward(self, tokens, all);
-            },
-            "tokens"_a, "all"_a)
-        .def(
-            "truncate",
-            [](Pass & self, llama_pos n) {
-                const auto held = self.hold();
-                if (!self.direct().memory_seq_rm(0, n, -1))
-                    throw Error(ErrorCode::unsupported_call,
-                                "this model's memory cannot be cut; truncate(0) empties it");
-            },
-            "n"_a)
+        .def("forward", &forward, "tokens"_a, "all"_a)
+        .def("truncate", &truncate, "n"_a)
         .def("beam_search", &beam_search, "prompt"_a, "max_tokens"_a, "beams"_a, "candidates"_a, "length_penalty"_a);
 }
 

@@ -17,7 +17,7 @@ from .options import HarpOptions, texts
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn from the final (mixed) logits, by llama.cpp's samplers. The default is greedy.
+    """How tokens are sampled from the final (mixed) logits, by llama.cpp's samplers. The default is greedy.
 
     Args:
         temperature: 0 is greedy.
@@ -62,7 +62,7 @@ class Answer:
     text: str = ""  #: up to the stop string, if one ended it
     #: ``end_of_text``, ``stop_string``, ``length`` or ``context_full``; None while it grows
     stop_reason: str | None = None
-    steps: int = 0  #: tokens drawn, the end token included
+    steps: int = 0  #: tokens sampled, the end token included
     hesitations: int = 0  #: of these steps
     seconds: float = 0.0  #: its share of the engine's time, by rows of batches, the prompt included
 
@@ -89,7 +89,7 @@ class Score:
 class Forward:
     """Logits of a forward pass with what happened at each row."""
 
-    logits: np.ndarray  #: float32 [rows, n_vocab], read-only: the engine's own memory, until the session's next call
+    logits: np.ndarray  #: float32 [rows, n_vocab], read-only
     entropies: np.ndarray  #: float64 [rows], of the vanilla distributions, bits
     hesitated: np.ndarray  #: bool [rows]
 
@@ -140,12 +140,15 @@ class Session:
 
     @property
     def statistics(self) -> dict:
-        """Since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds."""
+        """Since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds; of speculation, tokens
+        ``drafted`` and ``accepted``."""
         return self._pass.statistics()
 
     def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: Sequence[str] = (),
                  sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0) -> Stream:
         """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
+
+        A prompt that begins as an earlier call's prompt and answer do, as in a conversation, is decoded only from there on.
 
         Args:
             prompt: a text (tokenized with its special tokens), or token ids.
@@ -157,7 +160,7 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
         """
-        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence)
+        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: Sequence[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
@@ -171,7 +174,7 @@ class Session:
         growing: dict[int, Stream] = {}
         try:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
-                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family)
+                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, reuses_prefix=False)
             while growing:
                 self._step()
                 for index in [index for index, stream in growing.items() if stream.answer.stop_reason is not None]:
@@ -202,8 +205,9 @@ class Session:
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        They may differ in ``threshold`` and ``beta``, with ``redraw`` 0; None among them is vanilla. Up to rounding each is
-        what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
+        They may differ in ``threshold`` (not with ``perturbation="uniform"``) and ``beta``, with ``redraw`` 0; None among them is
+        vanilla. Up to rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that
+        of second passes.
 
         Raises:
             HarpError: as score(); ``invalid_option`` if the options cannot share a reading.
@@ -245,7 +249,9 @@ class Session:
             tokens: [n] ids; with ``all`` at most a batch of them.
 
         Raises:
-            HarpError: ``context_full``, with the sequence as it was; ``unsupported_call`` while answers are under way.
+            HarpError: ``context_full``, ``invalid_batch`` (a token): the sequence is as it was, or empty where its memory cannot
+                go back (recurrent models, a sliding window that has moved on): see n_past. ``unsupported_call`` while answers are
+                under way.
         """
         logits, entropies, hesitated = self._pass.forward(list(tokens), all)
         return Forward(logits, np.array(entropies), np.array(hesitated))
@@ -256,7 +262,12 @@ class Session:
         return self._pass.n_past
 
     def truncate(self, n: int) -> None:
-        """Keeps the first ``n`` tokens of forward()'s sequence."""
+        """Keeps the first ``n`` tokens of forward()'s sequence, 0 to n_past.
+
+        Raises:
+            HarpError: ``invalid_input`` if ``n`` is out of range; ``unsupported_call`` where the memory cannot go back (recurrent
+                models, a sliding window that has moved on); 0 always can.
+        """
         self._pass.truncate(n)
 
     def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
@@ -277,9 +288,9 @@ class Session:
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
         return self.model.tokenize(text, add_special=add_special) if isinstance(text, str) else list(text)
 
-    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence) -> Stream:
+    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, *, reuses_prefix) -> Stream:
         request = self._pass.submit(self._tokens(prompt), max_tokens, list(stop), sampling._engine(),
-                                    texts(options or self.options), mask_sequence)
+                                    texts(options or self.options), mask_sequence, reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 
@@ -328,7 +339,8 @@ class Stream:
         return self.answer.tokens[self._n_read - 1]
 
     def close(self) -> None:
-        """Ends the answer here. Also what happens when the iterator is dropped."""
+        """Ends the answer here, or after the batch that another thread is decoding. Also what happens when the iterator is
+        dropped."""
         if self.answer.stop_reason is None:
             self._session._pass.cancel(self._request)
             self.answer.stop_reason = "interrupted"

@@ -1,14 +1,10 @@
-// The C API: finds the ForwardPass of a handle, turns errors into llama.cpp's return values.
-#include <algorithm>
+// The C API: options, contexts, decoding, memory. Finds the ForwardPass of a handle, turns errors into llama.cpp's return values.
 #include <cstring>
 #include <mutex>
 #include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
+#include "capi/guard.h"
 #include "capi/registry.h"
-#include "capi/state_file.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 
@@ -17,12 +13,10 @@ namespace {
 using harp::Error;
 using harp::ErrorCode;
 using harp::ForwardPass;
-using harp::capi::read_state_file;
-using harp::capi::StateFile;
-using harp::capi::StateKind;
-using harp::capi::write_state_file;
-
-thread_local std::string last_error;
+using harp::capi::always;
+using harp::capi::find;
+using harp::capi::guarded;
+using harp::capi::message_alone;
 
 struct Defaults {
     std::mutex mutex;
@@ -57,65 +51,10 @@ harp::Options to_options(const harp_params & params) {
     return options;
 }
 
-/// Runs `call`; on an error keeps its message and returns what `on_error` makes of it.
-template <typename Call, typename OnError>
-auto guarded(Call && call, OnError && on_error) -> decltype(call()) {
-    last_error.clear();
-    try {
-        return call();
-    } catch (const Error & error) {
-        last_error = error.what();
-        return on_error(error.code());
-    } catch (const std::exception & error) {  // out of memory
-        last_error = error.what();
-        return on_error(ErrorCode::decode_failed);
-    }
-}
-
-int32_t decode_result(ErrorCode code) {
-    switch (code) {
-        case ErrorCode::context_full: return 1;
-        case ErrorCode::aborted: return 2;
-        case ErrorCode::invalid_batch: return -1;
-        default: return -3;
-    }
-}
-
-/// Copies `state` to `dst` if it fits. @return bytes copied, 0 if not
-size_t copy_state(const std::vector<uint8_t> & state, uint8_t * dst, size_t size) {
-    if (state.size() > size) {
-        last_error = "the buffer is too small for the state";
-        return 0;
-    }
-    std::memcpy(dst, state.data(), state.size());
-    return state.size();
-}
-
-size_t zero(ErrorCode /*code*/) {
-    return 0;
-}
-
-bool never(ErrorCode /*code*/) {
-    return false;
-}
-
-/// The pass of a handle if HARP is on there, else nullptr.
-ForwardPass * find_hesitating(llama_context * ctx) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr && pass->enabled() ? pass : nullptr;
-}
-
-/// Tokens of a file to the caller, as llama.cpp does it: without room for them only their number.
-/// @return whether the state is wanted too  @throws Error{invalid_state} if they are more than there is room for
-bool give_tokens(const StateFile & file, llama_token * tokens_out, size_t capacity, size_t * n_tokens_out) {
-    if (tokens_out != nullptr && file.tokens.size() > capacity) {
-        throw Error(ErrorCode::invalid_state, std::to_string(file.tokens.size()) +
-                                                  " tokens in the file; there is room for " + std::to_string(capacity));
-    }
-    *n_tokens_out = file.tokens.size();
-    if (tokens_out == nullptr) return false;
-    std::copy(file.tokens.begin(), file.tokens.end(), tokens_out);
-    return true;
+ForwardPass & required_pass(const llama_context * ctx) {
+    ForwardPass * pass = find(ctx);
+    if (pass == nullptr) throw Error(ErrorCode::invalid_option, "this context has no HARP");
+    return *pass;
 }
 
 }  // namespace
@@ -131,7 +70,8 @@ std::optional<harp::Options> harp::default_options() {
     return defaults().options;
 }
 
-extern "C" {
+// ---------------------------------------------------------------------------------------------------------------------
+// Options
 
 harp_params harp_default_params(void) {
     const harp::Options options;
@@ -146,45 +86,44 @@ harp_params harp_default_params(void) {
             options.seed};
 }
 
-const char * harp_last_error(void) {
-    return last_error.c_str();
-}
-
 bool harp_set_default_params(const harp_params * params) {
     return guarded(
         [&] {
             harp::set_default_options(params != nullptr ? std::optional(to_options(*params)) : std::nullopt);
             return true;
         },
-        [](ErrorCode) { return false; });
+        always(false));
 }
 
 bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_params params) {
     return guarded(
         [&] {
-            ForwardPass * pass = harp::capi::find(ctx);
-            if (pass == nullptr) throw Error(ErrorCode::invalid_option, "this context has no HARP");
-            pass->set_sequence_options(seq_id, to_options(params));
+            required_pass(ctx).set_sequence_options(seq_id, to_options(params));
             return true;
         },
-        [](ErrorCode) { return false; });
+        always(false));
 }
 
 bool harp_get_step(llama_context * ctx, int32_t i, harp_step * step) {
     return guarded(
         [&] {
-            ForwardPass * pass = harp::capi::find(ctx);
-            if (pass == nullptr) throw Error(ErrorCode::invalid_option, "this context has no HARP");
-            const harp::StepRecord record = pass->step(i);
+            const harp::StepRecord record = required_pass(ctx).step(i);
             *step = {record.entropy, record.hesitated};
             return true;
         },
-        [](ErrorCode) { return false; });
+        always(false));
 }
 
 void harp_set_prompt_end(llama_context * ctx, llama_seq_id seq_id, llama_pos end) {
-    if (ForwardPass * pass = harp::capi::find(ctx)) pass->set_prompt_end(seq_id, end);
+    guarded(
+        [&] {
+            if (ForwardPass * pass = find(ctx)) pass->set_prompt_end(seq_id, end);
+        },
+        message_alone);
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Contexts
 
 llama_context * harp_init_from_model(llama_model * model, llama_context_params params) {
     return guarded(
@@ -195,218 +134,146 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
             if (options) params.n_samplers = 0;
             return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
         },
-        [](ErrorCode) { return nullptr; });
+        always(nullptr));
 }
 
 void harp_free(llama_context * ctx) {
-    if (!harp::capi::release(ctx)) llama_free(ctx);
+    guarded(
+        [&] {
+            if (!harp::capi::release(ctx)) llama_free(ctx);
+        },
+        message_alone);
 }
 
 uint32_t harp_n_ctx(const llama_context * ctx) {
-    const ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->n_ctx() : llama_n_ctx(ctx);
-}
-uint32_t harp_n_ctx_seq(const llama_context * ctx) {
-    const ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->n_ctx_seq() : llama_n_ctx_seq(ctx);
-}
-uint32_t harp_n_batch(const llama_context * ctx) {
-    const ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->n_batch() : llama_n_batch(ctx);
-}
-uint32_t harp_n_seq_max(const llama_context * ctx) {
-    const ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->n_seq_max() : llama_n_seq_max(ctx);
-}
-
-int32_t harp_decode(llama_context * ctx, llama_batch batch) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_decode(ctx, batch);
     return guarded(
         [&] {
+            const ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->n_ctx() : llama_n_ctx(ctx);
+        },
+        always(0U));
+}
+uint32_t harp_n_ctx_seq(const llama_context * ctx) {
+    return guarded(
+        [&] {
+            const ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->n_ctx_seq() : llama_n_ctx_seq(ctx);
+        },
+        always(0U));
+}
+uint32_t harp_n_batch(const llama_context * ctx) {
+    return guarded(
+        [&] {
+            const ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->n_batch() : llama_n_batch(ctx);
+        },
+        always(0U));
+}
+uint32_t harp_n_seq_max(const llama_context * ctx) {
+    return guarded(
+        [&] {
+            const ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->n_seq_max() : llama_n_seq_max(ctx);
+        },
+        always(0U));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Decoding
+
+int32_t harp_decode(llama_context * ctx, llama_batch batch) {
+    return guarded(
+        [&] {
+            ForwardPass * pass = find(ctx);
+            if (pass == nullptr) return llama_decode(ctx, batch);
             pass->decode(batch);
             return 0;
         },
-        decode_result);
+        harp::capi::decode_result);
 }
 
 float * harp_get_logits(llama_context * ctx) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->all_logits() : llama_get_logits(ctx);
+    return guarded(
+        [&] {
+            ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->all_logits() : llama_get_logits(ctx);
+        },
+        always(nullptr));
 }
 float * harp_get_logits_ith(llama_context * ctx, int32_t i) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    return pass != nullptr ? pass->logits(i) : llama_get_logits_ith(ctx, i);
+    return guarded(
+        [&] {
+            ForwardPass * pass = find(ctx);
+            return pass != nullptr ? pass->logits(i) : llama_get_logits_ith(ctx, i);
+        },
+        always(nullptr));
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Memory
 
 void harp_memory_clear(llama_memory_t mem, bool data) {
-    ForwardPass * pass = harp::capi::find(mem);
-    if (pass == nullptr) return llama_memory_clear(mem, data);
-    pass->memory_clear(data);
+    guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            pass != nullptr ? pass->memory_clear(data) : llama_memory_clear(mem, data);
+        },
+        message_alone);
 }
 bool harp_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    ForwardPass * pass = harp::capi::find(mem);
-    return pass != nullptr ? pass->memory_seq_rm(seq_id, p0, p1) : llama_memory_seq_rm(mem, seq_id, p0, p1);
+    return guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            return pass != nullptr ? pass->memory_seq_rm(seq_id, p0, p1) : llama_memory_seq_rm(mem, seq_id, p0, p1);
+        },
+        always(false));
 }
 void harp_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1) {
-    ForwardPass * pass = harp::capi::find(mem);
-    if (pass == nullptr) return llama_memory_seq_cp(mem, src, dst, p0, p1);
-    guarded([&] { pass->memory_seq_cp(src, dst, p0, p1); }, [](ErrorCode) {});
+    guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            pass != nullptr ? pass->memory_seq_cp(src, dst, p0, p1) : llama_memory_seq_cp(mem, src, dst, p0, p1);
+        },
+        message_alone);
 }
 void harp_memory_seq_keep(llama_memory_t mem, llama_seq_id seq_id) {
-    ForwardPass * pass = harp::capi::find(mem);
-    if (pass == nullptr) return llama_memory_seq_keep(mem, seq_id);
-    pass->memory_seq_keep(seq_id);
+    guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            pass != nullptr ? pass->memory_seq_keep(seq_id) : llama_memory_seq_keep(mem, seq_id);
+        },
+        message_alone);
 }
 void harp_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta) {
-    ForwardPass * pass = harp::capi::find(mem);
-    if (pass == nullptr) return llama_memory_seq_add(mem, seq_id, p0, p1, delta);
-    pass->memory_seq_add(seq_id, p0, p1, delta);
+    guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            pass != nullptr ? pass->memory_seq_add(seq_id, p0, p1, delta)
+                            : llama_memory_seq_add(mem, seq_id, p0, p1, delta);
+        },
+        message_alone);
 }
 void harp_memory_seq_div(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
-    ForwardPass * pass = harp::capi::find(mem);
-    if (pass == nullptr) return llama_memory_seq_div(mem, seq_id, p0, p1, d);
-    pass->memory_seq_div(seq_id, p0, p1, d);
+    guarded(
+        [&] {
+            ForwardPass * pass = find(mem);
+            pass != nullptr ? pass->memory_seq_div(seq_id, p0, p1, d) : llama_memory_seq_div(mem, seq_id, p0, p1, d);
+        },
+        message_alone);
 }
 llama_pos harp_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id) {
-    const ForwardPass * pass = harp::capi::find(mem);
-    return pass != nullptr ? pass->memory_seq_pos_min(seq_id) : llama_memory_seq_pos_min(mem, seq_id);
+    return guarded(
+        [&] {
+            const ForwardPass * pass = find(mem);
+            return pass != nullptr ? pass->memory_seq_pos_min(seq_id) : llama_memory_seq_pos_min(mem, seq_id);
+        },
+        always(-1));
 }
 llama_pos harp_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id) {
-    const ForwardPass * pass = harp::capi::find(mem);
-    return pass != nullptr ? pass->memory_seq_pos_max(seq_id) : llama_memory_seq_pos_max(mem, seq_id);
-}
-
-size_t harp_state_get_size(llama_context * ctx) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_get_size(ctx);
-    return guarded([&] { return pass->state_get().size(); }, zero);
-}
-size_t harp_state_get_data(llama_context * ctx, uint8_t * dst, size_t size) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_get_data(ctx, dst, size);
-    return guarded([&] { return copy_state(pass->state_get(), dst, size); }, zero);
-}
-size_t harp_state_set_data(llama_context * ctx, const uint8_t * src, size_t size) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_set_data(ctx, src, size);
     return guarded(
         [&] {
-            pass->state_set({src, size});
-            return size;
+            const ForwardPass * pass = find(mem);
+            return pass != nullptr ? pass->memory_seq_pos_max(seq_id) : llama_memory_seq_pos_max(mem, seq_id);
         },
-        zero);
-}
-
-size_t harp_state_seq_get_size_ext(llama_context * ctx, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_seq_get_size_ext(ctx, seq_id, flags);
-    return guarded([&] { return pass->state_seq_get(seq_id, flags).size(); }, zero);
-}
-size_t harp_state_seq_get_data_ext(llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id,
-                                   llama_state_seq_flags flags) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_seq_get_data_ext(ctx, dst, size, seq_id, flags);
-    return guarded([&] { return copy_state(pass->state_seq_get(seq_id, flags), dst, size); }, zero);
-}
-size_t harp_state_seq_set_data_ext(llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id dest_seq_id,
-                                   llama_state_seq_flags flags) {
-    ForwardPass * pass = harp::capi::find(ctx);
-    if (pass == nullptr) return llama_state_seq_set_data_ext(ctx, src, size, dest_seq_id, flags);
-    return guarded(
-        [&] {
-            pass->state_seq_set({src, size}, dest_seq_id, flags);
-            return size;
-        },
-        zero);
-}
-size_t harp_state_seq_get_size(llama_context * ctx, llama_seq_id seq_id) {
-    return harp_state_seq_get_size_ext(ctx, seq_id, LLAMA_STATE_SEQ_FLAGS_NONE);
-}
-size_t harp_state_seq_get_data(llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id) {
-    return harp_state_seq_get_data_ext(ctx, dst, size, seq_id, LLAMA_STATE_SEQ_FLAGS_NONE);
-}
-size_t harp_state_seq_set_data(llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id dest_seq_id) {
-    return harp_state_seq_set_data_ext(ctx, src, size, dest_seq_id, LLAMA_STATE_SEQ_FLAGS_NONE);
-}
-
-}  // extern "C"
-
-bool harp_state_save_file(llama_context * ctx, const char * path_session, const llama_token * tokens,
-                          size_t n_token_count) {
-    ForwardPass * pass = find_hesitating(ctx);
-    if (pass == nullptr) return llama_state_save_file(ctx, path_session, tokens, n_token_count);
-    return guarded(
-        [&] {
-            write_state_file(path_session, StateKind::context, {tokens, n_token_count}, pass->state_get());
-            return true;
-        },
-        never);
-}
-bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_token * tokens_out,
-                          size_t n_token_capacity, size_t * n_token_count_out) {
-    ForwardPass * pass = find_hesitating(ctx);
-    if (pass == nullptr) {
-        return llama_state_load_file(ctx, path_session, tokens_out, n_token_capacity, n_token_count_out);
-    }
-    return guarded(
-        [&] {
-            const StateFile file = read_state_file(path_session, StateKind::context, tokens_out != nullptr);
-            if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) pass->state_set(file.state);
-            return true;
-        },
-        never);
-}
-size_t harp_state_seq_save_file(llama_context * ctx, const char * filepath, llama_seq_id seq_id,
-                                const llama_token * tokens, size_t n_token_count) {
-    ForwardPass * pass = find_hesitating(ctx);
-    if (pass == nullptr) return llama_state_seq_save_file(ctx, filepath, seq_id, tokens, n_token_count);
-    return guarded(
-        [&] {
-            return write_state_file(filepath, StateKind::sequence, {tokens, n_token_count},
-                                    pass->state_seq_get(seq_id));
-        },
-        zero);
-}
-size_t harp_state_seq_load_file(llama_context * ctx, const char * filepath, llama_seq_id dest_seq_id,
-                                llama_token * tokens_out, size_t n_token_capacity, size_t * n_token_count_out) {
-    ForwardPass * pass = find_hesitating(ctx);
-    if (pass == nullptr) {
-        return llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity, n_token_count_out);
-    }
-    return guarded(
-        [&] {
-            const StateFile file = read_state_file(filepath, StateKind::sequence, tokens_out != nullptr);
-            if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) {
-                pass->state_seq_set(file.state, dest_seq_id);
-            }
-            return file.n_bytes;
-        },
-        zero);
-}
-
-llama_token harp_sampler_sample(llama_sampler * smpl, llama_context * ctx, int32_t idx) {
-    ForwardPass * pass = find_hesitating(ctx);
-    if (pass == nullptr) return llama_sampler_sample(smpl, ctx, idx);
-    const float * logits = pass->logits(idx);
-    if (logits == nullptr) {
-        last_error = "row " + std::to_string(idx) + " of the last batch is not an output row";
-        return LLAMA_TOKEN_NULL;
-    }
-    std::vector<llama_token_data> candidates;
-    candidates.reserve(static_cast<size_t>(pass->n_vocab()));
-    for (llama_token id = 0; id < pass->n_vocab(); ++id) candidates.push_back({id, logits[id], 0.0F});
-    llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
-    llama_sampler_apply(smpl, &array);
-    if (array.selected < 0) {
-        last_error = "the sampler chose no token: its last part must be one that chooses, such as greedy";
-        return LLAMA_TOKEN_NULL;
-    }
-    const llama_token token = array.data[array.selected].id;
-    llama_sampler_accept(smpl, token);
-    return token;
-}
-bool harp_set_sampler(llama_context * ctx, llama_seq_id seq_id, llama_sampler * smpl) {
-    if (find_hesitating(ctx) != nullptr) return smpl == nullptr;
-    return llama_set_sampler(ctx, seq_id, smpl);
+        always(-1));
 }

@@ -1,24 +1,22 @@
-// harp_process: llama_process for handles with HARP. llama_batch_ext is opaque in llama.h; this one file reads the
-// pinned source's own definition of it (src/llama-batch.h).
-#include <algorithm>
-#include <vector>
-
+// harp_process: llama_process for handles with HARP.
+#include "capi/batch_conversion.h"
+#include "capi/guard.h"
 #include "capi/registry.h"
-#include "forward/batch_rows.h"
 #include "harp/harp.h"
-#include "llama-batch.h"
+#include "harp/registration.h"
 
-extern "C" int32_t harp_process(llama_context * ctx, llama_process_type type, llama_batch_ext * batch) {
-    if (harp::capi::find(ctx) == nullptr || type != LLAMA_PROCESS_TYPE_DECODE) return llama_process(ctx, type, batch);
-    harp::forward::BatchRows rows;
-    bool has_embeddings = false;
-    for (const auto & token : batch->tokens) {
-        has_embeddings = has_embeddings || token.has_embd;
-        std::vector<llama_seq_id> ids(token.seq_ids.begin(), token.seq_ids.end());
-        std::sort(ids.begin(), ids.end());
-        rows.add(token.id, token.pos[0], ids, token.output);
-    }
-    llama_batch view = rows.view();
-    if (has_embeddings) view.token = nullptr;  // refused by name in decode()
-    return harp_decode(ctx, view);
+int32_t harp::process(llama_context * context, llama_process_type type, llama_batch_ext * batch,
+                      const CountUsefulOutputs & count_useful) {
+    return capi::guarded(
+        [&] {
+            ForwardPass * pass = capi::find_enabled(context);
+            if (pass == nullptr || type != LLAMA_PROCESS_TYPE_DECODE) return llama_process(context, type, batch);
+            pass->decode(capi::ConvertedBatch(*batch).batch(), count_useful);
+            return 0;
+        },
+        capi::decode_result);
+}
+
+int32_t harp_process(llama_context * ctx, llama_process_type type, llama_batch_ext * batch) {
+    return harp::process(ctx, type, batch, {});
 }

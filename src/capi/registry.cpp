@@ -37,6 +37,10 @@ ForwardPass * find(const llama_context * context) {
 ForwardPass * find(llama_memory_t memory) {
     return look_up(registry().by_memory, memory);
 }
+ForwardPass * find_enabled(const llama_context * context) {
+    ForwardPass * pass = find(context);
+    return pass != nullptr && pass->enabled() ? pass : nullptr;
+}
 
 llama_context * adopt(std::unique_ptr<ForwardPass> pass) {
     llama_context * context = pass->context();

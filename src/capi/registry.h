@@ -10,6 +10,8 @@ namespace harp::capi {
 /// @return the pass over a context or over a context's memory; nullptr if it is a plain one. Thread-safe.
 [[nodiscard]] ForwardPass * find(const llama_context * context);
 [[nodiscard]] ForwardPass * find(llama_memory_t memory);
+/// The pass over a context if HARP is on there, else nullptr. Thread-safe.
+[[nodiscard]] ForwardPass * find_enabled(const llama_context * context);
 
 /// Lists a pass, which the registry then owns. @return its handle
 llama_context * adopt(std::unique_ptr<ForwardPass> pass);

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "common.h"
-#include "sampling.h"
 
 namespace harp::decoding {
 
@@ -17,6 +16,10 @@ bool ends_within(const std::string & text, size_t n_new, const std::vector<std::
         const size_t looked_at = std::min(text.size(), n_new + stop.size() - 1);
         return text.find(stop, text.size() - looked_at) != std::string::npos;
     });
+}
+
+std::span<const float> logits_of(ForwardPass & pass, int32_t row) {
+    return {pass.logits(row), static_cast<size_t>(pass.n_vocab())};
 }
 
 }  // namespace
@@ -32,23 +35,11 @@ const char * to_string(StopReason reason) noexcept {
     return "unknown";
 }
 
-void check_prompt(const ForwardPass & pass, const std::vector<llama_token> & prompt) {
-    if (prompt.empty()) throw Error(ErrorCode::invalid_input, "the prompt is empty");
-    if (prompt.size() >= pass.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input, "the prompt has " + std::to_string(prompt.size()) +
-                                                  " tokens and the context room for " +
-                                                  std::to_string(pass.n_ctx_seq()) +
-                                                  " with the answer; shorten it or raise the context size (-c)");
-    }
-}
-
-void accept_prompt(common_sampler & sampler, const std::vector<llama_token> & prompt) {
-    common_sampler_reset(&sampler);
-    for (const llama_token token : prompt) common_sampler_accept(&sampler, token, /*is_generated=*/false);
-}
-
-Answer::Answer(ForwardPass & pass, common_sampler & sampler, GenerationLimits limits)
-    : sampler_(&sampler), vocab_(llama_model_get_vocab(llama_get_model(pass.context()))), limits_(std::move(limits)) {}
+Answer::Answer(ForwardPass & pass, Sampler sampler, GenerationLimits limits, bool records)
+    : sampler_(std::move(sampler)),
+      vocab_(llama_model_get_vocab(llama_get_model(pass.context()))),
+      limits_(std::move(limits)),
+      records_(records || pass.enabled()) {}
 
 std::optional<StopReason> Answer::stop_reason() const {
     if (has_stop_string_) return StopReason::stop_string;
@@ -56,14 +47,14 @@ std::optional<StopReason> Answer::stop_reason() const {
     return std::nullopt;
 }
 
-std::optional<GeneratedToken> Answer::draw(ForwardPass & pass, int32_t row, llama_pos position) {
+std::optional<GeneratedToken> Answer::sample(ForwardPass & pass, int32_t row, llama_pos position) {
     GeneratedToken token;
-    token.id = common_sampler_sample(sampler_, pass.context(), row);
+    token.id = sampler_.sample(logits_of(pass, row));
     token.position = position;
-    token.record = pass.step(row);
+    if (records_) token.record = pass.step(row);
     ++result_.n_steps;
     result_.n_hesitations += token.record.hesitated ? 1 : 0;
-    common_sampler_accept(sampler_, token.id, /*is_generated=*/true);
+    sampler_.accept(token.id);
     if (llama_vocab_is_eog(vocab_, token.id)) return std::nullopt;
 
     token.piece = common_token_to_piece(vocab_, token.id, /*special=*/false);
@@ -71,6 +62,17 @@ std::optional<GeneratedToken> Answer::draw(ForwardPass & pass, int32_t row, llam
     has_stop_string_ = ends_within(result_.text, token.piece.size(), limits_.stop_strings);
     ++result_.n_generated;
     return token;
+}
+
+/// (A sample that a second pass may still change counts as it is; ForwardPass asks again after that pass.)
+size_t Answer::count_useful_rows(ForwardPass & pass, int32_t row, std::span<const llama_token> draft) const {
+    Sampler ahead = sampler_.clone();
+    for (size_t i = 0; i < draft.size(); ++i) {
+        const llama_token token = ahead.sample(logits_of(pass, row + static_cast<int32_t>(i)));
+        if (token != draft[i]) return i + 1;
+        ahead.accept(token);
+    }
+    return draft.size() + 1;
 }
 
 }  // namespace harp::decoding

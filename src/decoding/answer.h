@@ -1,13 +1,13 @@
-// One answer as it grows: draws its tokens, and knows when it ends. The part that all generation loops share.
+// One answer as it grows: samples its tokens, and knows when it ends.
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "decoding/sampler.h"
 #include "harp/forward_pass.h"
-
-struct common_sampler;
 
 namespace harp::decoding {
 
@@ -36,38 +36,40 @@ struct GenerationResult {
     StopReason reason = StopReason::length;
     std::string text;  ///< of the generated tokens, stop string and what its last token has behind it included
     int n_generated = 0;
-    int n_steps = 0;        ///< tokens drawn, the end token included
-    int n_hesitations = 0;  ///< of these steps
-    double seconds = 0;     ///< from the first sampled token to the last, without the prompt
+    int n_steps = 0;            ///< tokens sampled, the end token included
+    int n_hesitations = 0;      ///< of these steps
+    size_t n_prompt = 0;        ///< tokens of the prompt that were decoded; the others the sequence held already
+    double prompt_seconds = 0;  ///< of the prompt's batches its share, by rows
+    double seconds = 0;         ///< from there to the last token, of batches likewise its share
 };
-
-/// @throws Error{invalid_input} if a prompt is empty, or leaves no room in the context for a token
-void check_prompt(const ForwardPass & pass, const std::vector<llama_token> & prompt);
-
-/// Begins a sampler anew behind a prompt.
-void accept_prompt(common_sampler & sampler, const std::vector<llama_token> & prompt);
 
 class Answer {
   public:
-    /// @param sampler borrowed; has accepted the prompt
-    Answer(ForwardPass & pass, common_sampler & sampler, GenerationLimits limits);
+    /// @param sampler has accepted the prompt
+    /// @param records whether steps are recorded with HARP off too, where each costs an entropy
+    Answer(ForwardPass & pass, Sampler sampler, GenerationLimits limits, bool records);
 
-    /// Why no further token may be drawn; nullopt: one may.
+    /// Why no further token may be sampled; nullopt: one may.
     [[nodiscard]] std::optional<StopReason> stop_reason() const;
-    /// Draws the token that follows `row` of the pass's last batch, and takes it into the text.
+    /// Samples the token that follows `row` of the pass's last batch, and takes it into the text.
     /// @param position that the token will take
     /// @return nullopt if the model chose to end
-    [[nodiscard]] std::optional<GeneratedToken> draw(ForwardPass & pass, int32_t row, llama_pos position);
+    [[nodiscard]] std::optional<GeneratedToken> sample(ForwardPass & pass, int32_t row, llama_pos position);
+    /// How many rows from `row` on are of use, of one that is followed by those of a draft: samples ahead, with the logits as
+    /// they are now. Rows behind the first token that differs from the draft will be taken back.
+    [[nodiscard]] size_t count_useful_rows(ForwardPass & pass, int32_t row, std::span<const llama_token> draft) const;
 
     [[nodiscard]] const GenerationLimits & limits() const noexcept { return limits_; }
     [[nodiscard]] const GenerationResult & result() const noexcept { return result_; }
+    [[nodiscard]] GenerationResult & result() noexcept { return result_; }  ///< reason, prompt, seconds: the loop's
 
   private:
-    common_sampler * sampler_;
+    Sampler sampler_;
     const llama_vocab * vocab_;
     GenerationLimits limits_;
+    bool records_;
     bool has_stop_string_ = false;
-    GenerationResult result_;  // its reason and seconds are the loop's to fill in
+    GenerationResult result_;
 };
 
 }  // namespace harp::decoding

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "forward/batch_rows.h"
+#include "decoding/feed.h"
 #include "method/entropy.h"
 #include "method/mixing.h"
 
@@ -46,20 +46,25 @@ void add_score(ScoreResult & result, const Distribution & vanilla, const Distrib
 Options shared_reading(std::span<const Options> asked) {
     Options reading;
     reading.threshold = std::numeric_limits<double>::infinity();
+    bool thresholds_differ = false;
     for (const Options & options : asked) {
         if (options.is_vanilla()) continue;
         Options other = options;
+        thresholds_differ = thresholds_differ || (!reading.is_vanilla() && options.threshold != reading.threshold);
         other.threshold = std::min(other.threshold, reading.threshold);
         other.beta = 0;
         reading = reading.is_vanilla() ? other : reading;
         reading.threshold = other.threshold;
         if (reading != other)
             throw Error(ErrorCode::invalid_option, "options: several for one reading may differ in threshold and beta");
-        if (other.redraw != 0) {
-            throw Error(ErrorCode::invalid_option, "redraw: " + std::to_string(other.redraw) +
-                                                       " draws masks where it hesitates, so that several thresholds "
-                                                       "cannot share a reading; allowed: 0");
-        }
+    }
+    const bool is_uniform = reading.perturbation == Perturbation::uniform;
+    if (thresholds_differ && (is_uniform || reading.redraw != 0)) {
+        throw Error(
+            ErrorCode::invalid_option,
+            (is_uniform ? "perturbation: uniform" : "redraw: " + std::to_string(reading.redraw)) +
+                " makes the noise depend on where it hesitates, so that several thresholds cannot share a reading; "
+                "allowed: perturbation dropout or gaussian, redraw 0");
     }
     return reading;
 }
@@ -71,6 +76,12 @@ BatchScorer::BatchScorer(ForwardPass & pass)
     pass_.memory_clear(false);
     for (size_t s = 0; s < slots_.size(); ++s) {
         pass_.keep_vanilla_logits(static_cast<llama_seq_id>(s), true);
+    }
+}
+
+BatchScorer::~BatchScorer() {
+    for (size_t s = 0; s < slots_.size(); ++s) {
+        pass_.keep_vanilla_logits(static_cast<llama_seq_id>(s), false);
     }
 }
 
@@ -105,6 +116,14 @@ size_t BatchScorer::submit(ScoreRequest request) {
 bool BatchScorer::is_idle() const noexcept {
     return waiting_.empty() &&
            std::none_of(slots_.begin(), slots_.end(), [](const auto & slot) { return slot != nullptr; });
+}
+
+/// Whether a group waits and the cells, which sequences may share, are enough for it beside those under way.
+bool BatchScorer::has_room_for_next() const {
+    if (waiting_.empty()) return false;
+    size_t n_cells = waiting_.front()->rows().size();
+    for (const auto & group : slots_) n_cells += group ? group->rows().size() : 0;
+    return n_cells <= pass_.n_ctx();
 }
 
 /// Gives the first waiting group to a free sequence.
@@ -160,26 +179,22 @@ void BatchScorer::step(const OnResult & on_result) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
     forward::BatchRows rows;
-    size_t n_outputs = 0;
-    const size_t most_outputs = output_rows_per_batch(pass_);
+    Room room{pass_.n_batch(), output_rows_per_batch(pass_)};
     for (size_t s = 0; s < slots_.size(); ++s) {
         const auto sequence = static_cast<llama_seq_id>(s);
-        if (!slots_[s] && !waiting_.empty()) begin(sequence);
+        if (!slots_[s] && has_room_for_next()) begin(sequence);
         if (!slots_[s]) continue;
         Group & group = *slots_[s];
-        const auto & tokens = group.asked.tokens;
-        group.n_rows = 0;
-        for (size_t i = group.n_decoded; i + 1 < tokens.size() && rows.size() < pass_.n_batch(); ++i) {
-            const bool is_output = i + 1 >= group.asked.n_context;
-            if (is_output && n_outputs == most_outputs) break;
-            n_outputs += is_output ? 1 : 0;
-            rows.add(tokens[i], static_cast<llama_pos>(i), {&sequence, 1}, is_output);
-            ++group.n_rows;
-        }
+        group.n_rows = add_rows(rows, room,
+                                {.sequence = sequence,
+                                 .tokens = group.rows(),
+                                 .n_silent = group.asked.n_context - 1,
+                                 .n_done = group.n_decoded});
     }
     if (rows.size() == 0) return;
     const double second_passes_before = pass_.statistics().second_pass_seconds;
     pass_.decode(rows.view());
+    n_decoded_ += rows.size();
 
     int32_t row = 0;
     for (const auto & group : slots_) {
@@ -201,7 +216,7 @@ void BatchScorer::step(const OnResult & on_result) {
             const bool is_vanilla = options.size() > 1 && options[set].is_vanilla();
             group.common[set].seconds += share * (is_vanilla ? seconds - of_second_passes : seconds);
         }
-        if (group.n_decoded + 1 < group.asked.tokens.size()) continue;
+        if (group.n_decoded < group.rows().size()) continue;
         pass_.memory_seq_rm(static_cast<llama_seq_id>(s), -1, -1);
         finish(*std::exchange(slots_[s], nullptr), on_result);
     }

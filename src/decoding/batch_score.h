@@ -18,7 +18,8 @@ struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
     /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading;
-    /// they may differ in threshold and beta, which change nothing of what the passes compute, unless one is_vanilla().
+    /// they may differ in beta and threshold, which change nothing of what the passes compute (in beta alone with uniform noise or
+    /// redraw, which depend on where it hesitates), unless one is_vanilla().
     std::vector<Options> options;
     uint32_t mask_sequence = 0;  ///< which of the seed's mask families
 };
@@ -38,14 +39,20 @@ class BatchScorer {
     /// One result for each of the request's options, or one.
     using OnResult = std::function<void(size_t request, std::span<const ScoreResult> results)>;
 
-    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits.
+    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits as long as the
+    /// scorer lives.
     explicit BatchScorer(ForwardPass & pass);
+    ~BatchScorer();
+    BatchScorer(const BatchScorer &) = delete;
+    BatchScorer & operator=(const BatchScorer &) = delete;
 
     /// Queues a request. @return its number: 0, 1, ...
     /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option},
     ///         also for several options that cannot share a reading
     size_t submit(ScoreRequest request);
     [[nodiscard]] bool is_idle() const noexcept;
+    /// Rows decoded so far, of all requests.
+    [[nodiscard]] size_t n_decoded() const noexcept { return n_decoded_; }
 
     /// Decodes one batch. No-op when idle.
     /// @throws what ForwardPass::decode throws; nothing of the batch stays behind, the requests stay as they were
@@ -64,8 +71,14 @@ class BatchScorer {
         std::vector<std::vector<ScoreResult>> results;  // [member][option set]
         size_t n_decoded = 0;
         size_t n_rows = 0;  // of the present batch
+
+        /// What is decoded: nobody asks what follows the last token.
+        [[nodiscard]] std::span<const llama_token> rows() const {
+            return std::span(asked.tokens).first(asked.tokens.size() - 1);
+        }
     };
 
+    [[nodiscard]] bool has_room_for_next() const;
     void begin(llama_seq_id sequence);
     void score_row(Group & group, int32_t row, size_t position);
     static void finish(Group & group, const OnResult & on_result);
@@ -73,6 +86,7 @@ class BatchScorer {
     ForwardPass & pass_;
     std::vector<float> mixed_;  // [n_vocab], for one of several options
     size_t n_submitted_ = 0;
+    size_t n_decoded_ = 0;
     std::deque<std::shared_ptr<Group>> waiting_;
     std::map<std::vector<llama_token>, std::weak_ptr<Group>> by_prefix_;  // those that wait
     std::vector<std::shared_ptr<Group>> slots_;                           // [sequence]

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "forward/batch_rows.h"
+#include "decoding/feed.h"
 
 namespace harp::decoding {
 
@@ -82,18 +82,12 @@ class BeamSequences {
 };
 
 void decode_prompt(ForwardPass & pass, const std::vector<llama_token> & prompt, const BeamCallbacks & callbacks) {
-    const llama_seq_id sequence = 0;
     pass.memory_clear(false);
-    pass.set_prompt_end(sequence, static_cast<llama_pos>(prompt.size()));
-    for (size_t done = 0; done < prompt.size();) {
-        forward::BatchRows rows;
-        const size_t end = std::min<size_t>(prompt.size(), done + pass.n_batch());
-        for (; done < end; ++done) {
-            rows.add(prompt[done], static_cast<llama_pos>(done), {&sequence, 1}, done + 1 == prompt.size());
-        }
-        pass.decode(rows.view());
-        if (callbacks.on_prompt) callbacks.on_prompt(done, prompt.size());
-    }
+    pass.set_prompt_end(0, static_cast<llama_pos>(prompt.size()));
+    decode_feed(pass, {.tokens = prompt, .n_silent = prompt.size() - 1}, [&](size_t n_done) {
+        if (callbacks.on_prompt) callbacks.on_prompt(n_done, prompt.size());
+        return true;
+    });
 }
 
 }  // namespace
@@ -112,15 +106,16 @@ BeamResult beam_decode(ForwardPass & pass, const std::vector<llama_token> & prom
         result.prompt_seconds = seconds_since(prompt_start);
 
         const auto start = Clock::now();
+        const bool has_records = options.records || pass.enabled();
         forward::BatchRows rows;
-        int32_t first_row = static_cast<int32_t>((prompt.size() - 1) % pass.n_batch());  // of the running beams' logits
+        int32_t first_row = -1;  // of the running beams' logits; at first the last one of the prompt
         while (!search.is_done()) {
             std::vector<std::vector<BeamCandidate>> candidates;
             std::vector<StepRecord> records;
             for (int32_t i = 0; i < static_cast<int32_t>(search.n_running()); ++i) {
                 const std::span<const float> logits(pass.logits(first_row + i), static_cast<size_t>(pass.n_vocab()));
                 candidates.push_back(top_candidates(logits, search.n_candidates()));
-                records.push_back(pass.step(first_row + i));
+                records.push_back(has_records ? pass.step(first_row + i) : StepRecord{});
             }
             const auto & branches = search.advance(candidates, records);
             ++result.n_steps;

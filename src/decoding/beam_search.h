@@ -39,6 +39,7 @@ struct BeamOptions {
     LengthNorm norm = LengthNorm::gnmt;
     EarlyStopping early_stopping = EarlyStopping::heuristic;
     BeamVariant variant = BeamVariant::standard;
+    bool records = true;  ///< of the steps with HARP off too, where each costs an entropy
 };
 
 /// Throws Error{invalid_option} naming field, value and range.

@@ -10,8 +10,6 @@ namespace harp::decoding {
 
 namespace {
 
-constexpr llama_seq_id sequence = 0;
-
 bool names_no_type(const common_params_speculative & params) {
     return std::all_of(params.types.begin(), params.types.end(),
                        [](common_speculative_type type) { return type == COMMON_SPECULATIVE_TYPE_NONE; });
@@ -47,8 +45,10 @@ std::unique_ptr<Drafter> Drafter::make(ForwardPass & target, const common_params
     const std::string & path = params.speculative.draft.mparams.path;
     try {
         if (params.speculative.has_dft()) {
-            common_params draft_params = common_base_params_to_speculative(params);
-            draft_params.n_parallel = 1;
+            common_params target_params = params;
+            target_params.n_parallel = static_cast<int32_t>(target.n_seq_max());
+            target_params.kv_unified = target.n_seq_max() > 1 && target.n_ctx_seq() == target.n_ctx();
+            common_params draft_params = common_base_params_to_speculative(target_params);
             impl->draft_model =
                 common_speculative_init_from_params(draft_params, const_cast<llama_model *>(model), context);
             if (impl->draft_model->context() == nullptr)
@@ -57,7 +57,7 @@ std::unique_ptr<Drafter> Drafter::make(ForwardPass & target, const common_params
             impl->params.draft.ctx_dft = impl->draft_model->context();
             if (names_no_type(impl->params)) impl->params.types = {COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE};
         }
-        impl->speculation.reset(common_speculative_init(impl->params, 1));
+        impl->speculation.reset(common_speculative_init(impl->params, target.n_seq_max()));
     } catch (const Error &) {
         throw;
     } catch (const std::exception & error) {
@@ -73,11 +73,12 @@ std::unique_ptr<Drafter> Drafter::make(ForwardPass & target, const common_params
 Drafter::Drafter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Drafter::~Drafter() = default;
 
-void Drafter::begin(const std::vector<llama_token> & prompt) {
+void Drafter::begin(llama_seq_id sequence, const std::vector<llama_token> & prompt) {
     common_speculative_begin(impl_->speculation.get(), sequence, prompt);
 }
 
-std::vector<llama_token> Drafter::draft(const std::vector<llama_token> & tokens, llama_token last, size_t n_max) {
+std::vector<llama_token> Drafter::draft(llama_seq_id sequence, const std::vector<llama_token> & tokens,
+                                        llama_token last, size_t n_max) {
     std::vector<llama_token> result;
     if (n_max == 0) return result;
     const auto start = std::chrono::steady_clock::now();
@@ -87,30 +88,30 @@ std::vector<llama_token> Drafter::draft(const std::vector<llama_token> & tokens,
     common_speculative_draft(impl_->speculation.get());
     if (result.size() > n_max) result.resize(n_max);
     // the draft model has decoded its own proposal; follow() will do so again, with what the target saw
-    truncate(position);
+    truncate(sequence, position);
     statistics_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     statistics_.drafted += result.size();
     statistics_.batches += result.empty() ? 0U : 1U;
     return result;
 }
 
-void Drafter::follow(const llama_token * tokens, size_t n, llama_pos first) {
+void Drafter::follow(const llama_batch & rows) {
     const auto start = std::chrono::steady_clock::now();
     impl_->batch.clear();
-    for (size_t i = 0; i < n; ++i)
-        impl_->batch.add(tokens[i], first + static_cast<llama_pos>(i), sequence, /*output=*/true);
+    for (int32_t i = 0; i < rows.n_tokens; ++i)
+        impl_->batch.add(rows.token[i], rows.pos[i], *rows.seq_id[i], /*output=*/true);
     if (!common_speculative_process(impl_->speculation.get(), impl_->batch))
         throw Error(ErrorCode::decode_failed, "the draft model could not follow the target");
     statistics_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void Drafter::accept(size_t n_accepted, llama_pos end) {
+void Drafter::accept(llama_seq_id sequence, size_t n_accepted, llama_pos end) {
     common_speculative_accept(impl_->speculation.get(), sequence, static_cast<uint16_t>(n_accepted));
     statistics_.accepted += n_accepted;
-    truncate(end);
+    truncate(sequence, end);
 }
 
-void Drafter::truncate(llama_pos end) {
+void Drafter::truncate(llama_seq_id sequence, llama_pos end) {
     if (llama_memory_t memory = impl_->memory(); memory != nullptr) llama_memory_seq_rm(memory, sequence, end, -1);
 }
 

@@ -21,10 +21,10 @@ struct SpeculationStatistics {
     double seconds = 0;     ///< in drafting, the draft model's own decoding included
 };
 
-/// The draft side of one sequence. It stays vanilla: only the target hesitates.
+/// The draft side of the target's sequences. It stays vanilla: only the target hesitates.
 class Drafter {
   public:
-    /// @param params as from llama.cpp's flags: --spec-type, -md and theirs; sequences: one
+    /// @param params as from llama.cpp's flags: --spec-type, -md and theirs
     /// @return nullptr if they ask for no speculation
     /// @throws Error{invalid_input}    the draft model cannot be loaded, or has another vocabulary
     /// @throws Error{unsupported_call} the target's memory cannot take back rejected tokens (recurrent models)
@@ -32,16 +32,16 @@ class Drafter {
     ~Drafter();
 
     /// After the prompt was decoded, and followed.
-    void begin(const std::vector<llama_token> & prompt);
+    void begin(llama_seq_id sequence, const std::vector<llama_token> & prompt);
     /// At most `n_max` tokens that may follow `tokens` and then `last`; possibly none.
-    [[nodiscard]] std::vector<llama_token> draft(const std::vector<llama_token> & tokens, llama_token last,
-                                                 size_t n_max);
-    /// The target has decoded these tokens, the first of them at position `first`.
-    void follow(const llama_token * tokens, size_t n, llama_pos first);
-    /// `n_accepted` tokens of the latest draft were confirmed, and the sequence now ends before position `end`.
-    void accept(size_t n_accepted, llama_pos end);
+    [[nodiscard]] std::vector<llama_token> draft(llama_seq_id sequence, const std::vector<llama_token> & tokens,
+                                                 llama_token last, size_t n_max);
+    /// The target has decoded these rows, each of one sequence.
+    void follow(const llama_batch & rows);
+    /// `n_accepted` tokens of the sequence's latest draft were confirmed, and it now ends before position `end`.
+    void accept(llama_seq_id sequence, size_t n_accepted, llama_pos end);
     /// The sequence was cut: it now ends before position `end`.
-    void truncate(llama_pos end);
+    void truncate(llama_seq_id sequence, llama_pos end);
 
     [[nodiscard]] const SpeculationStatistics & statistics() const noexcept { return statistics_; }
 

@@ -1,58 +1,119 @@
-// The generation loop: prompt in, one token a step out. Knows nothing of HARP: that is a property of the forward pass.
+// The generation loop: prompts in, tokens out, a step at a time; one answer or many at once, in one batch. Knows nothing of
+// HARP: that is a property of the forward pass.
 #pragma once
 
+#include <deque>
 #include <functional>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "decoding/answer.h"
 #include "decoding/drafter.h"
+#include "decoding/feed.h"
 #include "harp/forward_pass.h"
 
 namespace harp::decoding {
 
-/// One sequence of a ForwardPass with a sampler on top; remembers its tokens, so that a prompt that begins as the last one
-/// did is not decoded again.
+/// What is to be answered, and how.
+struct Request {
+    std::vector<llama_token> prompt;
+    GenerationLimits limits;
+    Sampler sampler;
+    std::optional<Options> options = std::nullopt;  ///< nullopt: those the sequence has; must be so with HARP off
+    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
+    /// A sequence that was kept and begins as the prompt does is not decoded again, and is kept again afterwards.
+    bool reuses_prefix = false;
+    bool records = true;  ///< of the steps with HARP off too, where each costs an entropy
+};
+
+/// Called at each token. @return false to end its answer
+using OnToken = std::function<bool(size_t request, const GeneratedToken & token)>;
+/// Called at each end.
+using OnResult = std::function<void(size_t request, const GenerationResult & result)>;
+/// Called after each batch with rows of a prompt: how many are decoded, of those that the sequence did not hold.
+using OnPrompt = std::function<void(size_t request, size_t done, size_t total)>;
+
+/// The answers of a pass's sequences. Requests wait in a queue; each sequence works at one; each step is one batch.
+///
+///   sequence 0   [prompt of request 0......] a  b  c  end | [prompt of request 3..
+///   sequence 1   [prompt of request 1] d  e  f  g  h  i ...
+///   sequence 2   [prompt of request 2..........................       one batch a step: a column of rows
 class Generator {
   public:
-    /// Called after each token. @return false to stop
-    using OnToken = std::function<bool(const GeneratedToken &)>;
-    /// Called during a long prompt: rows decoded, rows in all.
-    using OnProgress = std::function<void(size_t done, size_t total)>;
+    struct Events {
+        OnToken on_token;
+        OnResult on_result;
+        OnPrompt on_prompt = {};
+    };
 
-    /// @param pass    made by harp_init_from_model, so that the sampler finds it by its context
-    /// @param sampler borrowed; llama.cpp's common_sampler
-    /// @param drafter borrowed; nullptr: no speculation. The text is the same with it and without.
-    Generator(ForwardPass & pass, common_sampler & sampler, Drafter * drafter = nullptr);
+    /// Takes over all of the pass's sequences, and empties its memory.
+    /// @param drafter borrowed, for all of the pass's sequences; nullptr: no speculation. The text is the same with it and
+    ///                without.
+    explicit Generator(ForwardPass & pass, Drafter * drafter = nullptr);
 
-    /// Brings the sequence to `tokens`, keeping the common prefix with what it holds; logits of the last one are ready.
-    /// @return tokens decoded (the others were kept)
-    /// @throws Error{invalid_input} if the prompt is empty or longer than the context; what ForwardPass::decode throws
-    size_t set_prompt(const std::vector<llama_token> & tokens, const OnProgress & on_progress = {});
+    /// Queues a request. It begins when a sequence is free and the context has room for its prompt beside the others.
+    /// @return its number: 0, 1, ...
+    /// @throws Error{invalid_input} if the prompt is empty or leaves no room in the context; Error{invalid_option}
+    size_t submit(Request request);
+    /// Takes a request out, waiting or begun; its result is not reported. No-op if it has ended.
+    void cancel(size_t request);
+    [[nodiscard]] bool is_idle() const noexcept;
 
-    /// Generates after set_prompt().
-    /// @throws what ForwardPass::decode throws, except context_full and aborted, which end the generation
-    GenerationResult generate(const GenerationLimits & limits, const OnToken & on_token);
+    /// Decodes one batch and samples the tokens it gives. No-op when idle. Where the context is full the request that came
+    /// last goes: it waits once more if it has no token yet, else it ends.
+    /// @throws what ForwardPass::decode throws, except context_full; nothing of the batch stays behind, the requests stay as
+    ///         they were
+    void step(const Events & events);
 
-    [[nodiscard]] const std::vector<llama_token> & tokens() const noexcept { return tokens_; }
+    /// Answers a request while nothing else is under way.
+    /// @throws as submit() and step(), except aborted behind the first token, which ends the answer; what the callbacks throw
+    GenerationResult answer(Request request, const std::function<bool(const GeneratedToken &)> & on_token,
+                            const std::function<void(size_t done, size_t total)> & on_prompt = {});
 
   private:
-    void decode_prompt(const llama_token * tokens, size_t n, bool last_is_output);
-    size_t keep_common_prefix(const std::vector<llama_token> & tokens);
-    GenerationResult run(const GenerationLimits & limits, const OnToken & on_token);
-    void advance(llama_token token, size_t n_draft_max);
-    void decode_with_draft(llama_token token, size_t n_draft_max);
+    struct Work {  // a request under way
+        size_t request;
+        Request asked;
+        Answer answer;
+        std::vector<llama_token>
+            pending;         // to be decoded: of the prompt, or the token sampled last and a draft behind it
+        size_t n_draft = 0;  // of pending, the last
+        size_t n_rows = 0;   // of the latest batch
+        int32_t row = -1;    // of the latest batch that is to be sampled from; -1: none
+
+        [[nodiscard]] bool reads_prompt() const noexcept { return answer.result().n_steps == 0; }
+    };
+    struct Slot {                         // a sequence
+        std::vector<llama_token> tokens;  // that it holds for good
+        size_t n_drafted = 0;             // decoded behind them in the latest batch, until settle()
+        size_t n_confirmed = 0;           // of these; they are in tokens too
+        std::optional<Work> work;
+    };
+
+    [[nodiscard]] size_t n_cells(bool of_work) const;
+    [[nodiscard]] std::optional<size_t> free_slot(const Request & request) const;
+    void begin_waiting();
+    void begin(size_t s, size_t number, Request request);
+    void end(size_t s, StopReason reason, const OnResult & on_result);
+    void leave(size_t s);
+    void settle(size_t s);
+    void empty(size_t s);
+    void decode(const Events & events);
+    void draft();
+    [[nodiscard]] size_t room_for_draft(const Slot & slot, size_t n_answers) const;
+    void decode_batch();
     [[nodiscard]] size_t count_useful_rows() const;
-    void resolve_draft();
-    [[nodiscard]] size_t room_for_draft(const GenerationLimits & limits, int n_generated) const;
+    bool make_room(const OnResult & on_result);
+    static void take_rows(Slot & slot);
+    [[nodiscard]] std::optional<StopReason> sample(size_t s, const OnToken & on_token);
 
     ForwardPass & pass_;
-    common_sampler & sampler_;
     Drafter * drafter_;
-    llama_seq_id sequence_ = 0;
-    std::vector<llama_token> tokens_;  // what the sequence holds for good
-    std::vector<llama_token> draft_;   // decoded behind them, [n_confirmed_..) not yet confirmed
-    size_t n_confirmed_ = 0;           // of draft_; these are in tokens_ too
-    int32_t logits_row_ = -1;          // row of the last batch that the next token is sampled from
+    size_t n_submitted_ = 0;
+    std::deque<std::pair<size_t, Request>> waiting_;
+    std::vector<Slot> slots_;  // [sequence]
+    forward::BatchRows rows_;  // of the latest batch
 };
 
 }  // namespace harp::decoding

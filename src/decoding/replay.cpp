@@ -6,7 +6,7 @@
 #include <sstream>
 #include <utility>
 
-#include "forward/batch_rows.h"
+#include "decoding/feed.h"
 
 namespace harp::decoding {
 namespace {
@@ -61,7 +61,7 @@ class Replay {
         result_.smallest_margin = std::numeric_limits<double>::infinity();
         if (!recording.options) return;
         result_.smallest_gate_distance = std::numeric_limits<double>::infinity();
-        pass_.set_row_perturbation([this](const RowToPerturb & row, std::span<float> values) { mask(row, values); });
+        pass_.set_row_perturbation([this](const RowToPerturb & row, std::span<float> factors) { mask(row, factors); });
         pass_.set_observer([this](const StepObservation & observation) { compare_second_pass(observation); });
     }
 
@@ -69,13 +69,9 @@ class Replay {
         std::vector<llama_token> next = recording_.prompt;
         llama_pos position = 0;
         for (step_ = 0; step_ < recording_.steps.size(); ++step_) {
-            forward::BatchRows rows;
-            const llama_seq_id sequence = 0;
-            for (size_t i = 0; i < next.size(); ++i) {
-                rows.add(next[i], position++, {&sequence, 1}, i + 1 == next.size());
-            }
             step_failed_ = false;
-            pass_.decode(rows.view());
+            decode_feed(pass_, {.tokens = next, .first = position, .n_silent = next.size() - 1});
+            position += static_cast<llama_pos>(next.size());
             compare_first_pass(pass_.step(-1));
             ++result_.n_steps;
             if (step_failed_) ++result_.n_failures;
@@ -88,20 +84,20 @@ class Replay {
     [[nodiscard]] const RecordedStep & recorded() const { return recording_.steps[step_]; }
 
     /// Drops what the authors' run dropped at this step. A step that only we hesitate at has no mask.
-    void mask(const RowToPerturb & row, std::span<float> values) {
+    void mask(const RowToPerturb & row, std::span<float> factors) {
         const RecordedStep & step = recorded();
         if (row.draw != result_.n_hesitations) {  // of the steps before this one
             fail("the masks of draw " + std::to_string(row.draw) + " were asked for, not those of draw " +
                  std::to_string(result_.n_hesitations));
         }
-        if (step.hesitated && row.position >= step.n_positions) {
-            fail("position " + std::to_string(row.position) + " has no mask");
+        if (step.hesitated && row.ordinal >= static_cast<size_t>(step.n_positions)) {
+            fail("position " + std::to_string(row.ordinal) + " has no mask");
         } else if (step.hesitated) {
-            for (size_t i = 0; i < values.size(); ++i) {
-                if (!step.keeps(static_cast<size_t>(row.position), i, values.size())) values[i] = 0.0F;
+            for (size_t i = 0; i < factors.size(); ++i) {
+                if (!step.keeps(row.ordinal, i, factors.size())) factors[i] = 0.0F;
             }
         }
-        if (settings_.after_mask) settings_.after_mask(row, values);
+        if (settings_.after_mask) settings_.after_mask(row, factors);
     }
 
     /// Of the observer: the one place that sees all three rows of logits.

@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
-#include "forward/batch_rows.h"
-#include "method/entropy.h"
-#include "method/mixing.h"
+#include "decoding/batch_score.h"
 
 namespace harp::decoding {
 
 namespace {
-
-double log_probability(std::span<const float> logits, llama_token token) {
-    return static_cast<double>(logits[static_cast<size_t>(token)]) - method::summarise_softmax(logits).log_sum_exp;
-}
 
 Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const TokenScore &)) {
     const auto n = static_cast<double>(scores.size());
@@ -26,49 +21,52 @@ Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const Token
     return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : std::numeric_limits<double>::quiet_NaN()};
 }
 
-/// A row of logits with the token that follows in the text.
-using OnScoredRow = std::function<void(const StepObservation &, llama_token next)>;
-
-/// Decodes the text in windows and shows each row that predicts one of its tokens. @throws as score()
-void scan(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window, const OnScoredRow & on_row,
-          const OnScoreProgress & on_progress) {
+/// The windows of a text, each with the beginning-of-sequence token that it begins with.
+std::vector<std::vector<llama_token>> windows_of(const ForwardPass & pass, const llama_vocab & vocab,
+                                                 const std::vector<llama_token> & tokens, size_t window) {
     if (tokens.size() < 2)
         throw Error(ErrorCode::invalid_input, "there is nothing to score: the text has fewer than two tokens");
     if (window < 2 || window > pass.n_ctx_seq()) {
         throw Error(ErrorCode::invalid_input, "a window of " + std::to_string(window) + " tokens; allowed: 2.." +
                                                   std::to_string(pass.n_ctx_seq()));
     }
-    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(pass.context()));
-    const bool adds_bos = llama_vocab_get_add_bos(vocab);
-    const llama_seq_id sequence = 0;
-    const size_t batch_size = output_rows_per_batch(pass);
-
-    std::vector<llama_token> text;  // of the current window
-    // the observer refers to these locals: it goes however this function is left
-    struct ObserverGuard {
-        ForwardPass & pass;
-        ~ObserverGuard() { pass.set_observer({}); }
-    } const guard{pass};
-    pass.set_observer([&](const StepObservation & o) { on_row(o, text[static_cast<size_t>(o.position) + 1]); });
+    std::vector<std::vector<llama_token>> windows;
     for (size_t begin = 0; begin < tokens.size();) {
-        const bool extra_bos = adds_bos && begin > 0;
-        if (!extra_bos && begin + 1 == tokens.size()) break;  // a token alone has nothing that predicts it
-        const size_t n = std::min(tokens.size() - begin, window - (extra_bos ? 1 : 0));
-        text.clear();
-        if (extra_bos) text.push_back(llama_vocab_bos(vocab));
-        text.insert(text.end(), tokens.begin() + static_cast<std::ptrdiff_t>(begin),
-                    tokens.begin() + static_cast<std::ptrdiff_t>(begin + n));
-        pass.memory_clear(false);
-        for (size_t i = 0; i + 1 < text.size();) {
-            forward::BatchRows rows;
-            for (; i + 1 < text.size() && rows.size() < batch_size; ++i) {
-                rows.add(text[i], static_cast<llama_pos>(i), {&sequence, 1}, true);
-            }
-            pass.decode(rows.view());
-            if (on_progress && !on_progress(begin + i, tokens.size() - 1)) return;
-        }
+        std::vector<llama_token> text;
+        if (begin > 0 && llama_vocab_get_add_bos(&vocab)) text.push_back(llama_vocab_bos(&vocab));
+        const size_t n = std::min(tokens.size() - begin, window - text.size());
+        const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
+        text.insert(text.end(), first, first + static_cast<std::ptrdiff_t>(n));
+        if (text.size() > 1) windows.push_back(std::move(text));  // a token alone has nothing that predicts it
         begin += n;
     }
+    return windows;
+}
+
+/// [option set]: the scores of all windows that are complete, in their order.
+std::vector<std::vector<TokenScore>> score_windows(ForwardPass & pass, const std::vector<llama_token> & tokens,
+                                                   size_t window, const std::vector<Options> & options,
+                                                   const OnScoreProgress & on_progress) {
+    const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(pass.context()));
+    BatchScorer scorer(pass);
+    size_t n_rows = 0;
+    for (auto & text : windows_of(pass, vocab, tokens, window)) {
+        n_rows += text.size() - 1;
+        scorer.submit({.tokens = std::move(text), .n_context = 1, .options = options});
+    }
+    std::map<size_t, std::vector<ScoreResult>> windows;
+    while (!scorer.is_idle()) {
+        scorer.step([&](size_t request, std::span<const ScoreResult> results) {
+            windows[request] = {results.begin(), results.end()};
+        });
+        if (on_progress && !on_progress(scorer.n_decoded(), n_rows)) break;
+    }
+    std::vector<std::vector<TokenScore>> scores(std::max<size_t>(1, options.size()));
+    for (const auto & [request, results] : windows) {
+        for (size_t i = 0; i < scores.size(); ++i)
+            scores[i].insert(scores[i].end(), results[i].tokens.begin(), results[i].tokens.end());
+    }
+    return scores;
 }
 
 }  // namespace
@@ -81,32 +79,17 @@ size_t output_rows_per_batch(const ForwardPass & pass) {
 
 std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                               const OnScoreProgress & on_progress) {
-    std::vector<TokenScore> scores;
-    const auto add = [&](const StepObservation & o, llama_token next) {
-        const double vanilla = log_probability(o.vanilla, next);
-        scores.push_back({vanilla, o.reframed.empty() ? vanilla : log_probability(o.mixed, next), o.record});
-    };
-    scan(pass, tokens, window, add, on_progress);
-    return scores;
+    return score_windows(pass, tokens, window, {}, on_progress).front();
 }
 
 std::vector<std::vector<TokenScore>> score_betas(ForwardPass & pass, const std::vector<llama_token> & tokens,
                                                  size_t window, std::span<const float> betas,
                                                  const OnScoreProgress & on_progress) {
-    std::vector<std::vector<TokenScore>> scores(betas.size());
-    std::vector<float> mixed(static_cast<size_t>(pass.n_vocab()));
-    const auto add = [&](const StepObservation & o, llama_token next) {
-        const double vanilla = log_probability(o.vanilla, next);
-        for (size_t i = 0; i < betas.size(); ++i) {
-            double harp = vanilla;
-            if (!o.reframed.empty()) {
-                method::mix_logits(o.vanilla, o.reframed, betas[i], mixed);
-                harp = log_probability(mixed, next);
-            }
-            scores[i].push_back({vanilla, harp, o.record});
-        }
-    };
-    scan(pass, tokens, window, add, on_progress);
+    const Options of_pass = pass.sequence_options(0);
+    std::vector<Options> options(betas.size(), of_pass);
+    for (size_t i = 0; i < betas.size(); ++i) options[i].beta = betas[i];
+    auto scores = score_windows(pass, tokens, window, options, on_progress);
+    pass.set_sequence_options(0, of_pass);
     return scores;
 }
 

@@ -21,14 +21,14 @@ struct TokenScore {
 /// Output rows of a scoring batch: their logits are kept twice (clean and reframed), so they are bounded by memory.
 [[nodiscard]] size_t output_rows_per_batch(const ForwardPass & pass);
 
-/// Called after each batch: tokens done, tokens in all; false stops.
+/// Called after each batch: rows done, rows in all; false stops.
 using OnScoreProgress = std::function<bool(size_t done, size_t total)>;
 
 /// Scores tokens[1..] of one sequence, in windows of at most `window` tokens; each window begins anew with the
 /// beginning-of-sequence token if the model wants one, and its own first token is not scored.
 ///
 /// @param window 2 .. pass.n_ctx_seq()
-/// @return one score a scored token, in order (fewer if stopped)
+/// @return one score a scored token, in order; if stopped, of the windows that are complete
 /// @throws Error{invalid_input} if there are fewer than two tokens or the window is out of range; what decode() throws
 [[nodiscard]] std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                                             const OnScoreProgress & on_progress);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -10,12 +11,30 @@
 
 namespace harp::forward {
 
-/// One token row of a caller's batch, with llama_batch's NULL rules already applied.
-struct TokenRow {
-    llama_token token = 0;
-    llama_pos position = 0;
-    std::vector<llama_seq_id> sequences;  ///< at least one; the caller's ids
+/// Embeddings that a caller decoded in one batch (a picture, or a part of one), kept for the twins to decode them too.
+struct EmbeddingChunk {
+    size_t n_embd = 0;                 ///< floats of a row
+    size_t n_pos = 1;                  ///< positions of a row: 4 with M-RoPE
+    bool is_causal = true;             ///< else its rows attend to each other, and must be decoded in one micro-batch
+    std::vector<float> values;         ///< [rows, n_embd]
+    std::vector<llama_pos> positions;  ///< [rows, n_pos]
+
+    bool operator==(const EmbeddingChunk &) const = default;
+};
+
+/// A row of a chunk; without one it is a token's.
+struct EmbeddingRow {
+    std::shared_ptr<const EmbeddingChunk> chunk;
+    size_t index = 0;
+};
+
+/// One row of a caller's batch, with llama_batch's NULL rules already applied.
+struct CallerRow {
+    llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
+    llama_pos position = 0;                ///< with M-RoPE the first of its positions
+    std::vector<llama_seq_id> sequences;   ///< at least one; the caller's ids
     bool is_output = false;
+    EmbeddingRow embedding;
 };
 
 /// What a batch is checked against.
@@ -23,28 +42,34 @@ struct BatchLimits {
     uint32_t n_batch = 0;
     uint32_t n_seq_max = 0;
     int32_t n_vocab = 0;
+    size_t n_embd = 0;      ///< of batch.embd
+    size_t n_pos = 1;       ///< positions of a row of batch.embd
+    bool is_causal = true;  ///< the context's attention at present
 };
 
 /// Reads a caller's batch.
 /// @param next_position where a sequence continues, for batches without positions
-/// @throws Error{invalid_batch} naming the row and what is wrong; Error{unsupported_call} for embedding rows
-[[nodiscard]] std::vector<TokenRow> read_rows(const llama_batch & batch, const BatchLimits & limits,
-                                              const std::function<llama_pos(llama_seq_id)> & next_position);
+/// @throws Error{invalid_batch} naming the row and what is wrong
+[[nodiscard]] std::vector<CallerRow> read_rows(const llama_batch & batch, const BatchLimits & limits,
+                                               const std::function<llama_pos(llama_seq_id)> & next_position);
 
-/// Builder of a llama_batch of token rows.
+/// Builder of a llama_batch, of token rows or of embedding rows.
 class BatchRows {
   public:
     void clear();
     void add(llama_token token, llama_pos position, std::span<const llama_seq_id> sequences, bool is_output);
-    [[nodiscard]] size_t size() const noexcept { return tokens_.size(); }
-    [[nodiscard]] llama_token token(size_t row) const { return tokens_[row]; }
-    [[nodiscard]] std::span<const llama_seq_id> sequences(size_t row) const;
+    void add(const EmbeddingRow & row, std::span<const llama_seq_id> sequences, bool is_output);
+    [[nodiscard]] size_t size() const noexcept { return n_sequences_.size(); }
     /// Valid until the next add() or clear().
     [[nodiscard]] llama_batch view();
 
   private:
+    void add_sequences(std::span<const llama_seq_id> sequences, bool is_output);
+
     std::vector<llama_token> tokens_;
-    std::vector<llama_pos> positions_;
+    std::vector<EmbeddingRow> embeddings_;
+    std::vector<float> embedding_values_;  // of view(): [rows, n_embd]
+    std::vector<llama_pos> positions_;     // of embeddings in view(): [n_pos, rows]
     std::vector<int32_t> n_sequences_;
     std::vector<llama_seq_id> sequence_ids_;  // of all rows, one after the other
     std::vector<size_t> first_sequence_;      // [row]: where a row's ids begin in sequence_ids_

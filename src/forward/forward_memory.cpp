@@ -1,330 +1,248 @@
-// ForwardPass: operations on the KV cache, mirrored on twins and histories, and the options of sequences.
+// ForwardPass: operations of memory and state. With HARP off they are llama.cpp's own.
 //
-//   caller:   seq_rm(s, p0, p1)
-//   inner:    clean(s)    ████████████░░░░░░      the range is removed from the clean stream,
-//             twin(s, r)  ████████░░░             from each twin (which may hold fewer rows),
-//             history(s)  t0 t1 ... [p0, p1)      and from the history with its queue of pending rows
-#include <algorithm>
-#include <cassert>
-#include <limits>
+//   state    magic | numbers of sequences and twins | rows of each sequence | llama.cpp's state, of all inner sequences
+//   of one   magic | 1, number of twins | rows | llama.cpp's states of the clean stream and of each twin
+#include <array>
 
 #include "forward/pass_impl.h"
 
 namespace harp {
 
-using forward::DrawId;
+using forward::Reader;
+using forward::Sequence;
+using forward::Writer;
 
-SequenceState & ForwardPass::Impl::state(llama_seq_id sequence) {
-    assert(sequence >= 0 && static_cast<size_t>(sequence) < sequences.size());
-    return sequences[static_cast<size_t>(sequence)];
+namespace {
+
+constexpr std::array<char, 8> magic = {'H', 'A', 'R', 'P', 'K', 'V', '0', '2'};
+
+void write_header(Writer & out, uint32_t n_sequences, uint32_t n_twins) {
+    for (const char c : magic) out.number(c);
+    out.number(n_sequences);
+    out.number(n_twins);
 }
 
-const SequenceState & ForwardPass::Impl::state(llama_seq_id sequence) const {
-    assert(sequence >= 0 && static_cast<size_t>(sequence) < sequences.size());
-    return sequences[static_cast<size_t>(sequence)];
+void read_header(Reader & in, uint32_t n_sequences, uint32_t n_twins) {
+    for (const char c : magic) {
+        if (in.number<char>() != c) throw Error(ErrorCode::invalid_state, "not a saved state of this version of harp");
+    }
+    const auto found_sequences = in.number<uint32_t>();
+    const auto found_twins = in.number<uint32_t>();
+    if (found_sequences != n_sequences || found_twins != n_twins) {
+        throw Error(ErrorCode::invalid_state, "saved state is of " + std::to_string(found_sequences) +
+                                                  " sequences with " + std::to_string(found_twins) +
+                                                  " twins each, expected " + std::to_string(n_sequences) + " with " +
+                                                  std::to_string(n_twins));
+    }
 }
+
+void check_loaded(size_t n_bytes) {
+    if (n_bytes == 0) {
+        throw Error(ErrorCode::invalid_state, "llama.cpp could not read the saved state (its log says why)");
+    }
+}
+
+template <typename Write>
+size_t size_of(const Write & write) {
+    Writer counting;
+    write(counting);
+    return counting.size();
+}
+
+}  // namespace
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Twins
-
-void ForwardPass::Impl::empty_twins(llama_seq_id sequence) {
-    for (uint32_t r = 0; r < layout.n_twins; ++r) llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
-    state(sequence).history.forget_twin();
-}
-
-void ForwardPass::Impl::truncate_twins(llama_seq_id sequence, size_t from) {
-    auto & history = state(sequence).history;
-    if (from >= history.n_twin()) return;
-    const llama_pos position = from == 0 ? -1 : history.rows()[from].position;
-    bool done = true;
-    for (uint32_t r = 0; r < layout.n_twins; ++r) {
-        const llama_seq_id twin = layout.twin(sequence, r);
-        done = llama_memory_seq_rm(memory, twin, position, -1) && done;
-        // a sliding-window cache may have dropped what the remaining rows' successors attend to
-        const bool window_lost =
-            n_swa > 0 && from > 0 && llama_memory_seq_pos_min(memory, twin) > std::max(0, position - n_swa);
-        done = done && !window_lost;
-    }
-    if (done) {
-        history.set_twin(from, history.twin_draw());
-    } else {
-        empty_twins(sequence);
-    }
-}
-
-/// Where the cells begin that a sequence's twins do not share with its clean stream.
-llama_pos ForwardPass::Impl::first_own_position(llama_seq_id sequence) const {
-    const auto & history = state(sequence).history;
-    const size_t n_shared = std::min(history.n_shared(), history.n_twin());
-    if (n_shared == 0) return 0;
-    return n_shared < history.size() ? history.rows()[n_shared].position : history.next_position();
-}
-
-/// Decodes the twins' pending rows. Before rows in the middle are removed: pending rows see them, as the clean ones did.
-///
-///   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
-///   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
-void ForwardPass::Impl::complete_twins(llama_seq_id sequence) {
-    auto & history = state(sequence).history;
-    if (history.n_twin() == history.size()) return;
-    const DrawId draw = history.n_twin() > 0 ? history.twin_draw() : due_draw(state(sequence), history.size() - 1);
-    keep_logits();
-    try {
-        run_jobs({{sequence, draw, history.n_twin(), history.size(), {}}});
-    } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
-        empty_twins(sequence);
-    } catch (...) {
-        empty_twins(sequence);
-        throw;
-    }
-}
-
-/// Scope::generated: at the end of the prompt the clean stream holds just what the twins would.
-///
-///   clean   p0 p1 p2 p3 | next: the first reframed token
-///   twin    ^^ the same cells (unified cache: shared; separate streams: copied once)
-void ForwardPass::Impl::share_prompt(llama_seq_id sequence) {
-    auto & history = state(sequence).history;
-    const bool at_prompt_end = !history.empty() && history.clean_prefix() == history.size() &&
-                               history.n_twin() < history.size() &&
-                               history.would_reframe(history.next_position(), Scope::generated);
-    if (!at_prompt_end) return;
-    for (uint32_t r = 0; r < state(sequence).options.reframings; ++r) {
-        llama_memory_seq_rm(memory, layout.twin(sequence, r), -1, -1);
-        llama_memory_seq_cp(memory, layout.clean(sequence), layout.twin(sequence, r), -1, -1);
-    }
-    history.set_twin(history.size(), {});
-    if (split_policy != forward::SplitPolicy::equal_sequential) history.set_shared(history.size());
-}
-
-/// Takes a failed batch out of streams, twins and histories. Where memory cannot be removed in part (recurrent models)
-/// the sequence is emptied, history included, so that both still agree.
-void ForwardPass::Impl::roll_back(const std::vector<forward::TokenRow> & rows) {
-    std::vector<llama_pos> first(layout.n_sequences, std::numeric_limits<llama_pos>::max());
-    for (const forward::TokenRow & row : rows) {
-        for (const llama_seq_id s : row.sequences) {
-            auto & position = first[static_cast<size_t>(s)];
-            position = std::min(position, row.position);
-        }
-    }
-    const auto remove_from = [this](llama_seq_id inner, llama_pos position) {
-        if (llama_memory_seq_pos_max(memory, inner) < position) return true;
-        if (llama_memory_seq_rm(memory, inner, position, -1)) return true;
-        llama_memory_seq_rm(memory, inner, -1, -1);
-        return false;
-    };
-    for (llama_seq_id s = 0; static_cast<uint32_t>(s) < layout.n_sequences; ++s) {
-        const llama_pos position = first[static_cast<size_t>(s)];
-        if (position == std::numeric_limits<llama_pos>::max()) continue;
-        auto & history = state(s).history;
-        history.take_back(position);
-        const bool clean_kept = remove_from(layout.clean(s), position);
-        const llama_pos twin_end = history.n_twin() == 0 ? 0 : history.rows()[history.n_twin() - 1].position + 1;
-        bool twins_kept = true;
-        for (uint32_t r = 0; r < layout.n_twins; ++r) {
-            twins_kept = remove_from(layout.twin(s, r), twin_end) && twins_kept;
-        }
-        if (!clean_kept || !twins_kept) empty_twins(s);
-        if (!clean_kept) history.clear();
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Memory operations
+// Memory
 
 void ForwardPass::memory_clear(bool data) {
-    llama_memory_clear(impl_->memory, data);
-    for (SequenceState & sequence : impl_->sequences) sequence.history.clear();
+    llama_memory_clear(llama_get_memory(impl_->context.get()), data);
+    for (Sequence & sequence : impl_->sequences) sequence.forget();
 }
 
 bool ForwardPass::memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p1) {
     Impl & impl = *impl_;
-    if (!impl.enabled()) return llama_memory_seq_rm(impl.memory, sequence, p0, p1);
-    if (sequence < 0) {
+    if (sequence == -1 && impl.enabled()) {  // all of them
         bool all = true;
         for (uint32_t s = 0; s < impl.layout.n_sequences; ++s) {
             all = memory_seq_rm(static_cast<llama_seq_id>(s), p0, p1) && all;
         }
         return all;
     }
-    auto & history = impl.state(sequence).history;
-    const bool is_middle = p1 >= 0 && p1 < history.next_position();
-    if (is_middle && history.n_twin() > 0) impl.complete_twins(sequence);
-    if (!llama_memory_seq_rm(impl.memory, impl.layout.clean(sequence), p0, p1)) return false;
-    bool twins_followed = true;
-    for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        twins_followed = llama_memory_seq_rm(impl.memory, impl.layout.twin(sequence, r), p0, p1) && twins_followed;
-    }
-    if (!twins_followed) impl.truncate_twins(sequence, 0);
-    history.remove(p0, p1);
-    return true;
+    if (sequence != -1) impl.check_id(sequence);
+    if (!impl.enabled()) return llama_memory_seq_rm(llama_get_memory(impl.context.get()), sequence, p0, p1);
+    Sequence & cut = impl.sequence(sequence);
+    // Rows in the middle go: pending rows of the twins must see them, as the clean ones did, if the twins are used again.
+    //   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
+    //   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
+    const bool is_middle = p1 >= 0 && p1 < cut.next_position();
+    if (is_middle && cut.n_twin() > 0 && cut.due_draw(cut.size()) == cut.twin_draw()) impl.complete_twins(sequence);
+    return cut.remove(p0, p1);
 }
 
 void ForwardPass::memory_seq_cp(llama_seq_id source, llama_seq_id destination, llama_pos p0, llama_pos p1) {
     Impl & impl = *impl_;
+    impl.check_id(source);
+    impl.check_id(destination);
     if (!impl.enabled()) {
-        llama_memory_seq_cp(impl.memory, source, destination, p0, p1);
+        llama_memory_seq_cp(llama_get_memory(impl.context.get()), source, destination, p0, p1);
         return;
     }
-    if (source == destination) return;
-    const auto & from = impl.state(source).history;
-    auto & to = impl.state(destination).history;
-    const bool is_whole = p0 <= 0 && (p1 < 0 || p1 >= from.next_position());
-    if (impl.split_policy == forward::SplitPolicy::equal_sequential && !is_whole) {
-        throw Error(ErrorCode::unsupported_call,
-                    "memory_seq_cp: part of a sequence can only be copied with a unified KV cache (kv_unified)");
-    }
-    if (is_whole) p0 = p1 = -1;
-    // between streams and between recurrent states a copy replaces what was there; in a unified cache it adds to it
-    if (impl.split_policy == forward::SplitPolicy::equal_sequential) to.clear();
-    llama_memory_seq_cp(impl.memory, impl.layout.clean(source), impl.layout.clean(destination), p0, p1);
-    const bool twins_fit = to.copy_from(from, p0, p1);
-    for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-        const llama_seq_id twin = impl.layout.twin(destination, r);
-        if (twins_fit && from.n_twin() > 0) {
-            llama_memory_seq_cp(impl.memory, impl.layout.twin(source, r), twin, p0, p1);
-        } else {
-            llama_memory_seq_rm(impl.memory, twin, -1, -1);
-        }
-    }
-    if (!twins_fit) to.forget_twin();
-    // masks go with the tokens: the copy continues the draws of its source
-    impl.state(destination).mask_sequence = impl.state(source).mask_sequence;
-    impl.state(destination).options = impl.state(source).options;
+    impl.sequence(destination).copy_from(impl.sequence(source), p0, p1);
 }
 
 void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
     Impl & impl = *impl_;
+    impl.check_id(sequence);
     if (!impl.enabled()) {
-        llama_memory_seq_keep(impl.memory, sequence);
+        llama_memory_seq_keep(llama_get_memory(impl.context.get()), sequence);
         return;
     }
     for (uint32_t s = 0; s < impl.layout.n_sequences; ++s) {
-        const auto other = static_cast<llama_seq_id>(s);
-        if (other != sequence) memory_seq_rm(other, -1, -1);
+        if (static_cast<llama_seq_id>(s) != sequence) impl.sequences[s].clear();
     }
-}
-
-template <typename Move>
-void ForwardPass::Impl::move_positions(llama_seq_id sequence, llama_pos p0, Move move) {
-    // the twins first: cells of a clean prompt that they share with the clean stream move with it, once
-    const llama_pos own = std::max(p0, first_own_position(sequence));
-    for (uint32_t r = 0; r < layout.n_twins; ++r) move(layout.twin(sequence, r), own);
-    move(layout.clean(sequence), p0);
 }
 
 void ForwardPass::memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta) {
     Impl & impl = *impl_;
+    impl.check_id(sequence);
     if (!impl.enabled()) {
-        llama_memory_seq_add(impl.memory, sequence, p0, p1, delta);
+        llama_memory_seq_add(llama_get_memory(impl.context.get()), sequence, p0, p1, delta);
         return;
     }
-    impl.move_positions(sequence, p0, [&](llama_seq_id inner, llama_pos from) {
-        llama_memory_seq_add(impl.memory, inner, from, p1, delta);
-    });
-    if (!impl.state(sequence).history.add(p0, p1, delta)) impl.truncate_twins(sequence, 0);
+    impl.sequence(sequence).add(p0, p1, delta);
 }
 
 void ForwardPass::memory_seq_div(llama_seq_id sequence, llama_pos p0, llama_pos p1, int divisor) {
     Impl & impl = *impl_;
+    impl.check_id(sequence);
+    if (divisor <= 0) {
+        throw Error(ErrorCode::invalid_input, "memory_seq_div: divisor " + std::to_string(divisor) + "; allowed: 1..");
+    }
     if (!impl.enabled()) {
-        llama_memory_seq_div(impl.memory, sequence, p0, p1, divisor);
+        llama_memory_seq_div(llama_get_memory(impl.context.get()), sequence, p0, p1, divisor);
         return;
     }
-    impl.move_positions(sequence, p0, [&](llama_seq_id inner, llama_pos from) {
-        llama_memory_seq_div(impl.memory, inner, from, p1, divisor);
-    });
-    if (!impl.state(sequence).history.divide(p0, p1, divisor)) impl.truncate_twins(sequence, 0);
+    impl.sequence(sequence).divide(p0, p1, divisor);
 }
 
 llama_pos ForwardPass::memory_seq_pos_min(llama_seq_id sequence) const {
-    return llama_memory_seq_pos_min(impl_->memory, impl_->layout.clean(sequence));
+    impl_->check_id(sequence);
+    return llama_memory_seq_pos_min(llama_get_memory(impl_->context.get()), impl_->layout.clean(sequence));
 }
 
 llama_pos ForwardPass::memory_seq_pos_max(llama_seq_id sequence) const {
-    return llama_memory_seq_pos_max(impl_->memory, impl_->layout.clean(sequence));
+    impl_->check_id(sequence);
+    return llama_memory_seq_pos_max(llama_get_memory(impl_->context.get()), impl_->layout.clean(sequence));
 }
 
 bool ForwardPass::can_continue_at(llama_seq_id sequence, llama_pos position) const {
-    const Impl & impl = *impl_;
-    const llama_seq_id inner = impl.layout.clean(sequence);
-    if (position <= 0 || position > llama_memory_seq_pos_max(impl.memory, inner)) return true;
-    const llama_model & model = *llama_get_model(impl.context.get());
-    if (llama_model_is_recurrent(&model) || llama_model_is_hybrid(&model)) return false;
-    return impl.n_swa == 0 || llama_memory_seq_pos_min(impl.memory, inner) <= std::max(0, position - impl.n_swa);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Sequences
-
-void ForwardPass::set_sequence_options(llama_seq_id sequence, const Options & options,
-                                       std::optional<uint32_t> mask_sequence) {
-    Impl & impl = *impl_;
-    validate(options);
-    if (!impl.enabled()) {
-        throw Error(ErrorCode::invalid_option, "this context was created with HARP off: it has no twins");
-    }
-    if (sequence < 0 || static_cast<uint32_t>(sequence) >= impl.layout.n_sequences) {
-        throw Error(ErrorCode::invalid_option, "sequence " + std::to_string(sequence) + "; allowed: 0.." +
-                                                   std::to_string(impl.layout.n_sequences - 1));
-    }
-    if (options.reframings > impl.layout.n_twins) {
-        throw Error(ErrorCode::invalid_option, "option 'reframings': " + std::to_string(options.reframings) +
-                                                   "; this context was created for 1.." +
-                                                   std::to_string(impl.layout.n_twins));
-    }
-    SequenceState & state = impl.state(sequence);
-    const uint32_t family = mask_sequence.value_or(state.mask_sequence);
-    const Options & old = state.options;
-    const bool same_twins = old.seed == options.seed && old.perturbation == options.perturbation &&
-                            old.strength == options.strength && old.reframings == options.reframings &&
-                            old.scope == options.scope && family == state.mask_sequence;
-    if (!same_twins) impl.truncate_twins(sequence, 0);
-    if (old.scope != options.scope) state.history.apply_scope(options.scope);
-    state.options = options;
-    state.mask_sequence = family;
-}
-
-const Options & ForwardPass::sequence_options(llama_seq_id sequence) const {
-    return impl_->state(sequence).options;
-}
-
-void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
-    if (!impl_->enabled()) return;
-    SequenceState & state = impl_->state(sequence);
-    impl_->truncate_twins(sequence, state.history.set_prompt_end(end, state.options.scope));
-}
-
-void ForwardPass::prepare_twins(llama_seq_id sequence) {
-    if (!impl_->enabled()) return;
-    const Options & options = impl_->state(sequence).options;
-    if (!options.is_vanilla() && options.redraw != 1) impl_->complete_twins(sequence);
+    impl_->check_id(sequence);
+    return forward::can_continue_at(forward::LlamaMemory(*impl_->context, false), impl_->layout.clean(sequence),
+                                    position);
 }
 
 std::string ForwardPass::check_invariant() const {
-    const Impl & impl = *impl_;
-    const auto last = [](const forward::TokenHistory & history, size_t n) {
-        return n == 0 ? -1 : history.rows()[n - 1].position;
-    };
-    const auto differs = [&](const std::string & what, llama_seq_id inner, llama_pos expected) -> std::string {
-        const llama_pos found = llama_memory_seq_pos_max(impl.memory, inner);
-        if (found == expected) return {};
-        return what + ": the KV cache ends at position " + std::to_string(found) + ", the history at " +
-               std::to_string(expected);
-    };
-    for (uint32_t i = 0; i < impl.sequences.size(); ++i) {
-        const auto s = static_cast<llama_seq_id>(i);
-        const auto & history = impl.state(s).history;
-        const std::string name = "sequence " + std::to_string(s);
-        if (auto text = differs(name, impl.layout.clean(s), last(history, history.size())); !text.empty()) return text;
-        for (uint32_t r = 0; r < impl.layout.n_twins; ++r) {
-            const bool in_use = r < impl.state(s).options.reframings;
-            const llama_pos expected = in_use ? last(history, history.n_twin()) : -1;
-            const std::string twin = name + " twin " + std::to_string(r);
-            if (auto text = differs(twin, impl.layout.twin(s, r), expected); !text.empty()) return text;
-        }
+    for (const Sequence & sequence : impl_->sequences) {
+        if (std::string text = sequence.disagreement(); !text.empty()) return text;
     }
     return {};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// State
+
+void ForwardPass::Impl::write_state(Writer & out) {
+    if (enabled()) {
+        write_header(out, layout.n_sequences, layout.n_twins);
+        for (const Sequence & each : sequences) each.save_rows(out);
+    }
+    const size_t n = llama_state_get_size(context.get());
+    const std::span<uint8_t> room = out.room(n);
+    if (out.is_counting()) return;
+    const size_t n_written = llama_state_get_data(context.get(), room.data(), n);
+    if (n_written == 0) throw Error(ErrorCode::invalid_state, "llama.cpp could not save its state (its log says why)");
+    out.give_back(n - n_written);
+}
+
+void ForwardPass::Impl::write_state(Writer & out, llama_seq_id id, llama_state_seq_flags flags) {
+    check_id(id);
+    if (enabled()) {
+        write_header(out, 1, layout.n_twins);
+        sequence(id).save_with_memory(out, flags);
+        return;
+    }
+    const size_t n = llama_state_seq_get_size_ext(context.get(), id, flags);
+    const std::span<uint8_t> room = out.room(n);
+    if (!out.is_counting()) out.give_back(n - llama_state_seq_get_data_ext(context.get(), room.data(), n, id, flags));
+}
+
+size_t ForwardPass::state_size() {
+    return size_of([this](Writer & out) { impl_->write_state(out); });
+}
+
+size_t ForwardPass::state_get(std::span<uint8_t> to) {
+    Writer out(to);
+    impl_->write_state(out);
+    return out.size();
+}
+
+std::vector<uint8_t> ForwardPass::state_get() {
+    std::vector<uint8_t> bytes(state_size());
+    bytes.resize(state_get(bytes));
+    return bytes;
+}
+
+void ForwardPass::state_set(std::span<const uint8_t> state) {
+    Impl & impl = *impl_;
+    try {
+        Reader in(state);
+        std::vector<Sequence::Saved> saved;
+        if (impl.enabled()) {
+            read_header(in, impl.layout.n_sequences, impl.layout.n_twins);
+            for (const Sequence & sequence : impl.sequences) saved.push_back(sequence.read_rows(in, impl.n_vocab));
+        }
+        const auto inner = in.rest();
+        check_loaded(llama_state_set_data(impl.context.get(), inner.data(), inner.size()));
+        for (size_t s = 0; s < saved.size(); ++s) impl.sequences[s].adopt(std::move(saved[s]));
+    } catch (const Error &) {
+        memory_clear(true);
+        throw;
+    }
+    impl.outputs.clear(static_cast<size_t>(impl.n_vocab));
+}
+
+size_t ForwardPass::state_seq_size(llama_seq_id sequence, llama_state_seq_flags flags) {
+    return size_of([&](Writer & out) { impl_->write_state(out, sequence, flags); });
+}
+
+size_t ForwardPass::state_seq_get(std::span<uint8_t> to, llama_seq_id sequence, llama_state_seq_flags flags) {
+    Writer out(to);
+    impl_->write_state(out, sequence, flags);
+    return out.size();
+}
+
+std::vector<uint8_t> ForwardPass::state_seq_get(llama_seq_id sequence, llama_state_seq_flags flags) {
+    std::vector<uint8_t> bytes(state_seq_size(sequence, flags));
+    bytes.resize(state_seq_get(bytes, sequence, flags));
+    return bytes;
+}
+
+void ForwardPass::state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags) {
+    Impl & impl = *impl_;
+    impl.check_id(sequence);
+    if (!impl.enabled()) {
+        check_loaded(llama_state_seq_set_data_ext(impl.context.get(), state.data(), state.size(), sequence, flags));
+        return;
+    }
+    Sequence & loaded = impl.sequence(sequence);
+    try {
+        Reader in(state);
+        read_header(in, 1, impl.layout.n_twins);
+        loaded.load_with_memory(in, impl.n_vocab, flags);
+    } catch (const Error &) {
+        loaded.clear();
+        throw;
+    }
 }
 
 }  // namespace harp

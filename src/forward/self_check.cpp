@@ -48,6 +48,13 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
     if (!is_causal) refuse(model, "its attention is not causal; there is no next token to predict");
     if (params.embeddings) refuse(model, "the context is for embeddings (llama_context_params.embeddings)");
     if (n_vocab <= 0) refuse(model, "it has no vocabulary");
+    for (const char * key : {".embedding_length_per_layer_input", ".ple.layers"}) {
+        const std::string value = metadata(model, architecture(model) + key);
+        if (!value.empty() && value != "0") {
+            refuse(model, "its layers look up token embeddings of their own (" + architecture(model) + key + " is " +
+                              value + "), which would stay as they are");
+        }
+    }
     if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) refuse(model, "the context is for multi-token prediction");
     if (params.n_samplers > 0) {
         throw Error(ErrorCode::unsupported_call,
@@ -60,44 +67,47 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
     }
 }
 
-/// Two decodes of two rows each (one clean, one twin): a twin that is not perturbed must equal the clean stream, one whose
-/// embedding is zero must not. Shows that the look-up of embeddings is seen and that changing it has an effect.
+/// Two decodes of a few rows each, clean and of a twin: a twin that is not perturbed must equal the clean stream, one whose
+/// embeddings are zero must not. Shows that the look-up of embeddings is seen and that changing it has an effect.
 void ForwardPass::Impl::self_check() {
     const llama_model & model = *llama_get_model(context.get());
-    if (memory == nullptr) refuse(model, "it has no KV cache or recurrent state (embeddings-only)");
+    if (llama_get_memory(context.get()) == nullptr)
+        refuse(model, "it has no KV cache or recurrent state (embeddings-only)");
 
-    const llama_token bos = llama_vocab_bos(llama_model_get_vocab(&model));
-    const llama_token token = bos != LLAMA_TOKEN_NULL ? bos : 0;
-    const auto difference = [&](const forward::ReframingHook::Perturb & perturb) {
-        const std::array<llama_seq_id, 2> ids{layout.clean(0), layout.twin(0, 0)};
-        inner_batch.clear();
-        std::vector<forward::ReframingHook::ExpectedRow> expected;
-        for (size_t i = 0; i < 2; ++i) {
-            inner_batch.add(token, 0, {&ids[i], 1}, true);
-            expected.push_back({token, i == 1 ? perturb : forward::ReframingHook::Perturb()});
+    // several tokens: the embedding of one may be zero
+    const std::array<llama_token, 4> tokens = {std::max(0, llama_vocab_bos(llama_model_get_vocab(&model))), n_vocab / 4,
+                                               n_vocab / 2, n_vocab - n_vocab / 4 - 1};
+    const size_t n_rows = std::clamp<size_t>(llama_n_batch(context.get()) / 2, 1, tokens.size());
+    const auto difference = [&](const forward::Reframing::Perturb & perturb) {
+        forward::BatchRows batch;
+        for (const llama_seq_id id : {layout.clean(0), layout.twin(0, 0)}) {
+            for (size_t i = 0; i < n_rows; ++i) {
+                const auto position = static_cast<llama_pos>(i);
+                batch.add(tokens[i], position, {&id, 1}, i + 1 == n_rows);
+                if (id != layout.clean(0)) reframing.expect(id, position, perturb);
+            }
         }
-        hook.expect(std::move(expected));
-        const int32_t result = llama_decode(context.get(), inner_batch.view());
-        const auto failure = hook.finish();
+        const int32_t result = llama_decode(context.get(), batch.view());
+        const auto failure = reframing.finish();
         if (result == 2) throw Error(ErrorCode::aborted, "the self-check was aborted by the abort callback");
         if (result != 0) refuse(model, "a first decode failed with " + std::to_string(result));
         if (failure) refuse(model, *failure);
-        const double value = relative_difference(logits_span(llama_get_logits_ith(context.get(), 0)),
-                                                 logits_span(llama_get_logits_ith(context.get(), 1)));
-        llama_memory_clear(memory, true);
+        const auto last = static_cast<int32_t>(n_rows) - 1;
+        const double value = relative_difference(inner_logits(last), inner_logits(last + static_cast<int32_t>(n_rows)));
+        llama_memory_clear(llama_get_memory(context.get()), true);
         return value;
     };
 
     constexpr double tolerance = 1e-2;  // rounding of a quantised model, relative to the spread of the logits
-    const double unperturbed = difference([](std::span<float>) {});
+    const double unperturbed = difference([](const method::RowChange &) {});
     if (!(unperturbed <= tolerance)) {
         refuse(model, "self-check failed: a twin without perturbation differs from the clean stream by " +
                           std::to_string(unperturbed) +
                           " of the logits' spread (allowed: " + std::to_string(tolerance) + ")");
     }
-    const double zeroed = difference([](std::span<float> row) { std::fill(row.begin(), row.end(), 0.0F); });
+    const double zeroed = difference(
+        [](const method::RowChange & change) { std::fill(change.factors.begin(), change.factors.end(), 0.0F); });
     if (zeroed == 0.0) refuse(model, "self-check failed: perturbing the token embeddings has no effect");
-    inner_batch.clear();
     llama_perf_context_reset(context.get());
 }
 

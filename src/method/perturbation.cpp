@@ -19,10 +19,11 @@ namespace {
 constexpr size_t block_size = 4;
 using Block = std::array<float, block_size>;
 
-Block block_numbers(const Draw & draw, uint32_t position, size_t block) noexcept {
-    const philox4x32_key_t key = {{static_cast<uint32_t>(draw.seed), static_cast<uint32_t>(draw.seed >> 32)}};
+Block block_numbers(const Masks & masks, uint32_t row, size_t block) noexcept {
+    const philox4x32_key_t key = {{static_cast<uint32_t>(masks.seed), static_cast<uint32_t>(masks.seed >> 32)}};
+    // a row has less than 2^24 blocks: the word of their number has room for the reframing
     const philox4x32_ctr_t counter = {
-        {static_cast<uint32_t>(block), position, draw.index, (draw.reframing << 24) | draw.sequence}};
+        {(masks.reframing << 24) | static_cast<uint32_t>(block), row, masks.draw, masks.family}};
     const philox4x32_ctr_t bits = philox4x32(counter, key);
     Block u{};
     // 24 bits: every value is a float, and none is rounded up to 1
@@ -30,15 +31,14 @@ Block block_numbers(const Draw & draw, uint32_t position, size_t block) noexcept
     return u;
 }
 
-// Replaces each coordinate by f(coordinate, noise), four at a time; `noise` is made of a block's uniform
-// numbers.
+// Sets each coordinate to f(noise), four at a time; `noise` is made of a block's uniform numbers.
 template <class Noise, class F>
-void transform(const Draw & draw, uint32_t position, std::span<float> row, Noise noise, F f) noexcept {
-    assert(draw.sequence < (1U << 24) && draw.reframing < (1U << 8));
-    for (size_t begin = 0; begin < row.size(); begin += block_size) {
-        const Block numbers = noise(block_numbers(draw, position, begin / block_size));
-        const size_t n = std::min(block_size, row.size() - begin);
-        for (size_t k = 0; k < n; ++k) row[begin + k] = f(row[begin + k], numbers[k]);
+void generate(const Masks & masks, uint32_t row, std::span<float> out, Noise noise, F f) noexcept {
+    assert(masks.reframing < (1U << 8) && out.size() < (size_t{1} << 26));
+    for (size_t begin = 0; begin < out.size(); begin += block_size) {
+        const Block numbers = noise(block_numbers(masks, row, begin / block_size));
+        const size_t n = std::min(block_size, out.size() - begin);
+        for (size_t k = 0; k < n; ++k) out[begin + k] = f(numbers[k]);
     }
 }
 
@@ -59,12 +59,6 @@ Block normal_numbers(const Block & u) noexcept {
     return z;
 }
 
-double root_mean_square(std::span<const float> row) noexcept {
-    double sum = 0.0;
-    for (const float x : row) sum += static_cast<double>(x) * static_cast<double>(x);
-    return std::sqrt(sum / static_cast<double>(row.size()));
-}
-
 // NEFTune: alpha / sqrt(L d), with L the length of the sequence and d the width of an embedding.
 float neftune_scale(float alpha, uint32_t length, size_t n_embd) noexcept {
     return static_cast<float>(static_cast<double>(alpha) /
@@ -73,26 +67,26 @@ float neftune_scale(float alpha, uint32_t length, size_t n_embd) noexcept {
 
 }  // namespace
 
-void uniform_numbers(const Draw & draw, uint32_t position, std::span<float> out) noexcept {
-    transform(draw, position, out, unchanged, [](float, float u) { return u; });
+void uniform_numbers(const Masks & masks, uint32_t row, std::span<float> out) noexcept {
+    generate(masks, row, out, unchanged, [](float u) { return u; });
 }
 
-void perturb(const Draw & draw, uint32_t position, Perturbation kind, float strength, std::span<float> row) noexcept {
+void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strength, const RowChange & change) noexcept {
     // Strength 0 is no perturbation: by the strict rule dropout would still drop a coordinate whose u is 0.
     if (strength == 0.0F) return;
+    assert(!needs_noise(kind) || !change.noise.empty());
     switch (kind) {
         case Perturbation::dropout:
-            return transform(draw, position, row, unchanged,
-                             [strength](float x, float u) { return u > strength ? x : 0.0F; });
+            return generate(masks, row, change.factors, unchanged,
+                            [strength](float u) { return u > strength ? 1.0F : 0.0F; });
         case Perturbation::uniform: {
-            const float scale = neftune_scale(strength, draw.length, row.size());
-            return transform(draw, position, row, unchanged,
-                             [scale](float x, float u) { return x + (2.0F * u - 1.0F) * scale; });
+            const float scale = neftune_scale(strength, masks.length, change.noise.size());
+            return generate(masks, row, change.noise, unchanged,
+                            [scale](float u) { return (2.0F * u - 1.0F) * scale; });
         }
-        case Perturbation::gaussian: {
-            const float scale = strength * static_cast<float>(root_mean_square(row));
-            return transform(draw, position, row, normal_numbers, [scale](float x, float z) { return x + z * scale; });
-        }
+        case Perturbation::gaussian:
+            return generate(masks, row, change.relative_noise, normal_numbers,
+                            [strength](float z) { return z * strength; });
     }
 }
 

@@ -1,8 +1,7 @@
 // Perturbation of token embeddings by counter-based random numbers.  HARP (arXiv 2412.07282) section 3.2.
 //
-// A random number is a pure function of (seed, draw, sequence, reframing, position, coordinate): a mask never depends
-// on the batch it is computed in, on the schedule or on the order of calls. That is what makes the reframed pass
-// cacheable (docs/METHOD.md).
+// A random number is a pure function of (seed, draw, family, reframing, row, coordinate): a mask never depends on the batch
+// it is computed in, on the schedule or on the order of calls. That is what makes the reframed pass cacheable (docs/METHOD.md).
 #pragma once
 
 #include <cstdint>
@@ -12,26 +11,39 @@
 
 namespace harp::method {
 
-/// Which draw of random numbers a row takes its own from.
-struct Draw {
+/// Which random numbers the rows of a twin take.
+struct Masks {
     uint64_t seed = 0;       ///< Options::seed
-    uint32_t index = 0;      ///< counts the draws of a sequence: 0, 1, 2, ... (Options::redraw)
-    uint32_t sequence = 0;   ///< < 2^24; tells sequences that share a seed apart
+    uint32_t draw = 0;       ///< counts the draws of a sequence: 0, 1, 2, ... (Options::redraw)
+    uint32_t family = 0;     ///< tells sequences that share a seed apart; any number
     uint32_t reframing = 0;  ///< < 256; 0 .. Options::reframings - 1
-    uint32_t length = 1;     ///< sequence length when the draw began; only `uniform` uses it (NEFTune's L)
+    uint32_t length = 1;     ///< rows when the draw began; only `uniform` uses it (NEFTune's L)
 
-    bool operator==(const Draw &) const = default;
+    bool operator==(const Masks &) const = default;
 };
 
-/// u ~ U[0,1) for each coordinate of one position (24 random bits each, Philox4x32-10).
-/// @param out [n_embd]
-void uniform_numbers(const Draw & draw, uint32_t position, std::span<float> out) noexcept;
+/// u ~ U[0,1) for each coordinate of one row (24 random bits each, Philox4x32-10).
+/// @param row counts the rows of the sequence
+/// @param out [n_embd], n_embd < 2^26
+void uniform_numbers(const Masks & masks, uint32_t row, std::span<float> out) noexcept;
 
-/// Perturbs one embedding row in place.
+/// What a perturbation makes of an embedding row x: x * factors + noise + relative_noise * RMS(x).
+struct RowChange {
+    std::span<float> factors;         ///< [n_embd], 1 before
+    std::span<float> noise;           ///< [n_embd], 0 before; empty if only factors can be applied
+    std::span<float> relative_noise;  ///< likewise
+};
+
+/// Whether a kind needs RowChange's noise.
+[[nodiscard]] constexpr bool needs_noise(Perturbation kind) noexcept {
+    return kind != Perturbation::dropout;
+}
+
+/// Perturbs one row.
 ///
-/// @param row      token embedding at `position`, [n_embd]
-/// @param kind     see Perturbation
-/// @param strength delta, alpha or sigma; strength 0 leaves the row unchanged bit for bit
-void perturb(const Draw & draw, uint32_t position, Perturbation kind, float strength, std::span<float> row) noexcept;
+/// @param row      counts the rows of the sequence
+/// @param kind     see Perturbation; one that needs_noise() needs room for it
+/// @param strength delta, alpha or sigma; strength 0 changes nothing
+void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strength, const RowChange & change) noexcept;
 
 }  // namespace harp::method

@@ -339,7 +339,7 @@ TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
         std::vector<float> embeddings(64);
         llama_batch embedded = llama_batch_get_one(nullptr, 1);
         embedded.embd = embeddings.data();
-        rejected(ErrorCode::unsupported_call, embedded, "embd");
+        rejected(ErrorCode::invalid_batch, embedded, "pos is NULL");
         forward::BatchRows rows;
         const auto add = [&rows](llama_pos position, llama_seq_id id) { rows.add(300, position, {&id, 1}, true); };
         add(11, 0);
@@ -392,7 +392,7 @@ TEST_F(Faults, ReframedLogitsThatAreNotNumbersAreAnError) {
             ForwardPass pass(*model_, small_context(256), options);
             decode(pass, text_of(0, 11), 0);  // from here on the twins keep up
             pass.set_row_perturbation([](const RowToPerturb & where, std::span<float> row) {
-                if (where.position == 13) row[0] = std::nanf("");
+                if (where.ordinal == 13) row[0] = std::nanf("");
             });
             decode(pass, text_of(11, 13), 11, 0, /*all_outputs=*/true);
             EXPECT_EQ(code_of([&] { decode(pass, {token_at(13)}, 13); }), ErrorCode::decode_failed);

@@ -347,12 +347,11 @@ TEST_P(Laws, GeneratedScopeLeavesThePromptClean) {
         Options options = with(Schedule::lazy);
         options.scope = Scope::generated;
         ForwardPass p = pass(options, 1, unified);
-        std::vector<llama_pos> perturbed;
-        p.set_row_perturbation([&](const RowToPerturb & r, std::span<float>) { perturbed.push_back(r.position); });
+        std::vector<uint32_t> perturbed;
+        p.set_row_perturbation([&](const RowToPerturb & r, std::span<float>) { perturbed.push_back(r.ordinal); });
         (void)greedy(p, GetParam().prompt, GetParam().n_tokens);
         ASSERT_FALSE(perturbed.empty());
-        EXPECT_GE(*std::min_element(perturbed.begin(), perturbed.end()),
-                  static_cast<llama_pos>(GetParam().prompt.size()));
+        EXPECT_GE(*std::min_element(perturbed.begin(), perturbed.end()), GetParam().prompt.size());
         // the prompt was not decoded again for the twin
         EXPECT_LE(p.statistics().second_pass_rows, static_cast<uint64_t>(GetParam().n_tokens));
         EXPECT_EQ(p.check_invariant(), "");

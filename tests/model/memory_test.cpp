@@ -263,20 +263,20 @@ TEST_P(Memory, AContextShiftDoesNotDependOnTheSchedule) {
     expect_same_rows(rows[0], rows[1], 10 * tolerance);
 }
 
-TEST_P(Memory, AContextShiftKeepsTheMasksOfRows) {
+TEST_P(Memory, AContextShiftKeepsTheMasksOfRowsAndNoTwoShareOne) {
     Options always = options();
     always.threshold = 0;
     always.redraw = 0;
     ForwardPass p = pass(1, always);
     decode(p, text_of(0, 20), 0, 0, true);
     shift_context(p, 20, 4, 8);
-    std::vector<llama_pos> asked;
-    p.set_row_perturbation([&](const RowToPerturb & where, std::span<float>) { asked.push_back(where.position); });
+    std::vector<uint32_t> asked;
+    p.set_row_perturbation([&](const RowToPerturb & where, std::span<float>) { asked.push_back(where.ordinal); });
     Options other = always;
     other.seed = 8;
     p.set_sequence_options(0, other);  // the twin begins anew: all rows are asked for
     (void)go_on(p, 20, 21, 0, -8);
-    EXPECT_EQ(asked, (std::vector<llama_pos>{0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 19, 12}));
+    EXPECT_EQ(asked, (std::vector<uint32_t>{0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 19, 20}));
 }
 
 TEST_P(Memory, AContextShiftOfASharedPromptMovesItOnce) {

@@ -31,8 +31,8 @@ using Sample = std::vector<std::vector<float>>;  // [n_vocab][n_samples]: refram
 /// Which steps of the text hesitate.
 enum class Hesitates { at_each_step, at_the_last_step };
 
-/// Perturbs a row in place of harp.
-using Masks = std::function<void(uint64_t seed, const RowToPerturb &, std::span<float> row)>;
+/// Masks a row in place of harp.
+using Masks = std::function<void(uint64_t seed, const RowToPerturb &, std::span<float> factors)>;
 
 /// A sample of the reframed logits at the last token of `text`. Each call takes seeds that no other call has.
 Sample draw_sample(llama_model & model, uint32_t redraw, Hesitates hesitates, const Masks & masks = {}) {
@@ -53,7 +53,7 @@ Sample draw_sample(llama_model & model, uint32_t redraw, Hesitates hesitates, co
     });
     if (masks) {
         pass.set_row_perturbation(
-            [&](const RowToPerturb & row, std::span<float> values) { masks(options.seed, row, values); });
+            [&](const RowToPerturb & row, std::span<float> factors) { masks(options.seed, row, factors); });
     }
     static uint64_t next_seed = 0;
     for (size_t i = 0; i < n_samples; ++i) {
@@ -123,9 +123,9 @@ double compare(const char * what, const Sample & a, const Sample & b) {
 }
 
 /// harp's own masks, to be made wrong.
-void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> values) {
-    method::perturb({seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position), Perturbation::dropout,
-                    delta, values);
+void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
+    method::perturb({seed, row.draw, 0, row.reframing, 1}, row.ordinal, Perturbation::dropout, delta,
+                    {factors, {}, {}});
 }
 
 TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
@@ -133,12 +133,12 @@ TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     // the method to the letter with another generator: fresh masks over the whole text at one hesitation
     std::mt19937_64 generator(20241207);
     std::uniform_real_distribution<float> uniform;
-    const Sample reference =
-        draw_sample(model, 1, Hesitates::at_the_last_step, [&](uint64_t, const RowToPerturb &, std::span<float> row) {
-            for (float & value : row) {
-                if (!(uniform(generator) > delta)) value = 0.0F;
-            }
-        });
+    const Sample reference = draw_sample(model, 1, Hesitates::at_the_last_step,
+                                         [&](uint64_t, const RowToPerturb &, std::span<float> factors) {
+                                             for (float & factor : factors) {
+                                                 if (!(uniform(generator) > delta)) factor = 0.0F;
+                                             }
+                                         });
     const Sample fresh = draw_sample(model, 1, Hesitates::at_each_step);
     const Sample cached = draw_sample(model, 0, Hesitates::at_each_step);
     EXPECT_GT(compare("cached against fresh masks", cached, fresh), false_alarm_rate);
@@ -149,20 +149,20 @@ TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     const auto wrong = [&](const char * what, const Masks & masks) {
         EXPECT_LT(compare(what, draw_sample(model, 0, Hesitates::at_the_last_step, masks), fresh), false_alarm_rate);
     };
-    wrong("kept values rescaled", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
-        perturb(seed, row, values);
-        for (float & value : values) value /= 1.0F - delta;
+    wrong("kept values rescaled", [](uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
+        perturb(seed, row, factors);
+        for (float & factor : factors) factor /= 1.0F - delta;
     });
-    wrong("first position not covered", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
-        if (row.position > 0) perturb(seed, row, values);
+    wrong("first position not covered", [](uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
+        if (row.ordinal > 0) perturb(seed, row, factors);
     });
-    wrong("one mask for all positions", [](uint64_t seed, RowToPerturb row, std::span<float> values) {
-        row.position = 0;
-        perturb(seed, row, values);
+    wrong("one mask for all positions", [](uint64_t seed, RowToPerturb row, std::span<float> factors) {
+        row.ordinal = 0;
+        perturb(seed, row, factors);
     });
-    wrong("delta 0.23", [](uint64_t seed, const RowToPerturb & row, std::span<float> values) {
-        method::perturb({seed, row.draw, 0, row.reframing, 1}, static_cast<uint32_t>(row.position),
-                        Perturbation::dropout, 0.23F, values);
+    wrong("delta 0.23", [](uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
+        method::perturb({seed, row.draw, 0, row.reframing, 1}, row.ordinal, Perturbation::dropout, 0.23F,
+                        {factors, {}, {}});
     });
 }
 

@@ -92,8 +92,8 @@ TEST(Refusals, OptionsOutOfRange) {
     two.reframings = 2;
     EXPECT_EQ(code_of(pass, 0, two), ErrorCode::invalid_option);
     EXPECT_EQ(pass.sequence_options(0).reframings, 1U);
-    EXPECT_EQ(code_of(pass, 2, Options{}), ErrorCode::invalid_option);
-    EXPECT_EQ(code_of(pass, -1, Options{}), ErrorCode::invalid_option);
+    EXPECT_EQ(code_of(pass, 2, Options{}), ErrorCode::invalid_input);
+    EXPECT_EQ(code_of(pass, -1, Options{}), ErrorCode::invalid_input);
     Options bad;
     bad.beta = 2.0F;
     EXPECT_EQ(code_of(pass, 0, bad), ErrorCode::invalid_option);
@@ -166,74 +166,80 @@ void write_lora(const std::string & path, const std::string & tensor, Shape a, S
 
 const std::vector<llama_token> prompt{1, 403, 407, 261, 378};
 
-TEST(Refusals, LoraOnTheTokenEmbeddings) {
-    HARP_REQUIRE_MODEL(tied, stories260k());
-    const TemporaryFolder folder;
-    write_untied(stories260k().string(), folder.file("model.gguf"));
-    HARP_REQUIRE_MODEL(model, std::filesystem::path(folder.file("model.gguf")));
-    const int64_t n_embd = llama_model_n_embd(&tied);
-    write_lora(folder.file("lora.gguf"), "token_embd.weight", {4, 512}, {4, n_embd});
-    llama_adapter_lora * adapter = llama_adapter_lora_init(&model, folder.file("lora.gguf").c_str());
-    ASSERT_NE(adapter, nullptr);
-    for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
-        Options options;
-        options.schedule = schedule;
-        options.threshold = 0;
-        ForwardPass pass(model, small_context(), options);
-        decode(pass, prompt, 0);
-        float scale = 1.0F;
-        ASSERT_EQ(llama_set_adapters_lora(pass.context(), &adapter, 1, &scale), 0);
-        Refusal refusal;
-        try {
-            decode(pass, {300}, 5);
-            ADD_FAILURE() << "not refused";
-        } catch (const Error & error) {
-            refusal = {error.code(), error.what()};
+/// A model and a LoRA of one of its tensors.
+struct Adapted {
+    TemporaryFolder folder;
+    llama_model * model = nullptr;
+    llama_adapter_lora * adapter = nullptr;
+
+    explicit Adapted(bool of_embeddings) {
+        llama_model * tied = load(stories260k());
+        if (tied == nullptr) return;
+        const int64_t n_embd = llama_model_n_embd(tied);
+        write_untied(stories260k().string(), folder.file("model.gguf"));
+        model = load(folder.file("model.gguf"));
+        if (of_embeddings) {
+            write_lora(folder.file("lora.gguf"), "token_embd.weight", {4, 512}, {4, n_embd});
+        } else {
+            write_lora(folder.file("lora.gguf"), "blk.1.attn_q.weight", {n_embd, 4}, {4, n_embd});
         }
-        expect_mentions(refusal, ErrorCode::unsupported_call, {"LoRA", "token_embd.weight"});
-        EXPECT_EQ(pass.check_invariant(), "");
-        EXPECT_EQ(pass.memory_seq_pos_max(0), 4);
-        // without it the pass goes on
-        ASSERT_EQ(llama_set_adapters_lora(pass.context(), nullptr, 0, nullptr), 0);
-        decode(pass, {300}, 5);
-        ForwardPass undisturbed(model, small_context(), options);
-        decode(undisturbed, prompt, 0);
-        decode(undisturbed, {300}, 5);
-        EXPECT_LE(largest_difference(row(pass), row(undisturbed)), 2e-4);
+        adapter = llama_adapter_lora_init(model, folder.file("lora.gguf").c_str());
+    }
+    void apply(ForwardPass & pass) {
+        float scale = 1.0F;
+        EXPECT_EQ(llama_set_adapters_lora(pass.context(), &adapter, 1, &scale), 0);
+    }
+};
+
+TEST(Lora, OfEmbeddingsOrElsewhereIsPartOfBothPasses) {
+    for (const bool of_embeddings : {true, false}) {
+        SCOPED_TRACE(of_embeddings ? "token_embd.weight" : "attn_q.weight");
+        Adapted adapted(of_embeddings);
+        if (adapted.model == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
+        ASSERT_NE(adapted.adapter, nullptr);
+        const auto run = [&](const std::optional<Options> & options, bool with_adapter) {
+            ForwardPass pass(*adapted.model, small_context(), options);
+            if (with_adapter) adapted.apply(pass);
+            const Continuation result = greedy(pass, prompt, 20);
+            EXPECT_EQ(pass.check_invariant(), "");
+            return result;
+        };
+        Options lazy;
+        lazy.schedule = Schedule::lazy;
+        Options fused;
+        fused.schedule = Schedule::fused;
+        Options never;
+        never.threshold = std::numeric_limits<double>::infinity();
+        EXPECT_NE(run(std::nullopt, true).logits, run(std::nullopt, false).logits);
+        EXPECT_EQ(run(never, true).logits, run(std::nullopt, true).logits);
+        const Continuation a = run(lazy, true);
+        const Continuation b = run(fused, true);
+        EXPECT_EQ(a.tokens, b.tokens);
+        for (size_t i = 0; i < a.logits.size(); ++i) {
+            expect_same_step(a.logits[i], a.records[i], b.logits[i], b.records[i], 2e-4);
+        }
     }
 }
 
-TEST(Refusals, NotOfALoraElsewhere) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    const TemporaryFolder folder;
-    const int64_t n_embd = llama_model_n_embd(&model);
-    write_lora(folder.file("lora.gguf"), "blk.1.attn_q.weight", {n_embd, 4}, {4, n_embd});
-    llama_adapter_lora * adapter = llama_adapter_lora_init(&model, folder.file("lora.gguf").c_str());
-    ASSERT_NE(adapter, nullptr);
-    const auto run = [&](const std::optional<Options> & options, bool with_adapter) {
-        ForwardPass pass(model, small_context(), options);
-        float scale = 1.0F;
-        if (with_adapter) {
-            EXPECT_EQ(llama_set_adapters_lora(pass.context(), &adapter, 1, &scale), 0);
-        }
-        const Continuation result = greedy(pass, prompt, 20);
-        EXPECT_EQ(pass.check_invariant(), "");
-        return result;
+TEST(Lora, OfEmbeddingsIsPerturbedWithThem) {
+    Adapted adapted(/*of_embeddings=*/true);
+    if (adapted.model == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
+    Options options;
+    options.threshold = 0;
+    // embeddings that are zero hide the adapter too
+    const auto reframed = [&](bool with_adapter) {
+        ForwardPass pass(*adapted.model, small_context(), options);
+        if (with_adapter) adapted.apply(pass);
+        pass.set_row_perturbation(
+            [](const RowToPerturb &, std::span<float> factors) { std::fill(factors.begin(), factors.end(), 0.0F); });
+        std::vector<float> logits;
+        pass.set_observer([&](const StepObservation & o) { logits.assign(o.reframed.begin(), o.reframed.end()); });
+        decode(pass, prompt, 0);
+        return logits;
     };
-    Options lazy;
-    lazy.schedule = Schedule::lazy;
-    Options fused;
-    fused.schedule = Schedule::fused;
-    Options never;
-    never.threshold = std::numeric_limits<double>::infinity();
-    EXPECT_NE(run(std::nullopt, true).logits, run(std::nullopt, false).logits);
-    EXPECT_EQ(run(never, true).logits, run(std::nullopt, true).logits);
-    const Continuation a = run(lazy, true);
-    const Continuation b = run(fused, true);
-    EXPECT_EQ(a.tokens, b.tokens);
-    for (size_t i = 0; i < a.logits.size(); ++i) {
-        expect_same_step(a.logits[i], a.records[i], b.logits[i], b.records[i], 2e-4);
-    }
+    const std::vector<float> without = reframed(false);
+    ASSERT_FALSE(without.empty());
+    EXPECT_EQ(reframed(true), without);
 }
 
 }  // namespace

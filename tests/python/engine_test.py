@@ -139,6 +139,53 @@ class Generation(unittest.TestCase):
         self.assertEqual(answers[1].text, answers[2].text)
         self.assertNotEqual(answers[0].text, answers[1].text)
 
+    def test_conversation_is_decoded_once(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=2)
+        prompt = self.model.tokenize(PROMPTS[0])
+        said = [token.id for token in session.generate(prompt, max_tokens=24)]
+        longer = [*prompt, *said, *self.model.tokenize(" And then", add_special=False)]
+        rows = session.statistics["clean_rows"]
+        again = [token.id for token in session.generate(longer, max_tokens=8)]
+        self.assertLess(session.statistics["clean_rows"] - rows, 8 + 8)
+        fresh = harp.Session(self.model, OPTIONS, n_ctx=256)
+        self.assertEqual(again, [token.id for token in fresh.generate(longer, max_tokens=8)])
+        dict(session.generate_many([PROMPTS[1]] * 2, max_tokens=4))
+        self.assertEqual([token.id for token in session.generate(longer, max_tokens=8)], again)
+
+    def test_speculation_gives_the_same_tokens(self):
+        plain = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=3)
+        expected = dict(plain.generate_many(PROMPTS[:4], max_tokens=48))
+        for flags in (["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2"], ["-md", str(TINY)]):
+            with self.subTest(flags=flags):
+                session = harp.Session(tiny(*flags), OPTIONS, n_ctx=256, n_sequences=3)
+                answers = dict(session.generate_many(PROMPTS[:4], max_tokens=48))
+                self.assertEqual([answers[i].text for i in range(4)], [expected[i].text for i in range(4)])
+                stream = session.generate(PROMPTS[0], max_tokens=48)
+                self.assertEqual("".join(token.text for token in stream), expected[0].text)
+                self.assertGreater(session.statistics["accepted"], 0)
+                self.assertGreaterEqual(session.statistics["drafted"], session.statistics["accepted"])
+
+    def test_prompts_that_fit_a_pool_one_by_one(self):
+        prompts = [[1, *range(300 + i, 480 + i)] for i in range(3)]
+        alone = harp.Session(self.model, None, n_ctx=256)
+        expected = [dict(alone.generate_many([prompt], max_tokens=8))[0].text for prompt in prompts]
+        session = harp.Session(self.model, None, n_ctx=128, n_sequences=2, unified=True)
+        answers = dict(session.generate_many(prompts, max_tokens=8))
+        self.assertEqual([answers[i].text for i in range(3)], expected)
+
+    def test_stream_dropped_while_another_thread_decodes(self):
+        session = harp.Session(tiny(), OPTIONS, n_ctx=4096, n_sequences=2)
+        endless = harp.Sampling(grammar="root ::= [a-z ] root")
+        dropped = session.generate(PROMPTS[0], sampling=endless)
+        next(dropped)
+        thread = threading.Thread(target=lambda: dict(session.generate_many(PROMPTS * 4, max_tokens=40)))
+        thread.start()
+        time.sleep(0.05)
+        del dropped
+        gc.collect()
+        thread.join()
+        self.assertEqual(session.forward([1, 2]).logits.shape[0], 1)  # nothing is under way
+
     def test_context_full(self):
         session = harp.Session(self.model, None, n_ctx=64)
         answer = dict(session.generate_many(PROMPTS[:1], max_tokens=100000))[0]
@@ -211,12 +258,17 @@ class Scores(unittest.TestCase):
 
     def test_options_that_cannot_share_a_reading(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=64)
+        uniform = OPTIONS.replace(perturbation="uniform", strength=5)
+        with self.assertRaises(harp.HarpError) as caught:
+            session.score_each([([1], [2])], [uniform, None, uniform.replace(threshold=4.0)])
+        self.assertEqual(caught.exception.code, "invalid_option")
+        self.assertIn("uniform", str(caught.exception))
         for other in (OPTIONS.replace(strength=0.1), OPTIONS.replace(seed=9), OPTIONS.replace(redraw=1)):
             with self.subTest(other=other), self.assertRaises(harp.HarpError) as caught:
                 session.score_each([([1], [2])], [OPTIONS, None, other])
             self.assertEqual(caught.exception.code, "invalid_option")
         with self.assertRaises(harp.HarpError):
-            session.score_each([([1], [2])], [OPTIONS.replace(redraw=1), None])
+            session.score_each([([1], [2])], [OPTIONS.replace(redraw=1), OPTIONS.replace(redraw=1, threshold=3.0)])
 
     def test_greedy_continuation_is_greedy(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=256)
@@ -237,13 +289,12 @@ class Scores(unittest.TestCase):
 
 @needs_tiny
 class Logits(unittest.TestCase):
-    def test_view_and_records(self):
+    def test_rows_and_records(self):
         model = tiny()
         session = harp.Session(model, OPTIONS, n_ctx=256)
         tokens = model.tokenize("Once upon a time there was")
         every = session.forward(tokens, all=True)
         self.assertEqual(every.logits.shape, (len(tokens), model.n_vocab))
-        self.assertFalse(every.logits.flags.owndata)
         self.assertFalse(every.logits.flags.writeable)
         [score] = session.score([(tokens[:1], tokens[1:])])
         kept = every_log_probabilities(session, tokens)
@@ -268,10 +319,55 @@ class Logits(unittest.TestCase):
         session.forward([4] * 40)
         self.assertEqual(session.n_past, 43)
 
-    def test_view_outlives_the_names_of_its_session(self):
-        logits = harp.Session(tiny(), None, n_ctx=64).forward([1, 2, 3]).logits
+    def test_logits_outlive_the_next_call_and_the_session(self):
+        session = harp.Session(tiny(), None, n_ctx=256)
+        kept = session.forward([1, 2, 3], all=True).logits
+        then = kept.copy()
+        for _ in range(3):
+            session.forward(list(range(3, 63)), all=True)
+        np.testing.assert_array_equal(kept, then)
+        del session
         gc.collect()
-        self.assertTrue(np.isfinite(logits).all())
+        np.testing.assert_array_equal(kept, then)
+
+    def test_truncate_is_within_the_sequence(self):
+        session = harp.Session(tiny(), None, n_ctx=64)
+        session.forward([1, 2, 3])
+        for n in (-1, 4, 2**40):
+            with self.subTest(n=n), self.assertRaises(harp.HarpError) as caught:
+                session.truncate(n)
+            self.assertEqual(caught.exception.code, "invalid_input")
+            self.assertIn("n: ", str(caught.exception))
+            self.assertIn("0..3", str(caught.exception))
+            self.assertEqual(session.n_past, 3)
+        session.truncate(3)
+        session.truncate(0)
+        self.assertEqual(session.n_past, 0)
+
+    @unittest.skipUnless((MODELS / "random-mamba.gguf").is_file(), "no random-mamba.gguf")
+    def test_recurrent_state_cannot_go_back(self):
+        model = harp.Model(MODELS / "random-mamba.gguf", n_threads=1, llama_args=["-b", "16"])
+        session = harp.Session(model, None, n_ctx=256)
+        session.forward([1, 2, 3])
+        with self.assertRaises(harp.HarpError) as caught:
+            session.truncate(2)
+        self.assertEqual((caught.exception.code, session.n_past), ("unsupported_call", 3))
+        with self.assertRaises(harp.HarpError) as caught:  # the first of its batches is decoded
+            session.forward([4] * 20 + [model.n_vocab])
+        self.assertEqual((caught.exception.code, session.n_past), ("invalid_batch", 0))
+        session.forward([1, 2])
+        self.assertEqual(session.n_past, 2)
+
+    @unittest.skipUnless((MODELS / "gemma-3-270m-Q4_K_M.gguf").is_file(), "no Gemma")
+    def test_a_sliding_window_cannot_go_back(self):
+        model = harp.Model(MODELS / "gemma-3-270m-Q4_K_M.gguf", n_threads=1, llama_args=["-ub", "64"])
+        session = harp.Session(model, None, n_ctx=2048)
+        session.forward(list(range(2000, 2900)))
+        with self.assertRaises(harp.HarpError) as caught:
+            session.truncate(100)
+        self.assertEqual((caught.exception.code, session.n_past), ("unsupported_call", 900))
+        session.truncate(890)
+        session.truncate(0)
 
 
 def every_log_probabilities(session, tokens):
@@ -297,6 +393,12 @@ class Errors(unittest.TestCase):
     def test_flags_and_sizes(self):
         self.check("invalid_option", ["--magic"], lambda: harp.Model(TINY, llama_args=["--magic"]))
         self.check("invalid_option", ["n_ctx", "0"], lambda: harp.Session(tiny(), None, n_ctx=0))
+        for n_ctx in (2**31, 2**32 + 64, 2**40):
+            words = ["n_ctx", str(n_ctx), "2..1073741823"]
+            self.check("invalid_option", words, lambda: harp.Session(tiny(), None, n_ctx=n_ctx, n_sequences=2))
+        self.check("invalid_option", ["n_ctx", "2..536870911"],
+                   lambda: harp.Session(tiny(), OPTIONS, n_ctx=2**30, n_sequences=2))
+        self.check("invalid_option", ["n_sequences", "257"], lambda: harp.Session(tiny(), None, n_ctx=64, n_sequences=257))
         self.check("invalid_input", ["prompt", "empty"], lambda: harp.Session(tiny(), None, n_ctx=64).generate([]))
         self.check("invalid_input", ["512"], lambda: tiny().detokenize([512]))
 

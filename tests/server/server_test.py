@@ -57,6 +57,13 @@ def score_of(text, *flags):
     return json.loads(done.stdout)
 
 
+def counters(server):
+    """HARP's metrics of a server with --metrics."""
+    with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
+        lines = [line.split() for line in answer.read().decode().splitlines() if line.startswith("llamacpp:harp_")]
+    return {name.removeprefix("llamacpp:harp_"): float(value) for name, value in lines}
+
+
 class ServerTest(unittest.TestCase):
     flags = []
     model = TINY
@@ -144,14 +151,10 @@ class Hesitating(ServerTest):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
 
     def test_metrics(self):
-        def counters():
-            with urllib.request.urlopen(self.server.url + "/metrics", timeout=30) as answer:
-                lines = [line.split() for line in answer.read().decode().splitlines() if line.startswith("llamacpp:harp_")]
-            return {name.removeprefix("llamacpp:harp_"): float(value) for name, value in lines}
-
-        before = counters()
+        self.server.complete(PROMPTS[0], n=1)  # they show what loading decoded (a probe of the memory) from the first answer on
+        before = counters(self.server)
         counts = self.server.post("/completion", {"prompt": PROMPTS[1], "n_predict": 24, "temperature": 0})["timings"]["harp"]
-        grown = {name: value - before[name] for name, value in counters().items()}
+        grown = {name: value - before[name] for name, value in counters(self.server).items()}
         self.assertEqual(grown["steps_total"], counts["steps"])
         self.assertEqual(grown["hesitations_total"], counts["hesitations"])
         self.assertGreater(grown["second_pass_rows_total"], 0)
@@ -228,6 +231,31 @@ class Hesitating(ServerTest):
             self.assertEqual((one["id"], one["hesitated"]), (other["id"], other["hesitated"]))
             self.assertAlmostEqual(one["entropy"], other["entropy"], places=4)
             self.assertAlmostEqual(one["logprob"], other["logprob"], places=4)
+
+    def test_rejected_drafts_get_no_second_pass(self):
+        ask = {"prompt": "Lily saw a dog. The dog ran. Lily saw a cat. The cat ran. Lily saw a bird. The bird", "n_predict": 96,
+               "temperature": 0, "ignore_eos": True}
+        answers = []
+        for speculation in [[], ["--spec-type", "ngram-simple", "--spec-draft-n-max", "4"]]:
+            server = Server("-np", "1", "-c", "512", "--metrics", "--harp-threshold", "0", "--harp-schedule", "lazy", *EXACT,
+                            *speculation)
+            self.addCleanup(server.stop)
+            answers.append((server.post("/completion", ask), counters(server)["second_pass_rows_total"]))
+        (alone, rows_alone), (drafted, rows_drafted) = answers
+        self.assertEqual(drafted["content"], alone["content"])
+        n_rejected = drafted["timings"]["draft_n"] - drafted["timings"]["draft_n_accepted"]
+        self.assertGreater(n_rejected, 4)
+        self.assertLess(rows_drafted - rows_alone, n_rejected / 4)
+
+    def test_drafts_of_many_slots_share_batches(self):
+        prompts = [f"{name} saw a dog. The dog ran. {name} saw a cat. The cat ran. {name} saw a bird. The bird"
+                   for name in ["Lily", "Tom", "Mom", "Ben"]]
+        drafting = Server("-np", "4", "-c", "2048", "--spec-type", "ngram-simple", "--harp-threshold", "0.5", *EXACT)
+        self.addCleanup(drafting.stop)
+        ask = {"n": 96, "ignore_eos": True, "harp": {"threshold": 0.5}, "cache_prompt": False}
+        alone = [self.server.complete(prompt, **ask) for prompt in prompts]
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+            self.assertEqual(list(pool.map(lambda prompt: drafting.complete(prompt, **ask), prompts)), alone)
 
     def echo(self, prompt, **more):
         answer = self.server.post("/v1/completions", {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 0, **more})
@@ -486,12 +514,35 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "3"): ["beta", "3", "0..1"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
+            ("-m", "no.gguf", "--mmproj", "eyes.gguf"): ["--mmproj", "--harp-off", "--no-mmproj"],
         }.items():
             with self.subTest(flags=flags):
                 code, _, err = self.run_server(*flags)
                 self.assertEqual(code, 2, err)
                 for name in names:
                     self.assertIn(name, err)
+
+    @needs_tiny
+    def test_images_need_harp_off(self):
+        projector = ["-m", str(TINY), "--mmproj", "eyes.gguf"]
+        done = subprocess.run([HARP, "generate", *projector, "-p", "x"], env=environment(), capture_output=True, timeout=60,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"--mmproj", done.stderr)
+        code, _, err = self.run_server(*projector, "--port", "0", "--harp-off")
+        self.assertEqual(code, 1)  # llama.cpp looks for the file
+        self.assertIn("eyes.gguf", err)
+        self.assertNotIn("--harp-off", err)
+
+    @unittest.skipUnless(shutil.which("nm"), "nm is not installed")
+    def test_no_call_goes_past_harp(self):
+        """What the program takes from libllama is nothing that harp/drop_in.h renames: in no part of it, images included."""
+        renamed = set(re.findall(r"#define (llama_\w+) harp_", (ROOT / "include/harp/drop_in.h").read_text()))
+        self.assertIn("llama_process", renamed)
+        done = subprocess.run(["nm", "-D", "--undefined-only", SERVER], capture_output=True, text=True, check=True)
+        taken = {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
+        self.assertIn("harp_process", taken)
+        self.assertEqual(taken & renamed - {"llama_init_from_model"}, set())  # of draft models
 
     @unittest.skipUnless(T5.is_file(), f"no {T5}")
     def test_model_that_cannot_hesitate_is_refused_by_name(self):

@@ -12,16 +12,16 @@
 namespace harp::forward {
 namespace {
 
-constexpr BatchLimits limits{.n_batch = 8, .n_seq_max = 3, .n_vocab = 512};
+constexpr BatchLimits limits{.n_batch = 8, .n_seq_max = 3, .n_vocab = 512, .n_embd = 2};
 
 llama_pos from_zero(llama_seq_id /*sequence*/) {
     return 0;
 }
 
 /// "token@position:sequences", with "*" for an output row.
-std::string text(const std::vector<TokenRow> & rows) {
+std::string text(const std::vector<CallerRow> & rows) {
     std::string out;
-    for (const TokenRow & row : rows) {
+    for (const CallerRow & row : rows) {
         if (!out.empty()) out += ' ';
         out += std::to_string(row.token) + '@' + std::to_string(row.position) + ':';
         for (const llama_seq_id id : row.sequences) out += std::to_string(id);
@@ -121,20 +121,52 @@ TEST_F(ReadRows, RejectsWrongSizes) {
     expect_invalid(batch_, "the batch has 9 rows; allowed: 1..8 (n_batch)");
 }
 
-TEST_F(ReadRows, RejectsEmbeddings) {
-    std::array<float, 3> embeddings{};
+TEST_F(ReadRows, OfEmbeddings) {
+    std::array<float, 6> embeddings{1, 2, 3, 4, 5, 6};
     batch_.token = nullptr;
     batch_.embd = embeddings.data();
-    const Rejection rejection = rejection_of(batch_);
-    EXPECT_EQ(rejection.code, ErrorCode::unsupported_call);
-    EXPECT_EQ(rejection.message,
-              "batches of embeddings (llama_batch.embd) cannot be reframed; switch HARP off for this context");
+    const std::vector<CallerRow> rows = read_rows(batch_, limits, from_zero);
+    EXPECT_EQ(text(rows), "-1@0:0 -1@1:0* -1@2:0");
+    EXPECT_EQ(rows[2].embedding.index, 2U);
+    EXPECT_EQ(rows[2].embedding.chunk, rows[0].embedding.chunk);
+    EXPECT_EQ(rows[0].embedding.chunk->values, (std::vector<float>{1, 2, 3, 4, 5, 6}));
+    EXPECT_EQ(rows[0].embedding.chunk->positions, (std::vector<llama_pos>{0, 1, 2}));
+    // and back
+    BatchRows back;
+    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, rows[i].is_output);
+    const llama_batch view = back.view();
+    EXPECT_EQ(view.token, nullptr);
+    EXPECT_EQ(std::vector<float>(view.embd, view.embd + 4), (std::vector<float>{3, 4, 5, 6}));
+    EXPECT_EQ(std::vector<llama_pos>(view.pos, view.pos + 2), (std::vector<llama_pos>{1, 2}));
+}
+
+TEST_F(ReadRows, OfAPictureWithFourPositionsARow) {
+    std::array<float, 6> embeddings{1, 2, 3, 4, 5, 6};
+    // [n_pos][rows]: all at time 7, then y, x and a fourth
+    std::array<llama_pos, 12> positions{7, 7, 7, 7, 7, 8, 7, 8, 7, 0, 0, 0};
+    batch_.token = nullptr;
+    batch_.embd = embeddings.data();
+    batch_.pos = positions.data();
+    BatchLimits with_four = limits;
+    with_four.n_pos = 4;
+    const std::vector<CallerRow> rows = read_rows(batch_, with_four, from_zero);
+    EXPECT_EQ(text(rows), "-1@7:0 -1@7:0* -1@7:0");
+    BatchRows back;
+    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, false);
+    const llama_batch view = back.view();
+    EXPECT_EQ(std::vector<llama_pos>(view.pos, view.pos + 8), (std::vector<llama_pos>{7, 7, 7, 8, 8, 7, 0, 0}));
+    // a second part of it follows at the same time
+    EXPECT_EQ(text(read_rows(batch_, with_four, [](llama_seq_id) { return 8; })), text(rows));
+    EXPECT_THROW((void)read_rows(batch_, with_four, [](llama_seq_id) { return 9; }), Error);
 }
 
 TEST_F(ReadRows, RejectsEmbeddingsBesideTokens) {  // llama.cpp adds them where a model can take both
-    std::array<float, 3> embeddings{};
+    std::array<float, 6> embeddings{};
     batch_.embd = embeddings.data();
-    EXPECT_EQ(rejection_of(batch_).code, ErrorCode::unsupported_call);
+    expect_invalid(batch_, "the batch has tokens and embeddings; allowed: one of them");
+    batch_.token = nullptr;
+    batch_.pos = nullptr;
+    expect_invalid(batch_, "a batch of embeddings needs positions (llama_batch.pos is NULL)");
 }
 
 TEST_F(ReadRows, RejectsBadTokens) {
@@ -192,9 +224,6 @@ TEST(BatchRows, BuildsALlamaBatch) {
     rows.add(5, 0, both, false);
     rows.add(6, 1, {&second, 1}, true);
     EXPECT_EQ(rows.size(), 2U);
-    EXPECT_EQ(rows.token(1), 6);
-    EXPECT_EQ(rows.sequences(0).size(), 2U);
-    EXPECT_EQ(rows.sequences(1).front(), 1);
     const llama_batch batch = rows.view();
     EXPECT_EQ(batch.embd, nullptr);
     EXPECT_EQ(text(read_rows(batch, limits, from_zero)), "5@0:01 6@1:1*");

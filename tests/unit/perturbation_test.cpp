@@ -16,29 +16,38 @@
 namespace {
 
 using harp::Perturbation;
-using harp::method::Draw;
+using harp::method::Masks;
 using harp::method::perturb;
 using harp::method::uniform_numbers;
 
 constexpr uint32_t width = 576;
 
-std::vector<float> numbers(const Draw & draw, uint32_t position, size_t n_embd = width) {
+std::vector<float> numbers(const Masks & masks, uint32_t position, size_t n_embd = width) {
     std::vector<float> u(n_embd, -1.0F);
-    uniform_numbers(draw, position, u);
+    uniform_numbers(masks, position, u);
     return u;
 }
 
-std::vector<float> perturbed(const Draw & draw, uint32_t position, Perturbation kind, float strength,
+// As the graph does it.
+std::vector<float> perturbed(const Masks & masks, uint32_t position, Perturbation kind, float strength,
                              std::vector<float> row) {
-    perturb(draw, position, kind, strength, row);
+    std::vector<float> factors(row.size(), 1.0F), noise(row.size(), 0.0F), relative_noise(row.size(), 0.0F);
+    perturb(masks, position, kind, strength, {factors, noise, relative_noise});
+    double squares = 0;
+    for (const float x : row) squares += static_cast<double>(x) * static_cast<double>(x);
+    const auto rms = static_cast<float>(std::sqrt(squares / static_cast<double>(row.size())));
+    for (size_t i = 0; i < row.size(); ++i) {
+        row[i] *= factors[i];
+        if (noise[i] != 0.0F || relative_noise[i] != 0.0F) row[i] = row[i] + noise[i] + relative_noise[i] * rms;
+    }
     return row;
 }
 
 // A sequence of rows, [n_positions][width], one after another.
-std::vector<float> many_numbers(const Draw & draw, uint32_t n_positions) {
+std::vector<float> many_numbers(const Masks & masks, uint32_t n_positions) {
     std::vector<float> u(size_t{n_positions} * width);
     for (uint32_t p = 0; p < n_positions; ++p) {
-        uniform_numbers(draw, p, std::span(u).subspan(size_t{p} * width, width));
+        uniform_numbers(masks, p, std::span(u).subspan(size_t{p} * width, width));
     }
     return u;
 }
@@ -60,57 +69,71 @@ TEST(UniformNumbers, KnownAnswer) {
     for (size_t k = 0; k < 4; ++k) EXPECT_EQ(u[k], static_cast<float>(philox[k] >> 8) / 16777216.0F) << k;
 }
 
-// The same file: counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0 (the digits of pi). The
-// first word of the counter is the block of coordinates, so that block would be number 0x243f6a88, too far
-// out to reach; this is the vector with its first word 0, computed with Random123.
+// The same file: counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0 (the digits of pi). The first word of the
+// counter is the block of coordinates and the reframing: these are the vectors with that word 0, 1, 03000000 and 03000001,
+// computed with another implementation of Philox.
 TEST(UniformNumbers, LayoutOfKeyAndCounter) {
-    const Draw draw{.seed = 0x299f31d0a4093822, .index = 0x13198a2e, .sequence = 0x707344, .reframing = 0x03};
-    const auto u = numbers(draw, 0x85a308d3, 8);
     const std::array<uint32_t, 8> philox = {0x3f6d24d7, 0x529108a0, 0xf8a37e29, 0xe7a9b43b,
                                             0x14e0a6ea, 0xbbea52f1, 0x89a95d62, 0xe59911d1};
+    const auto u = numbers({.seed = 0x299f31d0a4093822, .draw = 0x13198a2e, .family = 0x03707344}, 0x85a308d3, 8);
     for (size_t k = 0; k < 8; ++k) EXPECT_EQ(u[k], static_cast<float>(philox[k] >> 8) / 16777216.0F) << k;
+
+    // a family of 32 bits and a reframing: neither changes the other
+    const std::array<uint32_t, 8> third = {0x28c25087, 0xa92fd94d, 0x5f092a43, 0xf35eeb93,
+                                           0x4ae55a3f, 0x382d2f33, 0xbe9afebf, 0x6c0c86e4};
+    const auto v =
+        numbers({.seed = 0x299f31d0a4093822, .draw = 0x13198a2e, .family = 0xfedcba98, .reframing = 3}, 0x85a308d3, 8);
+    for (size_t k = 0; k < 8; ++k) EXPECT_EQ(v[k], static_cast<float>(third[k] >> 8) / 16777216.0F) << k;
+}
+
+// Families from 2^24 on once lost the reframing: the masks of several reframings were equal.
+TEST(UniformNumbers, ReframingsDifferInEveryFamily) {
+    for (const uint32_t family : {5U, (1U << 24) + 5U, 0xffffffffU}) {
+        EXPECT_NE(numbers({.family = family, .reframing = 0}, 1), numbers({.family = family, .reframing = 1}, 1))
+            << family;
+    }
 }
 
 TEST(UniformNumbers, ShorterRowIsAPrefix) {
-    const Draw draw{.seed = 11, .index = 2, .sequence = 3, .reframing = 1};
-    const auto longest = numbers(draw, 7, 100);
+    const Masks masks{.seed = 11, .draw = 2, .family = 3, .reframing = 1};
+    const auto longest = numbers(masks, 7, 100);
     for (size_t n = 0; n < 100; ++n) {
-        const auto u = numbers(draw, 7, n);
+        const auto u = numbers(masks, 7, n);
         EXPECT_TRUE(std::equal(u.begin(), u.end(), longest.begin())) << n;
     }
 }
 
 TEST(UniformNumbers, DoNotDependOnEarlierCalls) {
-    const Draw draw{.seed = 5};
-    const auto before = numbers(draw, 3);
+    const Masks masks{.seed = 5};
+    const auto before = numbers(masks, 3);
     (void)numbers({.seed = 6}, 100);
-    (void)numbers(draw, 4);
-    EXPECT_EQ(numbers(draw, 3), before);
+    (void)numbers(masks, 4);
+    EXPECT_EQ(numbers(masks, 3), before);
 }
 
 TEST(UniformNumbers, EveryPartOfTheKeyCounts) {
-    const Draw base{.seed = 1, .index = 1, .sequence = 1, .reframing = 1};
+    const Masks base{.seed = 1, .draw = 1, .family = 1, .reframing = 1};
     const auto u = numbers(base, 1);
-    Draw seed = base;
+    Masks seed = base;
     seed.seed = 2;
-    Draw high_seed = base;
+    Masks high_seed = base;
     high_seed.seed = 1 | uint64_t{1} << 32;
-    Draw index = base;
-    index.index = 2;
-    Draw sequence = base;
-    sequence.sequence = 2;
-    Draw reframing = base;
+    Masks index = base;
+    index.draw = 2;
+    Masks sequence = base;
+    sequence.family = 2;
+    Masks reframing = base;
     reframing.reframing = 2;
-    Draw swapped = base;  // sequence and reframing must not be mixed up
-    swapped.sequence = (1U << 24) - 1;
-    for (const Draw & other : {seed, high_seed, index, sequence, reframing, swapped}) {
+    Masks swapped = base;  // sequence and reframing must not be mixed up
+    swapped.family = (1U << 24) - 1;
+    for (const Masks & other : {seed, high_seed, index, sequence, reframing, swapped}) {
         const auto v = numbers(other, 1);
         size_t equal = 0;
         for (size_t i = 0; i < width; ++i) equal += u[i] == v[i] ? 1U : 0U;
         EXPECT_LE(equal, 1U);
     }
     EXPECT_NE(numbers(base, 2), u);
-    Draw length = base;  // not a part of the key: the mask of a token must not change as the text grows
+    Masks length = base;  // not a part of the key: the mask of a token must not change as the text grows
     length.length = 99;
     EXPECT_EQ(numbers(length, 1), u);
 }
@@ -140,8 +163,8 @@ TEST(UniformNumbers, NeighboursDoNotCorrelate) {
     for (const size_t lag : {size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{width}}) {
         EXPECT_LT(std::abs(correlation(all.first(u.size() - lag), all.subspan(lag))), limit) << "lag " << lag;
     }
-    const std::array<Draw, 5> neighbours = {Draw{.seed = 1}, Draw{.seed = uint64_t{1} << 32}, Draw{.index = 1},
-                                            Draw{.sequence = 1}, Draw{.reframing = 1}};
+    const std::array<Masks, 5> neighbours = {Masks{.seed = 1}, Masks{.seed = uint64_t{1} << 32}, Masks{.draw = 1},
+                                             Masks{.family = 1}, Masks{.reframing = 1}};
     for (size_t k = 0; k < neighbours.size(); ++k) {
         EXPECT_LT(std::abs(correlation(all, many_numbers(neighbours[k], positions))), limit) << "neighbour " << k;
     }
@@ -150,11 +173,11 @@ TEST(UniformNumbers, NeighboursDoNotCorrelate) {
 // ---- dropout ----
 
 TEST(Dropout, KeepsWhereGreaterThanDeltaAndDoesNotRescale) {
-    const Draw draw{.seed = 3, .sequence = 5};
+    const Masks masks{.seed = 3, .family = 5};
     std::vector<float> row(width);
     for (size_t i = 0; i < width; ++i) row[i] = 1.0F + static_cast<float>(i);
-    const auto u = numbers(draw, 9);
-    const auto result = perturbed(draw, 9, Perturbation::dropout, 0.2F, row);
+    const auto u = numbers(masks, 9);
+    const auto result = perturbed(masks, 9, Perturbation::dropout, 0.2F, row);
     for (size_t i = 0; i < width; ++i) EXPECT_EQ(result[i], u[i] > 0.2F ? row[i] : 0.0F) << i;
 }
 
@@ -211,21 +234,22 @@ TEST(Perturb, StrengthZeroChangesNoBit) {
 TEST(Perturb, AnyWidth) {
     for (size_t n = 0; n <= 13; ++n) {
         std::vector<float> row(n + 1, 1.0F);
-        perturb({}, 1, Perturbation::dropout, 0.5F, std::span(row).first(n));
+        const auto first = std::span(row).first(n);
+        perturb({}, 1, Perturbation::dropout, 0.5F, {first, first, first});
         const auto whole = perturbed({}, 1, Perturbation::dropout, 0.5F, std::vector<float>(16, 1.0F));
         EXPECT_TRUE(std::equal(row.begin(), row.begin() + static_cast<ptrdiff_t>(n), whole.begin())) << n;
         EXPECT_EQ(row[n], 1.0F) << n;
-        perturb({}, 1, Perturbation::gaussian, 0.5F, std::span(row).first(n));
-        perturb({}, 1, Perturbation::uniform, 0.5F, std::span(row).first(n));
+        perturb({}, 1, Perturbation::gaussian, 0.5F, {first, first, first});
+        perturb({}, 1, Perturbation::uniform, 0.5F, {first, first, first});
         EXPECT_EQ(row[n], 1.0F) << n;
     }
 }
 
 // NEFTune: alpha 5, length 16, width 4 gives U(-1,1) * 5 / 8.
 TEST(Uniform, ScaleIsThatOfNeftune) {
-    const Draw draw{.seed = 2, .length = 16};
-    const auto u = numbers(draw, 3, 4);
-    const auto row = perturbed(draw, 3, Perturbation::uniform, 5.0F, {1.0F, 2.0F, 3.0F, 4.0F});
+    const Masks masks{.seed = 2, .length = 16};
+    const auto u = numbers(masks, 3, 4);
+    const auto row = perturbed(masks, 3, Perturbation::uniform, 5.0F, {1.0F, 2.0F, 3.0F, 4.0F});
     for (size_t k = 0; k < 4; ++k) {
         EXPECT_NEAR(row[k], static_cast<float>(k + 1) + (2.0F * u[k] - 1.0F) * 0.625F, 1e-6F) << k;
     }

@@ -45,10 +45,15 @@ OnExample = Callable[[Example, int], None]
 
 
 def can_share_readings(method: Method, other: Method) -> bool:
-    """Whether one reading with HARP scores given texts for both: they differ in threshold and beta alone, or one is vanilla."""
+    """Whether one reading with HARP scores given texts for both: they differ in threshold and beta alone, or one is vanilla.
+
+    Uniform noise is scaled by where a sequence first hesitates, so that there they may differ in beta alone.
+    """
     if method.only_generates or other.only_generates or method.options is None:
         return False
     options = other.options or method.options
+    if method.options.perturbation == "uniform" and options.threshold != method.options.threshold:
+        return False
     return method.options.redraw == 0 and method.options == options.replace(threshold=method.options.threshold,
                                                                             beta=method.options.beta)
 

@@ -1,0 +1,73 @@
+#include "decoding/sampler.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "sampling.h"
+
+namespace harp::decoding {
+
+namespace {
+
+llama_sampler_ptr make_grammar(const llama_model & model, const std::string & text) {
+    if (text.empty()) return nullptr;
+    const llama_vocab * vocab = llama_model_get_vocab(&model);
+    llama_sampler_ptr grammar(text.starts_with("%llguidance")
+                                  ? llama_sampler_init_llg(vocab, "lark", text.c_str())
+                                  : llama_sampler_init_grammar(vocab, text.c_str(), "root"));
+    if (!grammar) throw std::runtime_error("failed to parse grammar");
+    return grammar;
+}
+
+llama_sampler_ptr make_chain(const llama_model & model, common_params_sampling params) {
+    params.grammar = {};  // common_sampler shows no one its grammar, so ours is made apart
+    const common_sampler_ptr sampler(common_sampler_init(&model, params));
+    return llama_sampler_ptr(llama_sampler_clone(common_sampler_get(sampler.get())));
+}
+
+}  // namespace
+
+Sampler::Sampler(const llama_model & model, common_params_sampling params)
+    : Sampler(make_chain(model, params), make_grammar(model, common_grammar_value(params.grammar))) {}
+
+Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar)
+    : chain_(std::move(chain)), grammar_(std::move(grammar)) {}
+
+Sampler Sampler::clone() const {
+    return {llama_sampler_ptr(llama_sampler_clone(chain_.get())),
+            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr)};
+}
+
+void Sampler::begin(std::span<const llama_token> prompt) {
+    llama_sampler_reset(chain_.get());
+    if (grammar_) llama_sampler_reset(grammar_.get());
+    for (const llama_token token : prompt) llama_sampler_accept(chain_.get(), token);
+}
+
+llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
+    candidates_.resize(logits.size());
+    for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<llama_token>(i), logits[i], 0.0F};
+    llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};
+    if (under_grammar) llama_sampler_apply(grammar_.get(), &array);
+    llama_sampler_apply(chain_.get(), &array);
+    return array.data[array.selected].id;
+}
+
+/// As common_sampler_sample: a grammar's judgement of the whole vocabulary is dear, so the chosen token is judged first.
+llama_token Sampler::sample(std::span<const float> logits) {
+    const llama_token token = choose(logits, /*under_grammar=*/false);
+    if (!grammar_) return token;
+    llama_token_data chosen = {token, 1.0F, 0.0F};
+    llama_token_data_array alone = {&chosen, 1, -1, false};
+    llama_sampler_apply(grammar_.get(), &alone);
+    return std::isinf(chosen.logit) ? choose(logits, /*under_grammar=*/true) : token;
+}
+
+void Sampler::accept(llama_token token) {
+    if (grammar_) llama_sampler_accept(grammar_.get(), token);
+    llama_sampler_accept(chain_.get(), token);
+}
+
+}  // namespace harp::decoding

@@ -1,0 +1,388 @@
+// ForwardPass: the decode of one batch. Clean rows, the gate, mixing; twins that catch up are second_pass.cpp's.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include "forward/pass_impl.h"
+#include "method/entropy.h"
+#include "method/mixing.h"
+
+namespace harp {
+
+using forward::CallerRow;
+using forward::InnerBatch;
+using forward::Output;
+using forward::Sequence;
+using forward::TwinRow;
+
+namespace {
+
+class Stopwatch {
+  public:
+    [[nodiscard]] double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// Turns llama_decode's return value into an error.
+void check_decode_result(int32_t result) {
+    switch (result) {
+        case 0: return;
+        case 1:
+            throw Error(ErrorCode::context_full,
+                        "no room in the KV cache for this batch; use a larger context (n_ctx) or fewer sequences");
+        case 2: throw Error(ErrorCode::aborted, "decoding was aborted by the abort callback");
+        case -1: throw Error(ErrorCode::invalid_batch, "llama_decode rejected the batch (its log says why)");
+        default: throw Error(ErrorCode::decode_failed, "llama_decode failed with " + std::to_string(result));
+    }
+}
+
+/// Attention between all rows of a micro-batch, as the caller had it when it decoded the embeddings.
+class NonCausalAttention {
+  public:
+    NonCausalAttention(llama_context & context, const forward::EmbeddingChunk * chunk)
+        : context_(context),
+          was_causal_(llama_get_causal_attn(&context)),
+          is_causal_(chunk ? chunk->is_causal : was_causal_) {
+        if (is_causal_ != was_causal_) llama_set_causal_attn(&context_, is_causal_);
+    }
+    ~NonCausalAttention() {
+        if (is_causal_ != was_causal_) llama_set_causal_attn(&context_, was_causal_);
+    }
+    NonCausalAttention(const NonCausalAttention &) = delete;
+    NonCausalAttention & operator=(const NonCausalAttention &) = delete;
+
+  private:
+    llama_context & context_;
+    bool was_causal_, is_causal_;
+};
+
+/// Positions of a row of batch.embd.
+size_t positions_per_embedding(const llama_model & model) {
+    const llama_rope_type type = llama_model_rope_type(&model);
+    return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE ? 4 : 1;
+}
+
+}  // namespace
+
+void ForwardPass::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {
+    const Stopwatch total;
+    impl_->decode(batch, count_useful);
+    impl_->statistics.total_seconds += total.seconds();
+}
+
+void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {
+    outputs.clear(static_cast<size_t>(n_vocab));
+    if (!enabled()) return decode_vanilla(batch);
+    Decode call = read(batch);
+    const double seconds_before = statistics.second_pass_seconds;
+    try {
+        plan_fused(call);
+        append_rows(call);
+        lay_out(call);
+        run_clean(call);
+        collect_outputs(call);
+        judge_outputs();
+        catch_up(count_useful);
+        share_second_pass(statistics.second_pass_seconds - seconds_before);
+        if (observer) observe_outputs();
+        if (const std::string text = disagreement(call); !text.empty()) throw Error(ErrorCode::decode_failed, text);
+    } catch (...) {  // also what an observer or a row perturbation throws
+        take_back(call);
+        outputs.clear(static_cast<size_t>(n_vocab));
+        throw;
+    }
+    statistics.clean_rows += call.rows.size();
+}
+
+void ForwardPass::Impl::decode_vanilla(const llama_batch & batch) {
+    if (batch.n_tokens <= 0 || static_cast<uint32_t>(batch.n_tokens) > llama_n_batch(context.get())) {
+        throw Error(ErrorCode::invalid_batch, "the batch has " + std::to_string(batch.n_tokens) +
+                                                  " rows; allowed: 1.." + std::to_string(llama_n_batch(context.get())) +
+                                                  " (n_batch)");
+    }
+    const Stopwatch watch;
+    check_decode_result(llama_decode(context.get(), batch));
+    statistics.llama_seconds += watch.seconds();
+    statistics.clean_rows += static_cast<uint64_t>(batch.n_tokens);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The caller's batch, and what is decoded with it
+
+ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) const {
+    const llama_model & model = *llama_get_model(context.get());
+    forward::BatchLimits limits;
+    limits.n_batch = llama_n_batch(context.get()) / (1 + layout.n_twins);
+    limits.n_seq_max = layout.n_sequences;
+    limits.n_vocab = n_vocab;
+    limits.n_embd = static_cast<size_t>(llama_model_n_embd_inp(&model));
+    limits.n_pos = positions_per_embedding(model);
+    limits.is_causal = llama_get_causal_attn(context.get());
+    Decode call;
+    call.rows = forward::read_rows(batch, limits, [this](llama_seq_id s) { return sequence(s).next_position(); });
+    call.marks.resize(layout.n_sequences);
+    for (const CallerRow & row : call.rows) {
+        for (const llama_seq_id s : row.sequences) {
+            auto & mark = call.marks[static_cast<size_t>(s)];
+            if (!mark) mark = {sequence(s).size(), row.position};
+        }
+    }
+    return call;
+}
+
+/// Decides which sequences decode their twins' rows in this very batch: all rows wanted, twins up to date.
+void ForwardPass::Impl::plan_fused(Decode & call) {
+    call.is_fused.assign(layout.n_sequences, 0);
+    std::map<llama_seq_id, size_t> candidates;  // -> rows in this batch
+    for (const CallerRow & row : call.rows) {
+        for (const llama_seq_id s : row.sequences) {
+            const Sequence & of_row = sequence(s);
+            const Options & options = of_row.options();
+            const bool possible = row.is_output && row.sequences.size() == 1 && !row.embedding.chunk &&
+                                  !options.is_vanilla() && options.schedule != Schedule::lazy && options.redraw != 1 &&
+                                  of_row.size() > 0 && !of_row.has_pending();
+            const auto [it, is_new] = candidates.try_emplace(s, 0);
+            if (!possible) {
+                it->second = call.rows.size() + 1;  // never
+            } else if (is_new || it->second <= call.rows.size()) {
+                ++it->second;
+            }
+        }
+    }
+    std::erase_if(candidates, [&](const auto & candidate) { return candidate.second > call.rows.size(); });
+    size_t n_clean = 0;
+    size_t n_twin = 0;
+    for (const auto & [s, n] : candidates) {
+        if (sequence(s).options().schedule != Schedule::automatic) continue;
+        n_clean += n;
+        n_twin += n * sequence(s).options().reframings;
+    }
+    const bool fuse_automatic = n_clean > 0 && n_clean + n_twin <= forward::CostModel::max_rows &&
+                                costs.choose(n_clean, n_twin) == Schedule::fused;
+    for (const auto & [s, n] : candidates) {
+        const bool is_automatic = sequence(s).options().schedule == Schedule::automatic;
+        call.is_fused[static_cast<size_t>(s)] = !is_automatic || fuse_automatic ? 1 : 0;
+    }
+}
+
+/// Rows join their sequences before they are decoded: what follows asks the sequences about them. A failure takes them back.
+void ForwardPass::Impl::append_rows(Decode & call) {
+    for (size_t s = 0; s < call.marks.size(); ++s) {
+        if (call.marks[s]) sequences[s].share_prompt();
+    }
+    for (const CallerRow & row : call.rows) {
+        for (const llama_seq_id s : row.sequences) {
+            const size_t index = sequence(s).append(row.token, row.position, row.is_output, row.embedding);
+            if (s == row.sequences.front()) call.index_of_row.push_back(index);
+        }
+    }
+}
+
+/// The caller's rows, and behind (or between) them the twins' rows of fused sequences.
+void ForwardPass::Impl::lay_out(Decode & call) {
+    call.inner_of_row.assign(call.rows.size(), -1);
+    call.twins_of_row.assign(call.rows.size(), {});
+    const bool any_fused = std::find(call.is_fused.begin(), call.is_fused.end(), 1) != call.is_fused.end();
+    if (layout.is_interleaved && any_fused) return lay_out_by_sequence(call);
+    for (size_t i = 0; i < call.rows.size(); ++i) call.inner_of_row[i] = call.inner.add_clean(call.rows[i], layout);
+    for (uint32_t r = 0; any_fused && r < layout.n_twins; ++r) {
+        for (size_t i = 0; i < call.rows.size(); ++i) add_twin_row(call, i, r);
+    }
+}
+
+/// Ascending inner ids: the clean rows of a sequence, then those of each of its twins.
+void ForwardPass::Impl::lay_out_by_sequence(Decode & call) {
+    const auto sequence_of = [&](size_t i) { return call.rows[i].sequences.front(); };
+    std::vector<size_t> order(call.rows.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sequence_of(a) < sequence_of(b); });
+    for (auto begin = order.begin(); begin != order.end();) {
+        const auto end =
+            std::find_if(begin, order.end(), [&](size_t i) { return sequence_of(i) != sequence_of(*begin); });
+        for (auto it = begin; it != end; ++it) call.inner_of_row[*it] = call.inner.add_clean(call.rows[*it], layout);
+        for (uint32_t r = 0; r < layout.n_twins; ++r) {
+            for (auto it = begin; it != end; ++it) add_twin_row(call, *it, r);
+        }
+        begin = end;
+    }
+}
+
+/// The twin's row of the caller's row `i`, if its sequence is fused and has that twin.
+void ForwardPass::Impl::add_twin_row(Decode & call, size_t i, uint32_t r) {
+    const llama_seq_id s = call.rows[i].sequences.front();
+    const Sequence & of_row = sequence(s);
+    if (call.is_fused[static_cast<size_t>(s)] == 0 || r >= of_row.options().reframings) return;
+    const size_t index = call.index_of_row[i];
+    call.twins_of_row[i].push_back(call.inner.add_twin(of_row.rows()[index], of_row.is_reframed(index), true, s, r,
+                                                       of_row.twin_draw(), of_row.ids().twins[r]));
+}
+
+void ForwardPass::Impl::run_clean(Decode & call) {
+    const double seconds = run(call.inner);
+    const size_t n_twin_rows = call.inner.twin_rows().size();
+    if (n_twin_rows == 0) return;
+    for (size_t s = 0; s < call.is_fused.size(); ++s) {
+        if (call.is_fused[s] != 0) sequences[s].twins_hold(sequences[s].size(), sequences[s].twin_draw());
+    }
+    const auto clean_alone = costs.call_seconds(static_cast<double>(call.rows.size()));
+    const double share = static_cast<double>(n_twin_rows) / static_cast<double>(call.inner.size());
+    statistics.second_pass_seconds += clean_alone ? std::max(0.0, seconds - *clean_alone) : seconds * share;
+    statistics.second_pass_rows += n_twin_rows;
+    statistics.fused_steps += static_cast<uint64_t>(std::count_if(call.twins_of_row.begin(), call.twins_of_row.end(),
+                                                                  [](const auto & twins) { return !twins.empty(); }));
+}
+
+/// Takes a failed batch out of sequences and memory.
+void ForwardPass::Impl::take_back(const Decode & call) {
+    for (size_t s = 0; s < call.marks.size(); ++s) {
+        if (call.marks[s]) sequences[s].take_back(call.marks[s]->n_rows, call.marks[s]->position);
+    }
+}
+
+std::string ForwardPass::Impl::disagreement(const Decode & call) const {
+    for (size_t s = 0; s < call.marks.size(); ++s) {
+        if (!call.marks[s]) continue;
+        if (std::string text = sequences[s].disagreement(); !text.empty()) return text;
+    }
+    return {};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The gate and the mix
+
+void ForwardPass::Impl::collect_outputs(const Decode & call) {
+    for (size_t i = 0; i < call.rows.size(); ++i) {
+        const CallerRow & row = call.rows[i];
+        if (!row.is_output) continue;
+        Output output;
+        output.row = static_cast<int32_t>(i);
+        output.sequence = row.sequences.front();
+        output.index = call.index_of_row[i];
+        output.position = row.position;
+        output.threshold = sequence(output.sequence).options().threshold;
+        output.beta = sequence(output.sequence).options().beta;
+        output.twin_rows = call.twins_of_row[i];
+        outputs.add(std::move(output), inner_logits(call.inner_of_row[i]).data());
+    }
+}
+
+void ForwardPass::Impl::judge(Output & output, std::span<const float> logits) {
+    const double entropy = method::entropy_bits(logits);
+    if (std::isnan(entropy)) {
+        throw Error(ErrorCode::decode_failed,
+                    "the logits at position " + std::to_string(output.position) + " are not numbers");
+    }
+    output.record = {entropy, entropy > output.threshold};
+    output.is_judged = true;
+}
+
+/// The gate: entropy of each output row against its sequence's threshold. Mixes what was decoded fused.
+void ForwardPass::Impl::judge_outputs() {
+    for (Output & output : outputs) {
+        if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged when asked
+        judge(output, outputs.logits(output));
+        ++statistics.steps;
+        statistics.hesitations += output.record.hesitated ? 1 : 0;
+        costs.add_step(output.record.hesitated);
+        sequence(output.sequence).mark_hesitation(output.index, output.record.hesitated);
+        if (output.record.hesitated && !output.twin_rows.empty()) mix_fused(output);
+    }
+}
+
+/// Mixes with the twins' rows of the same batch, in place in llama.cpp's buffer, if they have the draw that is due.
+void ForwardPass::Impl::mix_fused(Output & output) {
+    const Sequence & of_row = sequence(output.sequence);
+    if (of_row.due_draw(output.index) != of_row.twin_draw()) {
+        output.twin_rows.clear();  // a new draw begins: the twin is computed anew
+        return;
+    }
+    const auto n = static_cast<unsigned>(output.twin_rows.size());
+    std::span<const float> reframed = inner_logits(output.twin_rows[0]);
+    if (n > 1) {
+        scratch_reframed.assign(static_cast<size_t>(n_vocab), 0.0F);
+        for (const int32_t twin : output.twin_rows) method::accumulate_mean(inner_logits(twin), n, scratch_reframed);
+        reframed = scratch_reframed;
+    }
+    mix(output, reframed);
+}
+
+void ForwardPass::Impl::mix(Output & output, std::span<const float> reframed) {
+    const std::span<float> logits = outputs.logits(output);
+    // -infinity is a probability of zero; NaN and +infinity are not logits
+    const bool are_numbers = std::none_of(reframed.begin(), reframed.end(),
+                                          [](float x) { return !(x <= std::numeric_limits<float>::max()); });
+    if (!are_numbers) {
+        throw Error(ErrorCode::decode_failed,
+                    "the reframed logits at position " + std::to_string(output.position) + " are not numbers");
+    }
+    if (observer || keeps_vanilla[static_cast<size_t>(output.sequence)] != 0) {
+        output.vanilla.assign(logits.begin(), logits.end());
+    }
+    if (observer) output.reframed.assign(reframed.begin(), reframed.end());
+    method::mix_logits(logits, reframed, output.beta, logits);
+    output.is_mixed = true;
+}
+
+void ForwardPass::Impl::share_second_pass(double seconds) {
+    const auto n_mixed = std::count_if(outputs.begin(), outputs.end(), [](const Output & o) { return o.is_mixed; });
+    for (Output & output : outputs) {
+        if (output.is_mixed) output.record.second_pass_seconds = seconds / static_cast<double>(n_mixed);
+    }
+}
+
+void ForwardPass::Impl::observe_outputs() {
+    for (const Output & output : outputs) {
+        const std::span<const float> mixed = outputs.logits(output);
+        const std::span<const float> vanilla = output.vanilla.empty() ? mixed : std::span<const float>(output.vanilla);
+        observer({output.sequence, output.position, output.record, vanilla, output.reframed, mixed});
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// llama_decode
+
+double ForwardPass::Impl::run(InnerBatch & batch) {
+    for (const TwinRow & row : batch.twin_rows()) reframing.expect(row.inner, row.position, perturbation_of(row));
+    const Stopwatch watch;
+    const int32_t result = [&] {
+        const NonCausalAttention attention(*context, batch.chunk());
+        const int32_t code = llama_decode(context.get(), batch.view());
+        if (code == 0) llama_synchronize(context.get());
+        return code;
+    }();
+    const double seconds = watch.seconds();
+    statistics.llama_seconds += seconds;
+    const auto failure = reframing.finish();
+    check_decode_result(result);
+    if (failure) throw Error(ErrorCode::unsupported_call, *failure);
+    if (batch.chunk() == nullptr) costs.add_call(batch.size(), seconds);
+    return seconds;
+}
+
+forward::Reframing::Perturb ForwardPass::Impl::perturbation_of(const TwinRow & row) {
+    if (!row.is_reframed) return {};
+    if (row_perturbation) {
+        return [this, where = row.where](const method::RowChange & change) { row_perturbation(where, change.factors); };
+    }
+    const Sequence & of_row = sequence(row.where.sequence);
+    const Options & options = of_row.options();
+    const method::Masks masks{options.seed, row.draw.index, of_row.mask_family(), row.where.reframing, row.draw.length};
+    return [masks, ordinal = row.where.ordinal, kind = options.perturbation, strength = options.strength](
+               const method::RowChange & change) { method::perturb(masks, ordinal, kind, strength, change); };
+}
+
+std::span<float> ForwardPass::Impl::inner_logits(int32_t row) const {
+    float * logits = llama_get_logits_ith(context.get(), row);
+    if (logits == nullptr) throw Error(ErrorCode::decode_failed, "llama.cpp gave no logits for a row");
+    return {logits, static_cast<size_t>(n_vocab)};
+}
+
+}  // namespace harp

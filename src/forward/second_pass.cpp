@@ -1,0 +1,120 @@
+// ForwardPass: the second pass on its own (schedule lazy, and every first one). Twins catch up on the rows they have not seen.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "forward/pass_impl.h"
+#include "method/mixing.h"
+
+namespace harp {
+
+using forward::Draw;
+using forward::Output;
+using forward::Sequence;
+
+bool ForwardPass::Impl::waits_for_second_pass(const Output & output) const {
+    if (!output.record.hesitated || !output.twin_rows.empty() || output.beta == 1.0F) return false;
+    // in a clean prompt nothing is perturbed: the reframed row is the vanilla one
+    return output.index >= sequence(output.sequence).n_clean_prefix();
+}
+
+void ForwardPass::Impl::catch_up(const CountUsefulOutputs & count_useful) {
+    const auto waits = [this](const Output & output) { return waits_for_second_pass(output); };
+    for (auto begin = outputs.begin(); std::any_of(begin, outputs.end(), waits);) {
+        const size_t n_useful = count_useful ? std::min(count_useful(), outputs.size()) : outputs.size();
+        const auto end = outputs.begin() + static_cast<std::ptrdiff_t>(n_useful);
+        if (end <= begin) return;
+        std::vector<std::vector<Output *>> waiting(layout.n_sequences);  // [sequence]: hesitating rows, by position
+        for (; begin != end; ++begin) {
+            if (waits(*begin)) waiting[static_cast<size_t>(begin->sequence)].push_back(&*begin);
+        }
+        for (std::vector<TwinJob> jobs = next_jobs(waiting); !jobs.empty(); jobs = next_jobs(waiting)) run_jobs(jobs);
+    }
+}
+
+/// Takes from each sequence the hesitations that share the next draw, and the rows their twins still miss.
+///
+///   rows    t0 t1 t2 t3 t4 t5 t6          hesitates after t3 and t5, the twin holds t0..t1
+///   job           t2 t3 t4 t5             decoded for the twin, logits wanted at t3 and t5
+///   (if a new draw is due at t5: a job t2..t3 first, then the twin is emptied and a job t0..t5 follows)
+std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector<std::vector<Output *>> & waiting) {
+    std::vector<TwinJob> jobs;
+    for (auto & queue : waiting) {
+        if (queue.empty()) continue;
+        Sequence & of_queue = sequence(queue.front()->sequence);
+        const Draw draw = of_queue.due_draw(queue.front()->index);
+        const auto end = std::find_if(queue.begin(), queue.end(), [&](const Output * output) {
+            return of_queue.due_draw(output->index).index != draw.index;
+        });
+        TwinJob job{queue.front()->sequence, draw, 0, 0, {queue.begin(), end}};
+        queue.erase(queue.begin(), end);
+
+        // rows that the twins hold, but whose logits are wanted now, are decoded again: the last one at least
+        const bool same_draw = of_queue.twin_draw() == draw;
+        of_queue.cut_twins(same_draw ? job.wants.front()->index : of_queue.n_clean_prefix());
+        job.begin = of_queue.n_twin();
+        job.end = job.wants.back()->index + 1;
+        jobs.push_back(std::move(job));
+    }
+    return jobs;
+}
+
+void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
+    std::map<Output *, std::vector<float>> means;      // reframed logits, mean over the reframings so far
+    std::vector<std::pair<int32_t, Output *>> wanted;  // rows of the batch under construction
+    forward::InnerBatch batch;
+    double seconds = 0;
+    const size_t n_batch = llama_n_batch(context.get());
+    outputs.keep();  // the next llama_decode overwrites llama.cpp's buffer
+
+    const auto flush = [&] {
+        if (batch.size() == 0) return;
+        seconds += run(batch);
+        statistics.second_pass_rows += batch.size();
+        for (const auto & [row, output] : wanted) {
+            auto & mean = means.try_emplace(output, static_cast<size_t>(n_vocab), 0.0F).first->second;
+            method::accumulate_mean(inner_logits(row), sequence(output->sequence).options().reframings, mean);
+        }
+        wanted.clear();
+        batch.clear();
+    };
+    for (uint32_t r = 0; r < layout.n_twins; ++r) {
+        for (const TwinJob & job : jobs) {
+            const Sequence & of_job = sequence(job.sequence);
+            if (r >= of_job.options().reframings) continue;
+            auto want = job.wants.begin();
+            for (size_t i = job.begin; i < job.end; ++i) {
+                const forward::Row & row = of_job.rows()[i];
+                // tokens and embeddings do not mix, and embeddings are decoded in the batches in which they came
+                const bool is_next_of_chunk =
+                    row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || i > job.begin);
+                if (!is_next_of_chunk || batch.size() == n_batch) flush();
+                const bool is_wanted = want != job.wants.end() && (*want)->index == i;
+                const int32_t inner = batch.add_twin(row, of_job.is_reframed(i), is_wanted, job.sequence, r, job.draw,
+                                                     of_job.ids().twins[r]);
+                if (is_wanted) wanted.emplace_back(inner, *want++);
+            }
+        }
+    }
+    flush();
+    for (const TwinJob & job : jobs) sequence(job.sequence).twins_hold(job.end, job.draw);
+    statistics.second_pass_seconds += seconds;
+    statistics.catch_ups += jobs.size();
+    for (auto & [output, mean] : means) mix(*output, mean);
+}
+
+void ForwardPass::Impl::complete_twins(llama_seq_id id) {
+    Sequence & of_id = sequence(id);
+    if (!of_id.has_pending()) return;
+    const Draw draw = of_id.n_twin() > 0 ? of_id.twin_draw() : of_id.due_draw(of_id.size() - 1);
+    try {
+        run_jobs({{id, draw, of_id.n_twin(), of_id.size()}});
+    } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
+        of_id.empty_twins();
+    } catch (...) {
+        of_id.empty_twins();
+        throw;
+    }
+}
+
+}  // namespace harp

@@ -1,0 +1,165 @@
+// One of the caller's sequences: its rows, and its clean stream and reframed twins in memory.
+//
+//   rows      t0  t1  t2  t3  t4  t5        the clean stream holds all of them
+//   twins     ██  ██  ██  ██                n_twin = 4: each twin holds this prefix, perturbed by one draw of masks
+//   pending                   t4  t5        decoded for the twins when a hesitation comes
+//
+// Each operation changes memory and bookkeeping together, and checks in the end that they agree. The decodes themselves are
+// ForwardPass's: it tells a sequence what they have put into memory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "forward/batch_rows.h"
+#include "forward/bytes.h"
+#include "forward/memory.h"
+#include "harp/options.h"
+#include "llama.h"
+
+namespace harp::forward {
+
+struct Row {
+    llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
+    llama_pos position = 0;                ///< where it stands now
+    uint32_t ordinal = 0;    ///< which masks it has: counts the rows, and does not change in a context shift
+    bool hesitated = false;  ///< the step after this row hesitated
+    bool is_output = false;  ///< its logits were wanted
+    EmbeddingRow embedding;
+};
+
+/// Identifies the masks that the rows of a twin were perturbed with.
+struct Draw {
+    uint32_t index = 0;
+    uint32_t length = 1;  ///< rows at the hesitation that began the draw; for noise that depends on it, else 1
+    bool operator==(const Draw &) const = default;
+};
+
+class Sequence {
+  public:
+    /// Inner sequence ids.
+    struct Ids {
+        llama_seq_id clean = 0;
+        std::vector<llama_seq_id> twins;  ///< [most reframings]
+    };
+
+    /// @param memory borrowed
+    /// @param id     the caller's, for messages; its mask family at first
+    Sequence(Memory & memory, llama_seq_id id, Ids ids, const Options & options);
+
+    [[nodiscard]] const Ids & ids() const noexcept { return ids_; }
+    [[nodiscard]] const Options & options() const noexcept { return options_; }
+    [[nodiscard]] uint32_t mask_family() const noexcept { return mask_family_; }
+    /// Twins that stay valid stay: a change of what shapes them (seed, kind, strength, reframings, scope, family) empties them.
+    void set_options(const Options & options, uint32_t mask_family);
+
+    // --- rows
+    [[nodiscard]] const std::vector<Row> & rows() const noexcept { return rows_; }
+    [[nodiscard]] size_t size() const noexcept { return rows_.size(); }
+    [[nodiscard]] llama_pos next_position() const noexcept;
+    [[nodiscard]] uint32_t next_ordinal() const noexcept { return rows_.empty() ? 0 : rows_.back().ordinal + 1; }
+    /// Whether a twin's row `i` is perturbed; `i` may be size(), for a row at next_position(): not a prompt's under Scope::generated.
+    [[nodiscard]] bool is_reframed(size_t i) const noexcept;
+    /// Leading rows that are not: in them the twins are as the clean stream.
+    [[nodiscard]] size_t n_clean_prefix() const noexcept;
+
+    /// Rows at positions < `end` are prompt, those to come and those held, whose hesitations count no more. Without a call, all up
+    /// to the first output row are.
+    void set_prompt_end(llama_pos end);
+
+    // --- twins
+    [[nodiscard]] size_t n_twin() const noexcept { return n_twin_; }
+    [[nodiscard]] bool has_pending() const noexcept { return n_twin_ < rows_.size(); }
+    [[nodiscard]] const Draw & twin_draw() const noexcept { return twin_draw_; }
+    /// The draw that a hesitation at row `i` uses: a new one after every Options::redraw hesitations.
+    [[nodiscard]] Draw due_draw(size_t i) const;
+    /// Cuts the twins to their first `n` rows; empties them where they cannot be cut there.
+    void cut_twins(size_t n);
+    void empty_twins();
+    /// At the end of a clean prompt the twins begin as copies of the clean stream.
+    void share_prompt();
+
+    // --- what a decode has put into memory
+    /// @return the row's index
+    size_t append(llama_token token, llama_pos position, bool is_output, EmbeddingRow embedding = {});
+    void twins_hold(size_t n, const Draw & draw) noexcept;
+    void mark_hesitation(size_t i, bool hesitated) { rows_[i].hesitated = hesitated; }
+    /// A decode failed: takes back rows from index `n` on, and what memory holds from `position` on. Where that cannot be, the
+    /// sequence is emptied.
+    void take_back(size_t n, llama_pos position);
+
+    // --- operations of memory, as llama.cpp's
+    /// @return false, with nothing changed, where it cannot be cut (can_continue_at, memory.h)
+    bool remove(llama_pos p0, llama_pos p1);
+    /// Options and mask family come along where the copy replaces all that was here.
+    void copy_from(Sequence & source, llama_pos p0, llama_pos p1);
+    /// @throws Error{unsupported_call} where memory cannot change positions
+    void add(llama_pos p0, llama_pos p1, llama_pos delta);
+    void divide(llama_pos p0, llama_pos p1, int divisor);
+    void clear();
+    /// The rows are forgotten; memory was cleared by its own call.
+    void forget() noexcept;
+
+    // --- state: rows, draws and, for save_with_memory(), what memory holds of clean stream and twins
+    void save_rows(Writer & out) const;
+    void save_with_memory(Writer & out, llama_state_seq_flags flags) const;
+
+    /// What save_rows() wrote, checked but not yet the sequence's.
+    struct Saved {
+        std::vector<Row> rows;
+        size_t n_prompt = 0, n_twin = 0, n_shared = 0;
+        std::optional<llama_pos> prompt_end;
+        Draw twin_draw;
+        uint32_t dropped_hesitations = 0;
+        bool same_masks = false;  ///< its twins are as this sequence's options would make them
+    };
+    /// @throws Error{invalid_state}
+    [[nodiscard]] Saved read_rows(Reader & in, int32_t n_vocab) const;
+    /// Takes rows over whose memory was loaded by the context's own call.
+    void adopt(Saved saved);
+    /// Loads what save_with_memory() wrote. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the sequence must still hold the rows it
+    /// had then, and goes back to them.
+    /// @throws Error{invalid_state}; the sequence is then empty
+    void load_with_memory(Reader & in, int32_t n_vocab, llama_state_seq_flags flags);
+
+    /// What differs between rows and memory, for people; empty if nothing does.
+    [[nodiscard]] std::string disagreement() const;
+
+  private:
+    struct Range;
+    [[nodiscard]] bool is_prompt_open() const noexcept;
+    [[nodiscard]] bool in_prompt(llama_pos position) const noexcept;
+    void truncate_rows(size_t n);
+    void settle_prompt_end();
+    void own_cells();
+    [[nodiscard]] llama_pos end_of(size_t n) const;
+    [[nodiscard]] llama_pos first_own_position() const;
+    template <typename Change>
+    bool change_positions(llama_pos p0, llama_pos p1, Change change);
+    template <typename Move, typename Change>
+    void move(llama_pos p0, llama_pos p1, Move move_cells, Change change);
+    void load(Reader & in, Saved saved);
+    void go_back_to(Reader & in, const Saved & saved);
+    void load_blob(Reader & in, llama_seq_id inner, llama_state_seq_flags flags);
+    void check() const;
+
+    Memory * memory_;
+    llama_seq_id id_;
+    Ids ids_;
+    Options options_;
+    uint32_t mask_family_;
+
+    std::vector<Row> rows_;                // by position
+    size_t n_prompt_ = 0;                  // leading rows that are prompt
+    std::optional<llama_pos> prompt_end_;  // positions below are prompt, while no other row was appended
+    size_t n_twin_ = 0;                    // <= rows_.size()
+    size_t n_shared_ = 0;  // <= n_twin_: leading rows that the twins hold in the very cells of the clean stream
+    Draw twin_draw_;       // of the first n_twin_ rows
+    bool may_share_cells_ = false;      // with another sequence: copied from it, or to it
+    uint32_t dropped_hesitations_ = 0;  // of rows removed ahead of others (context shift), so that draws do not repeat
+};
+
+}  // namespace harp::forward

@@ -1,0 +1,334 @@
+// Generation and scoring of many texts: one loop for one answer or several, speculation, prefixes, full pools, faults.
+#include "decoding/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "common.h"
+#include "decoding/batch_score.h"
+#include "method/entropy.h"
+#include "support/models.h"
+
+namespace harp::testing {
+namespace {
+
+using decoding::BatchScorer;
+using decoding::Drafter;
+using decoding::GeneratedToken;
+using decoding::GenerationResult;
+using decoding::Generator;
+using decoding::Request;
+using decoding::ScoreResult;
+using decoding::StopReason;
+
+const std::vector<llama_token> once = {1, 403, 407, 261, 378};  // "Once upon a time"
+
+Options hesitant(double threshold = 0.5) {
+    Options options;
+    options.threshold = threshold;
+    options.schedule = Schedule::lazy;
+    return options;
+}
+
+decoding::Sampler greedy_sampler(const llama_model & model) {
+    common_params_sampling params;
+    params.temp = 0;
+    return {model, params};
+}
+
+/// `n` tokens of text without sense, always the same.
+std::vector<llama_token> text_of(size_t n, llama_token first = 300, llama_token period = 97) {
+    std::vector<llama_token> tokens(n);
+    for (size_t i = 0; i < n; ++i) tokens[i] = first + static_cast<llama_token>(i * 7 % static_cast<size_t>(period));
+    return tokens;
+}
+
+llama_context_params pool(uint32_t n_ctx, uint32_t n_sequences) {
+    llama_context_params params = small_context(n_ctx, n_sequences);
+    params.kv_unified = true;
+    return params;
+}
+
+common_params look_up() {
+    common_params params;
+    params.speculative.types = {COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE};
+    params.speculative.ngram_simple.size_n = 2;
+    params.speculative.ngram_simple.size_m = 6;
+    return params;
+}
+
+using Tokens = std::vector<llama_token>;
+
+/// The tokens of one answer.
+Tokens answer(Generator & generator, const llama_model & model, const Tokens & prompt, int n,
+              bool reuses_prefix = false, const std::function<void(size_t, size_t)> & on_prompt = {}) {
+    Tokens tokens;
+    generator.answer(
+        {.prompt = prompt, .limits = {n, {}}, .sampler = greedy_sampler(model), .reuses_prefix = reuses_prefix},
+        [&](const GeneratedToken & token) {
+            tokens.push_back(token.id);
+            return true;
+        },
+        on_prompt);
+    return tokens;
+}
+
+struct Answers {
+    std::map<size_t, Tokens> tokens;
+    std::map<size_t, GenerationResult> results;
+};
+
+/// Steps until all is answered; a test that would step for ever fails.
+Answers run(Generator & generator) {
+    Answers answers;
+    for (int step = 0; step < 5000 && !generator.is_idle(); ++step) {
+        generator.step(
+            {.on_token =
+                 [&](size_t request, const GeneratedToken & token) {
+                     answers.tokens[request].push_back(token.id);
+                     return true;
+                 },
+             .on_result = [&](size_t request, const GenerationResult & result) { answers.results[request] = result; }});
+    }
+    EXPECT_TRUE(generator.is_idle());
+    return answers;
+}
+
+std::vector<float> log_probabilities(std::vector<float> logits) {
+    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
+    for (float & logit : logits) logit = static_cast<float>(static_cast<double>(logit) - log_sum_exp);
+    return logits;
+}
+
+TEST(Generation, SamplesFromTheRowsOfAPassThatIsInNoRegistry) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass reference(model, small_context(), hesitant());
+    const auto expected = greedy(reference, once, 40);
+    ASSERT_GT(reference.statistics().hesitations, 10U);
+
+    ForwardPass pass(model, small_context(), hesitant());
+    Generator generator(pass);
+    EXPECT_EQ(answer(generator, model, once, 40), expected.tokens);
+}
+
+TEST(Generation, SpeculationGivesTheSameTokensForOneAndForMany) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    const std::vector<Tokens> prompts = {once, text_of(30, 300, 5), text_of(24, 400, 3)};
+    for (const bool hesitates : {false, true}) {
+        const auto options = hesitates ? std::optional(hesitant()) : std::nullopt;
+        ForwardPass plain_pass(model, small_context(), options);
+        Generator plain(plain_pass);
+        ForwardPass pass(model, small_context(512 * 2, 2), options);
+        const auto drafter = Drafter::make(pass, look_up());
+        Generator generator(pass, drafter.get());
+        for (const Tokens & prompt : prompts) {
+            generator.submit({.prompt = prompt,
+                              .limits = {48, {}},
+                              .sampler = greedy_sampler(model),
+                              .options = options});  // and with them the same masks for all
+        }
+        const Answers answers = run(generator);
+        for (size_t i = 0; i < prompts.size(); ++i) {
+            EXPECT_EQ(answers.tokens.at(i), answer(plain, model, prompts[i], 48)) << "prompt " << i;
+        }
+        EXPECT_GT(drafter->statistics().accepted, 0U);
+        EXPECT_GT(drafter->statistics().drafted, drafter->statistics().accepted);
+        EXPECT_EQ(pass.check_invariant(), "");
+    }
+}
+
+TEST(Generation, ACallbackThatThrowsLeavesNothingOfADraftBehind) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, small_context(), hesitant());
+    const auto drafter = Drafter::make(pass, look_up());
+    Generator generator(pass, drafter.get());
+    const Tokens prompt = text_of(30, 300, 5);
+    const Tokens whole = answer(generator, model, prompt, 40);
+    for (size_t n_wanted = 1; n_wanted < 40; n_wanted += 3) {
+        size_t n = 0;
+        const auto throws = [&](const GeneratedToken &) -> bool {
+            if (++n == n_wanted) throw Error(ErrorCode::io, "the disk is full");
+            return true;
+        };
+        EXPECT_THROW(
+            generator.answer(
+                {.prompt = prompt, .limits = {40, {}}, .sampler = greedy_sampler(model), .reuses_prefix = true},
+                throws),
+            Error);
+        EXPECT_LE(pass.memory_seq_pos_max(0), static_cast<llama_pos>(prompt.size() + n_wanted) - 1);
+        EXPECT_EQ(pass.check_invariant(), "");
+        EXPECT_EQ(answer(generator, model, prompt, 40, /*reuses_prefix=*/true), whole) << "after " << n_wanted;
+    }
+}
+
+TEST(Generation, ACommonPrefixIsDecodedOnce) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, small_context(1024, 2), hesitant());
+    Generator generator(pass);
+    const Tokens first = text_of(60);
+    Tokens second = first;
+    const Tokens said = answer(generator, model, first, 10, /*reuses_prefix=*/true);
+    second.insert(second.end(), said.begin(), said.end() - 1);
+    second.insert(second.end(), {403, 407, 261});
+    size_t n_decoded = 0;
+    const Tokens tokens =
+        answer(generator, model, second, 20, /*reuses_prefix=*/true, [&](size_t, size_t total) { n_decoded = total; });
+    EXPECT_EQ(n_decoded, 3U);
+
+    ForwardPass fresh_pass(model, small_context(), hesitant());
+    Generator fresh(fresh_pass);
+    EXPECT_EQ(tokens, answer(fresh, model, second, 20));
+    answer(generator, model, second, 1, /*reuses_prefix=*/false, [&](size_t, size_t total) { n_decoded = total; });
+    EXPECT_EQ(n_decoded, second.size());
+}
+
+TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
+    HARP_REQUIRE_MODEL(model, gemma3_q4());
+    llama_context_params params = small_context(2048);
+    params.swa_full = false;                // as llama.cpp's programs have it
+    params.n_batch = params.n_ubatch = 64;  // the cache has 768 cells for the window of 512
+    const Tokens before = text_of(900, 2000, 991);
+    Tokens after(before.begin(), before.begin() + 60);
+    for (const llama_token token : {4000, 4001, 4002, 4003}) after.push_back(token);
+    for (const auto & options : {std::optional<Options>(), std::optional(hesitant(0))}) {
+        ForwardPass pass(model, params, options);
+        Generator generator(pass);
+        answer(generator, model, before, 1, /*reuses_prefix=*/true);
+        std::vector<float> reused;
+        answer(generator, model, after, 1, /*reuses_prefix=*/true, [&](size_t done, size_t total) {
+            if (done == total) reused = row(pass);
+        });
+        ForwardPass fresh_pass(model, params, options);
+        Generator fresh_generator(fresh_pass);
+        std::vector<float> fresh;
+        answer(fresh_generator, model, after, 1, false, [&](size_t done, size_t total) {
+            if (done == total) fresh = row(fresh_pass);
+        });
+        EXPECT_LT(largest_difference(log_probabilities(reused), log_probabilities(fresh)), 1e-3);
+    }
+}
+
+TEST(Generation, TwoPromptsThatFitApartShareAPool) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    const std::vector<Tokens> prompts = {text_of(200, 300), text_of(190, 310), once};
+    ForwardPass alone_pass(model, small_context(), std::nullopt);
+    Generator alone(alone_pass);
+    ForwardPass pass(model, pool(256, 3), std::nullopt);
+    Generator generator(pass);
+    for (const Tokens & prompt : prompts) {
+        generator.submit({.prompt = prompt, .limits = {12, {}}, .sampler = greedy_sampler(model)});
+    }
+    const Answers answers = run(generator);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_EQ(answers.tokens.at(i), answer(alone, model, prompts[i], 12)) << i;
+        EXPECT_EQ(answers.results.at(i).reason, StopReason::length) << i;
+    }
+}
+
+TEST(Generation, InAFullPoolTheRequestThatCameLastEnds) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    for (const bool hesitates : {false, true}) {
+        ForwardPass pass(model, pool(256, 2), hesitates ? std::optional(hesitant()) : std::nullopt);
+        Generator generator(pass);
+        common_params_sampling params;
+        params.temp = 0;
+        params.logit_bias = {{llama_vocab_eos(llama_model_get_vocab(&model)), -INFINITY},
+                             {llama_vocab_bos(llama_model_get_vocab(&model)), -INFINITY}};
+        const auto request = [&](llama_token first, int n) {
+            return Request{.prompt = text_of(100, first), .limits = {n, {}}, .sampler = {model, params}};
+        };
+        generator.submit(request(300, 120));
+        generator.submit(request(310, 120));
+        const Answers answers = run(generator);
+        EXPECT_EQ(answers.results.at(0).reason, StopReason::length);
+        EXPECT_EQ(answers.tokens.at(0).size(), 120U);
+        EXPECT_EQ(answers.results.at(1).reason, StopReason::context_full);
+        EXPECT_EQ(pass.check_invariant(), "");
+    }
+}
+
+TEST(Generation, WithoutHarpRecordsAreMadeWhereTheyAreAskedFor) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    for (const bool records : {false, true}) {
+        ForwardPass pass(model, small_context(), std::nullopt);
+        Generator generator(pass);
+        double sum = 0;
+        generator.answer({.prompt = once, .limits = {8, {}}, .sampler = greedy_sampler(model), .records = records},
+                         [&](const GeneratedToken & token) {
+                             sum += token.record.entropy;
+                             return true;
+                         });
+        EXPECT_EQ(sum > 0, records);
+    }
+}
+
+TEST(Cutting, EmptiesASequenceOfRecurrentState) {
+    HARP_REQUIRE_MODEL(model, random_mamba());
+    ForwardPass pass(model, small_context(), std::nullopt);
+    decoding::decode_feed(pass, {.tokens = once});
+    EXPECT_EQ(decoding::cut_sequence(pass, 0, 5), 5);
+    EXPECT_EQ(decoding::cut_sequence(pass, 0, 3), 0);
+    EXPECT_EQ(pass.memory_seq_pos_max(0), -1);
+}
+
+std::vector<ScoreResult> scores_of(BatchScorer & scorer, size_t n_requests) {
+    std::vector<ScoreResult> results(n_requests);
+    for (int step = 0; step < 1000 && !scorer.is_idle(); ++step) {
+        scorer.step([&](size_t request, std::span<const ScoreResult> of_request) { results[request] = of_request[0]; });
+    }
+    EXPECT_TRUE(scorer.is_idle());
+    return results;
+}
+
+TEST(Scoring, TextsThatFitApartShareAPool) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, pool(256, 2), std::nullopt);
+    BatchScorer scorer(pass);
+    scorer.submit({.tokens = text_of(250, 300), .n_context = 1, .options = {}});
+    scorer.submit({.tokens = text_of(240, 310), .n_context = 1, .options = {}});
+    scorer.submit({.tokens = text_of(250, 305), .n_context = 1, .options = {}});
+    const auto results = scores_of(scorer, 3);
+    for (const size_t i : {0U, 1U, 2U}) EXPECT_EQ(results[i].tokens.size(), i == 1 ? 239U : 249U);
+}
+
+TEST(Scoring, VanillaLogitsAreKeptAsLongAsTheScorerLives) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, small_context(), hesitant(0));
+    {
+        BatchScorer scorer(pass);
+        scorer.submit({.tokens = once, .n_context = 1, .options = {}});
+        scores_of(scorer, 1);
+    }
+    decode(pass, once, 0);
+    ASSERT_TRUE(pass.step(-1).hesitated);
+    EXPECT_EQ(pass.vanilla_logits(-1), nullptr);
+}
+
+TEST(Scoring, UniformNoiseIsNotSharedByThresholds) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, small_context(), hesitant());
+    BatchScorer scorer(pass);
+    Options low = hesitant(1);
+    low.perturbation = Perturbation::uniform;
+    low.strength = 5;
+    Options high = low;
+    high.threshold = 4;
+    Options other_mix = low;
+    other_mix.beta = 0.25F;
+    Options never = low;
+    never.threshold = std::numeric_limits<double>::infinity();
+    try {
+        scorer.submit({.tokens = once, .n_context = 1, .options = {low, high}});
+        FAIL() << "was not refused";
+    } catch (const Error & error) {
+        EXPECT_EQ(error.code(), ErrorCode::invalid_option);
+        EXPECT_NE(std::string(error.what()).find("uniform"), std::string::npos) << error.what();
+    }
+    scorer.submit({.tokens = once, .n_context = 1, .options = {low, other_mix, never}});
+}
+
+}  // namespace
+}  // namespace harp::testing
