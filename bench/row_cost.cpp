@@ -122,13 +122,20 @@ double bytes_of_weights(const std::string & path) {
 }
 
 /// Kullback-Leibler divergence of the distribution with log-probabilities `b` from that with `a`, nats.
+/// @throws Error{decode_failed} if it is not a number: such a one is smaller than nothing, and would pass as equality
 double divergence(const std::vector<double> & a, const std::vector<double> & b) {
     double sum = 0;
-    for (size_t i = 0; i < a.size(); ++i) sum += std::exp(a[i]) * (a[i] - b[i]);
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double probability = std::exp(a[i]);
+        if (probability != 0) sum += probability * (a[i] - b[i]);
+    }
+    if (!std::isfinite(sum)) throw Error(ErrorCode::decode_failed, "the divergence of two distributions is no number");
     return sum;
 }
 
-/// Largest divergences of distributions after the same tokens.
+/// Largest divergences of distributions after the same tokens. Exactly 0 where all weights are of K types and both kernels have an
+/// output a lane: their products add integers within a block, and the blocks one after the other (Qwen2.5-Coder-1.5B Q4_K_M with
+/// VNNI and AMX).
 struct Differences {
     double of_ours = 0;   // from ggml's, in a batch of the same size
     double of_ggmls = 0;  // in another batch from those in the first size of batch

@@ -82,9 +82,9 @@ class ModelFile:
     def embedding(self):
         self.matrix("token_embd", self.n_vocab, WIDTH, scale=1.0)
 
-    def output(self, norm_name):
+    def output(self, norm_name, scale=OUTPUT_SCALE):
         self.norm(norm_name)
-        self.matrix("output", self.n_vocab, WIDTH, scale=OUTPUT_SCALE)
+        self.matrix("output", self.n_vocab, WIDTH, scale=scale)
 
     def finish(self):
         self.writer.write_header_to_file()
@@ -164,7 +164,7 @@ def gemma3(model):
     writer.add_rope_freq_base(1000000.0)
     writer.add_sliding_window(window)
     model.embedding()
-    model.output("output_norm")
+    model.output("output_norm", scale=0.6)
     for i in range(layers):
         block = f"blk.{i}"
         model.norm(f"{block}.attn_norm")

@@ -6,12 +6,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 
 #include "forward/batch_rows.h"
 #include "kernels/multiply.h"
+#include "support/agreement.h"
 #include "support/models.h"
 
 namespace harp::testing {
@@ -51,23 +50,6 @@ std::vector<std::vector<float>> logits_of(llama_model & model, int n_rows, int n
     return logits;
 }
 
-std::vector<double> log_probabilities(const std::vector<float> & logits) {
-    std::vector<double> values(logits.begin(), logits.end());
-    const double top = *std::max_element(values.begin(), values.end());
-    double sum = 0;
-    for (const double value : values) sum += std::exp(value - top);
-    for (double & value : values) value -= top + std::log(sum);
-    return values;
-}
-
-/// Kullback-Leibler divergence of the distribution of `b` from that of `a`, nats.
-double divergence(const std::vector<float> & a, const std::vector<float> & b) {
-    const std::vector<double> of_a = log_probabilities(a), of_b = log_probabilities(b);
-    double sum = 0;
-    for (size_t i = 0; i < of_a.size(); ++i) sum += std::exp(of_a[i]) * (of_a[i] - of_b[i]);
-    return sum;
-}
-
 // The first test: the child must not know the buffer type yet.
 TEST(KernelsSwitchedOff, IsGgmlBitForBit) {
     be_silent();
@@ -104,10 +86,10 @@ class Kernels : public ::testing::TestWithParam<std::filesystem::path (*)()> {
 };
 
 /// Mean divergence of distributions, row by row, nats.
-double divergence(const std::vector<std::vector<float>> & a, const std::vector<std::vector<float>> & b) {
-    double sum = 0;
-    for (size_t i = 0; i < a.size(); ++i) sum += divergence(a[i], b[i]);
-    return sum / static_cast<double>(a.size());
+double mean_divergence(const std::vector<std::vector<float>> & a, const std::vector<std::vector<float>> & b) {
+    Agreement agreement;
+    for (size_t i = 0; i < a.size(); ++i) agreement.add(a[i], b[i]);
+    return agreement.mean();
 }
 
 /// A quantised activation that rounds the other way changes more than a sum in another order does, and what it changes rounds the
@@ -124,8 +106,8 @@ TEST_P(Kernels, DistributionsAreGgmls) {
     const auto sizes = {1, 2, 3, 8, 9, 16};
     for (const int n_rows : sizes) {
         const auto expected = logits_of(*plain, n_rows, 2);
-        of_repacked += divergence(expected, logits_of(*repacked, n_rows, 2)) / static_cast<double>(sizes.size());
-        of_ours += divergence(expected, logits_of(*ours, n_rows, 2)) / static_cast<double>(sizes.size());
+        of_repacked += mean_divergence(expected, logits_of(*repacked, n_rows, 2)) / static_cast<double>(sizes.size());
+        of_ours += mean_divergence(expected, logits_of(*ours, n_rows, 2)) / static_cast<double>(sizes.size());
     }
     std::printf("divergence from plain ggml: repacked %.4f, ours %.4f nats\n", of_repacked, of_ours);
     EXPECT_LT(of_ours, 2 * of_repacked + 0.01);

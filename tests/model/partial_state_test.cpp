@@ -57,8 +57,9 @@ TEST_P(PartialState, TakesASequenceBackToItsCheckpoint) {
     const auto saved = p.state_seq_get(0, PARTIAL);
     p.set_sequence_options(0, options(GetParam().after));
     for (int round = 0; round < 2; ++round) {  // a checkpoint serves more than once
-        (void)go_on(p, CHECKPOINT, CHECKPOINT + 5);
-        read(p, CHECKPOINT + 5, END);
+        const llama_pos next = p.memory_seq_pos_max(0) + 1;
+        (void)go_on(p, next, next + 5);
+        read(p, next + 5, END);
         ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
         ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT, -1));
         EXPECT_EQ(p.check_invariant(), "");

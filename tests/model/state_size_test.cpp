@@ -1,60 +1,63 @@
-// The size of a state is counted, not found by building the state: a long prompt would be in memory twice.
+// The size of a state is that of the bytes that saving it gives, and asking for it copies nothing.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstdlib>
-#include <new>
-
-#include "harp/harp.h"
-#include "support/models.h"
-
-namespace {
-
-thread_local size_t largest_allocation = 0;  // since it was set to 0, in bytes
-
-}  // namespace
-
-// NOLINTBEGIN(cppcoreguidelines-no-malloc,misc-new-delete-overloads): the test's allocator
-void * operator new(size_t size) {
-    largest_allocation = std::max(largest_allocation, size);
-    if (void * memory = std::malloc(std::max<size_t>(size, 1))) return memory;
-    throw std::bad_alloc();
-}
-void operator delete(void * memory) noexcept {
-    std::free(memory);
-}
-void operator delete(void * memory, size_t /*size*/) noexcept {
-    std::free(memory);
-}
-// NOLINTEND(cppcoreguidelines-no-malloc,misc-new-delete-overloads)
+#include "support/text.h"
 
 namespace harp::testing {
 namespace {
 
-TEST(StateSize, IsCountedAndRight) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    llama_context * context = harp_init_from_model(&model, small_context(256, 2));
-    ASSERT_NE(context, nullptr) << harp_last_error();
-    std::vector<llama_token> tokens(100, 300);
-    ASSERT_EQ(harp_decode(context, llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()))), 0);
+struct Case {
+    const char * name;
+    std::filesystem::path (*path)();
+    bool is_unified;
+    bool is_on;
+};
 
-    largest_allocation = 0;
-    const size_t all = harp_state_get_size(context);
-    EXPECT_LT(largest_allocation, all / 4);
-    std::vector<uint8_t> state(all);
-    EXPECT_EQ(harp_state_get_data(context, state.data(), state.size()), all);
-
-    for (const llama_state_seq_flags flags : {0U, 1U}) {  // whole, and LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-        largest_allocation = 0;
-        const size_t one = harp_state_seq_get_size_ext(context, 0, flags);
-        const size_t largest = largest_allocation;
-        ASSERT_GT(one, 0U);
-        EXPECT_LT(largest, one / 4) << "flags " << flags;
-        state.resize(one);
-        EXPECT_EQ(harp_state_seq_get_data_ext(context, state.data(), state.size(), 0, flags), one);
+class StateSize : public ::testing::TestWithParam<Case> {
+  protected:
+    void SetUp() override {
+        model_ = load(GetParam().path());
+        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << GetParam().path().string();
     }
-    harp_free(context);
+    static void expect_sizes(ForwardPass & p) {
+        EXPECT_EQ(p.state_size(), p.state_get().size());
+        for (const llama_seq_id s : {0, 1}) {
+            for (const llama_state_seq_flags flags : {0U, 1U * LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY}) {
+                SCOPED_TRACE("sequence " + std::to_string(s) + ", flags " + std::to_string(flags));
+                const size_t size = p.state_seq_size(s, flags);
+                EXPECT_EQ(size, p.state_seq_get(s, flags).size());
+                EXPECT_EQ(size, p.state_seq_size(s, flags)) << "asked again";
+            }
+        }
+    }
+    llama_model * model_ = nullptr;
+};
+
+TEST_P(StateSize, IsThatOfTheBytesThatAreSaved) {
+    llama_context_params params = windowed_context(512, 2);
+    params.kv_unified = GetParam().is_unified;
+    Options options;
+    options.threshold = 0;
+    options.reframings = 2;
+    ForwardPass p(*model_, params, GetParam().is_on ? std::optional(options) : std::nullopt);
+    expect_sizes(p);  // empty
+    read(p, 0, 9);
+    expect_sizes(p);  // the twins hold nothing yet
+    (void)go_on(p, 9, 12);
+    expect_sizes(p);
+    (void)go_on(p, 0, 4, 1);
+    read(p, 12, 30);
+    expect_sizes(p);  // rows are pending for the twins
+    ASSERT_TRUE(p.memory_seq_rm(1, -1, -1));
+    expect_sizes(p);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, StateSize,
+    ::testing::Values(Case{"Streams", stories260k, false, true}, Case{"Unified", stories260k, true, true},
+                      Case{"Off", stories260k, false, false}, Case{"Windowed", random_windowed, false, true},
+                      Case{"Recurrent", random_mamba, false, true}, Case{"Hybrid", random_hybrid, false, true}),
+    [](const auto & param_info) { return std::string(param_info.param.name); });
 
 }  // namespace
 }  // namespace harp::testing

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""harp bench: every method, its references, its report."""
+
+import json
+import signal
+import sys
+import unittest
+import xml.dom.minidom
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from command_line import CliTest, FAILURE, INTERRUPTED, USAGE, harp
+from programs import TINY, needs_tiny
+
+
+@needs_tiny
+class Bench(CliTest):
+    def bench(self, *flags):
+        return json.loads(self.assert_ok(harp("bench", "-m", str(TINY), "-n", "12", "--rounds", "2", "--json", *flags, *(
+            [] if "--n-prompts" in flags else ["--n-prompts", "2"]))).out)
+
+    def test_json(self):
+        data = self.bench("-md", str(TINY))
+        methods = {method["name"]: method for method in data["methods"]}
+        self.assertEqual(list(methods), ["vanilla", "harp", "harp-lazy", "harp-fused", "beam", "harp-beam", "lookup", "harp-lookup", "draft", "harp-draft"])
+        for method in methods.values():
+            for figure in ["steps_per_second", "step_time_relative_to_vanilla", "total_time_relative_to_vanilla", "first_token_seconds"]:
+                spread = method[figure]
+                self.assertTrue(0 < spread["min"] <= spread["median"] <= spread["max"], method)
+        self.assertEqual(methods["vanilla"]["step_time_relative_to_vanilla"]["median"], 1)
+        self.assertNotIn("hesitation_share", methods["vanilla"])
+        self.assertTrue(0 < methods["harp"]["hesitation_share"] <= 1)
+        self.assertEqual(methods["harp"]["cache_bytes"], 2 * methods["vanilla"]["cache_bytes"])
+        for name in ["lookup", "harp-lookup", "draft", "harp-draft"]:
+            self.assertEqual(methods[name]["same_tokens"]["prompts"], 2, methods[name])
+        self.assertGreater(methods["draft"]["acceptance"], 0.9)
+        self.assertEqual((data["rounds"], data["prompts"], data["tokens_each"], data["complete"]), (2, 2, 12, True))
+        self.assertEqual(data["harp"]["threshold"], 1)
+
+    def test_all_methods_and_their_references(self):
+        data = self.bench("--methods", "harp-lookup,harp-redraw1,nucleus,harp-nucleus,pause,stock")
+        self.assertEqual([m["name"] for m in data["methods"]], ["vanilla", "harp", "harp-redraw1", "nucleus", "harp-nucleus", "harp-lookup", "pause",
+                                                                  "stock"])
+
+    def test_outputs(self):
+        plot = self.folder / "plot.svg"
+        flags = ["bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--n-prompts", "1", "--methods", "harp"]
+        result = self.assert_ok(harp(*flags, "--plot", str(plot), "--baseline", "true"))
+        for text in ["vanilla", "harp", "x vanilla", "baseline `true`"]:
+            self.assertIn(text, result.out)
+        self.assertNotIn("\033", result.out + result.err)
+        svg = xml.dom.minidom.parse(str(plot))
+        self.assertEqual(svg.documentElement.tagName, "svg")
+        markdown = self.assert_ok(harp(*flags, "--markdown")).out
+        self.assertIn("| method |", markdown)
+        self.assertIn("harp: threshold=1", markdown)
+
+    def test_prompts_from_a_file(self):
+        prompts = self.folder / "prompts.jsonl"
+        prompts.write_text('{"question": "Once?"}\n\nOnce upon a time\n{"text": "The dog"}\n')
+        self.assertEqual(self.bench("--prompts", str(prompts), "--methods", "vanilla", "--n-prompts", "9")["prompts"], 3)
+
+    def test_faults(self):
+        bad = self.folder / "bad.jsonl"
+        bad.write_text('{"answer": 1}\n')
+        empty = self.folder / "empty.txt"
+        empty.write_text("\n")
+        for flags, names in {
+            ("--methods", "magic"): ["--methods", "magic", "harp-beam"],
+            ("--methods", "draft"): ["--methods", "draft", "-md"],
+            ("--rounds", "0"): ["--rounds", "0"],
+            ("-n", "1"): ["-n", "1"],
+            ("--prompts", str(self.folder / "no")): ["prompts", "no"],
+            ("--prompts", str(bad)): [str(bad), "line 1", "question"],
+            ("--prompts", str(empty)): ["empty"],
+            ("--harp-off",): ["--harp-off"],
+            ("--baseline", "exit 3", "--rounds", "1", "--methods", "vanilla"): ["--baseline", "exit 3", "3"],
+            ("-c", "64", "-n", "300"): ["-c", "256"],
+        }.items():
+            with self.subTest(flags=flags):
+                self.assert_fault(harp("bench", "-m", str(TINY), *flags), USAGE, *names)
+        self.assert_fault(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--methods", "vanilla", "--plot", "/dev/full"),
+                          FAILURE, "/dev/full", output=True)
+
+    def test_interrupt_reports_the_rounds_that_are_complete(self):
+        terminal = self.terminal("bench", "-m", str(TINY), "-n", "60", "--rounds", "1000", "--methods", "harp", "--json", streams=["stderr"])
+        terminal.wait_for(r"round [3-9] of")
+        terminal.process.send_signal(signal.SIGINT)
+        result = terminal.finish()
+        self.assertEqual(result.code, INTERRUPTED, result)
+        data = json.loads(result.out)
+        self.assertFalse(data["complete"])
+        self.assertTrue(2 <= data["rounds"] < 1000)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""harp chat: turns, commands, interrupts."""
+
+import re
+import signal
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from command_line import CliTest, FAILURE, OK, harp
+from programs import SMOL, needs_smol
+
+
+@needs_smol
+class Talking(CliTest):
+    def test_two_turns_and_commands(self):
+        lines = ["My name is Ada.", "/options", "/set threshold 2", "/set threshold -1", "/set bta 1", "/set", "What is my name?", "",
+                 "/clear", "/help", "Hello.", "/exit", "never read"]
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "8", "--seed", "1", stdin="\n".join(lines).encode()))
+        self.assertNotIn("\033", result.out + result.err)
+        self.assertNotIn("> ", result.out)
+        self.assertEqual(len(re.findall(r"^\[\d+ tokens", result.err, re.M)), 3, result)
+        places = [result.err.find(text) for text in ("threshold=1 ", "threshold=2 ", "forgotten", "/set NAME VALUE")]
+        self.assertNotIn(-1, places[:3], result)
+        self.assertEqual(places[:3], sorted(places[:3]), result)
+        self.assertRegex(result.err, r"(?m)^.*threshold.*-1.*$")
+        self.assertRegex(result.err, r"(?m)^.*bta.*$")
+        self.assertIn("/set NAME VALUE", result.err)
+        self.assertEqual(len(result.out.strip().split("\n\n")[0]) > 0, True)
+
+    def test_off(self):
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "--harp-off", stdin=b"/options\n/set beta 1\nHello.\n"))
+        self.assertIn("off", result.err)
+        self.assertIn("--harp-off", result.err)
+
+    def test_invalid_utf8_line(self):
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", stdin=b"a\xffb\nHello.\n"))
+        self.assertIn("not valid UTF-8", result.err)
+        self.assertIn("[4 tokens", result.err)
+
+    def test_too_long_a_line_does_not_end_it(self):
+        stdin = "The cat sat. " * 300 + "\n/clear\nHello.\n"
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "256", stdin=stdin.encode()))
+        self.assertIn("/clear", result.err)
+        self.assertIn("[4 tokens", result.err)
+
+    def test_stdout_full(self):
+        with open("/dev/full", "wb") as full:
+            result = harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", stdin=b"Hello.\nHello.\n", stdout=full)
+        self.assertEqual(result.code, FAILURE, result)
+        self.assertIn("standard output", result.err)
+
+    def test_interrupt_stops_the_answer_only(self):
+        terminal = self.terminal("chat", "-m", str(SMOL), "-n", "3000", "--ignore-eos", streams=["stdin", "stdout", "stderr"])
+        at = terminal.wait_for("> ")
+        terminal.send("Tell a very long story.\n")
+        at = terminal.wait_for(r"story\.\r\n(.|\n){20}", at)
+        terminal.process.send_signal(signal.SIGINT)
+        at = terminal.wait_for(r"stopped(.|\n)*> ", at)
+        terminal.process.send_signal(signal.SIGINT)  # at the prompt: a new prompt
+        at = terminal.wait_for("> ", at)
+        terminal.send("/options\n")
+        at = terminal.wait_for("threshold=1", at)
+        terminal.send("Another one.\n")
+        at = terminal.wait_for(r"one\.\r\n(.|\n){20}", at)
+        terminal.process.send_signal(signal.SIGINT)
+        at = terminal.wait_for(r"stopped(.|\n)*> ", at)
+        terminal.send("\x04")
+        self.assertEqual(terminal.finish().code, OK, terminal.text[-1500:])
+
+    def test_interrupt_while_reading_the_line(self):
+        terminal = self.terminal("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "8192", "-b", "32", streams=["stdin", "stdout", "stderr"])
+        at = terminal.wait_for("> ")
+        terminal.send("The cat sat on the mat. " * 160 + "\n")  # a terminal's line holds 4095 bytes
+        at = terminal.wait_for("reading: ", at)
+        terminal.process.send_signal(signal.SIGINT)
+        at = terminal.wait_for("> ", at)
+        terminal.send("Hello.\n")
+        at = terminal.wait_for(r"\[4 tokens(.|\n)*> ", at)
+        terminal.send("/exit\n")
+        self.assertEqual(terminal.finish().code, OK, terminal.text[-1500:])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""harp compare and harp info."""
+
+import json
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from command_line import CliTest, harp
+from programs import SMOL, TINY, needs_tiny
+
+
+@needs_tiny
+class Compare(CliTest):
+    def test_compare(self):
+        data = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "40", "--seed", "3",
+                                              "--harp-threshold", "0.5", "--json")).out)
+        for side in ["vanilla", "harp"]:
+            self.assertEqual(data[side]["text"], "".join(token["text"] for token in data[side]["tokens"]))
+        self.assertFalse(any(token["hesitated"] for token in data["vanilla"]["tokens"]))
+        ids = [[token["id"] for token in data[side]["tokens"]] for side in ("vanilla", "harp")]
+        part = data["first_difference"]
+        self.assertEqual(part, next((i for i, (a, b) in enumerate(zip(*ids)) if a != b), None))
+        self.assertGreater(data["cost_ratio"], 0)
+        same = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "40", "--seed", "3",
+                                              "--harp-threshold", "inf", "--json")).out)
+        self.assertIsNone(same["first_difference"])
+
+    def test_compare_formats_as_generate_does(self):
+        flags = ["-m", str(SMOL), "-p", "Hello.", "-n", "1", "-sys", "You answer in French.", "--harp-off", "--json"]
+        if not SMOL.is_file():
+            self.skipTest(f"no {SMOL}")
+        n_prompt = json.loads(self.assert_ok(harp("generate", *flags)).out)["prompt"]["tokens"]
+        flags.remove("--harp-off")
+        data = json.loads(self.assert_ok(harp("compare", *flags)).out)
+        self.assertEqual(data["prompt"], {"tokens": n_prompt, "format": "chat"})
+
+    def test_compare_text(self):
+        result = self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "10"))
+        self.assertIn("vanilla", result.out)
+        self.assertIn("tokens/s", result.out)
+
+
+@needs_tiny
+class Info(CliTest):
+    def test_info(self):
+        data = json.loads(self.assert_ok(harp("info", "-m", str(TINY), "--json", "--harp-beta", "0.25")).out)
+        self.assertEqual(data["harp"]["supported"], True)
+        self.assertEqual(data["harp"]["options"]["beta"], 0.25)
+        self.assertEqual(data["model"]["vocabulary"], 512)
+        self.assertIn("self-check", self.assert_ok(harp("info", "-m", str(TINY))).out)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

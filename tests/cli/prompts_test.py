@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Prompts, from wherever they come: empty, too long, not text, alike to flags."""
+
+import json
+import os
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from command_line import CliTest, FAILURE, USAGE, generate, harp
+from programs import TINY, needs_tiny
+
+
+@needs_tiny
+class PromptFaults(CliTest):
+    def test_empty(self):
+        for prompt in ["", " \n\t"]:
+            with self.subTest(prompt=prompt):
+                self.assert_fault(generate(prompt=prompt), USAGE, "prompt", "empty")
+        self.assert_fault(harp("generate", "-m", str(TINY), stdin=b""), USAGE, "prompt", "empty")
+
+    def test_longer_than_context(self):
+        for command in ["generate", "compare"]:
+            with self.subTest(command=command):
+                result = harp(command, "-m", str(TINY), "-c", "256", "-p", "Once upon a time " * 200)
+                self.assert_fault(result, USAGE, "prompt", "256", "-c")
+
+    def test_invalid_utf8(self):
+        for bad, hexadecimal in [(b"\xff", "0xFF"), (b"\xc0\xaf", "0xC0"), (b"\xed\xa0\x80", "0xED"), (b"\xe2\x82", "0xE2")]:
+            with self.subTest(bad=bad):
+                result = harp("generate", "-m", str(TINY), "-p", os.fsdecode(b"abc" + bad))
+                self.assert_fault(result, USAGE, "UTF-8", hexadecimal, "offset 3")
+                result = harp("generate", "-m", str(TINY), stdin=b"abc" + bad)
+                self.assert_fault(result, USAGE, "UTF-8", hexadecimal, "offset 3")
+
+    def test_prompt_file_missing(self):
+        result = harp("generate", "-m", str(TINY), "-f", str(self.folder / "no.txt"))
+        self.assertIn(result.code, (FAILURE, USAGE), result)
+        self.assert_fault(result, result.code, "no.txt")
+
+    def test_prompt_that_looks_like_a_flag(self):
+        for prompt in ["--json", "--help", "-h", "--harp-bta", "-f", "-m", "-hf", "--harp-off=1"]:
+            with self.subTest(prompt=prompt):
+                data = json.loads(self.assert_ok(generate("-n", "2", "--json", prompt=prompt)).out)
+                self.assertGreater(data["prompt"]["tokens"], 0)
+                self.assertTrue(data["harp"]["enabled"])
+
+    def test_prompt_sources_agree(self):
+        path = self.folder / "prompt.txt"
+        path.write_text("Once upon a time")
+        common = ["generate", "-m", str(TINY), "-n", "10", "--seed", "3", "--harp-schedule", "lazy"]
+        texts = {self.assert_ok(r).out for r in (harp(*common, "-p", "Once upon a time"), harp(*common, "-f", str(path)),
+                                                 harp(*common, stdin=b"Once upon a time"))}
+        self.assertEqual(len(texts), 1, texts)
+
+    def test_no_tokens_asked_for(self):
+        result = self.assert_ok(generate("-n", "0"))
+        self.assertEqual(result.out, "")
+        data = json.loads(self.assert_ok(generate("-n", "0", "--json")).out)
+        self.assertEqual((data["text"], data["tokens"], data["stop_reason"]), ("", [], "length"))
+
+    def test_bad_grammar(self):
+        self.assert_fault(generate("--grammar", "root ::= ("), USAGE, "grammar")
+        self.assert_fault(generate("--json-schema", "{"), USAGE, "json-schema")
+
+    def test_score_of_too_little(self):
+        self.assert_fault(harp("score", "-m", str(TINY), "-p", "x y z", "--window", "100000"), USAGE, "window")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

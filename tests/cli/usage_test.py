@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""The command line itself: help, versions, flags that are unknown or out of range."""
+
+import json
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from command_line import CliTest, OPTIONS, USAGE, generate, harp
+from programs import TINY, needs_tiny
+
+
+class Usage(CliTest):
+    def test_no_command_prints_usage(self):
+        result = harp()
+        self.assertEqual(result.code, USAGE)
+        self.assertIn("generate", result.err)
+
+    def test_help_and_version(self):
+        self.assertIn("generate", self.assert_ok(harp("--help")).out)
+        self.assertRegex(self.assert_ok(harp("--version")).out, r"^harp \d+\.\d+")
+
+    def test_unknown_command_lists_commands(self):
+        self.assert_fault(harp("bogus"), USAGE, "bogus", "generate", "chat", "compare", "score", "calibrate", "verify", "info")
+
+    def test_help_of_each_command(self):
+        for command in ["generate", "chat", "compare", "score", "calibrate", "info", "verify"]:
+            for flag in ["--help", "-h"]:
+                with self.subTest(command=command, flag=flag):
+                    result = self.assert_ok(harp(command, flag))
+                    self.assertIn(f"harp {command}", result.out)
+                    self.assertEqual(result.err, "")
+                    if command != "verify":  # the recordings fix the options there
+                        for option in OPTIONS:
+                            self.assertIn(f"--harp-{option}", result.out)
+                        self.assertIn("--harp-off", result.out)
+
+    def test_no_model(self):
+        for command in ["generate", "chat", "compare", "score", "calibrate", "info"]:
+            with self.subTest(command=command):
+                self.assert_fault(harp(command), USAGE, "no model")
+
+    def test_unknown_harp_option(self):
+        for flag in ["--harp-bta", "--harp-bta=1"]:
+            with self.subTest(flag=flag):
+                self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag), USAGE, "--harp-bta")
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--harp-bta", "0.5"), USAGE, "--harp-bta")
+
+    def test_unknown_other_option(self):
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--frobnicate"), USAGE, "--frobnicate")
+
+    def test_bad_value_of_llama_option(self):
+        bad = [("-c", "many"), ("-c", "12x"), ("-c", "-5"), ("-b", "0"), ("--temp", "x"), ("-s", "x"), ("-ctk", "f7")]
+        for flag, value in bad:
+            with self.subTest(flag=flag, value=value):
+                self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag, value), USAGE, flag)
+
+    @needs_tiny
+    def test_flags_of_llama_by_all_their_names(self):
+        for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:
+            self.assertEqual(json.loads(self.assert_ok(generate(flag, "3", "--ignore-eos", "--json")).out)["generated"]["tokens"], 3)
+
+    def test_help_of_llama(self):
+        self.assertIn("--top-p", self.assert_ok(harp("generate", "--help-llama")).out)
+
+    def test_option_without_value(self):
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--harp-beta"), USAGE, "--harp-beta")
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p"), USAGE, "-p")
+
+    def test_harp_options_out_of_range(self):
+        bad = {
+            "threshold": ["-1", "nan", "two", ""],
+            "beta": ["-0.1", "1.1", "nan", "inf", "0.5x"],
+            "perturbation": ["noise"],
+            "strength": ["-0.1", "1.5", "nan", "inf"],
+            "reframings": ["0", "9", "-1", "1.5"],
+            "schedule": ["eager"],
+            "redraw": ["-1", "4294967296", "x"],
+            "scope": ["some"],
+            "seed": ["-1", "18446744073709551616", "x"],
+        }
+        self.assertEqual(sorted(bad), sorted(OPTIONS))
+        for name, values in bad.items():
+            for value in values:
+                with self.subTest(option=name, value=value):
+                    result = harp("generate", "-m", str(TINY), "-p", "x", f"--harp-{name}", value)
+                    self.assert_fault(result, USAGE, name, value)
+
+    def test_harp_option_from_environment_out_of_range(self):
+        result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "2"})
+        self.assert_fault(result, USAGE, "beta", "2")
+
+    def test_flags_of_ours(self):
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--format", "prose"), USAGE, "--format")
+        self.assert_fault(harp("score", "-m", str(TINY), "-p", "x y z", "--window", "1"), USAGE, "--window")
+        self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--harp-off"), USAGE, "--harp-off")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
