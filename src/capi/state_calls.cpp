@@ -1,6 +1,5 @@
 // The C API: states in the caller's buffers and in files.
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -24,13 +23,6 @@ using harp::capi::StateKind;
 using harp::capi::write_state_file;
 
 constexpr size_t no_bytes = 0;
-
-/// @return bytes copied  @throws Error{invalid_state} if they are more than there is room for
-size_t copy_state(const std::vector<uint8_t> & state, uint8_t * dst, size_t size) {
-    if (state.size() > size) throw Error(ErrorCode::invalid_state, "the buffer is too small for the state");
-    std::memcpy(dst, state.data(), state.size());
-    return state.size();
-}
 
 /// Tokens of a file to the caller, as llama.cpp does it: without room for them only their number.
 /// @return whether the state is wanted too  @throws Error{invalid_state} if they are more than there is room for
@@ -62,7 +54,7 @@ size_t harp_state_get_data(llama_context * ctx, uint8_t * dst, size_t size) {
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            return pass != nullptr ? copy_state(pass->state_get(), dst, size) : llama_state_get_data(ctx, dst, size);
+            return pass != nullptr ? pass->state_get({dst, size}) : llama_state_get_data(ctx, dst, size);
         },
         always(no_bytes));
 }
@@ -91,7 +83,7 @@ size_t harp_state_seq_get_data_ext(llama_context * ctx, uint8_t * dst, size_t si
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            return pass != nullptr ? copy_state(pass->state_seq_get(seq_id, flags), dst, size)
+            return pass != nullptr ? pass->state_seq_get({dst, size}, seq_id, flags)
                                    : llama_state_seq_get_data_ext(ctx, dst, size, seq_id, flags);
         },
         always(no_bytes));

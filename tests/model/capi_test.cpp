@@ -187,14 +187,14 @@ TEST_F(CApi, ErrorsAreReturnValuesWithASentence) {
     std::vector<float> embeddings(64);
     llama_batch embedded = llama_batch_get_one(nullptr, 1);
     embedded.embd = embeddings.data();
-    EXPECT_EQ(harp_decode(context.get(), embedded), -3);
-    error_mentions("embd");
+    EXPECT_EQ(harp_decode(context.get(), embedded), -1);
+    error_mentions("pos is NULL");
     EXPECT_EQ(harp_get_logits_ith(context.get(), 0), nullptr);
     harp_step step{};
     EXPECT_FALSE(harp_get_step(context.get(), 0, &step));
     error_mentions("row 0");
     EXPECT_FALSE(harp_set_sequence_params(context.get(), 5, harp_default_params()));
-    error_mentions("sequence 5");
+    error_mentions("sequence id 5");
     harp_params two = harp_default_params();
     two.reframings = 2;
     EXPECT_FALSE(harp_set_sequence_params(context.get(), 0, two));
@@ -417,12 +417,22 @@ TEST_F(CApi, ProcessIsDecode) {
         next = {static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
     }
     EXPECT_GT(find_pass(by_process.get())->statistics().hesitations, 0U);
-    // embedding rows are refused, and plain contexts are llama.cpp's
+    // embedding rows too
     llama_batch_ext_clear(batch);
-    std::vector<float> embedding(64);
-    ASSERT_GE(llama_batch_ext_add_embd(batch, 0, {embedding.data(), 1, 64}), 0);
-    EXPECT_EQ(harp_process(by_process.get(), LLAMA_PROCESS_TYPE_DECODE, batch), -3);
+    std::vector<float> embedding(64, 0.3F);
+    const int32_t added = llama_batch_ext_add_embd(batch, 0, {embedding.data(), 1, 64});
+    ASSERT_GE(added, 0);
+    llama_batch_ext_set_pos(batch, added, &position);
+    llama_batch_ext_set_output_logits(batch, added, true);
+    ASSERT_EQ(harp_process(by_process.get(), LLAMA_PROCESS_TYPE_DECODE, batch), 0) << harp_last_error();
+    llama_batch embedded{};
+    embedded.n_tokens = 1;
+    embedded.embd = embedding.data();
+    embedded.pos = &position;
+    ASSERT_EQ(harp_decode(by_decode.get(), embedded), 0) << harp_last_error();
+    EXPECT_EQ(row(by_process.get()), row(by_decode.get()));
     llama_batch_ext_free(batch);
+    // and plain contexts are llama.cpp's
 
     const llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
     batch = llama_batch_ext_init(plain.get());

@@ -548,25 +548,12 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "3"): ["beta", "3", "0..1"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
-            ("-m", "no.gguf", "--mmproj", "eyes.gguf"): ["--mmproj", "--harp-off", "--no-mmproj"],
         }.items():
             with self.subTest(flags=flags):
                 code, _, err = self.run_server(*flags)
                 self.assertEqual(code, 2, err)
                 for name in names:
                     self.assertIn(name, err)
-
-    @needs_tiny
-    def test_images_need_harp_off(self):
-        projector = ["-m", str(TINY), "--mmproj", "eyes.gguf"]
-        done = subprocess.run([HARP, "generate", *projector, "-p", "x"], env=environment(), capture_output=True, timeout=60,
-                              check=False)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn(b"--mmproj", done.stderr)
-        code, _, err = self.run_server(*projector, "--port", "0", "--harp-off")
-        self.assertEqual(code, 1)  # llama.cpp looks for the file
-        self.assertIn("eyes.gguf", err)
-        self.assertNotIn("--harp-off", err)
 
     @unittest.skipUnless(shutil.which("nm"), "nm is not installed")
     def test_no_call_goes_past_harp(self):
