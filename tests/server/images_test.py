@@ -46,6 +46,8 @@ class Pictures:
     model = projector = ""
 
     def setUp(self):
+        if openai is None:
+            self.skipTest("the Python package openai is not installed")
         for name in (self.model, self.projector):
             if not (MODELS / name).is_file():
                 self.skipTest(f"no {MODELS / name}")
