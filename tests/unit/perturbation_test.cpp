@@ -232,7 +232,7 @@ TEST(Perturb, StrengthZeroChangesNoBit) {
 
 // Widths that are no multiple of a Philox block: the same noise, nothing written beyond the row.
 TEST(Perturb, AnyWidth) {
-    for (size_t n = 0; n <= 13; ++n) {
+    for (size_t n = 1; n <= 13; ++n) {
         std::vector<float> row(n + 1, 1.0F);
         const auto first = std::span(row).first(n);
         perturb({}, 1, Perturbation::dropout, 0.5F, {first, first, first});
