@@ -34,9 +34,15 @@ set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
 # programs must find the libraries in the build tree and, installed, beside themselves
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
 # llama.cpp would take its build number from our git history, and be compiled anew after each commit
-if(NOT HARP_LLAMA_SOURCE)
-    set(LLAMA_BUILD_NUMBER 0)
-    set(LLAMA_BUILD_COMMIT "pinned-0.5.0")
+set(LLAMA_BUILD_NUMBER 0)
+set(LLAMA_BUILD_COMMIT "pinned-0.5.0")
+if(HARP_LLAMA_SOURCE)
+    execute_process(
+        COMMAND git -C ${HARP_LLAMA_SOURCE} rev-parse --short HEAD
+        OUTPUT_VARIABLE LLAMA_BUILD_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    if(NOT LLAMA_BUILD_COMMIT)
+        set(LLAMA_BUILD_COMMIT "unknown")
+    endif()
 endif()
 
 add_subdirectory("${harp_llama_dir}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp")

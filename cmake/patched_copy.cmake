@@ -22,7 +22,7 @@ function(patched_copy source destination)
         string(APPEND key "${hash} ${name}\n")
     endforeach()
 
-    set(excluded PATTERN .git EXCLUDE)
+    set(excluded PATTERN .git EXCLUDE PATTERN build EXCLUDE)
     foreach(name ${patched})
         string(REGEX REPLACE "([.+])" "\\\\\\1" name ${name})
         list(APPEND excluded REGEX "/${name}$" EXCLUDE)

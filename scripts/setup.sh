@@ -29,11 +29,12 @@ step() { # step TITLE: announces the next step, with the seconds since the start
 # --- running a long command: all output to a log, one line of progress on a terminal, a line per 10 % elsewhere ---------
 
 show_progress() { # reads a command's output; understands ninja's "[FINISHED/TOTAL SECONDS] what"
-    local line text shown=-1 percent left
+    local line text shown=-1 total=0 percent left
     while IFS= read -r line; do
         text=$line percent=
         if [[ $line =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # [0/1]: it configures anew first
             percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
+            if ((BASH_REMATCH[2] != total)); then shown=-1 total=${BASH_REMATCH[2]}; fi # ninja counts anew once it has configured
             left=$((BASH_REMATCH[3] * (BASH_REMATCH[2] - BASH_REMATCH[1]) / BASH_REMATCH[1]))
             text="$percent %, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}, about $left s left"
             [[ -t 2 ]] && text+=": ${BASH_REMATCH[4]}"

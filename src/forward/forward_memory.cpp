@@ -102,6 +102,18 @@ void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
     }
 }
 
+/// A sequence that shares cells gets copies of them before they move for it alone. There is room if all rows fit, each counted.
+void ForwardPass::Impl::check_room_to_move(const Sequence & moved) const {
+    if (!moved.may_share_cells()) return;
+    size_t n_held = 0;
+    for (const Sequence & each : sequences) n_held += each.n_held();
+    if (n_held <= llama_n_ctx(context.get())) return;
+    throw Error(
+        ErrorCode::context_full,
+        "positions of a sequence that shares cells with another one cannot move: no room for a copy of them; use a "
+        "larger context (n_ctx)");
+}
+
 void ForwardPass::memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta) {
     Impl & impl = *impl_;
     impl.check_id(sequence);
@@ -109,6 +121,7 @@ void ForwardPass::memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos 
         llama_memory_seq_add(llama_get_memory(impl.context.get()), sequence, p0, p1, delta);
         return;
     }
+    impl.check_room_to_move(impl.sequence(sequence));
     impl.sequence(sequence).add(p0, p1, delta);
 }
 
@@ -122,6 +135,7 @@ void ForwardPass::memory_seq_div(llama_seq_id sequence, llama_pos p0, llama_pos 
         llama_memory_seq_div(llama_get_memory(impl.context.get()), sequence, p0, p1, divisor);
         return;
     }
+    impl.check_room_to_move(impl.sequence(sequence));
     impl.sequence(sequence).divide(p0, p1, divisor);
 }
 

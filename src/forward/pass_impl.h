@@ -93,6 +93,8 @@ struct ForwardPass::Impl {
     [[nodiscard]] const forward::Sequence & sequence(llama_seq_id sequence) const;
     /// A row of llama.cpp's last batch, [n_vocab]. @throws Error{decode_failed} if there is none
     [[nodiscard]] std::span<float> inner_logits(int32_t row) const;
+    /// @throws Error{context_full} where positions of a sequence cannot move: see Sequence::add
+    void check_room_to_move(const forward::Sequence & moved) const;
     void write_state(forward::Writer & out);
     void write_state(forward::Writer & out, llama_seq_id sequence, llama_state_seq_flags flags);
 

@@ -96,9 +96,13 @@ class Sequence {
     bool remove(llama_pos p0, llama_pos p1);
     /// Options and mask family come along where the copy replaces all that was here.
     void copy_from(Sequence & source, llama_pos p0, llama_pos p1);
+    /// Cells that another sequence may share are copied first: there must be room for that (may_share_cells).
     /// @throws Error{unsupported_call} where memory cannot change positions
     void add(llama_pos p0, llama_pos p1, llama_pos delta);
     void divide(llama_pos p0, llama_pos p1, int divisor);
+    [[nodiscard]] bool may_share_cells() const noexcept { return may_share_cells_; }
+    /// Rows of the clean stream and of the twins, each counted.
+    [[nodiscard]] size_t n_held() const noexcept { return rows_.size() + options_.reframings * n_twin_; }
     void clear();
     /// The rows are forgotten; memory was cleared by its own call.
     void forget() noexcept;

@@ -296,6 +296,41 @@ TEST_P(Memory, AContextShiftOfASharedPromptMovesItOnce) {
     expect_same_rows(run(GetParam().unified), run(false), 10 * tolerance);
 }
 
+TEST_P(Memory, AShiftOfACopyLeavesItsSourceAlone) {
+    ForwardPass p = pass(2);
+    ForwardPass alone = pass(1);
+    for (ForwardPass * q : {&p, &alone}) {
+        decode(*q, text_of(0, 10), 0);
+        decode_each(*q, 10, 20);
+    }
+    p.memory_seq_cp(0, 1, -1, -1);  // in a unified cache the same cells
+    ASSERT_TRUE(p.memory_seq_rm(1, 4, 10));
+    p.memory_seq_add(1, 10, 20, -6);
+    EXPECT_EQ(p.check_invariant(), "");
+    EXPECT_EQ(p.memory_seq_pos_max(1), 13);
+    (void)go_on(p, 40, 44, 1, -26);
+    expect_same_rows(go_on(p, 20, 30), go_on(alone, 20, 30));
+}
+
+TEST_P(Memory, AShiftOfACopyWithoutRoomIsRefused) {
+    if (!GetParam().unified) GTEST_SKIP() << "copies share cells in a unified cache only";
+    llama_context_params params = small_context(256, 2);
+    params.kv_unified = true;
+    Options never = options();
+    never.threshold = std::numeric_limits<double>::infinity();
+    ForwardPass p(*model_, params, never);
+    decode(p, text_of(0, 200), 0);
+    decode(p, text_of(200, 300), 200);
+    p.memory_seq_cp(0, 1, -1, -1);  // 300 cells of 512, twice
+    ASSERT_TRUE(p.memory_seq_rm(1, 4, 10));
+    EXPECT_THROW(p.memory_seq_add(1, 10, -1, -6), Error);
+    EXPECT_EQ(p.check_invariant(), "");
+    EXPECT_EQ(p.memory_seq_pos_max(1), 299);
+    ASSERT_TRUE(p.memory_seq_rm(0, -1, -1));
+    p.memory_seq_add(1, 10, -1, -6);
+    EXPECT_EQ(p.memory_seq_pos_max(1), 293);
+}
+
 TEST_P(Memory, DividedPositionsGoOn) {
     ForwardPass p = pass(1);
     decode(p, text_of(0, 10), 0);
