@@ -410,7 +410,7 @@ int run(int argc, char ** argv) {
         ->capture_default_str();
     app.add_option("--rounds", settings.n_rounds, "rounds")->check(CLI::PositiveNumber)->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
-    app.add_flag("!--no-flash-attention", settings.flash_attention, "attention by matrix products instead");
+    app.add_flag("!--no-flash-attention", settings.flash_attention, "attention by matrix multiplication instead");
     app.add_option("--threshold", settings.threshold, "theta, bits")->capture_default_str();
     app.add_option("--json", settings.json_file, "also write everything to this file");
     CLI11_PARSE(app, argc, argv);

@@ -1,6 +1,6 @@
-// Products with weights that stay in the cache, by format and number of tokens, in multiply-adds a second of all threads together;
-// and the most that the processor's instructions allow, with nothing to load: where memory does not limit, arithmetic does. Compare in one
-// run with --benchmark_enable_random_interleaving=true.
+// Our kernels on weights that stay in the cache, by format and number of tokens, in multiply-adds a second of all
+// threads together; and the most that the processor's instructions allow, with nothing to load: where memory does not
+// limit, arithmetic does. Compare in one run with --benchmark_enable_random_interleaving=true.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -49,7 +49,7 @@ struct Problem {
 void product(benchmark::State & state, ggml_type type) {
     const Multiply multiply = multiply_for(type);
     if (multiply == nullptr) {
-        state.SkipWithError("this processor has no products");
+        state.SkipWithError("no kernel of ours for this processor");
         return;
     }
     const int64_t n_tokens = state.range(0);
@@ -141,7 +141,7 @@ template <bool ALL_OF_IT>
 void in_registers(benchmark::State & state) {
     const bool has_vnni = instructions() == "AVX-512 VNNI";
     if (instructions() == "none") {
-        state.SkipWithError("this processor has no products");
+        state.SkipWithError("no kernel of ours for this processor");
         return;
     }
     for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();

@@ -3,9 +3,10 @@
 
     bench/make_8b_shape.py [--layers 4] [--seed N] --vocab VOCAB.gguf OUTPUT.gguf
 
-Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Matrix products, which
-decoding consists of, cost the same whatever the weights. The tokenizer is copied from VOCAB.gguf and filled up with unused
-tokens. What the model says is noise: measure with it, and set a threshold by `harp calibrate`, as its entropies mean nothing.
+Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Matrix
+multiplications, which decoding consists of, cost the same whatever the weights. The tokenizer is copied from VOCAB.gguf and
+filled up with unused tokens. What the model says is noise: measure with it, and set a threshold by `harp calibrate`, as its
+entropies mean nothing.
 build/release/bench/quantize_model makes quantised files of it. Needs the Python package `gguf`.
 """
 

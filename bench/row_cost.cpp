@@ -1,4 +1,4 @@
-// c(n): what a batch of n rows costs, with ggml's products and with ours, on one model, in one process, alternating.
+// c(n): what a batch of n rows costs, with ggml's kernels and with ours, on one model, in one process, alternating.
 //
 // The model is loaded twice. Each row is the next token of a sequence of its own, as HARP's twins and beams are. Before anything is
 // timed, the two are compared: log-probabilities after the same tokens. Times are told in units of ggml's one row. In the same run a
@@ -44,7 +44,7 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// A model as it is loaded with our products or without, and a context for the most rows.
+/// A model as it is loaded with our kernels or without, and a context for the most rows.
 class Loaded {
   public:
     Loaded(const Settings & settings, bool is_ours) : settings_(settings) {
@@ -133,15 +133,15 @@ double divergence(const std::vector<double> & a, const std::vector<double> & b) 
     return sum;
 }
 
-/// Largest divergences of distributions after the same tokens. Exactly 0 where all weights are of K types and both kernels have an
-/// output a lane: their products add integers within a block, and the blocks one after the other (Qwen2.5-Coder-1.5B Q4_K_M with
-/// VNNI and AMX).
+/// Largest divergences of distributions after the same tokens. Exactly 0 where all weights are of K types and both
+/// kernels have an output a lane: they add integers within a block, and the blocks one after the other
+/// (Qwen2.5-Coder-1.5B Q4_K_M with VNNI and AMX).
 struct Differences {
     double of_ours = 0;   // from ggml's, in a batch of the same size
     double of_ggmls = 0;  // in another batch from those in the first size of batch
 };
 
-/// Reads memory as fast as it comes: what the products can at best.
+/// Reads memory as fast as it comes: what the kernels can at best.
 class MemoryReader {
   public:
     explicit MemoryReader(int n_threads)
@@ -160,7 +160,7 @@ class MemoryReader {
             threads.emplace_back([&, i] {
                 uint64_t sum = 0;
                 for (const uint64_t * at = memory_.data() + i * part; at < memory_.data() + (i + 1) * part; at += 8) {
-                    __builtin_prefetch(at + 512);  // a page ahead, as the products do
+                    __builtin_prefetch(at + 512);  // a page ahead, as our kernels do
                     sum += std::accumulate(at, at + 8, uint64_t{0});
                 }
                 sums[i * 8] = sum;
@@ -197,7 +197,7 @@ void print(const Settings & settings, const std::vector<std::vector<double>> & g
 
 int run(int argc, char ** argv) {
     Settings settings;
-    CLI::App app("What a batch of n rows costs, with ggml's products and with ours. Run it on an idle machine.");
+    CLI::App app("What a batch of n rows costs, with ggml's kernels and with ours. Run it on an idle machine.");
     app.add_option("-m,--model", settings.model,
                    "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K")
         ->required();
@@ -240,7 +240,7 @@ int run(int argc, char ** argv) {
             }
         }
     }
-    fmt::print("{}; {} threads; products for {}; {} rounds, medians (least..greatest)\n", decoding::cpu_model(),
+    fmt::print("{}; {} threads; kernels for {}; {} rounds, medians (least..greatest)\n", decoding::cpu_model(),
                settings.n_threads, kernels::instructions(), settings.n_rounds);
     fmt::print(
         "Largest divergence of a distribution of ours from ggml's: {:.1e} nats; of ggml's own in other batches: "

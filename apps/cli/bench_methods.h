@@ -23,7 +23,7 @@ struct BenchKind {
     enum class Draft { none, lookup, model } draft = Draft::none;
     bool samples = false;        ///< nucleus sampling; otherwise greedy
     uint32_t pause = 0;          ///< pause tokens before the answer
-    bool stock = false;          ///< on a model loaded for llama.cpp's own products
+    bool stock = false;          ///< on a model loaded for llama.cpp's own kernels
     std::string reference = {};  ///< the method whose tokens it must give, if there is one
 };
 [[nodiscard]] const std::vector<BenchKind> & bench_kinds();

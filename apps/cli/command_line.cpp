@@ -128,8 +128,8 @@ void HarpFlags::add_to(CLI::App & app) {
         ->envname(off_variable)
         ->group(group);
     app.add_option("--harp-kernels", kernels_,
-                   "products with quantised weights on the CPU: ours, where it has AVX2, or llama.cpp's "
-                   "[on, off; default on, with --harp-off off]")
+                   "matrix multiplication kernels for quantised weights on the CPU: ours, where it has AVX2, "
+                   "or llama.cpp's [on, off; default on, with --harp-off off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off"}))
         ->type_name("")

@@ -38,7 +38,7 @@ class HarpFlags {
     /// @param why what to do instead
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
-    /// Whether models are to be loaded for our own products (harp/kernels.h).
+    /// Whether models are to be loaded for our own kernels (harp/kernels.h).
     [[nodiscard]] bool uses_kernels() const;
     /// Sets the environment variables to what options() gives, for processes that this one starts.
     void export_to_environment() const;

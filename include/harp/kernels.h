@@ -1,4 +1,5 @@
-/* harp's products for quantised weights on the CPU (docs/PERFORMANCE.md): one to eight rows for little more than the price of one.
+/* harp's matrix multiplication kernels for quantised weights on the CPU (docs/PERFORMANCE.md): one to eight rows for
+ * little more than the price of one.
  *
  * A library of its own: link harp::kernels. It works with HARP and without, with handles of harp.h and of llama.h.
  */
@@ -11,8 +12,9 @@
 extern "C" {
 #endif
 
-/* Says whether models that are loaded from now on use the products; those that were loaded keep what they have. The first call, on
- * or off, must come before the first model is loaded: then llama.cpp asks, once, who can multiply. Thread-safe.
+/* Says whether models that are loaded from now on use our kernels; those that were loaded keep what they have. The
+ * first call, on or off, must come before the first model is loaded: then llama.cpp asks, once, who can multiply.
+ * Thread-safe.
  *
  * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8. Logits differ from
  * llama.cpp's by the order of float additions, which a quantised model magnifies.

@@ -1,4 +1,4 @@
-// Activations of one token, quantised as ggml does for the weights' type, in the order in which the products read them.
+// Activations of one token, quantised as ggml does for the weights' type, in the order in which the kernels read them.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace harp::kernels {
 /// | Q4_0, Q5_0, Q8_0 | 32 | int32 [n / 32], times 8, 16, 128 |
 /// | Q4_1, Q5_1 | 32 | float [n / 32], times the scale |
 /// | Q4_K, Q5_K | 256 | int16 [n / 32] |
-/// | Q6_K | 256 | int16 [n / 16], times 32 in the product |
+/// | Q6_K | 256 | int16 [n / 16], times 32 in the dot product |
 struct Activations {
     const int8_t * q;  // [n_inputs]
     const float * d;   // scales
@@ -30,7 +30,7 @@ struct TokenLayout {
 
 [[nodiscard]] TokenLayout token_layout(ggml_type weights, int64_t n_inputs) noexcept;
 
-/// Quantises `row` [n_inputs] into `token`, by ggml's own function: the values are those that its products use.
+/// Quantises `row` [n_inputs] into `token`, by ggml's own function: the values are those that its kernels use.
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept;
 
 /// @param token a quantised token

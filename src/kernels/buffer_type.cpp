@@ -1,4 +1,4 @@
-// Where the products stand in ggml: a buffer type of its CPU back end, as its AMX and repack variants are.
+// Where our kernels stand in ggml: a buffer type of its CPU back end, as its AMX and repack variants are.
 //
 //     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight; ours is asked first. What it takes is
 //              packed as it is read from the file and kept nowhere else.

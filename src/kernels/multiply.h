@@ -1,4 +1,4 @@
-// Products of packed weights with the quantised activations of a few tokens.
+// Matrix multiplication kernels: packed weights times the quantised activations of a few tokens.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +23,10 @@ struct Operands {
     int64_t out_stride;  // floats
 };
 
-/// The sums are those of ggml's own products of quantised rows, added in another order.
+/// A kernel. Its sums are those of ggml's own kernels for quantised rows, added in another order.
 using Multiply = void (*)(const Operands & operands) noexcept;
 
-/// The product for weights of a type on this processor; nullptr if there is none.
+/// The kernel for weights of a type on this processor; nullptr if there is none.
 [[nodiscard]] Multiply multiply_for(ggml_type weights) noexcept;
 
 /// Instructions that multiply_for() uses here: "AVX-512 VNNI", "AVX2", or "none".

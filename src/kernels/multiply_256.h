@@ -1,6 +1,6 @@
-// Products in registers of 256 bits, for AVX2 and for AVX-512 VNNI: multiply_avx2.cpp and multiply_vnni.cpp say how four inputs are
-// multiplied and added. Each compiles this for its own processors, so nothing here may be shared by the two: all of it is in an
-// anonymous namespace.
+// The kernels in registers of 256 bits, for AVX2 and for AVX-512 VNNI: multiply_avx2.cpp and multiply_vnni.cpp say how
+// four inputs are multiplied and added. Each compiles this for its own processors, so nothing here may be shared by the
+// two: all of it is in an anonymous namespace.
 //
 // A tile is the outputs of one or two groups of eight rows for as many tokens as the registers hold. A block of 32 inputs is taken in
 // steps of four, each 32 bytes of weights of a group:
@@ -206,7 +206,7 @@ __m256i step(const PackedQ5_1 & block, size_t t) {
     return _mm256_or_si256(step(block.low, t), shifted(load(block.high[t % 4]), t / 4 == 1 ? 0 : 4, -16));
 }
 
-/// Products of a block, without its scales.
+/// Dot products of a block, without its scales.
 template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
 void multiply_block(const Tile<Packed, GROUPS, TOKENS> & tile, int64_t i, Products<GROUPS, TOKENS> & products) {
     __m256i ones[GROUPS];
@@ -476,7 +476,8 @@ constexpr int GROUPS_TOGETHER =
 
 constexpr int MOST_TOKENS = 8;  // of a tile
 
-/// Tokens of a tile: as many as have their sums in registers, where they have; with two products for each weight, fewer.
+/// Tokens of a tile: as many as have their sums in registers, where they have; with two multiplications a weight,
+/// fewer.
 template <class Arithmetic, class Packed>
 constexpr int TOKENS_TOGETHER = Packed::BITS > Arithmetic::MOST_BITS ? 4
                                 : Arithmetic::steps_together(Packed::BITS) < STEPS

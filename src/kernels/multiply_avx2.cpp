@@ -1,4 +1,4 @@
-// Products for AVX2. Compiled with -mavx2 -mfma -mf16c: nothing here may be called without them.
+// The kernels for AVX2. Compiled with -mavx2 -mfma -mf16c: nothing here may be called without them.
 //
 // Two multiplied pairs of bytes are added up in int16 (maddubs), as many steps as cannot overflow; then madd gives int32:
 //

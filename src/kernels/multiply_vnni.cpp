@@ -1,5 +1,6 @@
-// Products for AVX-512 VNNI, in registers of 256 bits: one instruction multiplies a step and adds it, and every processor that has it
-// can do two at a time. Compiled with -mavx512vl -mavx512vnni and those of AVX2: nothing here may be called without them.
+// The kernels for AVX-512 VNNI, in registers of 256 bits: one instruction multiplies a step and adds it, and every
+// processor that has it can do two at a time. Compiled with -mavx512vl -mavx512vnni and those of AVX2: nothing here may
+// be called without them.
 //
 // HARP_EMULATE_VNNI: with the one instruction in AVX2's, exactly; for tests on processors that lack it.
 #include "kernels/multiply.h"

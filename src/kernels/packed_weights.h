@@ -1,4 +1,4 @@
-// Weights of 4 to 8 bits in the order in which products with few tokens read them.
+// Weights of 4 to 8 bits in the order in which the kernels for few tokens read them.
 //
 // Eight rows of the weight matrix, eight outputs, stand side by side. A step is four consecutive inputs of each:
 //

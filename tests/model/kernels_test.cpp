@@ -1,5 +1,5 @@
-// Models that are loaded for our products against the same models with ggml's: the same distributions up to the rounding of sums,
-// whatever the size of the batch and the number of threads; switched off, ggml's bit for bit.
+// Models that are loaded for our kernels against the same models with ggml's: the same distributions up to the rounding
+// of sums, whatever the size of the batch and the number of threads; switched off, ggml's bit for bit.
 #include "harp/kernels.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// Products on ggml's AMX path against the same weights multiplied in double: without patches/amx-tile-configuration.patch the first
-// of them is an illegal instruction where GCC 12 compiled it.
+// Matrix multiplications on ggml's AMX path against the same weights multiplied in double: without
+// patches/amx-tile-configuration.patch the first of them is an illegal instruction where GCC 12 compiled it.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t N_INPUTS = 512, N_OUTPUTS = 96;  // three blocks of outputs: each of two threads has some
 
-/// The buffer type whose products take the AMX path; nullptr where the processor or the build has no AMX.
+/// The buffer type whose multiplications take the AMX path; nullptr where the processor or the build has no AMX.
 ggml_backend_buffer_type_t amx_buffer_type() {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const auto extra_types = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
@@ -76,7 +76,7 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
         return values;
     }
 
-    /// Root of the mean of squares of the differences from products in double, relative to that of the products.
+    /// Root of the mean of squares of the differences from the dot products in double, relative to that of the latter.
     [[nodiscard]] double relative_error(const std::vector<float> & found, const std::vector<float> & tokens,
                                         int64_t n_tokens) const {
         std::vector<float> weights(static_cast<size_t>(N_INPUTS * N_OUTPUTS));

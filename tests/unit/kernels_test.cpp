@@ -1,4 +1,4 @@
-// Products of packed weights against ggml's dequantised weights multiplied in double, and no worse than ggml's own products.
+// Our kernels on packed weights against ggml's dequantised weights multiplied in double: no worse than ggml's kernels.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -81,7 +81,7 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
     return matrix;
 }
 
-/// All products by a kernel of ours, [token][output].
+/// All dot products by a kernel of ours, [token][output].
 std::vector<float> multiply(Multiply kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
     const auto n_inputs = static_cast<size_t>(matrix.n_inputs);
     const size_t bytes = group_bytes(matrix.type, matrix.n_inputs),
@@ -97,7 +97,7 @@ std::vector<float> multiply(Multiply kernel, const Matrix & matrix, const std::v
     return out;
 }
 
-/// One product by ggml: its kernel on its quantised activations.
+/// One dot product by ggml: its kernel on its quantised activations.
 float ggml_product(const Matrix & matrix, int64_t output, const float * token) {
     const ggml_type_traits_cpu & traits = *ggml_get_type_traits_cpu(matrix.type);
     std::vector<char> quantized(ggml_row_size(traits.vec_dot_type, matrix.n_inputs));
@@ -107,7 +107,7 @@ float ggml_product(const Matrix & matrix, int64_t output, const float * token) {
     return product;
 }
 
-/// Root of the mean of squares of the differences from the exact products, ours and ggml's.
+/// Root of the mean of squares of the differences from the exact dot products, ours and ggml's.
 struct Errors {
     double ours = 0, ggmls = 0, scale = 0;
 };

@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
     run.add_argument("-t", "--threads", type=int, metavar="N", help="of a model (default: llama.cpp's)")
     run.add_argument("--kernels", choices=["on", "off"], default="on",
-                     help="of a quantised model on the CPU: ours, or llama.cpp's, for all methods alike (default: on)")
+                     help="matrix multiplication kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
+                          "methods alike (default: on)")
     run.add_argument("--llama-args", default="", metavar="FLAGS", help='of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
     run.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: replicas on a Ray cluster")
     run.add_argument("--replicas", type=int, default=1, metavar="N", help="of --engine ray (default: 1)")
