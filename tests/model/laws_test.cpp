@@ -52,7 +52,8 @@ class Laws : public ::testing::TestWithParam<Case> {
   protected:
     void SetUp() override {
 #ifdef HARP_SANITIZED
-        if (GetParam().divergence > 0) GTEST_SKIP() << "what is checked here is our code; the small models run all of it";
+        if (GetParam().divergence > 0)
+            GTEST_SKIP() << "what is checked here is our code; the small models run all of it";
 #endif
         model_ = load(GetParam().path());
         if (model_ == nullptr) GTEST_SKIP() << "model not there: " << GetParam().path().string();
