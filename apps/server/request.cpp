@@ -102,7 +102,7 @@ void begin_request(llama_context * context, llama_seq_id slot, const std::option
                    bool keeps_vanilla) {
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled() || !options) return;
-    pass->set_sequence_options(slot, *options, /*mask_sequence=*/0);  // the same answer in whatever slot
+    pass->set_sequence_options(slot, *options, /*mask_family=*/0);  // the same answer in whatever slot
     pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
     pass->keep_vanilla_logits(slot, keeps_vanilla);
 }
