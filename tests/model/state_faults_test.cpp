@@ -74,7 +74,7 @@ TEST_P(SavedState, OfASequenceIsRestoredOverAnotherSequenceInUse) {
     read(p, 0, 5);
     const auto saved = p.state_seq_get(0);
     (void)go_on(p, 0, 9, 1);  // the other one, all of it for twins too
-    p.set_sequence_options(1, with_threshold(0), /*mask_sequence=*/0);
+    p.set_sequence_options(1, with_threshold(0), /*mask_family=*/0);
     ASSERT_NO_THROW(p.state_seq_set(saved, 1));
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(0), 4);
