@@ -79,6 +79,11 @@ class ModelFile:
         self.matrix(f"{prefix}_k", kv_width, WIDTH)
         self.matrix(f"{prefix}_v", kv_width, WIDTH)
 
+    def gated_feed_forward(self, block):
+        self.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
+        self.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
+        self.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+
     def embedding(self):
         self.matrix("token_embd", self.n_vocab, WIDTH, scale=1.0)
 
@@ -148,9 +153,7 @@ def lfm2(model):
             model.matrix(f"{block}.shortconv.in_proj", 3 * WIDTH, WIDTH)
             model.matrix(f"{block}.shortconv.out_proj", WIDTH, WIDTH)
         model.norm(f"{block}.ffn_norm")
-        model.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+        model.gated_feed_forward(block)
 
 
 def gemma3(model):
@@ -174,9 +177,7 @@ def gemma3(model):
         model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
         model.norm(f"{block}.post_attention_norm")
         model.norm(f"{block}.ffn_norm")
-        model.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+        model.gated_feed_forward(block)
         model.norm(f"{block}.post_ffw_norm")
 
 
@@ -200,9 +201,7 @@ def qwen2vl(model):
             model.bias(f"{block}.attn_{part}", WIDTH)
         model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
         model.norm(f"{block}.ffn_norm")
-        model.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
-        model.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+        model.gated_feed_forward(block)
 
 
 VISION_WIDTH = 32

@@ -100,8 +100,8 @@ class ForwardPass {
     ForwardPass(ForwardPass &&) noexcept;
     ForwardPass & operator=(ForwardPass &&) noexcept;
 
-    /// Decodes a batch of tokens, or of embeddings (pictures), of any sequences; rows with `logits` set become output rows (all NULL rules of
-    /// llama_batch hold). On an error nothing of the batch stays behind, and the pass can be used on.
+    /// Decodes a batch of tokens, or of embeddings (pictures), of any sequences; rows with `logits` set become output rows (all
+    /// NULL rules of llama_batch hold, but embeddings need positions). On an error nothing of the batch stays behind, and the pass can be used on.
     ///
     /// @param count_useful for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs. An
     ///                     output row that is not useful keeps its vanilla logits, though its record says it hesitated

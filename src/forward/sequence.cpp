@@ -1,6 +1,5 @@
 #include "forward/sequence.h"
 
-#include <cassert>
 #include <limits>
 #include <utility>
 
