@@ -7,49 +7,20 @@
 
 #include "forward/batch_rows.h"
 #include "support/models.h"
+#include "support/text.h"
 
 namespace harp::testing {
 namespace {
 
 constexpr double tolerance = 2e-4;
 
-llama_token token_at(llama_pos position) {
-    return position == 0 ? 1 : 259 + (position * position * 7 + 3) % 240;
-}
-
-std::vector<llama_token> text_of(llama_pos begin, llama_pos end) {
-    std::vector<llama_token> tokens;
-    for (llama_pos p = begin; p < end; ++p) tokens.push_back(token_at(p));
-    return tokens;
-}
-
 /// Decodes the text's tokens [begin, end) one by one. @param shift from a token's place in the text to its position
 void decode_each(ForwardPass & pass, llama_pos begin, llama_pos end, llama_seq_id sequence = 0, llama_pos shift = 0) {
     for (llama_pos p = begin; p < end; ++p) decode(pass, {token_at(p)}, p + shift, sequence);
 }
 
-struct Row {
-    std::vector<float> logits;
-    StepRecord record;
-};
-/// Tokens [begin, end) one by one, with the logits behind each.
-std::vector<Row> go_on(ForwardPass & pass, llama_pos begin, llama_pos end, llama_seq_id sequence = 0,
-                       llama_pos shift = 0) {
-    std::vector<Row> rows;
-    for (llama_pos p = begin; p < end; ++p) {
-        decode(pass, {token_at(p)}, p + shift, sequence);
-        rows.push_back({row(pass), pass.step(-1)});
-        EXPECT_EQ(pass.check_invariant(), "") << "after position " << p;
-    }
-    return rows;
-}
-
-void expect_same_rows(const std::vector<Row> & a, const std::vector<Row> & b, double within = tolerance) {
-    ASSERT_EQ(a.size(), b.size());
-    for (size_t i = 0; i < a.size(); ++i) {
-        SCOPED_TRACE("row " + std::to_string(i));
-        expect_same_step(a[i].logits, a[i].record, b[i].logits, b[i].record, within);
-    }
+void expect_same_rows(const std::vector<Step> & a, const std::vector<Step> & b, double within = tolerance) {
+    expect_same_steps(a, b, within);
 }
 
 struct Layout {
@@ -92,7 +63,7 @@ TEST_P(Memory, ACopiedSequenceGoesOnLikeItsSource) {
     const auto source = go_on(p, 16, 30, 0);
     expect_same_rows(go_on(p, 16, 30, 1), source);
     expect_same_rows(go_on(p, 16, 30, 2), source);
-    EXPECT_TRUE(std::any_of(source.begin(), source.end(), [](const Row & r) { return r.record.hesitated; }));
+    EXPECT_TRUE(std::any_of(source.begin(), source.end(), [](const Step & r) { return r.record.hesitated; }));
 }
 
 TEST_P(Memory, ACopiedSequenceIsNotTouchedByItsSource) {
@@ -247,7 +218,7 @@ TEST_P(Memory, AContextShiftDoesNotDependOnTheSchedule) {
     lazy.threshold = 0;
     Options fused = lazy;
     fused.schedule = Schedule::fused;
-    std::vector<std::vector<Row>> rows;
+    std::vector<std::vector<Step>> rows;
     for (Options o : {lazy, fused}) {
         ForwardPass p = pass(1, o);
         decode(p, text_of(0, 10), 0);
@@ -338,7 +309,7 @@ TEST_P(Memory, DividedPositionsGoOn) {
     p.memory_seq_div(0, 0, 32, 2);  // self-extend: two rows at each position
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(0), 15);
-    for (const Row & r : go_on(p, 32, 44, 0, -16)) {
+    for (const Step & r : go_on(p, 32, 44, 0, -16)) {
         for (const float x : r.logits) ASSERT_TRUE(std::isfinite(x));
     }
 }
