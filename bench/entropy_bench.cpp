@@ -53,7 +53,7 @@ void mix(benchmark::State & state) {
     auto vanilla = random_row(static_cast<size_t>(state.range(0)), 3.0F);
     const auto reframed = vanilla;
     for (auto _ : state) {
-        method::mix_logits(vanilla, reframed, 0.5F, vanilla);
+        method::mix_logits(vanilla, reframed, {.beta = 0.5F}, vanilla);
         benchmark::ClobberMemory();
     }
     count_items(state);

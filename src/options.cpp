@@ -92,10 +92,19 @@ bool threshold_allowed(const Options & o) {
     return o.threshold >= 0.0;
 }
 bool beta_allowed(const Options & o) {
-    return o.beta >= 0.0F && o.beta <= 1.0F;
+    return o.beta >= 0.0F && o.beta <= 8.0F;
+}
+bool plausibility_allowed(const Options & o) {
+    return o.plausibility >= 0.0F && o.plausibility <= 1.0F;
+}
+bool view_tokens_allowed(const Options & o) {
+    return o.view_tokens >= 1;
+}
+bool reframings_possible(const Options & o) {
+    return o.reframings >= 1 && o.reframings <= max_reframings;
 }
 bool reframings_allowed(const Options & o) {
-    return o.reframings >= 1 && o.reframings <= max_reframings;
+    return reframings_possible(o) && (o.reframings == 1 || has_masks(o.view));
 }
 bool any_value(const Options &) {
     return true;
@@ -108,7 +117,8 @@ bool strength_possible(const Options & o) {
 
 bool strength_allowed(const Options & o) {
     if (!strength_possible(o)) return false;
-    return o.perturbation == Perturbation::dropout ? o.strength <= 1.0F : o.strength > 0.0F;
+    const bool is_probability = o.perturbation == Perturbation::dropout || o.view == View::masked;
+    return is_probability ? o.strength <= 1.0F : o.strength > 0.0F;
 }
 
 // ---- the table ----
@@ -134,19 +144,38 @@ constexpr Field field(OptionInfo info, bool (*allowed)(const Options &)) {
 }
 
 constexpr std::array fields{
+    field<&Options::gate>(
+        {"gate", "entropy", "entropy, ratio",
+         "what tells a hesitation: entropy of the next token in bits (the paper), or the ratio of the "
+         "second best probability to the best"},
+        any_value),
     field<&Options::threshold>(
-        {"threshold", "1", ">= 0, bits; inf = never", "theta: hesitate where the entropy of the next token is greater"},
+        {"threshold", "1", ">= 0, bits or ratio; inf = never", "theta: hesitate where the gate is greater"},
         threshold_allowed),
-    field<&Options::beta>({"beta", "0.5", "0..1", "beta: share of the vanilla logits in the mix; 1 = vanilla"},
+    field<&Options::beta>({"beta", "0.5", "0..8",
+                           "beta: below 1 the share of the vanilla logits in the mix (the paper), 1 = vanilla, above 1 "
+                           "the second pass is subtracted"},
                           beta_allowed),
+    field<&Options::plausibility>({"plausibility", "0", "0..1",
+                                   "alpha: with beta above 1 only tokens at least this share as probable as the best "
+                                   "one change; 0 = all"},
+                                  plausibility_allowed),
+    field<&Options::view>({"view", "perturbed", "perturbed, masked, guidance, last",
+                           "what the second pass reads: perturbed embeddings (the paper), masked tokens, the answer "
+                           "without the prompt (guidance), or the last tokens"},
+                          any_value),
+    field<&Options::view_tokens>({"view_tokens", "10", "1..4294967295", "how many tokens the view `last` reads"},
+                                 view_tokens_allowed),
     field<&Options::perturbation>({"perturbation", "dropout", "dropout, uniform, gaussian",
                                    "how embeddings are perturbed: dropout (the paper), uniform (NEFTune), gaussian"},
                                   any_value),
-    field<&Options::strength>({"strength", "0.2", "dropout 0..1, uniform > 0, gaussian > 0",
-                               "delta of dropout, alpha of uniform, sigma of gaussian (in units of the row's RMS)"},
-                              strength_possible, strength_allowed),
-    field<&Options::reframings>({"reframings", "1", "1..8", "perturbed passes, whose logits are averaged"},
-                                reframings_allowed),
+    field<&Options::strength>(
+        {"strength", "0.2", "dropout 0..1, uniform > 0, gaussian > 0, view masked 0..1",
+         "delta of dropout and masks, alpha of uniform, sigma of gaussian (in units of the row's RMS)"},
+        strength_possible, strength_allowed),
+    field<&Options::reframings>(
+        {"reframings", "1", "1..8; with view guidance or last 1", "perturbed passes, whose logits are averaged"},
+        reframings_possible, reframings_allowed),
     field<&Options::schedule>({"schedule", "auto", "auto, fused, lazy",
                                "when the perturbed pass runs: fused at each step, lazy at a hesitation, auto measures"},
                               any_value),

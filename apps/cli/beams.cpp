@@ -88,7 +88,7 @@ void print_hypotheses(Session & session, const BeamResult & result, size_t n_bes
                                          hypothesis.is_finished ? "" : ", unfinished")) +
                       "\n");
         }
-        TokenPrinter printer(session.options() ? session.options()->threshold : 0);
+        TokenPrinter printer;
         for (size_t k = 0; k < hypothesis.tokens.size(); ++k) {
             printer.print(common_token_to_piece(&session.vocab(), hypothesis.tokens[k], false), hypothesis.records[k]);
         }

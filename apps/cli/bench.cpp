@@ -343,6 +343,7 @@ int bench_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    line.harp.refuse_negative_prompt("bench");
     if (!options)
         throw Error(ErrorCode::invalid_option, "option '--harp-off': bench compares with vanilla in any case");
     if (params.n_predict == 0 || params.n_predict == 1)

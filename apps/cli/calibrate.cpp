@@ -209,6 +209,7 @@ int calibrate_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    line.harp.refuse_negative_prompt("calibrate");
     refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");

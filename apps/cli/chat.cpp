@@ -25,8 +25,9 @@ constexpr const char * help_text =
 
 class Chat {
   public:
-    explicit Chat(Session & session)
+    Chat(Session & session, std::vector<llama_token> negative_prompt)
         : session_(session),
+          negative_prompt_(std::move(negative_prompt)),
           sampler_(session.new_sampler()),
           drafter_(decoding::Drafter::make(session.pass(), session.params())),
           generator_(session.pass(), drafter_.get()),
@@ -94,8 +95,7 @@ class Chat {
         add("user", line);
         clear_interrupt();
         session_.pass().reset_statistics();
-        const double threshold = session_.pass().enabled() ? session_.pass().sequence_options(0).threshold : 0;
-        TokenPrinter printer(threshold);
+        TokenPrinter printer;
         std::string text;
         try {
             ProgressLine progress;
@@ -109,11 +109,15 @@ class Chat {
                 printer.print(token.piece, token.record);
                 return !interrupt_requested;
             };
-            const auto result = generator_.answer({.prompt = prompt,
-                                                   .limits = {n_predict_, session_.params().antiprompt},
-                                                   .sampler = sampler_.clone(),
-                                                   .reuses_prefix = true},
-                                                  on_token, on_prompt);
+            const bool is_guided =
+                session_.pass().enabled() && session_.pass().sequence_options(0).view == View::guidance;
+            const auto result =
+                generator_.answer({.prompt = prompt,
+                                   .limits = {n_predict_, session_.params().antiprompt},
+                                   .sampler = sampler_.clone(),
+                                   .negative_prompt = is_guided ? negative_prompt_ : std::vector<llama_token>(),
+                                   .reuses_prefix = true},
+                                  on_token, on_prompt);
             printer.finish();
             print_status(result);
         } catch (const Error & error) {
@@ -138,6 +142,7 @@ class Chat {
     }
 
     Session & session_;
+    std::vector<llama_token> negative_prompt_;
     decoding::Sampler sampler_;
     std::unique_ptr<decoding::Drafter> drafter_;
     decoding::Generator generator_;
@@ -205,7 +210,7 @@ int chat_command(int argc, char ** argv) {
                    "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
                    "chooses one)\n");
     }
-    Chat chat(session);
+    Chat chat(session, negative_prompt_of(session, line.harp, "auto"));
     fmt::print(stderr, "{}\n",
                styled(stderr, Style::dim,
                       fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));

@@ -14,6 +14,7 @@
 #include "harp/kernels.h"
 #include "llama.h"
 #include "log.h"
+#include "preset.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -24,6 +25,13 @@ std::string environment_name(std::string_view option) {
     std::string name = "HARP_";
     for (const char c : option) name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
     return name;
+}
+
+/// --harp-view-tokens is option view_tokens.
+std::string flag_of(std::string_view option) {
+    std::string flag = "--harp-";
+    for (const char c : option) flag += c == '_' ? '-' : c;
+    return flag;
 }
 
 constexpr const char * off_variable = "HARP_OFF";
@@ -119,11 +127,21 @@ void HarpFlags::add_to(CLI::App & app) {
     const char * group = "HARP (each also as environment variable HARP_NAME)";
     for (const OptionInfo & info : option_table()) {
         const std::string help = fmt::format("{} [{}; default {}]", info.meaning, info.range, info.default_value);
-        app.add_option("--harp-" + std::string(info.name), values_[std::string(info.name)], help)
+        app.add_option(flag_of(info.name), values_[std::string(info.name)], help)
             ->envname(environment_name(info.name))
             ->type_name("")
             ->group(group);
     }
+    app.add_option("--harp-preset", preset_, "file of options, of harp calibrate or your own; flags go over it")
+        ->envname("HARP_PRESET")
+        ->type_name("FILE")
+        ->group(group);
+    app.add_option(
+           "--harp-negative-prompt", negative_prompt_,
+           "what the view guidance reads in the prompt's place, formatted like it [default the prompt's last token]")
+        ->envname("HARP_NEGATIVE_PROMPT")
+        ->type_name("TEXT")
+        ->group(group);
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
         ->envname(off_variable)
         ->group(group);
@@ -137,20 +155,31 @@ void HarpFlags::add_to(CLI::App & app) {
 }
 
 std::optional<Options> HarpFlags::options() const {
-    Options options;
+    Options options = preset_.empty() ? Options{} : read_preset(preset_);
     for (const auto & [name, value] : values_) {
         if (!value.empty()) set_option(options, name, value);
     }
     validate(options);
     if (off_) return std::nullopt;
+    if (!negative_prompt_.empty() && options.view != View::guidance) {
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '--harp-negative-prompt': no effect with view {}; allowed: "
+                                "with --harp-view guidance",
+                                get_option(options, "view")));
+    }
     return options;
+}
+
+void HarpFlags::refuse_negative_prompt(std::string_view command) const {
+    if (negative_prompt_.empty()) return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-negative-prompt': not in harp {}", command));
 }
 
 void HarpFlags::refuse(std::string_view name, std::string_view why) const {
     const auto found = values_.find(std::string(name));
     if (found == values_.end() || found->second.empty()) return;
     throw Error(ErrorCode::invalid_option,
-                fmt::format("option '{0}': {1}; leave out --harp-{0} ({2})", name, why, environment_name(name)));
+                fmt::format("option '{}': {}; leave out {} ({})", name, why, flag_of(name), environment_name(name)));
 }
 
 bool HarpFlags::uses_kernels() const {
@@ -207,12 +236,12 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
         const std::string argument = argv[next++];
         const size_t equals = argument.rfind("--", 0) == 0 ? argument.find('=') : std::string::npos;
         const std::string name = argument.substr(0, equals);
-        if (const CLI::Option * option = app.get_option_no_throw(name)) {
+        if (const CLI::Option * option = app.get_option_no_throw(LlamaFlags::normal_name(name))) {
             const bool takes_value = option->get_items_expected_max() > 0;
             if (!takes_value || equals != std::string::npos) {
-                ours.push_back(argument);
+                ours.push_back(LlamaFlags::normal_name(name) + argument.substr(name.size()));
             } else {
-                ours.push_back(name + "=" + take_value(name));
+                ours.push_back(LlamaFlags::normal_name(name) + "=" + take_value(name));
             }
             if (takes_value && ours.back().back() == '=')
                 throw Error(ErrorCode::invalid_option, fmt::format("option '{}': the value is empty", name));

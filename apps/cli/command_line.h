@@ -28,12 +28,17 @@ enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted 
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 
-/// The --harp- flags, one for each row of option_table(), --harp-off, and --harp-kernels.
+/// The --harp- flags, one for each row of option_table(), --harp-preset, --harp-negative-prompt, --harp-off, and --harp-kernels.
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
-    /// The options, or nullopt with --harp-off. @throws Error{invalid_option} naming field, value and range
+    /// The options, or nullopt with --harp-off: those of the preset, and over them those of the flags.
+    /// @throws Error{invalid_option} naming field, value and range, Error{invalid_input} of the preset
     [[nodiscard]] std::optional<Options> options() const;
+    /// What the view `guidance` reads in the prompt's place, as text; "" if it was not given.
+    [[nodiscard]] const std::string & negative_prompt() const { return negative_prompt_; }
+    /// For commands that have no use for it. @throws Error{invalid_option}
+    void refuse_negative_prompt(std::string_view command) const;
     /// Refuses an option that the command sets itself, given as flag or environment variable.
     /// @param why what to do instead
     /// @throws Error{invalid_option}
@@ -45,6 +50,7 @@ class HarpFlags {
 
   private:
     std::map<std::string, std::string> values_;
+    std::string preset_, negative_prompt_;
     bool off_ = false;
     std::string kernels_;  // "on", "off", or "" if it was not given
 };

@@ -1,4 +1,4 @@
-// harp compare: the same prompt, vanilla and HARP side by side: where they part, entropies, what it costs.
+// harp compare: the same prompt, vanilla and with sets of options side by side: where they part, entropies, what it costs.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include "interrupt.h"
 #include "report.h"
 #include "session.h"
+#include "sweep.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -31,19 +32,57 @@ struct Answer {
     }
 };
 
-Answer run(Session & session, ForwardPass & pass, const std::vector<llama_token> & prompt, const std::string & name) {
+/// What is compared.
+struct Set {
+    std::string name;
+    std::optional<Options> options;  ///< nullopt: vanilla
+};
+
+/// "view=last,beta=2" over the options of the other flags.
+Set parse_set(const std::string & text, Options options) {
+    for (size_t begin = 0; begin <= text.size();) {
+        const size_t end = std::min(text.find(',', begin), text.size());
+        const std::string item = text.substr(begin, end - begin);
+        const size_t equals = item.find('=');
+        if (equals == std::string::npos)
+            throw Error(ErrorCode::invalid_option, fmt::format("option '--with': '{}'; allowed: NAME=VALUE,...", text));
+        try {
+            set_option(options, item.substr(0, equals), item.substr(equals + 1));
+        } catch (const Error & error) {
+            throw Error(error.code(), fmt::format("option '--with': {}", error.what()));
+        }
+        begin = end + 1;
+    }
+    validate(options);
+    return {text, options};
+}
+
+std::vector<Set> sets_of(const Options & options, const std::vector<std::string> & with) {
+    std::vector<Set> sets = {{"vanilla", std::nullopt}};
+    if (with.empty()) sets.push_back({"HARP", options});
+    for (const std::string & text : with) sets.push_back(parse_set(text, options));
+    return sets;
+}
+
+Answer run(Session & session, ForwardPass & pass, const std::vector<llama_token> & prompt, const Set & set,
+           const std::vector<llama_token> & negative_prompt) {
     Answer answer;
     decoding::Generator generator(pass);
+    pass.reset_statistics();
     ProgressLine progress;
-    progress.show(fmt::format("{}: reading the prompt", name));
+    progress.show(fmt::format("{}: reading the prompt", set.name));
     const auto & params = session.params();
-    answer.result = generator.answer(
-        {.prompt = prompt, .limits = {params.n_predict, params.antiprompt}, .sampler = session.new_sampler()},
-        [&](const GeneratedToken & token) {
-            answer.tokens.push_back(token);
-            progress.show(fmt::format("{}: {} tokens", name, answer.tokens.size()));
-            return !interrupt_requested;
-        });
+    const bool is_guided = set.options && set.options->view == View::guidance;
+    answer.result = generator.answer({.prompt = prompt,
+                                      .limits = {params.n_predict, params.antiprompt},
+                                      .sampler = session.new_sampler(),
+                                      .options = set.options,
+                                      .negative_prompt = is_guided ? negative_prompt : std::vector<llama_token>()},
+                                     [&](const GeneratedToken & token) {
+                                         answer.tokens.push_back(token);
+                                         progress.show(fmt::format("{}: {} tokens", set.name, answer.tokens.size()));
+                                         return !interrupt_requested;
+                                     });
     answer.statistics = pass.statistics();
     return answer;
 }
@@ -53,14 +92,14 @@ class Column {
   public:
     Column(size_t width, bool colour) : width_(width), colour_(colour) {}
 
-    /// @param mark the token is where the two answers part
-    void add(const GeneratedToken & token, double threshold, bool mark) {
+    /// @param mark the token is where the answer parts from the vanilla one
+    void add(const GeneratedToken & token, bool mark) {
         held_back_ += token.piece;
         const std::string text = take_complete_utf8(held_back_);
         for (size_t i = 0; i < text.size();) {
             size_t end = i + 1;
             while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
-            put(text.substr(i, end - i), token.record, threshold, mark);
+            put(text.substr(i, end - i), token.record, mark);
             i = end;
         }
     }
@@ -76,10 +115,10 @@ class Column {
         std::string text;
         size_t n_columns = 0;
     };
-    void put(const std::string & character, const StepRecord & record, double threshold, bool mark) {
+    void put(const std::string & character, const StepRecord & record, bool mark) {
         if (lines_.empty() || character == "\n" || lines_.back().n_columns == width_) lines_.emplace_back();
         if (character == "\n") return;
-        std::string text = colour_ ? shaded(character, record, threshold) : character;
+        std::string text = colour_ ? shaded(character, record) : character;
         if (mark && colour_) text = "\033[7m" + text;  // reversed; shaded() or the line below ends it
         if (mark && colour_ && !record.hesitated) text += "\033[0m";
         lines_.back().text += text;
@@ -102,47 +141,70 @@ bool is_same_text(const Answer & a, const Answer & b) {
     return first_difference(a, b) == a.tokens.size() && a.tokens.size() == b.tokens.size();
 }
 
-void print_side_by_side(const Answer & vanilla, const Answer & harp, double threshold) {
-    const size_t width = std::max<size_t>(20, (std::min<size_t>(terminal_width(), 160) - 3) / 2);
-    const size_t part = first_difference(vanilla, harp);
-    const bool same = is_same_text(vanilla, harp);
-    Column left(width, shows_colour(stdout));
-    Column right(width, shows_colour(stdout));
-    for (size_t i = 0; i < vanilla.tokens.size(); ++i) left.add(vanilla.tokens[i], threshold, !same && i == part);
-    for (size_t i = 0; i < harp.tokens.size(); ++i) right.add(harp.tokens[i], threshold, !same && i == part);
-    std::string text = fmt::format("{} | {}\n{:-<{}}-+-{:-<{}}\n",
-                                   styled(stdout, Style::bold, fmt::format("{:<{}}", "vanilla", width)),
-                                   styled(stdout, Style::bold, "HARP"), "", width, "", width);
-    for (size_t i = 0; i < std::max(left.n_lines(), right.n_lines()); ++i) {
-        text += fmt::format("{} | {}\n", left.line(i), right.line(i));
+constexpr size_t least_width = 20;  // of a column
+
+/// The first column is the vanilla answer.
+void print_side_by_side(std::span<const Set> sets, std::span<const Answer> answers) {
+    const size_t n = answers.size();
+    const size_t width = std::max(least_width, (std::min<size_t>(terminal_width(), 80 * n) - 3 * (n - 1)) / n);
+    std::vector<Column> columns;
+    size_t n_lines = 0;
+    std::string text;
+    std::string rule;
+    for (size_t k = 0; k < n; ++k) {
+        const size_t part = first_difference(answers[0], answers[k]);
+        const bool same = is_same_text(answers[0], answers[k]);
+        Column & column = columns.emplace_back(width, shows_colour(stdout));
+        for (size_t i = 0; i < answers[k].tokens.size(); ++i) column.add(answers[k].tokens[i], !same && i == part);
+        n_lines = std::max(n_lines, column.n_lines());
+        const std::string name = fmt::format("{:<{}.{}}", sets[k].name, width, width);
+        text += (k > 0 ? " | " : "") + styled(stdout, Style::bold, name);
+        rule += (k > 0 ? "-+-" : "") + std::string(width, '-');
+    }
+    text += "\n" + rule + "\n";
+    for (size_t i = 0; i < n_lines; ++i) {
+        for (size_t k = 0; k < n; ++k) text += (k > 0 ? " | " : "") + columns[k].line(i);
+        text += "\n";
     }
     write_out(text);
 }
 
-void print_figures(const Answer & vanilla, const Answer & harp) {
-    const size_t part = first_difference(vanilla, harp);
-    const auto figures = [](const char * name, const Answer & a) {
-        return fmt::format("{:<8} {:4} tokens  {:7.1f} tokens/s  mean entropy {:.2f} bits  ended: {}\n", name,
-                           a.tokens.size(), a.seconds_per_token() > 0 ? 1 / a.seconds_per_token() : 0.0,
-                           a.mean_entropy(), to_string(a.result.reason));
-    };
-    std::string text = "\n" + figures("vanilla", vanilla) + figures("HARP", harp);
-    if (is_same_text(vanilla, harp)) {
-        text += "The two answers are the same.\n";
-    } else if (part < vanilla.tokens.size() && part < harp.tokens.size()) {
-        text += fmt::format("They part at token {}: vanilla {:?}, HARP {:?} (entropy {:.2f} bits).\n", part + 1,
-                            vanilla.tokens[part].piece, harp.tokens[part].piece, harp.tokens[part].record.entropy);
+double cost_ratio(const Answer & answer, const Answer & vanilla) {
+    return vanilla.seconds_per_token() > 0 ? answer.seconds_per_token() / vanilla.seconds_per_token() : 0.0;
+}
+
+std::string difference_text(const Set & set, const Answer & answer, const Answer & vanilla) {
+    const size_t part = first_difference(vanilla, answer);
+    std::string text = fmt::format("{}: ", set.name);
+    if (is_same_text(vanilla, answer)) {
+        text += "the same answer.";
+    } else if (part < vanilla.tokens.size() && part < answer.tokens.size()) {
+        text += fmt::format("parts at token {}: vanilla {:?}, here {:?} (entropy {:.2f} bits).", part + 1,
+                            vanilla.tokens[part].piece, answer.tokens[part].piece, answer.tokens[part].record.entropy);
     } else {
-        text += fmt::format("They part after token {}: one ends there.\n", part);
+        text += fmt::format("parts after token {}: one ends there.", part);
     }
-    if (harp.statistics.steps > 0 && vanilla.seconds_per_token() > 0) {
+    const Statistics & s = answer.statistics;
+    if (s.steps > 0 && vanilla.seconds_per_token() > 0) {
         text += fmt::format(
-            "HARP hesitated at {} of {} steps ({:.0f} %) and took x{:.2f} the time per token (one run: an "
-            "indication).\n",
-            harp.statistics.hesitations, harp.statistics.steps,
-            100.0 * static_cast<double>(harp.statistics.hesitations) / static_cast<double>(harp.statistics.steps),
-            harp.seconds_per_token() / vanilla.seconds_per_token());
+            " Hesitated at {} of {} steps ({:.0f} %), took x{:.2f} the time per token (one run: an indication).",
+            s.hesitations, s.steps, 100.0 * static_cast<double>(s.hesitations) / static_cast<double>(s.steps),
+            cost_ratio(answer, vanilla));
     }
+    return text + "\n";
+}
+
+void print_figures(std::span<const Set> sets, std::span<const Answer> answers) {
+    size_t width = 0;
+    for (const Set & set : sets) width = std::max(width, set.name.size());
+    std::string text = "\n";
+    for (size_t k = 0; k < answers.size(); ++k) {
+        const Answer & a = answers[k];
+        text += fmt::format("{:<{}} {:4} tokens  {:7.1f} tokens/s  mean entropy {:.2f} bits  ended: {}\n", sets[k].name,
+                            width, a.tokens.size(), a.seconds_per_token() > 0 ? 1 / a.seconds_per_token() : 0.0,
+                            a.mean_entropy(), to_string(a.result.reason));
+    }
+    for (size_t k = 1; k < answers.size(); ++k) text += difference_text(sets[k], answers[k], answers[0]);
     write_out(text);
 }
 
@@ -158,17 +220,35 @@ json answer_json(const Answer & answer) {
             {"statistics", statistics_json(answer.statistics)}};
 }
 
+/// Of an answer, and how it differs from the vanilla one.
+json set_json(const Set & set, const Answer & answer, const Answer & vanilla) {
+    json output = answer_json(answer);
+    output["name"] = set.name;
+    output["options"] = options_json(set.options);
+    output["first_difference"] = is_same_text(vanilla, answer) ? json() : json(first_difference(vanilla, answer));
+    output["cost_ratio"] = cost_ratio(answer, vanilla);
+    return output;
+}
+
 }  // namespace
 
 int compare_command(int argc, char ** argv) {
     CommandLine line(
         "compare",
-        "Answers the same prompt without and with HARP and shows the two side by side: where they part, entropies,\n"
-        "and what HARP cost.",
-        "harp compare -m model.gguf -p \"A bat and a ball cost 1.10 together. The bat costs 1.00 more. The ball?\"");
+        "Answers the same prompt without HARP and with one set of options or several, and shows the answers side by "
+        "side:\n"
+        "where they part, entropies, and what each cost.",
+        "harp compare -m model.gguf -p \"Name the capital of Australia.\" --with view=last,beta=2,threshold=2 "
+        "--with beta=0.5");
     bool as_json = false;
     std::string format = "auto";
+    std::vector<std::string> with;
     line.app.add_flag("--json", as_json, "print one JSON object");
+    line.app
+        .add_option("--with", with,
+                    "NAME=VALUE,...: a set of HARP options, over those of the --harp- flags; given again, another one "
+                    "[default one set, of the flags]")
+        ->allow_extra_args(false);
     add_format_flag(line.app, format);
     line.harp.add_to(line.app);
     common_params params;
@@ -176,32 +256,35 @@ int compare_command(int argc, char ** argv) {
     const auto options = line.harp.options();
     refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
+    const std::vector<Set> sets = sets_of(*options, with);
     const std::string prompt_text = read_prompt(line, params);
 
-    Session session(params, options);
+    std::vector<Options> looking;
+    for (const Set & set : sets) {
+        if (set.options) looking.push_back(*set.options);
+    }
+    Session session(params, options_of_pass(looking));
     const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
     const auto tokens = session.tokenize(prompt.text, prompt.is_chat);
+    const auto negative_prompt = negative_prompt_of(session, line.harp, format);
     ForwardPass & vanilla_pass = session.add_pass(std::nullopt);
-    const Answer vanilla = run(session, vanilla_pass, tokens, "vanilla");
-    const Answer harp = run(session, session.pass(), tokens, "HARP");
+    std::vector<Answer> answers;
+    for (const Set & set : sets)
+        answers.push_back(run(session, set.options ? session.pass() : vanilla_pass, tokens, set, negative_prompt));
 
     if (as_json) {
-        const size_t part = first_difference(vanilla, harp);
-        const json output = {
-            {"vanilla", answer_json(vanilla)},
-            {"harp", answer_json(harp)},
-            {"first_difference", is_same_text(vanilla, harp) ? json() : json(part)},
-            {"cost_ratio",
-             vanilla.seconds_per_token() > 0 ? harp.seconds_per_token() / vanilla.seconds_per_token() : 0.0},
-            {"prompt", prompt_json(prompt, tokens.size())},
-            {"options", options_json(options)},
-            {"sampler_seed", session.sampler_seed()},
-            {"model", model_json(session.model(), params.model.path)},
-            {"build", build_json()}};
+        json compared = json::array();
+        for (size_t k = 1; k < sets.size(); ++k) compared.push_back(set_json(sets[k], answers[k], answers[0]));
+        const json output = {{"vanilla", answer_json(answers[0])},
+                             {"sets", compared},
+                             {"prompt", prompt_json(prompt, tokens.size())},
+                             {"sampler_seed", session.sampler_seed()},
+                             {"model", model_json(session.model(), params.model.path)},
+                             {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
-        print_side_by_side(vanilla, harp, options->threshold);
-        print_figures(vanilla, harp);
+        print_side_by_side(sets, answers);
+        print_figures(sets, answers);
     }
     return interrupt_requested ? exit_interrupted : exit_ok;
 }

@@ -72,6 +72,8 @@ int generate_command(int argc, char ** argv) {
     const auto options = line.harp.options();
     const std::string prompt_text = read_prompt(line, params);
     beams.prepare(params, options);
+    if (beams.is_on() && !line.harp.negative_prompt().empty())
+        throw Error(ErrorCode::invalid_option, "option '--harp-negative-prompt': not with --beams");
     if (beams.is_on() && !trace_path.empty())
         throw Error(ErrorCode::invalid_option,
                     "option '--trace': not with --beams; --json has the records of each token");
@@ -92,7 +94,7 @@ int generate_command(int argc, char ** argv) {
         if (done == total) return progress.clear();
         progress.show(fmt::format("prompt: {} of {} tokens", done, total));
     };
-    TokenPrinter printer(options ? options->threshold : 0);
+    TokenPrinter printer;
     json tokens = json::array();
     const auto on_token = [&](const GeneratedToken & token) {
         trace.write(token);
@@ -103,10 +105,12 @@ int generate_command(int argc, char ** argv) {
         }
         return !interrupt_requested;
     };
-    const GenerationResult result = generator.answer({.prompt = std::move(prompt_tokens),
-                                                      .limits = {params.n_predict, params.antiprompt},
-                                                      .sampler = std::move(sampler)},
-                                                     on_token, on_prompt);
+    const GenerationResult result =
+        generator.answer({.prompt = std::move(prompt_tokens),
+                          .limits = {params.n_predict, params.antiprompt},
+                          .sampler = std::move(sampler),
+                          .negative_prompt = negative_prompt_of(session, line.harp, format)},
+                         on_token, on_prompt);
     if (as_json) {
         const json output = {{"text", result.text},
                              {"tokens", tokens},

@@ -20,6 +20,7 @@ int info_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    line.harp.refuse_negative_prompt("info");
     if (params.n_ctx == 0) params.n_ctx = 512;  // enough for the self-check
 
     std::string refusal;

@@ -39,7 +39,11 @@ json model_json(const llama_model & model, const std::string & path) {
 }
 
 json token_json(llama_token id, const std::string & text, const StepRecord & record) {
-    return {{"id", id}, {"text", text}, {"entropy", record.entropy}, {"hesitated", record.hesitated}};
+    return {{"id", id},
+            {"text", text},
+            {"entropy", record.entropy},
+            {"ratio", record.ratio},
+            {"hesitated", record.hesitated}};
 }
 
 json statistics_json(const Statistics & s) {

@@ -132,6 +132,7 @@ int score_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    line.harp.refuse_negative_prompt("score");
     refuse_speculation(params);
     const std::vector<Axis> axes = parse_sweeps(sweeps);
     for (const Axis & axis : axes) line.harp.refuse(axis.name, "--sweep sets it");

@@ -240,4 +240,10 @@ FormattedPrompt format_prompt(const Session & session, const std::string & promp
             format == "chat" ? "chat template, as asked" : "the model's chat template"};
 }
 
+std::vector<llama_token> negative_prompt_of(Session & session, const HarpFlags & flags, const std::string & format) {
+    if (flags.negative_prompt().empty()) return {};
+    const FormattedPrompt prompt = format_prompt(session, flags.negative_prompt(), format);
+    return session.tokenize(prompt.text, prompt.is_chat);
+}
+
 }  // namespace harp::cli

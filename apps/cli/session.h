@@ -74,6 +74,9 @@ void add_format_flag(CLI::App & app, std::string & format);
 /// @throws Error{invalid_option} where a template is asked for and the model has none
 [[nodiscard]] FormattedPrompt format_prompt(const Session & session, const std::string & prompt,
                                             const std::string & format);
+/// The tokens of --harp-negative-prompt, formatted as a prompt is; none if it was not given.
+[[nodiscard]] std::vector<llama_token> negative_prompt_of(Session & session, const HarpFlags & flags,
+                                                          const std::string & format);
 /// Appends `n` times the tokens of `text` to a prompt. @throws Error{invalid_option} if it has none
 void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text);
 /// Number of tokens and format, for JSON.

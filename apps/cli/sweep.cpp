@@ -45,8 +45,9 @@ Axis make_axis(std::string name, const std::string & values) {
 
 std::vector<Axis> parse_sweeps(const std::vector<std::string> & sweeps) {
     // a schedule changes the cost alone
-    constexpr std::array<std::string_view, 8> names = {"threshold",  "beta",  "perturbation", "strength",
-                                                       "reframings", "scope", "redraw",       "seed"};
+    constexpr std::array names =
+        std::to_array<std::string_view>({"gate", "threshold", "beta", "plausibility", "view", "view_tokens",
+                                         "perturbation", "strength", "reframings", "scope", "redraw", "seed"});
     std::vector<Axis> axes;
     for (const std::string & sweep : sweeps) {
         const size_t equals = sweep.find('=');
@@ -89,8 +90,9 @@ std::vector<Options> combine(const Options & base, std::span<const Axis> axes, c
 }
 
 Options options_of_pass(std::span<const Options> combinations) {
-    Options options = combinations.front();
+    Options options;
     options.threshold = std::numeric_limits<double>::infinity();
+    options.schedule = combinations.front().schedule;
     for (const Options & other : combinations) options.reframings = std::max(options.reframings, other.reframings);
     return options;
 }

@@ -67,12 +67,12 @@ std::string styled(std::FILE * stream, Style style, std::string_view text) {
     return fmt::format("{}{}{}", codes[static_cast<size_t>(style)], text, reset);
 }
 
-std::string shaded(std::string_view text, const StepRecord & record, double threshold) {
+std::string shaded(std::string_view text, const StepRecord & record) {
     if (!record.hesitated) return std::string(text);
     // 256-colour ramp, readable on dark and light backgrounds: ochre, orange, red, magenta
     constexpr std::array<int, 4> ramp = {172, 208, 196, 199};
-    const double above = std::max(0.0, record.entropy - threshold);
-    const auto step = std::min<size_t>(ramp.size() - 1, static_cast<size_t>(above));
+    const double bits_above_one = std::max(0.0, record.entropy - 1);
+    const auto step = std::min<size_t>(ramp.size() - 1, static_cast<size_t>(bits_above_one));
     return fmt::format("\033[38;5;{}m{}{}", ramp[step], text, reset);
 }
 
@@ -114,14 +114,14 @@ void write_out(std::string_view text) {
     if (!written) throw Error(ErrorCode::io, fmt::format("cannot write to standard output: {}", std::strerror(errno)));
 }
 
-TokenPrinter::TokenPrinter(double threshold) : threshold_(threshold), colour_(shows_colour(stdout)) {}
+TokenPrinter::TokenPrinter() : colour_(shows_colour(stdout)) {}
 
 void TokenPrinter::print(std::string_view piece, const StepRecord & record) {
     held_back_ += piece;
     const std::string text = take_complete_utf8(held_back_);
     if (text.empty()) return;
     at_line_start_ = text.back() == '\n';
-    write_out(colour_ ? shaded(text, record, threshold_) : text);
+    write_out(colour_ ? shaded(text, record) : text);
 }
 
 void TokenPrinter::finish() {

@@ -19,8 +19,8 @@ namespace harp::cli {
 enum class Style { bold, dim, red, green, yellow };
 /// `text` in a style where the stream shows colour, else as it is.
 [[nodiscard]] std::string styled(std::FILE * stream, Style style, std::string_view text);
-/// The colour of a hesitating token, by its entropy above the threshold: from yellow to red.
-[[nodiscard]] std::string shaded(std::string_view text, const StepRecord & record, double threshold);
+/// The colour of a hesitating token, by its entropy: from yellow to red.
+[[nodiscard]] std::string shaded(std::string_view text, const StepRecord & record);
 
 /// Splits off the bytes of an unfinished UTF-8 character at the end of `text`. @return the finished part
 [[nodiscard]] std::string take_complete_utf8(std::string & text);
@@ -35,13 +35,12 @@ void write_out(std::string_view text);
 /// Streams tokens to stdout, hesitating ones shaded.
 class TokenPrinter {
   public:
-    explicit TokenPrinter(double threshold);
+    TokenPrinter();
     void print(std::string_view piece, const StepRecord & record);
     /// Prints what is held back and ends the line.
     void finish();
 
   private:
-    double threshold_;
     bool colour_;
     std::string held_back_;  // start of a character whose other bytes come with later tokens
     bool at_line_start_ = true;

@@ -61,6 +61,7 @@ void Trace::write(const decoding::GeneratedToken & token) {
     line["token"] = token.id;
     line["text"] = token.piece;
     line["entropy"] = token.record.entropy;
+    line["ratio"] = token.record.ratio;
     line["hesitated"] = token.record.hesitated;
     const std::string text = dump(line) + "\n";
     // flushed at once: a full disk is an error now, and an interrupted run leaves whole lines

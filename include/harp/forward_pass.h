@@ -21,9 +21,12 @@ namespace harp {
 /// What happened at one output row.
 struct StepRecord {
     double entropy = 0.0;    ///< of the vanilla distribution, bits
-    bool hesitated = false;  ///< entropy > threshold, strictly
+    bool hesitated = false;  ///< gate(Options::gate) > threshold, strictly
     /// What its second pass cost: the rows of a batch that were mixed share the batch's second passes in equal parts.
     double second_pass_seconds = 0.0;
+    double ratio = 0.0;  ///< second greatest probability over the greatest, of the vanilla distribution
+
+    [[nodiscard]] double gate(Gate which) const noexcept { return which == Gate::entropy ? entropy : ratio; }
 };
 
 /// One output row as an observer sees it. The spans are valid during the call only.
@@ -59,7 +62,7 @@ using CountUsefulOutputs = std::function<size_t()>;
 /// Counters since creation or reset_statistics(). Rows are rows of a llama_decode batch.
 struct Statistics {
     uint64_t steps = 0;              ///< output rows judged
-    uint64_t hesitations = 0;        ///< of these, entropy > threshold
+    uint64_t hesitations = 0;        ///< of these
     uint64_t clean_rows = 0;         ///< rows the caller asked for
     uint64_t second_pass_rows = 0;   ///< rows of reframed twins
     uint64_t fused_steps = 0;        ///< output rows decoded together with their twin row
@@ -173,8 +176,13 @@ class ForwardPass {
                               std::optional<uint32_t> mask_family = std::nullopt);
     [[nodiscard]] const Options & sequence_options(llama_seq_id sequence) const;
 
+    /// What View::guidance reads in the place of the prompt of this sequence, from now on; empty: the prompt's last token. Copies of
+    /// the sequence have it too. No-op with HARP off.
+    /// @throws Error{invalid_input} naming a token out of range, or more than the sequence has room for
+    void set_negative_prompt(llama_seq_id sequence, std::vector<llama_token> tokens);
+
     /// Tokens at positions < `end` are prompt, those that the sequence holds already too, as if they were decoded anew: they
-    /// stay clean under Scope::generated, and their hesitations do not count for Options::redraw. Without a call, all rows up
+    /// stay clean under Scope::generated, View::guidance does not read them, and their hesitations do not count for Options::redraw. Without a call, all rows up
     /// to the sequence's first output row are prompt.
     void set_prompt_end(llama_seq_id sequence, llama_pos end);
 

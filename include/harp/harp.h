@@ -24,14 +24,20 @@
 extern "C" {
 #endif
 
+enum harp_gate { HARP_GATE_ENTROPY, HARP_GATE_RATIO };
+enum harp_view { HARP_VIEW_PERTURBED, HARP_VIEW_MASKED, HARP_VIEW_GUIDANCE, HARP_VIEW_LAST };
 enum harp_perturbation { HARP_PERTURBATION_DROPOUT, HARP_PERTURBATION_UNIFORM, HARP_PERTURBATION_GAUSSIAN };
 enum harp_schedule { HARP_SCHEDULE_AUTO, HARP_SCHEDULE_FUSED, HARP_SCHEDULE_LAZY };
 enum harp_scope { HARP_SCOPE_ALL, HARP_SCOPE_GENERATED };
 
 /* The options of HARP; harp/options.h and docs/OPTIONS.md tell what they do and what is allowed. */
 struct harp_params {
-    double threshold;                    /* bits, >= 0, may be INFINITY; default 1.0 */
-    float beta;                          /* 0..1, share of the vanilla logits; default 0.5 */
+    enum harp_gate gate;                 /* default entropy */
+    double threshold;                    /* bits or ratio, >= 0, may be INFINITY; default 1.0 */
+    float beta;                          /* 0..8, share of the vanilla logits, above 1 contrast; default 0.5 */
+    float plausibility;                  /* 0..1, of contrast; default 0 */
+    enum harp_view view;                 /* default perturbed */
+    uint32_t view_tokens;                /* of HARP_VIEW_LAST, >= 1; default 10 */
     enum harp_perturbation perturbation; /* default dropout */
     float strength;                      /* dropout 0..1, uniform > 0, gaussian > 0; default 0.2 */
     uint32_t reframings;                 /* 1..8; default 1 */
@@ -44,7 +50,8 @@ struct harp_params {
 /* What happened at one output row. */
 struct harp_step {
     double entropy; /* of the vanilla distribution, bits */
-    bool hesitated; /* entropy > threshold */
+    double ratio;   /* of its second greatest probability to its greatest */
+    bool hesitated; /* entropy, or ratio (gate), > threshold */
 };
 
 /* The authors' defaults. */
@@ -62,8 +69,13 @@ bool harp_set_sequence_params(struct llama_context * ctx, llama_seq_id seq_id, s
  * handle has no HARP. */
 bool harp_get_step(struct llama_context * ctx, int32_t i, struct harp_step * step);
 
-/* Tokens at positions below `end` are prompt, those that are there already too: they stay clean under HARP_SCOPE_GENERATED, and
- * their hesitations do not count for redraw. No-op without HARP. */
+/* What HARP_VIEW_GUIDANCE reads in the place of the sequence's prompt from now on; none: the prompt's last token. @return false,
+ * with harp_last_error(), if a token is out of range, they are too many, or the handle has no HARP. */
+bool harp_set_negative_prompt(struct llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens,
+                              size_t n_tokens);
+
+/* Tokens at positions below `end` are prompt, those that are there already too: they stay clean under HARP_SCOPE_GENERATED,
+ * HARP_VIEW_GUIDANCE does not read them, and their hesitations do not count for redraw. No-op without HARP. */
 void harp_set_prompt_end(struct llama_context * ctx, llama_seq_id seq_id, llama_pos end);
 
 /* Why the last call of this thread failed; "" if none did. Valid until the thread's next harp call. */

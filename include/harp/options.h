@@ -28,13 +28,34 @@ enum class Scope {
     generated,  ///< the prompt stays clean; the twin shares its KV cells, so a prompt costs no second prefill
 };
 
+/// What is measured at each step, and compared with the threshold.
+enum class Gate {
+    entropy,  ///< of the next token, bits (the paper)
+    ratio,    ///< second greatest probability over the greatest, 0..1 (what the paper compares with)
+};
+
+/// What the second pass reads. All but `perturbed` and `masked` read clean rows: noise, redraw and scope do not concern them.
+enum class View {
+    perturbed,  ///< all rows, their embeddings perturbed (the paper)
+    masked,     ///< all rows, each struck out (its embedding is 0) with probability `strength`: word dropout
+    guidance,  ///< the answer behind the prompt's last token, or behind a negative prompt: classifier-free guidance (2306.17806)
+    last,  ///< the last `view_tokens` rows: coherence boosting (2110.08294)
+};
+
 /// Everything that HARP lets one choose. Defaults are the authors'. Plain aggregate: check it with validate().
 struct Options {
-    double threshold = 1.0;  ///< theta, bits, >= 0, may be infinite (never); hesitates where entropy > theta
-    float beta = 0.5F;       ///< beta in 0..1, the share of the vanilla logits in the mix; 1 is vanilla
+    Gate gate = Gate::entropy;
+    double threshold =
+        1.0;            ///< theta, >= 0, in the gate's unit, may be infinite (never); hesitates where the gate is above
+    float beta = 0.5F;  ///< beta in 0..8: below 1 the vanilla logits' share in the mix, above it what the second pass
+                        ///< says is subtracted; 1 is vanilla
+    float plausibility = 0;  ///< alpha in 0..1; with beta > 1 only tokens with p >= alpha * max p change; 0: all
+    View view = View::perturbed;
+    uint32_t view_tokens = 10;  ///< rows of View::last, >= 1
     Perturbation perturbation = Perturbation::dropout;
-    float strength = 0.2F;    ///< dropout: delta in 0..1; uniform: alpha > 0; gaussian: sigma > 0 (of the row's RMS)
-    uint32_t reframings = 1;  ///< 1..8 perturbed passes, whose logits are averaged
+    float strength =
+        0.2F;  ///< dropout, masked: delta in 0..1; uniform: alpha > 0; gaussian: sigma > 0 (of the row's RMS)
+    uint32_t reframings = 1;  ///< 1..8 perturbed passes, whose logits are averaged; 1 where the view has no masks
     Schedule schedule = Schedule::automatic;
     uint32_t redraw = 0;  ///< new masks every Nth hesitation; 0 never, 1 at each one (the paper to the letter)
     Scope scope = Scope::all;
@@ -45,6 +66,11 @@ struct Options {
     /// True if these options can never change a logit (threshold infinite or beta 1): no second pass is run.
     [[nodiscard]] bool is_vanilla() const noexcept;
 };
+
+/// Whether what a view shows is a matter of chance: of masks, which are drawn, and can be several.
+[[nodiscard]] constexpr bool has_masks(View view) noexcept {
+    return view == View::perturbed || view == View::masked;
+}
 
 inline constexpr uint32_t max_reframings = 8;
 

@@ -13,11 +13,18 @@ class HarpOptions:
     """When and how the model looks twice. The defaults are the authors'.
 
     Args:
-        threshold: θ, bits, >= 0, ``math.inf`` is never; a step hesitates where the entropy is greater.
-        beta: β, 0..1, the share of the vanilla logits in the mix; 1 is vanilla.
+        gate: what tells a hesitation: ``entropy`` of the next token in bits (the paper), or ``ratio`` of its second best
+            probability to its best.
+        threshold: θ, >= 0, ``math.inf`` is never; a step hesitates where the gate is greater.
+        beta: β, 0..8. Below 1 the share of the vanilla logits in the mix (the paper); 1 is vanilla; above 1 what the second
+            pass says is subtracted (contrast).
+        plausibility: α, 0..1: with beta above 1 only tokens at least this share as probable as the best one change; 0 is all.
+        view: what the second pass reads: ``perturbed`` embeddings (the paper), ``masked`` tokens, the answer without the
+            prompt (``guidance``), or the ``last`` tokens.
+        view_tokens: how many tokens ``last`` reads.
         perturbation: ``dropout`` (the paper), ``uniform`` or ``gaussian``.
-        strength: dropout 0..1 (δ); uniform α > 0; gaussian σ > 0, relative to a row's RMS.
-        reframings: 1..8 perturbed passes, whose logits are averaged.
+        strength: dropout and masked 0..1 (δ); uniform α > 0; gaussian σ > 0, relative to a row's RMS.
+        reframings: 1..8 perturbed passes, whose logits are averaged; 1 with ``guidance`` and ``last``.
         schedule: ``auto``, ``fused`` or ``lazy``: when the twin's rows are computed; the logits are the same.
         redraw: new masks at every Nth hesitation; 0 never, 1 at each one (the paper to the letter).
         scope: ``all`` positions are perturbed (the paper), or those ``generated``.
@@ -27,8 +34,12 @@ class HarpOptions:
         HarpError: ``invalid_option``, naming field, value and range.
     """
 
+    gate: str = "entropy"
     threshold: float = 1.0
     beta: float = 0.5
+    plausibility: float = 0.0
+    view: str = "perturbed"
+    view_tokens: int = 10
     perturbation: str = "dropout"
     strength: float = 0.2
     reframings: int = 1

@@ -51,7 +51,7 @@ class Token:
     piece: bytes  #: its own bytes
     position: int  #: in the sequence
     entropy: float  #: of the vanilla distribution, bits
-    hesitated: bool  #: entropy > threshold
+    hesitated: bool  #: the gate was above the threshold
 
 
 @dataclass
@@ -145,7 +145,8 @@ class Session:
         return self._pass.statistics()
 
     def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: Sequence[str] = (),
-                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0) -> Stream:
+                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0,
+                 negative_prompt: str | Sequence[int] = ()) -> Stream:
         """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
 
         A prompt that begins as an earlier call's prompt and answer do, as in a conversation, is decoded only from there on.
@@ -156,15 +157,17 @@ class Session:
             stop: texts that end the answer; not part of ``answer.text``.
             options: over those of the session, for this answer.
             mask_sequence: which of the seed's mask families: other numbers, other masks.
+            negative_prompt: what the view ``guidance`` reads in the prompt's place, as ``prompt``; empty: its last token.
 
         Raises:
             HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
         """
-        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, reuses_prefix=True)
+        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: Sequence[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
-                      mask_sequences: Iterable[int] | None = None) -> Iterator[tuple[int, Answer]]:
+                      mask_sequences: Iterable[int] | None = None,
+                      negative_prompt: str | Sequence[int] = ()) -> Iterator[tuple[int, Answer]]:
         """Answers many prompts, ``n_sequences`` at a time in one batch: (index of the prompt, Answer) as they end.
 
         Arguments as of generate(). Leaving the iterator early drops what is not answered.
@@ -174,7 +177,8 @@ class Session:
         growing: dict[int, Stream] = {}
         try:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
-                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, reuses_prefix=False)
+                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, negative_prompt,
+                                              reuses_prefix=False)
             while growing:
                 self._step()
                 for index in [index for index, stream in growing.items() if stream.answer.stop_reason is not None]:
@@ -185,28 +189,32 @@ class Session:
 
     def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
               options: HarpOptions | None = None, mask_sequences: Iterable[int] | None = None,
-              on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
+              negative_prompt: str | Sequence[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
         """Log-likelihoods of continuations, many at once: for each (context, continuation) a Score, in their order.
 
-        Texts are tokenized apart, the context with its special tokens; give token ids where the border matters.
+        Texts are tokenized apart, the context with its special tokens; give token ids where the border matters. The context is
+        what the views call the prompt.
 
         Args:
+            negative_prompt: as of generate(), for all requests.
             on_score: called with index and score as each is ready.
 
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
         """
         scores = self.score_each(requests, [options or self.options], mask_sequences=mask_sequences,
+                                 negative_prompt=negative_prompt,
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
 
     def score_each(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
                    options: Sequence[HarpOptions | None], *, mask_sequences: Iterable[int] | None = None,
+                   negative_prompt: str | Sequence[int] = (),
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        They may differ in ``beta`` and, with ``redraw`` 0 and no uniform noise, in ``threshold``; None among them is vanilla. Up to
-        rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
+        They may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and ``threshold``; None
+        among them is vanilla. Up to rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
 
         Raises:
             HarpError: as score(); ``invalid_option`` if the options cannot share a reading.
@@ -218,12 +226,14 @@ class Session:
             options = [one or HarpOptions(threshold=float("inf")) for one in options]
         option_texts = [texts(one) for one in options if one]
         families = [0] * len(requests) if mask_sequences is None else list(mask_sequences)
+        negative = self._tokens(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
         try:
             for index, ((context, continuation), family) in enumerate(zip(requests, families, strict=True)):
                 context, continuation = self._tokens(context), self._tokens(continuation, add_special=False)
-                request = self._pass.submit_score([*context, *continuation], len(context), option_texts, family)
+                request = self._pass.submit_score([*context, *continuation], len(context), option_texts, family,
+                                                   negative)
                 index_of[request] = index
             while index_of:
                 for request, results in self._pass.step_score():
@@ -287,9 +297,11 @@ class Session:
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
         return self.model.tokenize(text, add_special=add_special) if isinstance(text, str) else list(text)
 
-    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, *, reuses_prefix) -> Stream:
+    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, *,
+                reuses_prefix) -> Stream:
         request = self._pass.submit(self._tokens(prompt), max_tokens, list(stop), sampling._engine(),
-                                    texts(options or self.options), mask_sequence, reuses_prefix)
+                                    texts(options or self.options), mask_sequence, self._tokens(negative_prompt),
+                                    reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 

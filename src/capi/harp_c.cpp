@@ -39,8 +39,12 @@ To enum_of(const From & value) {
 
 harp::Options to_options(const harp_params & params) {
     harp::Options options;
+    options.gate = enum_of<harp::Gate>(params.gate);
     options.threshold = params.threshold;
     options.beta = params.beta;
+    options.plausibility = params.plausibility;
+    options.view = enum_of<harp::View>(params.view);
+    options.view_tokens = params.view_tokens;
     options.perturbation = enum_of<harp::Perturbation>(params.perturbation);
     options.strength = params.strength;
     options.reframings = params.reframings;
@@ -75,8 +79,12 @@ std::optional<harp::Options> harp::default_options() {
 
 harp_params harp_default_params(void) {
     const harp::Options options;
-    return {options.threshold,
+    return {static_cast<harp_gate>(options.gate),
+            options.threshold,
             options.beta,
+            options.plausibility,
+            static_cast<harp_view>(options.view),
+            options.view_tokens,
             static_cast<harp_perturbation>(options.perturbation),
             options.strength,
             options.reframings,
@@ -108,7 +116,16 @@ bool harp_get_step(llama_context * ctx, int32_t i, harp_step * step) {
     return guarded(
         [&] {
             const harp::StepRecord record = required_pass(ctx).step(i);
-            *step = {record.entropy, record.hesitated};
+            *step = {record.entropy, record.ratio, record.hesitated};
+            return true;
+        },
+        always(false));
+}
+
+bool harp_set_negative_prompt(llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, size_t n_tokens) {
+    return guarded(
+        [&] {
+            required_pass(ctx).set_negative_prompt(seq_id, {tokens, tokens + n_tokens});
             return true;
         },
         always(false));

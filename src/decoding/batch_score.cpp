@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -42,34 +43,53 @@ void add_score(ScoreResult & result, const Distribution & vanilla, const Distrib
     result.is_vanilla_greedy = result.is_vanilla_greedy && vanilla.is_greedy(token);
 }
 
+/// Whether the noise depends on where it hesitates, so on the gate.
+bool depends_on_gate(const Options & options) {
+    return has_masks(options.view) && (options.perturbation == Perturbation::uniform || options.redraw != 0);
+}
+
 /// What serves several options at once: hesitates where any of them does, and leaves the reframed logits unmixed.
 Options shared_reading(std::span<const Options> asked) {
-    Options reading;
-    reading.threshold = std::numeric_limits<double>::infinity();
-    bool thresholds_differ = false;
+    std::optional<Options> reading;
     for (const Options & options : asked) {
         if (options.is_vanilla()) continue;
-        Options other = options;
-        thresholds_differ = thresholds_differ || (!reading.is_vanilla() && options.threshold != reading.threshold);
-        other.threshold = std::min(other.threshold, reading.threshold);
-        other.beta = 0;
-        reading = reading.is_vanilla() ? other : reading;
-        reading.threshold = other.threshold;
-        if (reading != other)
-            throw Error(ErrorCode::invalid_option, "options: several for one reading may differ in threshold and beta");
+        if (!reading) {
+            reading = options;
+            reading->beta = 0;
+            reading->plausibility = 0;
+        } else if (!can_share_reading(*reading, options)) {
+            throw Error(
+                ErrorCode::invalid_option,
+                depends_on_gate(options)
+                    ? "options: several for one reading may differ in beta and plausibility, and in gate and threshold "
+                      "only with perturbation dropout or gaussian and redraw 0: else the noise depends on where it "
+                      "hesitates"
+                    : "options: several for one reading may differ in gate, threshold, beta and plausibility");
+        } else if (reading->gate == options.gate) {
+            reading->threshold = std::min(reading->threshold, options.threshold);
+        } else {  // wherever the ratio is above 0 so is the entropy
+            reading->gate = Gate::entropy;
+            reading->threshold = 0;
+        }
     }
-    const bool is_uniform = reading.perturbation == Perturbation::uniform;
-    if (thresholds_differ && (is_uniform || reading.redraw != 0)) {
-        throw Error(
-            ErrorCode::invalid_option,
-            (is_uniform ? "perturbation: uniform" : "redraw: " + std::to_string(reading.redraw)) +
-                " makes the noise depend on where it hesitates, so that several thresholds cannot share a reading; "
-                "allowed: perturbation dropout or gaussian, redraw 0");
-    }
-    return reading;
+    if (reading) return *reading;
+    Options vanilla;
+    vanilla.threshold = std::numeric_limits<double>::infinity();
+    return vanilla;
 }
 
 }  // namespace
+
+bool can_share_reading(const Options & a, const Options & b) {
+    Options other = b;
+    other.beta = a.beta;
+    other.plausibility = a.plausibility;
+    if (!depends_on_gate(a)) {
+        other.gate = a.gate;
+        other.threshold = a.threshold;
+    }
+    return a == other;
+}
 
 BatchScorer::BatchScorer(ForwardPass & pass)
     : pass_(pass), mixed_(static_cast<size_t>(pass.n_vocab())), slots_(pass.n_seq_max()) {
@@ -94,7 +114,10 @@ size_t BatchScorer::submit(ScoreRequest request) {
                                                   " tokens and the context room for " +
                                                   std::to_string(pass_.n_ctx_seq()));
     }
-    for (const Options & options : request.options) validate(options);
+    for (const Options & options : request.options) {
+        validate(options);
+        if (!options.is_vanilla()) check_negative_prompt(request.negative_prompt, options);
+    }
     Options reading;
     if (request.options.size() == 1) reading = request.options.front();
     if (request.options.size() > 1) reading = shared_reading(request.options);
@@ -103,7 +126,8 @@ size_t BatchScorer::submit(ScoreRequest request) {
     std::weak_ptr<Group> & known = by_prefix_[std::move(prefix)];
     const std::shared_ptr<Group> group = known.lock();
     if (group && group->asked.n_context == request.n_context && group->asked.options == request.options &&
-        group->asked.mask_sequence == request.mask_sequence) {
+        group->asked.mask_sequence == request.mask_sequence &&
+        group->asked.negative_prompt == request.negative_prompt) {
         group->members.push_back(member);
     } else {
         const std::vector<ScoreResult> common(std::max<size_t>(1, request.options.size()));
@@ -134,6 +158,7 @@ void BatchScorer::begin(llama_seq_id sequence) {
     const ScoreRequest & asked = slot->asked;
     by_prefix_.erase({asked.tokens.begin(), asked.tokens.end() - 1});
     if (!asked.options.empty()) pass_.set_sequence_options(sequence, slot->reading, asked.mask_sequence);
+    pass_.set_negative_prompt(sequence, asked.negative_prompt);
     pass_.set_prompt_end(sequence, static_cast<llama_pos>(asked.n_context));
 }
 
@@ -156,9 +181,9 @@ void BatchScorer::score_row(Group & group, int32_t row, size_t position) {
     if (options.size() < 2) return add(0, is_mixed ? Distribution(logits) : vanilla, record);
     for (size_t set = 0; set < options.size(); ++set) {
         StepRecord own = record;
-        own.hesitated = record.entropy > options[set].threshold;
-        if (own.hesitated && !options[set].is_vanilla()) {
-            method::mix_logits(vanilla_logits, logits, options[set].beta, mixed_);
+        own.hesitated = record.gate(options[set].gate) > options[set].threshold;
+        if (own.hesitated && is_mixed && !options[set].is_vanilla()) {
+            method::mix_logits(vanilla_logits, logits, {options[set].beta, options[set].plausibility}, mixed_);
             add(set, Distribution(mixed_), own);
         } else {
             add(set, vanilla, own);

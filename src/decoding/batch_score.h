@@ -17,12 +17,16 @@ namespace harp::decoding {
 struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
-    /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading;
-    /// they may differ in beta and threshold, which change nothing of what the passes compute (in beta alone with uniform noise or
-    /// redraw, which depend on where it hesitates), unless one is_vanilla().
+    /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading, if each
+    /// two of them can_share_reading() or one is_vanilla().
     std::vector<Options> options;
-    uint32_t mask_sequence = 0;  ///< which of the seed's mask families
+    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
+    std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
 };
+
+/// Whether the passes compute the same under both: they differ in gate, threshold, beta and plausibility alone (in the last two
+/// alone with uniform noise or redraw, which depend on where it hesitates).
+[[nodiscard]] bool can_share_reading(const Options & a, const Options & b);
 
 struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation

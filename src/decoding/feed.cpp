@@ -2,6 +2,12 @@
 
 namespace harp::decoding {
 
+void check_negative_prompt(std::span<const llama_token> negative_prompt, const Options & options) {
+    if (negative_prompt.empty() || options.view == View::guidance) return;
+    throw Error(ErrorCode::invalid_option, "a negative prompt has no effect with view " + get_option(options, "view") +
+                                               "; allowed: with view guidance");
+}
+
 size_t add_rows(forward::BatchRows & rows, Room & room, const Feed & feed) {
     size_t n = 0;
     for (size_t i = feed.n_done; i < feed.tokens.size() && room.rows > 0; ++i, ++n) {

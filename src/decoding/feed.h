@@ -11,6 +11,9 @@
 
 namespace harp::decoding {
 
+/// @throws Error{invalid_option} if there is a negative prompt and the options have no use for it
+void check_negative_prompt(std::span<const llama_token> negative_prompt, const Options & options);
+
 /// Tokens that a sequence is to decode, behind those it holds.
 struct Feed {
     llama_seq_id sequence = 0;

@@ -34,6 +34,8 @@ size_t Generator::submit(Request request) {
                                                   " with the answer; shorten it or raise the context size (-c)");
     }
     if (request.options) validate(*request.options);
+    if (pass_.enabled())
+        check_negative_prompt(request.negative_prompt, request.options.value_or(pass_.sequence_options(0)));
     waiting_.emplace_back(n_submitted_, std::move(request));
     return n_submitted_++;
 }

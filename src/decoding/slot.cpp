@@ -44,6 +44,7 @@ void Slot::begin(size_t number, Request request) {
     if (drafter_ != nullptr) drafter_->truncate(sequence_, n_kept);
     const auto & prompt = request.prompt;
     if (request.options) pass_->set_sequence_options(sequence_, *request.options, request.mask_sequence);
+    pass_->set_negative_prompt(sequence_, request.negative_prompt);
     pass_->set_prompt_end(sequence_, static_cast<llama_pos>(prompt.size()));
 
     Sampler sampler = request.sampler.clone();  // the request may have to begin once more

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <optional>
 
+#include "decoding/batch_score.h"
+
 namespace harp::decoding {
 
 namespace {
 
-/// Combinations that differ in beta alone.
+/// Combinations that one pass serves.
 struct Group {
     std::vector<size_t> members;
     std::vector<Options> options;  // [member]
@@ -18,12 +20,9 @@ std::vector<Group> group_by_pass(std::span<const Options> combinations) {
     std::vector<Group> groups;
     for (size_t i = 0; i < combinations.size(); ++i) {
         if (combinations[i].is_vanilla()) continue;
-        const auto differs_in_beta = [&](const Group & group) {
-            Options options = combinations[i];
-            options.beta = group.options.front().beta;
-            return options == group.options.front();
-        };
-        auto group = std::find_if(groups.begin(), groups.end(), differs_in_beta);
+        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group & known) {
+            return can_share_reading(known.options.front(), combinations[i]);
+        });
         if (group == groups.end()) group = groups.insert(groups.end(), Group{});
         group->members.push_back(i);
         group->options.push_back(combinations[i]);
@@ -33,7 +32,7 @@ std::vector<Group> group_by_pass(std::span<const Options> combinations) {
 
 /// Of options that can never change a logit: the vanilla scores, and where they would have hesitated.
 SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
-    for (TokenScore & score : scores) score.record.hesitated = score.record.entropy > options.threshold;
+    for (TokenScore & score : scores) score.record.hesitated = score.record.gate(options.gate) > options.threshold;
     return {options, summarise(scores), 0};
 }
 

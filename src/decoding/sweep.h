@@ -13,13 +13,13 @@ struct SweepRow {
     Options options;
     ScoreSummary summary;
     double seconds =
-        0;  ///< of the pass that gave the row; combinations that differ in beta alone share one; 0: none ran
+        0;  ///< of the pass that gave the row; combinations that can_share_reading() share one; 0: none ran
 };
 
 /// Tokens done and tokens in all of pass `pass` of `n_passes`; false stops.
 using OnSweepProgress = std::function<bool(size_t done, size_t total, size_t pass, size_t n_passes)>;
 
-/// Scores `tokens` once for each combination: one pass for all betas of otherwise equal options, none for vanilla ones.
+/// Scores `tokens` once for each combination: one pass for all that can_share_reading(), none for vanilla ones.
 ///
 /// @param pass         made with the largest number of reframings among the combinations; its options are others afterwards
 /// @param vanilla      score() of the same tokens and window with an infinite threshold

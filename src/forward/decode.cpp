@@ -147,7 +147,7 @@ void ForwardPass::Impl::plan_fused(Decode & call) {
             const Sequence & of_row = sequence(s);
             const Options & options = of_row.options();
             const bool possible = row.is_output && row.sequences.size() == 1 && !row.embedding.chunk &&
-                                  !options.is_vanilla() && options.schedule != Schedule::lazy && options.redraw != 1 &&
+                                  !options.is_vanilla() && options.schedule != Schedule::lazy && of_row.keeps_twins() &&
                                   of_row.size() > 0 && !of_row.has_pending();
             const auto [it, is_new] = candidates.try_emplace(s, 0);
             if (!possible) {
@@ -221,8 +221,8 @@ void ForwardPass::Impl::add_twin_row(Decode & call, size_t i, uint32_t r) {
     const Sequence & of_row = sequence(s);
     if (call.is_fused[static_cast<size_t>(s)] == 0 || r >= of_row.options().reframings) return;
     const size_t index = call.index_of_row[i];
-    call.twins_of_row[i].push_back(call.inner.add_twin(of_row.rows()[index], of_row.is_reframed(index), true, s, r,
-                                                       of_row.twin_draw(), of_row.ids().twins[r]));
+    const forward::ViewRow row = of_row.view().read(index, index + 1).back();
+    call.twins_of_row[i].push_back(call.inner.add_twin(row, true, s, r, of_row.twin_draw(), of_row.ids().twins[r]));
 }
 
 void ForwardPass::Impl::run_clean(Decode & call) {
@@ -267,24 +267,28 @@ void ForwardPass::Impl::collect_outputs(const Decode & call) {
         output.sequence = row.sequences.front();
         output.index = call.index_of_row[i];
         output.position = row.position;
-        output.threshold = sequence(output.sequence).options().threshold;
-        output.beta = sequence(output.sequence).options().beta;
+        const Options & options = sequence(output.sequence).options();
+        output.gate = options.gate;
+        output.threshold = options.threshold;
+        output.mix = {options.beta, options.plausibility};
         output.twin_rows = call.twins_of_row[i];
         outputs.add(std::move(output), inner_logits(call.inner_of_row[i]).data());
     }
 }
 
 void ForwardPass::Impl::judge(Output & output, std::span<const float> logits) {
-    const double entropy = method::entropy_bits(logits);
-    if (std::isnan(entropy)) {
+    const method::SoftmaxSummary summary = method::summarise_softmax(logits);
+    if (std::isnan(summary.entropy_bits)) {
         throw Error(ErrorCode::decode_failed,
                     "the logits at position " + std::to_string(output.position) + " are not numbers");
     }
-    output.record = {entropy, entropy > output.threshold};
+    output.record.entropy = summary.entropy_bits;
+    output.record.ratio = summary.ratio;
+    output.record.hesitated = output.record.gate(output.gate) > output.threshold;
     output.is_judged = true;
 }
 
-/// The gate: entropy of each output row against its sequence's threshold. Mixes what was decoded fused.
+/// The gate of each output row against its sequence's threshold. Mixes what was decoded fused.
 void ForwardPass::Impl::judge_outputs() {
     for (Output & output : outputs) {
         if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged when asked
@@ -327,7 +331,7 @@ void ForwardPass::Impl::mix(Output & output, std::span<const float> reframed) {
         output.vanilla.assign(logits.begin(), logits.end());
     }
     if (observer) output.reframed.assign(reframed.begin(), reframed.end());
-    method::mix_logits(logits, reframed, output.beta, logits);
+    method::mix_logits(logits, reframed, output.mix, logits);
     output.is_mixed = true;
 }
 
@@ -375,6 +379,11 @@ forward::Reframing::Perturb ForwardPass::Impl::perturbation_of(const TwinRow & r
     const Sequence & of_row = sequence(row.where.sequence);
     const Options & options = of_row.options();
     const method::Masks masks{options.seed, row.draw.index, of_row.mask_family(), row.where.reframing, row.draw.length};
+    if (options.view == View::masked) {
+        return [masks, ordinal = row.where.ordinal, probability = options.strength](const method::RowChange & change) {
+            method::mask(masks, ordinal, probability, change.factors);
+        };
+    }
     return [masks, ordinal = row.where.ordinal, kind = options.perturbation, strength = options.strength](
                const method::RowChange & change) { method::perturb(masks, ordinal, kind, strength, change); };
 }

@@ -14,7 +14,7 @@ using forward::Writer;
 
 namespace {
 
-constexpr std::array<char, 8> magic = {'H', 'A', 'R', 'P', 'K', 'V', '0', '2'};
+constexpr std::array<char, 8> magic = {'H', 'A', 'R', 'P', 'K', 'V', '0', '3'};
 
 void write_header(Writer & out, uint32_t n_sequences, uint32_t n_twins) {
     for (const char c : magic) out.number(c);
@@ -75,7 +75,8 @@ bool ForwardPass::memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p
     //   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
     //   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
     const bool is_middle = p1 >= 0 && p1 < cut.next_position();
-    if (is_middle && cut.n_twin() > 0 && cut.due_draw(cut.size()) == cut.twin_draw()) impl.complete_twins(sequence);
+    if (is_middle && cut.n_twin() > 0 && has_masks(cut.options().view) && cut.due_draw(cut.size()) == cut.twin_draw())
+        impl.complete_twins(sequence);
     return cut.remove(p0, p1);
 }
 

@@ -149,6 +149,23 @@ void ForwardPass::set_sequence_options(llama_seq_id sequence, const Options & op
     changed.set_options(options, mask_family.value_or(changed.mask_family()));
 }
 
+void ForwardPass::set_negative_prompt(llama_seq_id sequence, std::vector<llama_token> tokens) {
+    Impl & impl = *impl_;
+    impl.check_id(sequence);
+    if (!impl.enabled()) return;
+    const auto is_token = [&](llama_token token) { return token >= 0 && token < impl.n_vocab; };
+    if (const auto bad = std::find_if_not(tokens.begin(), tokens.end(), is_token); bad != tokens.end()) {
+        throw Error(ErrorCode::invalid_input, "negative prompt: token " + std::to_string(*bad) + "; allowed: 0.." +
+                                                  std::to_string(impl.n_vocab - 1));
+    }
+    if (tokens.size() >= n_ctx_seq()) {
+        throw Error(ErrorCode::invalid_input, "negative prompt: " + std::to_string(tokens.size()) +
+                                                  " tokens; allowed: 0.." + std::to_string(n_ctx_seq() - 1) +
+                                                  " (room of the sequence)");
+    }
+    impl.sequence(sequence).set_negative_prompt(std::move(tokens));
+}
+
 const Options & ForwardPass::sequence_options(llama_seq_id sequence) const {
     if (!impl_->enabled()) throw Error(ErrorCode::invalid_option, "this context was created with HARP off");
     return impl_->sequence(sequence).options();
@@ -162,8 +179,7 @@ void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
 void ForwardPass::prepare_twins(llama_seq_id sequence) {
     impl_->check_id(sequence);
     if (!impl_->enabled()) return;
-    const Options & options = impl_->sequence(sequence).options();
-    if (!options.is_vanilla() && options.redraw != 1) impl_->complete_twins(sequence);
+    if (!impl_->sequence(sequence).options().is_vanilla()) impl_->complete_twins(sequence);
 }
 
 void ForwardPass::keep_vanilla_logits(llama_seq_id sequence, bool keep) {

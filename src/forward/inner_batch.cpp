@@ -25,10 +25,10 @@ int32_t InnerBatch::add_clean(const CallerRow & row, const SequenceLayout & layo
     return static_cast<int32_t>(size()) - 1;
 }
 
-int32_t InnerBatch::add_twin(const Row & row, bool is_reframed, bool is_output, llama_seq_id sequence,
-                             uint32_t reframing, const Draw & draw, llama_seq_id inner) {
+int32_t InnerBatch::add_twin(const ViewRow & row, bool is_output, llama_seq_id sequence, uint32_t reframing,
+                             const Draw & draw, llama_seq_id inner) {
     add(row.token, row.position, row.embedding, {&inner, 1}, is_output);
-    twin_rows_.push_back({inner, row.position, {sequence, row.ordinal, draw.index, reframing}, draw, is_reframed});
+    twin_rows_.push_back({inner, row.position, {sequence, row.ordinal, draw.index, reframing}, draw, row.is_reframed});
     return static_cast<int32_t>(size()) - 1;
 }
 

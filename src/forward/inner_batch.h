@@ -43,8 +43,8 @@ class InnerBatch {
   public:
     /// @return index in the batch
     int32_t add_clean(const CallerRow & row, const SequenceLayout & layout);
-    int32_t add_twin(const Row & row, bool is_reframed, bool is_output, llama_seq_id sequence, uint32_t reframing,
-                     const Draw & draw, llama_seq_id inner);
+    int32_t add_twin(const ViewRow & row, bool is_output, llama_seq_id sequence, uint32_t reframing, const Draw & draw,
+                     llama_seq_id inner);
 
     [[nodiscard]] size_t size() const noexcept { return rows_.size(); }
     [[nodiscard]] const std::vector<TwinRow> & twin_rows() const noexcept { return twin_rows_; }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "harp/forward_pass.h"
+#include "method/mixing.h"
 
 namespace harp::forward {
 
@@ -15,8 +16,9 @@ struct Output {
     size_t index = 0;  // of the row in its Sequence
     llama_pos position = 0;
     // options at the time of the decode
+    Gate gate = Gate::entropy;
     double threshold = 0;
-    float beta = 1;
+    method::Mix mix;
 
     StepRecord record;
     bool is_judged = false;                // record holds the entropy

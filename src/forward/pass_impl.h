@@ -40,11 +40,11 @@ struct ForwardPass::Impl {
         std::vector<std::vector<int32_t>> twins_of_row;  // [rows][reframing]
     };
 
-    /// A stretch of a sequence's rows to be decoded for its twins.
+    /// What a sequence's twins are to read: the view of its first `end` rows, behind what they hold of it.
     struct TwinJob {
         llama_seq_id sequence = 0;
         forward::Draw draw;
-        size_t begin = 0, end = 0;
+        size_t n_held = 0, end = 0;
         std::vector<forward::Output *> wants = {};  // rows of the stretch that hesitate, by position
     };
 

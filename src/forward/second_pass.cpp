@@ -13,9 +13,8 @@ using forward::Output;
 using forward::Sequence;
 
 bool ForwardPass::Impl::waits_for_second_pass(const Output & output) const {
-    if (!output.record.hesitated || !output.twin_rows.empty() || output.beta == 1.0F) return false;
-    // in a clean prompt nothing is perturbed: the reframed row is the vanilla one
-    return output.index >= sequence(output.sequence).n_clean_prefix();
+    if (!output.record.hesitated || !output.twin_rows.empty() || output.mix.beta == 1.0F) return false;
+    return sequence(output.sequence).view().differs_at(output.index);
 }
 
 void ForwardPass::Impl::catch_up(const CountUsefulOutputs & count_useful) {
@@ -42,6 +41,11 @@ std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector
     for (auto & queue : waiting) {
         if (queue.empty()) continue;
         Sequence & of_queue = sequence(queue.front()->sequence);
+        if (of_queue.options().view == View::last) {  // each hesitation has a view of its own
+            jobs.push_back({queue.front()->sequence, {}, 0, queue.front()->index + 1, {queue.front()}});
+            queue.erase(queue.begin());
+            continue;
+        }
         const Draw draw = of_queue.due_draw(queue.front()->index);
         const auto end = std::find_if(queue.begin(), queue.end(), [&](const Output * output) {
             return of_queue.due_draw(output->index).index != draw.index;
@@ -52,7 +56,7 @@ std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector
         // rows that the twins hold, but whose logits are wanted now, are decoded again: the last one at least
         const bool same_draw = of_queue.twin_draw() == draw;
         of_queue.cut_twins(same_draw ? job.wants.front()->index : of_queue.n_clean_prefix());
-        job.begin = of_queue.n_twin();
+        job.n_held = of_queue.n_twin();
         job.end = job.wants.back()->index + 1;
         jobs.push_back(std::move(job));
     }
@@ -83,21 +87,25 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
             const Sequence & of_job = sequence(job.sequence);
             if (r >= of_job.options().reframings) continue;
             auto want = job.wants.begin();
-            for (size_t i = job.begin; i < job.end; ++i) {
-                const forward::Row & row = of_job.rows()[i];
+            bool is_first = true;
+            for (const forward::ViewRow & row : of_job.view().read(job.n_held, job.end)) {
                 // tokens and embeddings do not mix, and embeddings are decoded in the batches in which they came
                 const bool is_next_of_chunk =
-                    row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || i > job.begin);
+                    row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || !is_first);
                 if (!is_next_of_chunk || batch.size() == n_batch) flush();
-                const bool is_wanted = want != job.wants.end() && (*want)->index == i;
-                const int32_t inner = batch.add_twin(row, of_job.is_reframed(i), is_wanted, job.sequence, r, job.draw,
-                                                     of_job.ids().twins[r]);
+                is_first = false;
+                const bool is_wanted = want != job.wants.end() && (*want)->index == row.index;
+                const int32_t inner = batch.add_twin(row, is_wanted, job.sequence, r, job.draw, of_job.ids().twins[r]);
                 if (is_wanted) wanted.emplace_back(inner, *want++);
             }
         }
     }
     flush();
-    for (const TwinJob & job : jobs) sequence(job.sequence).twins_hold(job.end, job.draw);
+    for (const TwinJob & job : jobs) {
+        Sequence & of_job = sequence(job.sequence);
+        of_job.twins_hold(job.end, job.draw);
+        if (of_job.options().view == View::last) of_job.empty_twins();
+    }
     statistics.second_pass_seconds += seconds;
     statistics.catch_ups += jobs.size();
     for (auto & [output, mean] : means) mix(*output, mean);
@@ -105,7 +113,8 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
 
 void ForwardPass::Impl::complete_twins(llama_seq_id id) {
     Sequence & of_id = sequence(id);
-    if (!of_id.has_pending()) return;
+    if (!of_id.keeps_twins() || !of_id.has_pending()) return;
+    if (of_id.options().view == View::guidance && !of_id.view().differs_at(of_id.size() - 1)) return;
     const Draw draw = of_id.n_twin() > 0 ? of_id.twin_draw() : of_id.due_draw(of_id.size() - 1);
     try {
         run_jobs({{id, draw, of_id.n_twin(), of_id.size()}});

@@ -19,12 +19,18 @@ Sequence::Sequence(Memory & memory, llama_seq_id id, Ids ids, const Options & op
 
 void Sequence::set_options(const Options & options, uint32_t mask_family) {
     const Options & old = options_;
-    const bool same_twins = old.seed == options.seed && old.perturbation == options.perturbation &&
-                            old.strength == options.strength && old.reframings == options.reframings &&
-                            old.scope == options.scope && mask_family == mask_family_;
+    const bool same_twins = old.view == options.view && old.seed == options.seed &&
+                            old.perturbation == options.perturbation && old.strength == options.strength &&
+                            old.reframings == options.reframings && old.scope == options.scope &&
+                            mask_family == mask_family_;
     if (!same_twins) empty_twins();
     options_ = options;
     mask_family_ = mask_family;
+}
+
+void Sequence::set_negative_prompt(std::vector<llama_token> tokens) {
+    if (options_.view == View::guidance && tokens != negative_prompt_) empty_twins();
+    negative_prompt_ = std::move(tokens);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -39,6 +45,11 @@ llama_pos Sequence::end_of(size_t n) const {
     return n == 0 ? 0 : rows_[n - 1].position + 1;
 }
 
+/// Behind what the twins hold, in their positions.
+llama_pos Sequence::twin_end() const {
+    return n_twin_ == 0 ? 0 : end_of(n_twin_) + view().offset();
+}
+
 bool Sequence::is_prompt_open() const noexcept {
     if (n_prompt_ < rows_.size()) return false;
     return prompt_end_ || rows_.empty() || !rows_.back().is_output;
@@ -48,23 +59,29 @@ bool Sequence::in_prompt(llama_pos position) const noexcept {
     return is_prompt_open() && (!prompt_end_ || position < *prompt_end_);
 }
 
-bool Sequence::is_reframed(size_t i) const noexcept {
-    if (options_.scope == Scope::all) return true;
-    return i < rows_.size() ? i >= n_prompt_ : !in_prompt(next_position());
+ViewOf Sequence::view() const noexcept {
+    const bool is_complete =
+        n_prompt_ < rows_.size() || (prompt_end_ ? next_position() >= *prompt_end_ : !is_prompt_open());
+    return {options_, rows_, n_prompt_, is_complete, negative_prompt_};
 }
 
 size_t Sequence::n_clean_prefix() const noexcept {
-    return options_.scope == Scope::all ? 0 : n_prompt_;
+    return options_.scope == Scope::all || !has_masks(options_.view) ? 0 : n_prompt_;
 }
 
 void Sequence::set_prompt_end(llama_pos end) {
-    const size_t before = n_clean_prefix();
+    const size_t before = n_prompt_;
     prompt_end_ = end;
     dropped_hesitations_ = 0;
     n_prompt_ = static_cast<size_t>(
         std::count_if(rows_.begin(), rows_.end(), [&](const Row & row) { return row.position < end; }));
     for (size_t i = 0; i < n_prompt_; ++i) rows_[i].hesitated = false;
-    if (n_clean_prefix() != before) cut_twins(std::min(before, n_clean_prefix()));
+    if (n_prompt_ == before) return;
+    if (!twins_are_alike()) {
+        empty_twins();
+    } else if (options_.scope == Scope::generated) {
+        cut_twins(std::min(before, n_prompt_));
+    }
 }
 
 /// A prompt that others follow ends where its last row does now: positions may have moved since its end was set.
@@ -76,6 +93,7 @@ size_t Sequence::append(llama_token token, llama_pos position, bool is_output, E
     const bool is_prompt = in_prompt(position);
     rows_.push_back({token, position, next_ordinal(), false, is_output, std::move(embedding)});
     if (is_prompt) n_prompt_ = rows_.size();
+    if (is_prompt && n_twin_ > 0 && !twins_are_alike()) empty_twins();
     return rows_.size() - 1;
 }
 
@@ -107,14 +125,15 @@ void Sequence::clear() {
 ///   twin   t0 t1 | x               behind the rows it is known to hold: taken out
 void Sequence::take_back(size_t n, llama_pos position) {
     while (n > 0 && rows_[n - 1].position >= position) --n;  // the rest of a picture (M-RoPE)
+    bool twins_kept = twins_are_alike() || n >= n_prompt_;
     truncate_rows(n);
     const auto cut = [this](llama_seq_id inner, llama_pos end) {
         if (memory_->last(inner) < end) return holds_window(*memory_, inner, end);
         return memory_->remove(inner, end, -1) && holds_window(*memory_, inner, end);
     };
     if (!cut(ids_.clean, position) || memory_->last(ids_.clean) != next_position() - 1) return clear();
-    bool twins_kept = true;
-    for (size_t r = 0; r < options_.reframings; ++r) twins_kept = cut(ids_.twins[r], end_of(n_twin_)) && twins_kept;
+    twins_kept = twins_kept && (n_twin_ == 0 || n_twin_ >= view().least());
+    for (size_t r = 0; r < options_.reframings; ++r) twins_kept = cut(ids_.twins[r], twin_end()) && twins_kept;
     if (!twins_kept) empty_twins();
     if (!disagreement().empty()) clear();
 }
@@ -129,9 +148,10 @@ void Sequence::empty_twins() {
 
 void Sequence::cut_twins(size_t n) {
     if (n >= n_twin_) return;
-    const llama_pos end = rows_[n].position;  // rows of a picture, or after a division, may share a position
+    llama_pos end = rows_[n].position;  // rows of a picture, or after a division, may share a position
     while (n > 0 && rows_[n - 1].position == end) --n;
-    bool done = n > 0;
+    end += view().offset();
+    bool done = n >= view().least();
     for (size_t r = 0; done && r < options_.reframings; ++r) {
         done = memory_->remove(ids_.twins[r], end, -1) && holds_window(*memory_, ids_.twins[r], end);
     }
@@ -148,6 +168,7 @@ void Sequence::twins_hold(size_t n, const Draw & draw) noexcept {
 
 /// The draw is a function of the rows alone, so taking rows back takes back their hesitations too.
 Draw Sequence::due_draw(size_t i) const {
+    if (!has_masks(options_.view)) return {};
     const bool length_matters = options_.perturbation == Perturbation::uniform;
     if (options_.redraw == 0 && !length_matters) return {};
     std::vector<size_t> before;  // rows that hesitated
@@ -169,7 +190,7 @@ Draw Sequence::due_draw(size_t i) const {
 ///   twin    ^^ the same cells (unified cache: shared; separate streams: copied once)
 void Sequence::share_prompt() {
     const bool at_prompt_end =
-        !rows_.empty() && n_clean_prefix() == rows_.size() && has_pending() && is_reframed(rows_.size());
+        !rows_.empty() && n_clean_prefix() == rows_.size() && has_pending() && !in_prompt(next_position());
     if (!at_prompt_end) return;
     empty_twins();
     for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], -1, -1);
@@ -203,7 +224,13 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
     if (!memory_->remove(ids_.clean, p0, p1)) return false;
 
     bool twins_follow = true;
-    for (const llama_seq_id twin : ids_.twins) twins_follow = memory_->remove(twin, p0, p1) && twins_follow;
+    if (twins_are_alike()) {
+        for (const llama_seq_id twin : ids_.twins) twins_follow = memory_->remove(twin, p0, p1) && twins_follow;
+    } else if (is_tail) {
+        cut_twins(static_cast<size_t>(std::find_if(rows_.begin(), rows_.end(), gone) - rows_.begin()));
+    } else {
+        empty_twins();
+    }
     size_t n_prompt = 0;
     size_t n_twin = 0;
     size_t n_shared = 0;
@@ -224,10 +251,9 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
     n_twin_ = n_twin;
     n_shared_ = n_shared;
     settle_prompt_end();
-    const bool window_lost =
-        is_tail && n_twin_ > 0 &&
-        std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
-                    [&](llama_seq_id twin) { return !holds_window(*memory_, twin, end_of(n_twin_)); });
+    const bool window_lost = is_tail && n_twin_ > 0 &&
+                             std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
+                                         [&](llama_seq_id twin) { return !holds_window(*memory_, twin, twin_end()); });
     if (!twins_follow || window_lost) empty_twins();
     check();
     return true;
@@ -260,12 +286,13 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
     }
     if (replaces) {
         options_ = source.options_;
+        negative_prompt_ = source.negative_prompt_;
         mask_family_ = source.mask_family_;  // masks go with the rows: the copy continues the draws of its source
         n_prompt_ = n_prompt;
         prompt_end_ = source.prompt_end_;
         dropped_hesitations_ = source.dropped_hesitations_;
         twin_draw_ = source.twin_draw_;
-        n_twin_ = n_twin;
+        n_twin_ = is_whole || twins_are_alike() ? n_twin : 0;
         n_shared_ = n_shared;
         for (size_t r = 0; n_twin_ > 0 && r < ids_.twins.size(); ++r) {
             memory_->copy(source.ids_.twins[r], ids_.twins[r], p0, p1);
@@ -332,6 +359,7 @@ void Sequence::move(llama_pos p0, llama_pos p1, Move move_cells, Change change) 
         throw Error(ErrorCode::unsupported_call, "the memory of this model cannot change positions (no context shift)");
     }
     own_cells();
+    if (!twins_are_alike()) empty_twins();
     const llama_pos own = std::max(p0, first_own_position());
     for (const llama_seq_id twin : ids_.twins) {
         if (n_twin_ > 0) move_cells(twin, own);
@@ -355,17 +383,16 @@ void Sequence::divide(llama_pos p0, llama_pos p1, int divisor) {
 }
 
 std::string Sequence::disagreement() const {
-    const auto differs = [&](const std::string & what, llama_seq_id inner, size_t n) -> std::string {
+    const auto differs = [&](const std::string & what, llama_seq_id inner, llama_pos end) -> std::string {
         const llama_pos found = memory_->last(inner);
-        const llama_pos expected = n == 0 ? -1 : rows_[n - 1].position;
-        if (found == expected) return {};
+        if (found == end - 1) return {};
         return "sequence " + std::to_string(id_) + what + ": memory ends at position " + std::to_string(found) +
-               ", the rows at " + std::to_string(expected);
+               ", the rows at " + std::to_string(end - 1);
     };
-    if (auto text = differs("", ids_.clean, rows_.size()); !text.empty()) return text;
+    if (auto text = differs("", ids_.clean, next_position()); !text.empty()) return text;
     for (size_t r = 0; r < ids_.twins.size(); ++r) {
-        const size_t n = r < options_.reframings ? n_twin_ : 0;
-        if (auto text = differs(" twin " + std::to_string(r), ids_.twins[r], n); !text.empty()) return text;
+        const llama_pos end = r < options_.reframings ? twin_end() : 0;
+        if (auto text = differs(" twin " + std::to_string(r), ids_.twins[r], end); !text.empty()) return text;
     }
     return {};
 }

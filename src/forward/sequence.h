@@ -1,7 +1,7 @@
 // One of the caller's sequences: its rows, and its clean stream and reframed twins in memory.
 //
 //   rows      t0  t1  t2  t3  t4  t5        the clean stream holds all of them
-//   twins     ██  ██  ██  ██                n_twin = 4: each twin holds this prefix, perturbed by one draw of masks
+//   twins     ██  ██  ██  ██                n_twin = 4: each twin holds the view (view.h) of this prefix, by one draw of masks
 //   pending                   t4  t5        decoded for the twins when a hesitation comes
 //
 // Each operation changes memory and bookkeeping together, and checks in the end that they agree. The decodes themselves are
@@ -14,22 +14,13 @@
 #include <string>
 #include <vector>
 
-#include "forward/batch_rows.h"
 #include "forward/bytes.h"
 #include "forward/memory.h"
+#include "forward/view.h"
 #include "harp/options.h"
 #include "llama.h"
 
 namespace harp::forward {
-
-struct Row {
-    llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
-    llama_pos position = 0;                ///< where it stands now
-    uint32_t ordinal = 0;    ///< which masks it has: counts the rows, and does not change in a context shift
-    bool hesitated = false;  ///< the step after this row hesitated
-    bool is_output = false;  ///< its logits were wanted
-    EmbeddingRow embedding;
-};
 
 /// Identifies the masks that the rows of a twin were perturbed with.
 struct Draw {
@@ -53,17 +44,20 @@ class Sequence {
     [[nodiscard]] const Ids & ids() const noexcept { return ids_; }
     [[nodiscard]] const Options & options() const noexcept { return options_; }
     [[nodiscard]] uint32_t mask_family() const noexcept { return mask_family_; }
-    /// Twins that stay valid stay: a change of what shapes them (seed, kind, strength, reframings, scope, family) empties them.
+    /// Twins that stay valid stay: a change of what shapes them (view, seed, kind, strength, reframings, scope, family) empties
+    /// them.
     void set_options(const Options & options, uint32_t mask_family);
+    /// What View::guidance reads in the prompt's place; empty: the prompt's last token.
+    void set_negative_prompt(std::vector<llama_token> tokens);
 
     // --- rows
     [[nodiscard]] const std::vector<Row> & rows() const noexcept { return rows_; }
     [[nodiscard]] size_t size() const noexcept { return rows_.size(); }
     [[nodiscard]] llama_pos next_position() const noexcept;
     [[nodiscard]] uint32_t next_ordinal() const noexcept { return rows_.empty() ? 0 : rows_.back().ordinal + 1; }
-    /// Whether a twin's row `i` is perturbed; `i` may be size(), for a row at next_position(): not a prompt's under Scope::generated.
-    [[nodiscard]] bool is_reframed(size_t i) const noexcept;
-    /// Leading rows that are not: in them the twins are as the clean stream.
+    /// What the twins read.
+    [[nodiscard]] ViewOf view() const noexcept;
+    /// Leading rows in which the twins are as the clean stream: a prompt under Scope::generated.
     [[nodiscard]] size_t n_clean_prefix() const noexcept;
 
     /// Rows at positions < `end` are prompt, those to come and those held, whose hesitations count no more. Without a call, all up
@@ -72,6 +66,10 @@ class Sequence {
 
     // --- twins
     [[nodiscard]] size_t n_twin() const noexcept { return n_twin_; }
+    /// Whether what they have read serves the next hesitation too.
+    [[nodiscard]] bool keeps_twins() const noexcept {
+        return options_.view != View::last && (options_.redraw != 1 || !has_masks(options_.view));
+    }
     [[nodiscard]] bool has_pending() const noexcept { return n_twin_ < rows_.size(); }
     [[nodiscard]] const Draw & twin_draw() const noexcept { return twin_draw_; }
     /// The draw that a hesitation at row `i` uses: a new one after every Options::redraw hesitations.
@@ -134,12 +132,15 @@ class Sequence {
 
   private:
     struct Range;
+    /// Rows and twins stand at the same positions, and a twin has a row for each it holds.
+    [[nodiscard]] bool twins_are_alike() const noexcept { return has_masks(options_.view); }
     [[nodiscard]] bool is_prompt_open() const noexcept;
     [[nodiscard]] bool in_prompt(llama_pos position) const noexcept;
     void truncate_rows(size_t n);
     void settle_prompt_end();
     void own_cells();
     [[nodiscard]] llama_pos end_of(size_t n) const;
+    [[nodiscard]] llama_pos twin_end() const;
     [[nodiscard]] llama_pos first_own_position() const;
     template <typename Change>
     bool change_positions(llama_pos p0, llama_pos p1, Change change);
@@ -155,6 +156,7 @@ class Sequence {
     Ids ids_;
     Options options_;
     uint32_t mask_family_;
+    std::vector<llama_token> negative_prompt_;
 
     std::vector<Row> rows_;                // by position
     size_t n_prompt_ = 0;                  // leading rows that are prompt

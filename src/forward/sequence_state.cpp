@@ -124,6 +124,8 @@ void Sequence::save_rows(Writer & out) const {
     out.number(options_.strength);
     out.number(options_.reframings);
     out.number(static_cast<uint32_t>(options_.scope));
+    out.number(static_cast<uint32_t>(options_.view));
+    write_all(out, negative_prompt_);
     const Chunks chunks = chunks_of(rows_);
     write_chunks(out, chunks);
     out.number<uint64_t>(rows_.size());
@@ -149,7 +151,9 @@ Sequence::Saved Sequence::read_rows(Reader & in, int32_t n_vocab) const {
         same = (in.number<uint32_t>() == static_cast<uint32_t>(options_.perturbation)) && same;
         same = (in.number<float>() == options_.strength) && same;
         same = (in.number<uint32_t>() == options_.reframings) && same;
-        return (in.number<uint32_t>() == static_cast<uint32_t>(options_.scope)) && same;
+        same = (in.number<uint32_t>() == static_cast<uint32_t>(options_.scope)) && same;
+        same = (in.number<uint32_t>() == static_cast<uint32_t>(options_.view)) && same;
+        return (read_all<llama_token>(in) == negative_prompt_) && same;
     }();
     const Chunks chunks = read_chunks(in);
     const size_t n_rows = in.count(row_size);
@@ -246,27 +250,27 @@ void Sequence::go_back_to(Reader & in, const Saved & saved) {
     }
     const size_t n_clean = std::min(options_.scope == Scope::all ? 0 : saved.n_prompt, saved.n_twin);
     const bool twins_fit = saved.same_masks && saved.n_twin <= n_twin_ && saved.twin_draw == twin_draw_ &&
-                           n_clean == std::min(n_clean_prefix(), saved.n_twin);
+                           n_clean == std::min(n_clean_prefix(), saved.n_twin) &&
+                           (twins_are_alike() || saved.n_prompt == n_prompt_);
     truncate_rows(n);
     settle_prompt_end();
-    const auto go_back = [&](llama_seq_id inner, size_t n_rows, bool is_wanted) {
+    const auto go_back = [&](llama_seq_id inner, llama_pos end, bool is_wanted) {
         if (!is_wanted) {
             in.bytes(in.number<uint64_t>());
             memory_->remove(inner, -1, -1);
             return;
         }
         load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-        if (!memory_->remove(inner, end_of(n_rows), -1)) {
+        if (!memory_->remove(inner, end, -1)) {
             throw Error(ErrorCode::invalid_state, "memory cannot be cut behind the saved rows");
         }
     };
-    go_back(ids_.clean, n, n > 0);
-    const bool has_twins = twins_fit && saved.n_twin > 0;
+    go_back(ids_.clean, next_position(), n > 0);
+    n_twin_ = twins_fit ? saved.n_twin : 0;
     for (size_t r = 0; r < ids_.twins.size(); ++r) {
-        go_back(ids_.twins[r], saved.n_twin, has_twins && r < options_.reframings);
+        go_back(ids_.twins[r], twin_end(), n_twin_ > 0 && r < options_.reframings);
     }
     in.expect_end();
-    n_twin_ = has_twins ? saved.n_twin : 0;
     n_shared_ = std::min(n_shared_, n_twin_);
 }
 

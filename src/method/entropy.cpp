@@ -1,9 +1,10 @@
-// Entropy of a row of logits, vectorised: one pass for the maximum, one for the two sums.
+// Entropy of a row of logits, vectorised: one pass for the two greatest, one for the two sums.
 //
 // With m the maximum, S = sum exp(x - m) and T = sum (x - m) exp(x - m), the entropy is log2 S - (T / S) /
 // ln 2. This needs no second exponential and no logarithm per token.
 #include "method/entropy.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <cstddef>
@@ -64,16 +65,39 @@ HWY_INLINE void for_each_block(const float * logits, size_t n, F f) {
     f(tail);
 }
 
-float maximum(const float * logits, size_t n) {
+struct TopTwo {
+    float first = minus_infinity;
+    float second = minus_infinity;  // equal to `first` in a tie
+};
+
+// The two greatest of each lane, then of all lanes.
+TopTwo top_two(const float * logits, size_t n) {
     const FloatTag d;
     const size_t lanes = hn::Lanes(d);
-    FloatVec max = hn::Set(d, minus_infinity);
+    FloatVec first = hn::Set(d, minus_infinity);
+    FloatVec second = first;
     for_each_block(logits, n, [&](const float * x) HWY_ATTR {
-        const FloatVec first = hn::Max(hn::LoadU(d, x), hn::LoadU(d, x + lanes));
-        const FloatVec second = hn::Max(hn::LoadU(d, x + 2 * lanes), hn::LoadU(d, x + 3 * lanes));
-        max = hn::Max(max, hn::Max(first, second));
+        const FloatVec a = hn::LoadU(d, x);
+        const FloatVec b = hn::LoadU(d, x + lanes);
+        const FloatVec e = hn::LoadU(d, x + 2 * lanes);
+        const FloatVec f = hn::LoadU(d, x + 3 * lanes);
+        const FloatVec high = hn::Max(a, b);
+        const FloatVec other_high = hn::Max(e, f);
+        const FloatVec best = hn::Max(high, other_high);
+        const FloatVec next = hn::Max(hn::Min(high, other_high), hn::Max(hn::Min(a, b), hn::Min(e, f)));
+        second = hn::Max(hn::Max(second, next), hn::Min(first, best));
+        first = hn::Max(first, best);
     });
-    return hn::GetLane(hn::MaxOfLanes(d, max));
+    HWY_ALIGN float firsts[hn::MaxLanes(d)];
+    HWY_ALIGN float seconds[hn::MaxLanes(d)];
+    hn::Store(first, d, firsts);
+    hn::Store(second, d, seconds);
+    TopTwo top;
+    for (size_t k = 0; k < lanes; ++k) {
+        top.second = std::max({top.second, std::min(top.first, firsts[k]), seconds[k]});
+        top.first = std::max(top.first, firsts[k]);
+    }
+    return top;
 }
 
 // One vector's terms of S and T.
@@ -109,7 +133,8 @@ HWY_INLINE double total(DoubleVec low, DoubleVec high) {
 SoftmaxSummary summary(const float * logits, size_t n) {
     const FloatTag d;
     const size_t lanes = hn::Lanes(d);
-    const float largest = maximum(logits, n);
+    const TopTwo top = top_two(logits, n);
+    const float largest = top.first;
     const FloatVec max = hn::Set(d, largest);
     DoubleVec s_low = hn::Zero(DoubleTag());
     DoubleVec s_high = s_low;
@@ -128,7 +153,8 @@ SoftmaxSummary summary(const float * logits, size_t n) {
     });
     const double s = total(s_low, s_high);
     const double entropy_bits = std::log2(s) - total(t_low, t_high) / s * std::numbers::log2e;
-    return {entropy_bits, static_cast<double>(largest) + std::log(s)};
+    const double ratio = std::exp(static_cast<double>(top.second) - static_cast<double>(largest));
+    return {entropy_bits, static_cast<double>(largest) + std::log(s), ratio};
 }
 
 }  // namespace

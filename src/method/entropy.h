@@ -1,4 +1,5 @@
-// Shannon entropy of the next-token distribution, the measure of hesitation.  HARP (arXiv 2412.07282) section 3.1.
+// Measures of hesitation: Shannon entropy of the next-token distribution (HARP, arXiv 2412.07282, section 3.1), and how near
+// the second best token comes to the best.
 #pragma once
 
 #include <span>
@@ -8,9 +9,10 @@ namespace harp::method {
 struct SoftmaxSummary {
     double entropy_bits = 0;  ///< H = -sum_i p_i log2 p_i, 0 (certain) .. log2(n_vocab) (uniform)
     double log_sum_exp = 0;   ///< ln sum_i exp(logit_i): log p_i = logit_i - log_sum_exp, natural logarithm
+    double ratio = 0;         ///< second greatest probability over the greatest, 0 (certain) .. 1 (a tie)
 };
 
-/// Entropy and normaliser of p = softmax(logits).
+/// Entropy, normaliser and ratio of p = softmax(logits).
 ///
 /// Stable for any finite logits (the maximum is subtracted first); a logit of -infinity is a token of probability 0.
 /// Sums are accumulated in double. Vectorised for the CPU it runs on (Highway, chosen at run time).

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <cstddef>
+#include <limits>
+
+#include "method/entropy.h"
 
 namespace harp::method {
 
@@ -16,16 +20,41 @@ void copy_row(std::span<const float> from, std::span<float> to) noexcept {
     if (from.data() != to.data()) std::copy(from.begin(), from.end(), to.begin());
 }
 
-}  // namespace
-
-void mix_logits(std::span<const float> vanilla, std::span<const float> reframed, float beta,
-                std::span<float> out) noexcept {
-    assert(vanilla.size() == reframed.size() && vanilla.size() == out.size());
+void average(std::span<const float> vanilla, std::span<const float> reframed, float beta,
+             std::span<float> out) noexcept {
     // At both ends the formula would make NaN of an infinite logit (0 * infinity) and +0 of -0.
     if (beta == 1.0F) return copy_row(vanilla, out);
     if (beta == 0.0F) return copy_row(reframed, out);
     const float gamma = 1.0F - beta;
     for (size_t i = 0; i < out.size(); ++i) out[i] = beta * vanilla[i] + gamma * reframed[i];
+}
+
+void contrast(std::span<const float> vanilla, std::span<const float> reframed, const Mix & mix,
+              std::span<float> out) noexcept {
+    const auto vanilla_norm = static_cast<float>(summarise_softmax(vanilla).log_sum_exp);
+    const auto reframed_norm = static_cast<float>(summarise_softmax(reframed).log_sum_exp);
+    // of the logit itself, so that the most probable token is above it however the subtraction rounds
+    const float least = *std::max_element(vanilla.begin(), vanilla.end()) + std::log(mix.plausibility);
+    constexpr float lowest = std::numeric_limits<float>::lowest();
+    const float gamma = 1.0F - mix.beta;
+    for (size_t i = 0; i < out.size(); ++i) {
+        const float log_p = vanilla[i] - vanilla_norm;
+        const float contrasted = mix.beta * log_p + gamma * (reframed[i] - reframed_norm);
+        const bool changes = vanilla[i] >= least && vanilla[i] >= lowest && reframed[i] >= lowest;
+        out[i] = changes ? contrasted : log_p;
+    }
+}
+
+}  // namespace
+
+void mix_logits(std::span<const float> vanilla, std::span<const float> reframed, const Mix & mix,
+                std::span<float> out) noexcept {
+    assert(vanilla.size() == reframed.size() && vanilla.size() == out.size());
+    if (mix.beta <= 1.0F) {
+        average(vanilla, reframed, mix.beta, out);
+    } else {
+        contrast(vanilla, reframed, mix, out);
+    }
 }
 
 void accumulate_mean(std::span<const float> logits, unsigned count, std::span<float> mean) noexcept {

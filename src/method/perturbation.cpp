@@ -90,4 +90,9 @@ void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strengt
     }
 }
 
+void mask(const Masks & masks, uint32_t row, float probability, std::span<float> factors) noexcept {
+    const bool is_kept = probability == 0.0F || block_numbers(masks, row, 0).front() > probability;
+    if (!is_kept) std::fill(factors.begin(), factors.end(), 0.0F);
+}
+
 }  // namespace harp::method

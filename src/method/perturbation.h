@@ -46,4 +46,7 @@ struct RowChange {
 /// @param strength delta, alpha or sigma; strength 0 changes nothing
 void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strength, const RowChange & change) noexcept;
 
+/// Strikes a whole row out (its factors become 0) with a probability, of word dropout.
+void mask(const Masks & masks, uint32_t row, float probability, std::span<float> factors) noexcept;
+
 }  // namespace harp::method

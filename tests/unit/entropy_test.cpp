@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -144,6 +145,20 @@ TEST_P(Entropy, EveryLength) {
     for (size_t n = 1; n < 300; ++n) {
         const auto logits = random_logits(n, 1.0F);
         EXPECT_NEAR(entropy_bits(logits), reference(logits), 1e-6) << n;
+    }
+}
+
+TEST_P(Entropy, RatioIsOfTheTwoGreatest) {
+    const auto ratio = [](const std::vector<float> & logits) { return harp::method::summarise_softmax(logits).ratio; };
+    EXPECT_EQ(ratio({3.0F}), 0.0);
+    EXPECT_EQ(ratio({3.0F, 3.0F, -1.0F}), 1.0);
+    EXPECT_NEAR(ratio({std::log(4.0F), 0.0F}), 0.25, 1e-6);
+    EXPECT_EQ(ratio({-infinity, 2.0F, -infinity}), 0.0);
+    for (size_t n = 2; n < 300; ++n) {
+        auto logits = random_logits(n, 1.0F);
+        const double found = ratio(logits);
+        std::sort(logits.begin(), logits.end(), std::greater<>());
+        EXPECT_DOUBLE_EQ(found, std::exp(static_cast<double>(logits[1]) - static_cast<double>(logits[0]))) << n;
     }
 }
 

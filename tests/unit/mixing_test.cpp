@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -27,7 +28,7 @@ std::vector<float> random_row(size_t n, unsigned seed) {
 
 std::vector<float> mixed(const std::vector<float> & vanilla, const std::vector<float> & reframed, float beta) {
     std::vector<float> out(vanilla.size(), -1.0F);
-    mix_logits(vanilla, reframed, beta, out);
+    mix_logits(vanilla, reframed, {beta}, out);
     return out;
 }
 
@@ -84,15 +85,92 @@ TEST(Mixing, RoundsEachOperation) {
 TEST(Mixing, OutMayBeEitherInput) {
     const auto vanilla = random_row(131, 3);
     const auto reframed = random_row(131, 4);
-    for (const float beta : {0.0F, 0.3F, 0.5F, 1.0F}) {
+    for (const float beta : {0.0F, 0.3F, 0.5F, 1.0F, 2.5F}) {
         const auto expected = mixed(vanilla, reframed, beta);
         auto in_place = vanilla;
-        mix_logits(in_place, reframed, beta, in_place);
+        mix_logits(in_place, reframed, {beta}, in_place);
         expect_same_bits(in_place, expected);
         in_place = reframed;
-        mix_logits(vanilla, in_place, beta, in_place);
+        mix_logits(vanilla, in_place, {beta}, in_place);
         expect_same_bits(in_place, expected);
     }
+}
+
+std::vector<float> contrasted(const std::vector<float> & vanilla, const std::vector<float> & reframed, float beta,
+                              float plausibility = 0) {
+    std::vector<float> out(vanilla.size(), -1.0F);
+    mix_logits(vanilla, reframed, {beta, plausibility}, out);
+    return out;
+}
+
+double log_sum_exp(const std::vector<float> & row) {
+    double sum = 0;
+    for (const float x : row) sum += std::exp(static_cast<double>(x));
+    return std::log(sum);
+}
+
+TEST(Contrast, SubtractsLogProbabilities) {
+    // vanilla (1/2, 1/4, 1/4), reframed (1/4, 1/2, 1/4): with beta 2 p^2 / q = (1, 1/8, 1/4)
+    const float ln2 = std::log(2.0F);
+    const auto out = contrasted({ln2 + 5, 5, 5}, {-3, ln2 - 3, -3}, 2.0F);
+    EXPECT_NEAR(out[0], 0, 1e-6);
+    EXPECT_NEAR(out[1], -3 * ln2, 1e-6);
+    EXPECT_NEAR(out[2], -2 * ln2, 1e-6);
+}
+
+TEST(Contrast, MatchesDouble) {
+    const auto vanilla = random_row(1003, 6);
+    const auto reframed = random_row(1003, 7);
+    const double v = log_sum_exp(vanilla), r = log_sum_exp(reframed);
+    for (const float beta : {1.01F, 1.5F, 8.0F}) {
+        const auto out = contrasted(vanilla, reframed, beta);
+        for (size_t i = 0; i < out.size(); ++i) {
+            const double expected = static_cast<double>(beta) * (static_cast<double>(vanilla[i]) - v) +
+                                    (1 - static_cast<double>(beta)) * (static_cast<double>(reframed[i]) - r);
+            EXPECT_NEAR(static_cast<double>(out[i]), expected, 1e-4) << beta << " " << i;
+        }
+    }
+}
+
+TEST(Contrast, WhatIsImplausibleKeepsItsProbability) {
+    const auto vanilla = random_row(1003, 8);
+    const auto reframed = random_row(1003, 9);
+    const double norm = log_sum_exp(vanilla);
+    const float best = *std::max_element(vanilla.begin(), vanilla.end());
+    for (const float alpha : {1e-6F, 0.1F, 1.0F}) {
+        const auto out = contrasted(vanilla, reframed, 2.0F, alpha);
+        const auto all = contrasted(vanilla, reframed, 2.0F);
+        size_t n_changed = 0;
+        for (size_t i = 0; i < out.size(); ++i) {
+            if (vanilla[i] >= best + std::log(alpha)) {
+                EXPECT_EQ(out[i], all[i]);
+                ++n_changed;
+            } else {
+                EXPECT_NEAR(static_cast<double>(out[i]), static_cast<double>(vanilla[i]) - norm, 1e-4);
+            }
+        }
+        EXPECT_GE(n_changed, 1U) << "the most probable one is plausible";
+        EXPECT_LT(n_changed, out.size());
+    }
+}
+
+TEST(Contrast, StaysFiniteWhereVanillaIs) {
+    const auto out =
+        contrasted({1.0F, 2.0F, -infinity, -infinity, 0.0F}, {1.0F, -infinity, 3.0F, -infinity, 0.0F}, 3.0F);
+    const double norm = log_sum_exp({1.0F, 2.0F, 0.0F});
+    EXPECT_TRUE(std::isfinite(out[0]));
+    EXPECT_NEAR(static_cast<double>(out[1]), 2 - norm, 1e-6) << "the second pass rules it out: it stays as it is";
+    EXPECT_EQ(out[2], -infinity);
+    EXPECT_EQ(out[3], -infinity);
+    EXPECT_TRUE(std::isfinite(out[4]));
+}
+
+TEST(Contrast, OfTwoEqualRowsIsVanilla) {
+    const auto row = random_row(501, 10);
+    const double norm = log_sum_exp(row);
+    const auto out = contrasted(row, row, 4.0F);
+    for (size_t i = 0; i < row.size(); ++i)
+        EXPECT_NEAR(static_cast<double>(out[i]), static_cast<double>(row[i]) - norm, 1e-4);
 }
 
 TEST(Mean, OfOneRowIsThatRowBitForBit) {

@@ -48,8 +48,9 @@ void expect_names_all(const std::string & message, std::string_view name, std::s
 }
 
 TEST(Options, TableHasEveryOptionOnceInOrder) {
-    const std::vector<std::string_view> expected = {"threshold", "beta",   "perturbation", "strength", "reframings",
-                                                    "schedule",  "redraw", "scope",        "seed"};
+    const std::vector<std::string_view> expected = {
+        "gate",     "threshold",  "beta",     "plausibility", "view",  "view_tokens", "perturbation",
+        "strength", "reframings", "schedule", "redraw",       "scope", "seed"};
     std::vector<std::string_view> names;
     for (const OptionInfo & info : option_table()) names.push_back(info.name);
     EXPECT_EQ(names, expected);
@@ -58,8 +59,12 @@ TEST(Options, TableHasEveryOptionOnceInOrder) {
 TEST(Options, TableDefaultsAreThoseOfTheStruct) {
     for (const OptionInfo & info : option_table()) {
         EXPECT_EQ(get_option(Options{}, info.name), info.default_value) << info.name;
-        Options options{.threshold = 7.0,
+        Options options{.gate = Gate::ratio,
+                        .threshold = 7.0,
                         .beta = 0.75F,
+                        .plausibility = 0.25F,
+                        .view = View::masked,
+                        .view_tokens = 3,
                         .perturbation = Perturbation::gaussian,
                         .strength = 0.125F,
                         .reframings = 3,
@@ -79,6 +84,8 @@ TEST(Options, DefaultsAreTheAuthors) {
     const Options options;
     EXPECT_EQ(options.threshold, 1.0);
     EXPECT_EQ(options.beta, 0.5F);
+    EXPECT_EQ(options.gate, Gate::entropy);
+    EXPECT_EQ(options.view, View::perturbed);
     EXPECT_EQ(options.perturbation, Perturbation::dropout);
     EXPECT_EQ(options.strength, 0.2F);
     EXPECT_EQ(options.reframings, 1U);
@@ -103,23 +110,23 @@ TEST_P(AcceptedText, RoundTrips) {
     EXPECT_EQ(again, options);
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, AcceptedText,
-                         testing::Values(Accepted{"threshold", "0", "0"}, Accepted{"threshold", "inf", "inf"},
-                                         Accepted{"threshold", "1e-3", "0.001"}, Accepted{"strength", "5e-324", "0"},
-                                         Accepted{"threshold", "0.1000000000000000055511151231257827", "0.1"},
-                                         Accepted{"threshold", "0.30000000000000004", "0.30000000000000004"},
-                                         Accepted{"beta", "0", "0"}, Accepted{"beta", "1", "1"},
-                                         Accepted{"beta", "0.1", "0.1"}, Accepted{"beta", "0.333333343", "0.33333334"},
-                                         Accepted{"perturbation", "dropout", "dropout"},
-                                         Accepted{"perturbation", "uniform", "uniform"},
-                                         Accepted{"perturbation", "gaussian", "gaussian"},
-                                         Accepted{"strength", "0", "0"}, Accepted{"strength", "1", "1"},
-                                         Accepted{"strength", "5", "5"}, Accepted{"reframings", "1", "1"},
-                                         Accepted{"reframings", "8", "8"}, Accepted{"schedule", "auto", "auto"},
-                                         Accepted{"schedule", "fused", "fused"}, Accepted{"schedule", "lazy", "lazy"},
-                                         Accepted{"redraw", "1", "1"}, Accepted{"redraw", "4294967295", "4294967295"},
-                                         Accepted{"scope", "all", "all"}, Accepted{"scope", "generated", "generated"},
-                                         Accepted{"seed", "18446744073709551615", "18446744073709551615"}));
+INSTANTIATE_TEST_SUITE_P(
+    Table, AcceptedText,
+    testing::Values(
+        Accepted{"threshold", "0", "0"}, Accepted{"threshold", "inf", "inf"}, Accepted{"threshold", "1e-3", "0.001"},
+        Accepted{"strength", "5e-324", "0"}, Accepted{"threshold", "0.1000000000000000055511151231257827", "0.1"},
+        Accepted{"threshold", "0.30000000000000004", "0.30000000000000004"}, Accepted{"beta", "0", "0"},
+        Accepted{"beta", "1", "1"}, Accepted{"beta", "8", "8"}, Accepted{"plausibility", "0.1", "0.1"},
+        Accepted{"gate", "ratio", "ratio"}, Accepted{"view", "masked", "masked"},
+        Accepted{"view", "guidance", "guidance"}, Accepted{"view", "last", "last"}, Accepted{"view_tokens", "1", "1"},
+        Accepted{"beta", "0.1", "0.1"}, Accepted{"beta", "0.333333343", "0.33333334"},
+        Accepted{"perturbation", "dropout", "dropout"}, Accepted{"perturbation", "uniform", "uniform"},
+        Accepted{"perturbation", "gaussian", "gaussian"}, Accepted{"strength", "0", "0"},
+        Accepted{"strength", "1", "1"}, Accepted{"strength", "5", "5"}, Accepted{"reframings", "1", "1"},
+        Accepted{"reframings", "8", "8"}, Accepted{"schedule", "auto", "auto"}, Accepted{"schedule", "fused", "fused"},
+        Accepted{"schedule", "lazy", "lazy"}, Accepted{"redraw", "1", "1"},
+        Accepted{"redraw", "4294967295", "4294967295"}, Accepted{"scope", "all", "all"},
+        Accepted{"scope", "generated", "generated"}, Accepted{"seed", "18446744073709551615", "18446744073709551615"}));
 
 // The names of the enumerations stand in the order of the enumerators.
 TEST(Options, EnumerationsMeanWhatTheySay) {
@@ -134,6 +141,13 @@ TEST(Options, EnumerationsMeanWhatTheySay) {
     EXPECT_EQ(options.schedule, Schedule::lazy);
     set_option(options, "scope", "generated");
     EXPECT_EQ(options.scope, Scope::generated);
+    set_option(options, "gate", "ratio");
+    EXPECT_EQ(options.gate, Gate::ratio);
+    for (const auto & [name, view] : {std::pair("perturbed", View::perturbed), std::pair("masked", View::masked),
+                                      std::pair("guidance", View::guidance), std::pair("last", View::last)}) {
+        set_option(options, "view", name);
+        EXPECT_EQ(options.view, view);
+    }
 }
 
 struct Refused {
@@ -155,24 +169,25 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Refused{"threshold", "-0.5"}, Refused{"threshold", "-inf"}, Refused{"threshold", "nan"},
                     Refused{"threshold", "1e999"}, Refused{"threshold", ""}, Refused{"threshold", "1.0x"},
                     Refused{"threshold", " 1"}, Refused{"threshold", "1 "}, Refused{"threshold", "one"},
-                    Refused{"threshold", "1,5"}, Refused{"beta", "1.5"}, Refused{"beta", "-0.1"},
-                    Refused{"beta", "nan"}, Refused{"beta", "inf"}, Refused{"beta", "half"},
-                    Refused{"perturbation", "noise"}, Refused{"perturbation", "Dropout"},
-                    Refused{"perturbation", "dropout, uniform"}, Refused{"perturbation", ""},
-                    Refused{"perturbation", "0"}, Refused{"strength", "-1"}, Refused{"strength", "inf"},
-                    Refused{"strength", "nan"}, Refused{"strength", "x"}, Refused{"reframings", "0"},
-                    Refused{"reframings", "9"}, Refused{"reframings", "-1"}, Refused{"reframings", "1.5"},
-                    Refused{"reframings", "4294967297"}, Refused{"schedule", "automatic"}, Refused{"schedule", "eager"},
-                    Refused{"redraw", "-1"}, Refused{"redraw", "4294967296"}, Refused{"redraw", "never"},
-                    Refused{"scope", "prompt"}, Refused{"seed", "-1"}, Refused{"seed", "18446744073709551616"},
-                    Refused{"seed", "0x10"}));
+                    Refused{"threshold", "1,5"}, Refused{"beta", "8.5"}, Refused{"beta", "-0.1"},
+                    Refused{"plausibility", "1.5"}, Refused{"plausibility", "-0.1"}, Refused{"plausibility", "nan"},
+                    Refused{"gate", "margin"}, Refused{"view", "prompt"}, Refused{"view", ""},
+                    Refused{"view_tokens", "0"}, Refused{"view_tokens", "-1"}, Refused{"beta", "nan"},
+                    Refused{"beta", "inf"}, Refused{"beta", "half"}, Refused{"perturbation", "noise"},
+                    Refused{"perturbation", "Dropout"}, Refused{"perturbation", "dropout, uniform"},
+                    Refused{"perturbation", ""}, Refused{"perturbation", "0"}, Refused{"strength", "-1"},
+                    Refused{"strength", "inf"}, Refused{"strength", "nan"}, Refused{"strength", "x"},
+                    Refused{"reframings", "0"}, Refused{"reframings", "9"}, Refused{"reframings", "-1"},
+                    Refused{"reframings", "1.5"}, Refused{"reframings", "4294967297"}, Refused{"schedule", "automatic"},
+                    Refused{"schedule", "eager"}, Refused{"redraw", "-1"}, Refused{"redraw", "4294967296"},
+                    Refused{"redraw", "never"}, Refused{"scope", "prompt"}, Refused{"seed", "-1"},
+                    Refused{"seed", "18446744073709551616"}, Refused{"seed", "0x10"}));
 
 TEST(Options, MessageReadsLikeASentence) {
     Options options;
-    EXPECT_EQ(refusal([&] { set_option(options, "beta", "1.5"); }),
-              "option 'beta': 1.5 is out of range; allowed: 0..1");
+    EXPECT_EQ(refusal([&] { set_option(options, "beta", "9"); }), "option 'beta': 9 is out of range; allowed: 0..8");
     EXPECT_EQ(refusal([&] { set_option(options, "beta", "half"); }),
-              "option 'beta': 'half' is not a value; allowed: 0..1");
+              "option 'beta': 'half' is not a value; allowed: 0..8");
 }
 
 TEST(Options, UnknownNameListsTheKnownAndTheNearest) {
@@ -217,19 +232,23 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 INSTANTIATE_TEST_SUITE_P(
     Table, InvalidOptions,
-    testing::Values(Invalid{"threshold", {.threshold = -1.0}}, Invalid{"threshold", {.threshold = nan}},
-                    Invalid{"beta", {.beta = 1.00001F}}, Invalid{"beta", {.beta = -0.1F}},
-                    Invalid{"beta", {.beta = nan}},
-                    Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(3)}},
-                    Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(-1)}},
-                    Invalid{"strength", {.strength = 1.5F}}, Invalid{"strength", {.strength = -0.1F}},
-                    Invalid{"strength", {.strength = nan}},
-                    Invalid{"strength", {.perturbation = Perturbation::uniform, .strength = 0.0F}},
-                    Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = 0.0F}},
-                    Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = infinity}},
-                    Invalid{"reframings", {.reframings = 0}}, Invalid{"reframings", {.reframings = 9}},
-                    Invalid{"schedule", {.schedule = static_cast<Schedule>(3)}},
-                    Invalid{"scope", {.scope = static_cast<Scope>(2)}}));
+    testing::Values(
+        Invalid{"threshold", {.threshold = -1.0}}, Invalid{"threshold", {.threshold = nan}},
+        Invalid{"beta", {.beta = 8.00001F}}, Invalid{"beta", {.beta = -0.1F}}, Invalid{"beta", {.beta = nan}},
+        Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(3)}},
+        Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(-1)}},
+        Invalid{"strength", {.strength = 1.5F}}, Invalid{"strength", {.strength = -0.1F}},
+        Invalid{"strength", {.strength = nan}},
+        Invalid{"strength", {.perturbation = Perturbation::uniform, .strength = 0.0F}},
+        Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = 0.0F}},
+        Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = infinity}},
+        Invalid{"reframings", {.reframings = 0}}, Invalid{"reframings", {.reframings = 9}},
+        Invalid{"schedule", {.schedule = static_cast<Schedule>(3)}}, Invalid{"scope", {.scope = static_cast<Scope>(2)}},
+        Invalid{"gate", {.gate = static_cast<Gate>(2)}}, Invalid{"view", {.view = static_cast<View>(4)}},
+        Invalid{"view_tokens", {.view_tokens = 0}}, Invalid{"plausibility", {.plausibility = 1.01F}},
+        Invalid{"reframings", {.view = View::last, .reframings = 2}},
+        Invalid{"reframings", {.view = View::guidance, .reframings = 2}},
+        Invalid{"strength", {.view = View::masked, .perturbation = Perturbation::gaussian, .strength = 1.5F}}));
 
 TEST(Options, ValidatePassesTheEndsOfEachRange) {
     EXPECT_NO_THROW(validate({.threshold = std::numeric_limits<double>::infinity()}));
@@ -244,6 +263,7 @@ TEST(Options, VanillaMeansThatNoLogitCanChange) {
     EXPECT_TRUE((Options{.beta = 1.0F}).is_vanilla());
     EXPECT_FALSE((Options{.threshold = 1e300}).is_vanilla());
     EXPECT_FALSE((Options{.beta = 0.99F}).is_vanilla());
+    EXPECT_FALSE((Options{.beta = 1.01F}).is_vanilla());
 }
 
 }  // namespace

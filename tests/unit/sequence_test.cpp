@@ -36,7 +36,7 @@ std::string clean_content(const Row & row) {
 /// A clean row of a twin is as the clean stream's; in a copied prompt it is the very same.
 std::string twin_content(const Sequence & sequence, size_t i, const Draw & draw, size_t reframing) {
     const Row & row = sequence.rows()[i];
-    if (!sequence.is_reframed(i)) return clean_content(row);
+    if (!sequence.view().is_reframed(i)) return clean_content(row);
     return clean_content(row) + "/" + std::to_string(row.ordinal) + "/" + std::to_string(draw.index) + "/" +
            std::to_string(sequence.mask_family()) + "/" + std::to_string(reframing);
 }
@@ -75,6 +75,7 @@ struct Pass {
         Sequence & sequence = sequences[s];
         if (sequence.size() == 0) return;
         const size_t last = sequence.size() - 1;
+        if (!has_masks(sequence.options().view) && !sequence.view().differs_at(last)) return;
         const Draw draw = sequence.due_draw(last);
         sequence.cut_twins(draw == sequence.twin_draw() ? last : sequence.n_clean_prefix());
         complete(s, draw);
@@ -82,17 +83,20 @@ struct Pass {
     void complete(size_t s, const Draw & draw) {
         Sequence & sequence = sequences[s];
         for (size_t r = 0; r < sequence.options().reframings; ++r) {
-            for (size_t i = sequence.n_twin(); i < sequence.size(); ++i) {
-                memory.decode(sequence.ids().twins[r], sequence.rows()[i].position, twin_content(sequence, i, draw, r));
+            for (const ViewRow & row : sequence.view().read(sequence.n_twin(), sequence.size())) {
+                memory.decode(sequence.ids().twins[r], row.position,
+                              row.is_reframed ? twin_content(sequence, row.index, draw, r) : std::to_string(row.token));
             }
         }
         sequence.twins_hold(sequence.size(), draw);
+        if (sequence.options().view == View::last) sequence.empty_twins();
     }
     /// As ForwardPass: twins that stay in use see what is removed from the middle.
     bool remove(size_t s, llama_pos p0, llama_pos p1) {
         Sequence & sequence = sequences[s];
         const bool is_middle = p1 >= 0 && p1 < sequence.next_position();
-        if (is_middle && sequence.n_twin() > 0 && sequence.due_draw(sequence.size()) == sequence.twin_draw()) {
+        const bool has_copies = sequence.n_twin() > 0 && has_masks(sequence.options().view);
+        if (is_middle && has_copies && sequence.due_draw(sequence.size()) == sequence.twin_draw()) {
             complete(s, sequence.twin_draw());
         }
         return sequence.remove(p0, p1);
@@ -120,7 +124,7 @@ std::string text(const Sequence & sequence) {
         out.append(std::to_string(row.token)).append("@").append(std::to_string(row.position));
         if (row.ordinal != static_cast<uint32_t>(row.position)) out.append("/").append(std::to_string(row.ordinal));
         if (row.hesitated) out += '!';
-        if (!sequence.is_reframed(i)) out += '-';
+        if (!sequence.view().is_reframed(i)) out += '-';
     }
     return out;
 }
@@ -131,18 +135,18 @@ std::string text(const Sequence & sequence) {
 TEST(Sequence, ScopeGeneratedLeavesRowsUpToTheFirstOutputClean) {
     Pass pass(Kind::unified, 1, options_with(Scope::generated));
     pass.decode(0, 1, false);
-    EXPECT_FALSE(pass[0].is_reframed(1));  // the next one
-    pass.decode(0, 2, true);               // the first output row is still prompt
-    EXPECT_TRUE(pass[0].is_reframed(2));
+    pass.decode(0, 2, true);  // the first output row is still prompt
     pass.decode(0, 3, true);
     pass.decode(0, 4, false);
     EXPECT_EQ(text(pass[0]), "1@0- 2@1- 3@2 4@3");
     EXPECT_EQ(pass[0].n_clean_prefix(), 2U);
     // cut back into the prompt: it is open again; behind it: it is not
     ASSERT_TRUE(pass.remove(0, 2, -1));
-    EXPECT_TRUE(pass[0].is_reframed(2));
+    pass.decode(0, 5);
+    EXPECT_EQ(text(pass[0]), "1@0- 2@1- 5@2");
     ASSERT_TRUE(pass.remove(0, 1, -1));
-    EXPECT_FALSE(pass[0].is_reframed(1));
+    pass.decode(0, 6);
+    EXPECT_EQ(text(pass[0]), "1@0- 6@1-");
 }
 
 TEST(Sequence, ScopeGeneratedWithAPromptEndThatWasSet) {
@@ -175,9 +179,10 @@ TEST(Sequence, APromptsEndFollowsAContextShift) {
         pass[0].add(16, -1, -12);
         EXPECT_EQ(text(pass[0]), "0@0- 1@1- 2@2- 3@3- 16@4/16 17@5/17 18@6/18 19@7/19");
         pass.decode(0, 20);
-        EXPECT_TRUE(pass[0].is_reframed(8)) << "position 8 was prompt once";
+        EXPECT_TRUE(pass[0].view().is_reframed(8)) << "position 8 was prompt once";
         ASSERT_TRUE(pass.remove(0, 4, -1));
-        EXPECT_EQ(pass[0].is_reframed(4), is_set) << "what follows the prompt whose end was set is an answer";
+        pass.decode(0, 21);
+        EXPECT_EQ(pass[0].view().is_reframed(4), is_set) << "what follows the prompt whose end was set is an answer";
     }
 }
 
@@ -528,7 +533,10 @@ struct Fuzz {
                 options.seed = static_cast<uint64_t>(pick(2));
                 options.redraw = static_cast<uint32_t>(pick(3));
                 options.scope = pick(2) == 0 ? Scope::all : Scope::generated;
+                options.view = static_cast<View>(pick(4));
+                options.view_tokens = static_cast<uint32_t>(1 + pick(5));
                 sequence.set_options(options, static_cast<uint32_t>(pick(2)));
+                sequence.set_negative_prompt(std::vector<llama_token>(static_cast<size_t>(pick(3)), pick(n_vocab)));
                 break;
             }
             case 12: {  // a decode that fails on its way
@@ -539,7 +547,8 @@ struct Fuzz {
                     if (i < 2) memory_decode(sequence.ids().clean, sequence, row);
                 }
                 if (sequence.n_twin() == n && n > 0) {
-                    pass.memory.decode(sequence.ids().twins[0], end,
+                    const ViewRow row = sequence.view().read(n, n + 1).back();
+                    pass.memory.decode(sequence.ids().twins[0], row.position,
                                        twin_content(sequence, n, sequence.twin_draw(), 0));
                 }
                 sequence.take_back(n, end);
@@ -561,23 +570,42 @@ struct Fuzz {
         for (const Row & row : sequence.rows()) rows.push_back({row.token, row.position, row.ordinal});
         ASSERT_TRUE(rows == models[s].items) << text(sequence);
         ASSERT_EQ(sequence.disagreement(), "");
-        expect_held(sequence, sequence.ids().clean, sequence.size(),
-                    [&](size_t i) { return clean_content(sequence.rows()[i]); });
+        Cells clean;
+        for (const Row & row : sequence.rows()) clean.emplace_back(row.position, clean_content(row));
+        expect_held(sequence.ids().clean, clean);
         for (size_t r = 0; r < sequence.ids().twins.size(); ++r) {
-            expect_held(sequence, sequence.ids().twins[r], sequence.n_twin(),
-                        [&](size_t i) { return twin_content(sequence, i, sequence.twin_draw(), r); });
+            expect_held(sequence.ids().twins[r], twin_cells(sequence, r));
         }
     }
-    template <typename Content>
-    void expect_held(const Sequence & sequence, llama_seq_id id, size_t n, const Content & content) {
+
+    using Cells = std::vector<std::pair<llama_pos, std::string>>;
+    /// What a twin should hold: a copy of the rows, or under guidance the negative prompt, or the prompt's last token, and the answer.
+    static Cells twin_cells(const Sequence & sequence, size_t r) {
+        Cells cells;
+        if (sequence.n_twin() == 0) return cells;
+        const ViewOf view = sequence.view();
+        size_t begin = 0;
+        llama_pos moved = 0;
+        if (view.options.view == View::guidance) {
+            for (const llama_token token : view.negative_prompt)
+                cells.emplace_back(cells.size(), std::to_string(token));
+            begin = view.n_prompt - (cells.empty() && view.n_prompt > 0 ? 1 : 0);
+            const llama_pos answer = view.n_prompt == 0 ? 0 : sequence.rows()[view.n_prompt - 1].position + 1;
+            if (!cells.empty()) moved = static_cast<llama_pos>(cells.size()) - answer;
+        }
+        for (size_t i = begin; i < sequence.n_twin(); ++i) {
+            cells.emplace_back(sequence.rows()[i].position + moved, twin_content(sequence, i, sequence.twin_draw(), r));
+        }
+        return cells;
+    }
+    void expect_held(llama_seq_id id, const Cells & expected) {
         std::string cells, window, state;
-        const llama_pos end = n == 0 ? 0 : sequence.rows()[n - 1].position + 1;
-        for (size_t i = 0; i < n; ++i) {
-            const llama_pos position = sequence.rows()[i].position;
-            const std::string cell = std::to_string(position) + ":" + content(i) + " ";
+        const llama_pos end = expected.empty() ? 0 : expected.back().first + 1;
+        for (const auto & [position, content] : expected) {
+            const std::string cell = std::to_string(position) + ":" + content + " ";
             cells += cell;
             if (position > end - FakeMemory::window) window += cell;
-            state += content(i) + " ";
+            state += content + " ";
         }
         if (kind == Kind::recurrent) {
             ASSERT_EQ(pass.memory.contents(id), state);
@@ -603,7 +631,7 @@ std::string name_of(Kind kind) {
 class SequenceFuzz : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(SequenceFuzz, RandomOperationsLeaveWhatTheModelSays) {
-    size_t n_twin_rows = 0;
+    std::array<size_t, 4> n_twin_rows{};  // [View]
     for (uint32_t seed = 0; seed < 60; ++seed) {
         for (const uint32_t reframings : {1U, 2U}) {
             Fuzz fuzz(GetParam(), seed, options_with(seed % 2 == 0 ? Scope::all : Scope::generated, 0, reframings));
@@ -612,12 +640,14 @@ TEST_P(SequenceFuzz, RandomOperationsLeaveWhatTheModelSays) {
                 for (size_t s = 0; s < Fuzz::n_sequences; ++s) {
                     fuzz.check(s);
                     if (HasFatalFailure()) return;
-                    n_twin_rows += fuzz.pass[s].n_twin();
+                    n_twin_rows.at(static_cast<size_t>(fuzz.pass[s].options().view)) += fuzz.pass[s].n_twin();
                 }
             }
         }
     }
-    EXPECT_GT(n_twin_rows, 10000U) << "the twins were in use";
+    for (const View view : {View::perturbed, View::masked, View::guidance}) {
+        EXPECT_GT(n_twin_rows.at(static_cast<size_t>(view)), 3000U) << "the twins were in use";
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, SequenceFuzz,
