@@ -1,5 +1,5 @@
-// harp calibrate: a threshold for this model, from the entropies it has on a text or in its own answer; a grid of strengths
-// and betas tried on the text. docs/CALIBRATION.md explains the figures.
+// harp calibrate: which second look helps (look_search.h); or, with a target, a threshold for this model, from the entropies it
+// has on a text or in its own answer. docs/CALIBRATION.md explains the figures.
 #include <fmt/format.h>
 
 #include <limits>
@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "forward/batch_rows.h"
 #include "interrupt.h"
+#include "look_search.h"
 #include "report.h"
 #include "scoring.h"
 #include "sweep.h"
@@ -35,35 +36,43 @@ struct Flags {
     std::optional<double> cost;
     int n_generate = 0;
     std::string format = "auto";
-    std::string strengths = "0.02,0.05,0.1,0.2";
-    std::string betas = "0.5,0.75";
-    bool no_grid = false;
     bool as_json = false;
     ScoringFlags scoring;
+    SearchFlags search;
 
     void add_to(CLI::App & app);
+    /// Whether a threshold is looked for, and not a second look that helps.
+    [[nodiscard]] bool has_target() const { return share || cost || n_generate > 0; }
 };
 
 void Flags::add_to(CLI::App & app) {
+    const char * group = "A threshold, by how often or at what cost";
     app.add_option("--target-share", share, "share of the steps that should hesitate [0..1; default 0.2]")
-        ->check(number_in(0, 1));
+        ->check(number_in(0, 1))
+        ->group(group);
     app.add_option(
            "--target-cost", cost,
            "time per token, over vanilla's, that HARP may cost: the share it buys, or --target-share if that is "
            "less; batches are timed for it [1..100]")
-        ->check(number_in(1, 100));
+        ->check(number_in(1, 100))
+        ->group(group);
     auto * generate = app.add_option("--generate", n_generate,
                                      "answer the text as a prompt, N tokens, and take the steps of that answer [1..]")
-                          ->check(CLI::Range(1, 1 << 20));
+                          ->check(CLI::Range(1, 1 << 20))
+                          ->group(group);
     add_format_flag(app, format);
-    app.get_option("--format")->needs(generate);
-    app.add_option("--strengths", strengths, "strengths to try on the text")->capture_default_str()->excludes(generate);
-    app.add_option("--betas", betas, "betas to try with each")->capture_default_str()->excludes(generate);
-    app.add_flag("--no-grid", no_grid, "only look for the threshold");
+    app.get_option("--format")->needs(generate)->group(group);
     app.add_flag("--json", as_json, "print one JSON object");
     scoring.add_to(app);
     app.get_option("--window")->excludes(generate);
     app.get_option("--max-tokens")->excludes(generate);
+    search.add_to(app);
+    for (const char * target : {"--target-share", "--target-cost", "--generate"}) {
+        for (const char * of_search :
+             {"--examples", "--metric", "--views", "--thresholds", "--betas", "--plausibilities", "--write-preset"}) {
+            app.get_option(of_search)->excludes(app.get_option(target));
+        }
+    }
 }
 
 [[noreturn]] void stop_interrupted() {
@@ -86,7 +95,6 @@ Source take_text(Session & session, const std::string & given, const ScoringFlag
     if (interrupt_requested) stop_interrupted();
     for (const decoding::TokenScore & score : source.scores) c.entropies.push_back(score.record.entropy);
     c.vanilla = decoding::summarise(source.scores);
-    c.vanilla_seconds = progress.seconds();
     return source;
 }
 
@@ -162,27 +170,6 @@ void choose_threshold(const Flags & flags, const Options & base, Calibration & c
     c.recommended.threshold = c.choice.threshold;
 }
 
-/// @return why strengths and betas are not tried, or an empty string
-std::string reason_against_grid(const Flags & flags, const Calibration & c) {
-    if (c.is_generated)
-        return "Strengths and betas are not tried: an answer drawn from the vanilla model favours the vanilla model.";
-    if (flags.no_grid) return "Strengths and betas are not tried (--no-grid).";
-    if (c.choice.share == 0) return "Strengths and betas are not tried: nothing hesitates.";
-    return {};
-}
-
-void try_grid(Session & session, const Source & source, std::vector<Axis> axes, std::vector<Options> combinations,
-              Calibration & c) {
-    for (Options & options : combinations) options.threshold = c.choice.threshold;
-    Grid grid{std::move(axes), run_sweep(session, source.text, combinations, source.scores), {}};
-    if (grid.rows.size() != combinations.size()) stop_interrupted();
-    std::vector<decoding::Mean> differences;
-    for (const decoding::SweepRow & row : grid.rows) differences.push_back(row.summary.difference);
-    grid.best = decoding::best_row(differences);
-    if (grid.best) c.recommended = grid.rows[*grid.best].options;
-    c.grid = std::move(grid);
-}
-
 std::string output_json(Session & session, const Source & source, const Calibration & c, double seconds) {
     json output = calibration_json(c);
     output["seconds"] = seconds;
@@ -195,13 +182,61 @@ std::string output_json(Session & session, const Source & source, const Calibrat
     return dump(output, 2) + "\n";
 }
 
+/// A threshold for the target.
+int calibrate_threshold(const common_params & params, const Flags & flags, const Options & options,
+                        const std::string & given) {
+    const ScoringProgress all;
+    Session session(params, options_of_pass({&options, 1}));
+    Calibration calibration;
+    const Source source = flags.n_generate > 0 ? take_answer(session, given, flags, calibration)
+                                               : take_text(session, given, flags.scoring, calibration);
+    if (flags.cost) apply_budget(calibration, session, source.text.tokens, *flags.cost);
+    choose_threshold(flags, options, calibration);
+    calibration.command = command_with(calibration.recommended, params.model.path);
+    write_out(flags.as_json ? output_json(session, source, calibration, all.seconds()) : calibration_text(calibration));
+    return exit_ok;
+}
+
+/// The second look that helps.
+int calibrate_look(common_params params, const Flags & flags, const std::vector<Options> & sets,
+                   const std::string & given, bool may_resize) {
+    if (may_resize && !flags.search.examples.empty()) params.n_parallel = 4;  // examples share batches
+    if (params.n_parallel > 1) {
+        params.kv_unified = true;
+        params.n_ctx *= params.n_parallel;
+    }
+    const ScoringProgress all;
+    Session session(params, options_of_pass(sets));
+    const Search search = run_search(session, given, flags.scoring, flags.search, sets);
+    json about = search_json(search);
+    about["seconds"] = all.seconds();
+    about["examples_file"] = flags.search.examples;
+    about["model"] = model_json(session.model(), params.model.path);
+    about["build"] = build_json();
+    if (search.helps && !flags.search.preset.empty()) {
+        json found_by = about;
+        found_by.erase("tries");
+        write_preset(search, flags.search.preset, found_by);
+    }
+    about["recommended"] = search.helps ? options_json(search.recommended) : options_json(std::nullopt);
+    write_out(flags.as_json ? dump(about, 2) + "\n" : search_text(search));
+    if (!search.helps && !flags.search.preset.empty())
+        fmt::print(stderr, "harp calibrate: no preset is written: nothing was seen to help\n");
+    return exit_ok;
+}
+
 }  // namespace
 
 int calibrate_command(int argc, char ** argv) {
     CommandLine line(
         "calibrate",
-        "Finds the threshold at which the model hesitates at a wanted share of the steps of a text (-f FILE, -p TEXT\n"
-        "or standard input) or of its own answer to it, then tries strengths and betas on the text.",
+        "Which second look helps this model on these examples, and by how much: views, thresholds, betas and "
+        "plausibilities\n"
+        "are tried on the first half of them (--examples FILE, or a text by -f FILE, -p TEXT or standard input), the "
+        "best is\n"
+        "checked on the second half. With a target: the threshold at which a share of the steps of a text, or of the\n"
+        "model's answer to it, hesitates.",
+        "harp calibrate -m model.gguf --examples questions.jsonl --write-preset look.json\n  "
         "harp calibrate -m model.gguf -f book.txt --max-tokens 2000 --target-share 0.2");
     Flags flags;
     flags.add_to(line.app);
@@ -213,26 +248,16 @@ int calibrate_command(int argc, char ** argv) {
     refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
-    line.harp.refuse("strength", "calibrate tries those of --strengths");
-    line.harp.refuse("beta", "calibrate tries those of --betas");
-    std::vector<Axis> axes = {make_axis("strength", flags.strengths), make_axis("beta", flags.betas)};
-    const auto combinations = combine(*options, axes, "--strengths and --betas");
-    const std::string given = read_prompt(line, params);
-    const bool answers = flags.n_generate > 0;
-    if (!answers) limit_context(params);
-
-    const ScoringProgress all;
-    Session session(params, options_of_pass({&*options, 1}));
-    Calibration calibration;
-    const Source source = answers ? take_answer(session, given, flags, calibration)
-                                  : take_text(session, given, flags.scoring, calibration);
-    if (flags.cost) apply_budget(calibration, session, source.text.tokens, *flags.cost);
-    choose_threshold(flags, *options, calibration);
-    calibration.why_no_grid = reason_against_grid(flags, calibration);
-    if (calibration.why_no_grid.empty()) try_grid(session, source, std::move(axes), combinations, calibration);
-    calibration.command = command_with(calibration.recommended, params.model.path);
-    write_out(flags.as_json ? output_json(session, source, calibration, all.seconds()) : calibration_text(calibration));
-    return exit_ok;
+    if (flags.has_target()) {
+        if (flags.n_generate == 0) limit_context(params);
+        return calibrate_threshold(params, flags, *options, read_prompt(line, params));
+    }
+    for (const char * name : {"beta", "plausibility", "view", "view_tokens", "strength"})
+        line.harp.refuse(name, "calibrate tries several (--views, --betas, --plausibilities)");
+    const std::vector<Options> sets = flags.search.sets(*options);
+    const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
+    limit_context(params);
+    return calibrate_look(params, flags, sets, given, !line.has_llama_flag({"-np", "--parallel"}));
 }
 
 }  // namespace harp::cli

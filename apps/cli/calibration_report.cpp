@@ -7,7 +7,10 @@
 #include <cmath>
 #include <numeric>
 
+#include "command_line.h"
 #include "report.h"
+#include "scoring.h"
+#include "terminal.h"
 
 namespace harp::cli {
 
@@ -71,28 +74,6 @@ std::string threshold_text(const Calibration & c) {
         "threshold {:.10g}: {:.1f} % of these steps are above it (wanted: {:.1f} %; ± {:.1f} as a sample of {:.0f} "
         "steps)\n",
         c.choice.threshold, 100 * share, 100 * c.wanted_share, 100 * std::sqrt(share * (1 - share) / n), n);
-}
-
-std::string grid_text(const Calibration & c) {
-    if (!c.grid) return c.why_no_grid + "\n";
-    const auto & rows = c.grid->rows;
-    std::string text = sweep_table(c.grid->axes, *c.vanilla, c.vanilla_seconds, rows) + standard_error_note + "\n";
-    if (!c.grid->best) {
-        return text + fmt::format(
-                          "None of these {} lowers the perplexity of this text by more than two standard errors: with "
-                          "this threshold "
-                          "HARP was not seen to help here.\nThe line below has the threshold alone; strength and beta "
-                          "stay at their "
-                          "defaults.\n",
-                          rows.size());
-    }
-    const decoding::SweepRow & best = rows[*c.grid->best];
-    return text + fmt::format(
-                      "strength {} with beta {} lowers the perplexity of this text by more than two standard errors "
-                      "({:+.4f} ± {:.4f} nats per token).\nIt is the best of {} tries, and the best of several looks "
-                      "better than it is: check it on another text with harp score.\n",
-                      get_option(best.options, "strength"), get_option(best.options, "beta"),
-                      best.summary.difference.value, best.summary.difference.standard_error, rows.size());
 }
 
 json histogram_json(const Calibration & c) {
@@ -166,7 +147,7 @@ std::string histogram_text(const std::vector<HistogramBin> & bins, double thresh
 std::string calibration_text(const Calibration & c) {
     const auto bins = decoding::histogram(c.entropies, max_bins);
     return source_text(c) + histogram_text(bins, c.choice.threshold, std::min<size_t>(terminal_width(), 120)) +
-           quantile_text(c) + "\n" + budget_text(c) + threshold_text(c) + "\n" + grid_text(c) + "\n" +
+           quantile_text(c) + "\n" + budget_text(c) + threshold_text(c) + "\n" +
            styled(stdout, Style::bold, c.command) + "\n";
 }
 
@@ -184,8 +165,6 @@ json calibration_json(const Calibration & c) {
             {"threshold", recommended["threshold"]},
             {"share", c.choice.share},
             {"vanilla", c.vanilla ? mean_json(c.vanilla->vanilla) : json()},
-            {"grid", c.grid ? sweep_json(c.grid->axes, c.grid->rows) : json()},
-            {"helps", c.grid ? json(c.grid->best.has_value()) : json()},
             {"recommended", changed},
             {"command", c.command}};
 }
@@ -193,8 +172,12 @@ json calibration_json(const Calibration & c) {
 std::string command_with(const Options & options, const std::string & model_path) {
     std::string text = "harp generate -m " + quoted(model_path);
     for (const std::string_view name : changed_options(options))
-        text += fmt::format(" --harp-{} {}", name, get_option(options, name));
+        text += fmt::format(" {} {}", flag_of(name), get_option(options, name));
     return text;
+}
+
+std::string command_without(const std::string & model_path) {
+    return "harp generate -m " + quoted(model_path) + " --harp-off";
 }
 
 }  // namespace harp::cli

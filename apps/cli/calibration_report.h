@@ -7,16 +7,9 @@
 #include <vector>
 
 #include "decoding/calibration.h"
-#include "sweep.h"
+#include "harp/options.h"
 
 namespace harp::cli {
-
-/// Strengths and betas tried with the threshold found.
-struct Grid {
-    std::vector<Axis> axes;
-    std::vector<decoding::SweepRow> rows;
-    std::optional<size_t> best;  ///< row that lowers the perplexity beyond two standard errors
-};
 
 struct Calibration {
     bool is_generated = false;      ///< the entropies are of an answer that the model gave, not of the text itself
@@ -27,9 +20,6 @@ struct Calibration {
     decoding::BudgetShare bought{.share = 1};
     forward::CostModel costs;
     std::optional<decoding::ScoreSummary> vanilla;  ///< of a given text
-    double vanilla_seconds = 0;
-    std::optional<Grid> grid;
-    std::string why_no_grid;  ///< for people
     Options recommended;
     std::string command;  ///< line with them
 };
@@ -43,5 +33,7 @@ struct Calibration {
 
 /// `harp generate` with the model and all options that differ from their defaults, quoted for a shell.
 [[nodiscard]] std::string command_with(const Options & options, const std::string & model_path);
+/// The same with HARP off.
+[[nodiscard]] std::string command_without(const std::string & model_path);
 
 }  // namespace harp::cli

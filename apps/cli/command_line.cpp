@@ -27,13 +27,6 @@ std::string environment_name(std::string_view option) {
     return name;
 }
 
-/// --harp-view-tokens is option view_tokens.
-std::string flag_of(std::string_view option) {
-    std::string flag = "--harp-";
-    for (const char c : option) flag += c == '_' ? '-' : c;
-    return flag;
-}
-
 constexpr const char * off_variable = "HARP_OFF";
 constexpr const char * kernels_variable = "HARP_KERNELS";
 
@@ -101,6 +94,12 @@ ExitCode exit_code_of(const Error & error) noexcept {
         case ErrorCode::aborted: return exit_interrupted;
         default: return exit_failure;
     }
+}
+
+std::string flag_of(std::string_view option) {
+    std::string flag = "--harp-";
+    for (const char c : option) flag += c == '_' ? '-' : c;
+    return flag;
 }
 
 std::string version_text() {

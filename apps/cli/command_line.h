@@ -25,6 +25,9 @@ enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted 
 /// "harp 0.1.0 (llama.cpp ...)"
 [[nodiscard]] std::string version_text();
 
+/// The flag of an option: view_tokens has --harp-view-tokens.
+[[nodiscard]] std::string flag_of(std::string_view option);
+
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 

@@ -54,6 +54,11 @@ class HarpOptions:
     def _texts(self) -> dict[str, str]:
         return {name: str(value) for name, value in dataclasses.asdict(self).items()}
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether what the second pass reads is a matter of chance, so of ``seed``."""
+        return self.view in ("perturbed", "masked")
+
     def replace(self, **changes) -> HarpOptions:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)

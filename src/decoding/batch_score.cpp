@@ -179,15 +179,27 @@ void BatchScorer::score_row(Group & group, int32_t row, size_t position) {
     const bool is_mixed = logits.data() != vanilla_logits.data();
     const auto & options = group.asked.options;
     if (options.size() < 2) return add(0, is_mixed ? Distribution(logits) : vanilla, record);
+    std::vector<size_t> mixing;  // sets whose row is a mix that is still to be made
     for (size_t set = 0; set < options.size(); ++set) {
         StepRecord own = record;
         own.hesitated = record.gate(options[set].gate) > options[set].threshold;
         if (own.hesitated && is_mixed && !options[set].is_vanilla()) {
-            method::mix_logits(vanilla_logits, logits, {options[set].beta, options[set].plausibility}, mixed_);
-            add(set, Distribution(mixed_), own);
+            mixing.push_back(set);
         } else {
             add(set, vanilla, own);
         }
+    }
+    StepRecord hesitating = record;
+    hesitating.hesitated = true;
+    while (!mixing.empty()) {  // sets that differ in their gates alone share a mix
+        const method::Mix mix{options[mixing.front()].beta, options[mixing.front()].plausibility};
+        method::mix_logits(vanilla_logits, logits, mix, mixed_);
+        const Distribution mixed(mixed_);
+        std::erase_if(mixing, [&](size_t set) {
+            if (options[set].beta != mix.beta || options[set].plausibility != mix.plausibility) return false;
+            add(set, mixed, hesitating);
+            return true;
+        });
     }
 }
 

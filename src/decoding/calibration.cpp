@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <random>
 
 namespace harp::decoding {
 
@@ -84,12 +85,53 @@ std::optional<BudgetShare> share_for_budget(const forward::CostModel & costs, do
     return std::nullopt;
 }
 
-std::optional<size_t> best_row(std::span<const Mean> differences) {
-    std::optional<size_t> best;
-    for (size_t i = 0; i < differences.size(); ++i) {
-        const bool is_lower = differences[i].value + 2 * differences[i].standard_error < 0;  // false of NaN
-        if (is_lower && (!best || differences[i].value < differences[*best].value)) best = i;
+PairedDifference paired_difference(std::span<const double> values, std::span<const double> baseline) {
+    assert(values.size() == baseline.size() && !values.empty());
+    const auto n = static_cast<double>(values.size());
+    PairedDifference result;
+    for (size_t i = 0; i < values.size(); ++i) {
+        result.mean += (values[i] - baseline[i]) / n;
+        if (values[i] > baseline[i]) ++result.n_better;
+        if (values[i] < baseline[i]) ++result.n_worse;
     }
+    double squares = 0;
+    for (size_t i = 0; i < values.size(); ++i) squares += std::pow(values[i] - baseline[i] - result.mean, 2);
+    result.standard_error = n > 1 ? std::sqrt(squares / (n - 1) / n) : std::numeric_limits<double>::quiet_NaN();
+    return result;
+}
+
+BestOfMany best_of(std::span<const std::vector<double>> values, std::span<const double> baseline) {
+    assert(!values.empty());
+    const size_t n_tries = values.size();
+    const size_t n = baseline.size();
+    std::vector<float> differences(n * n_tries);  // [n, tries], each try scaled to a sum of squares of 1
+    std::vector<double> means(n_tries);
+    for (size_t k = 0; k < n_tries; ++k) {
+        double squares = 0;
+        for (size_t i = 0; i < n; ++i) squares += std::pow(values[k][i] - baseline[i], 2);
+        means[k] = paired_difference(values[k], baseline).mean;
+        for (size_t i = 0; i < n && squares > 0; ++i)
+            differences[i * n_tries + k] = static_cast<float>((values[k][i] - baseline[i]) / std::sqrt(squares));
+    }
+    BestOfMany best{static_cast<size_t>(std::max_element(means.begin(), means.end()) - means.begin()), 1};
+    std::vector<float> sums(n_tries);
+    const auto add_signed = [&](const auto & is_flipped) {
+        std::fill(sums.begin(), sums.end(), 0.0F);
+        for (size_t i = 0; i < n; ++i) {
+            const float sign = is_flipped(i) ? -1.0F : 1.0F;
+            for (size_t k = 0; k < n_tries; ++k) sums[k] += sign * differences[i * n_tries + k];
+        }
+    };
+    add_signed([](size_t) { return false; });
+    const float observed = sums[best.index] * (1 - 1e-5F);  // a tie is as good, however its sum was rounded
+    constexpr int n_flips = 4000;
+    std::mt19937 random(1);  // the same answer each time
+    int n_as_good = 1;       // the data themselves
+    for (int flip = 0; flip < n_flips; ++flip) {
+        add_signed([&](size_t) { return (random() & 1U) != 0; });
+        if (*std::max_element(sums.begin(), sums.end()) >= observed) ++n_as_good;
+    }
+    best.p_value = static_cast<double>(n_as_good) / (n_flips + 1);
     return best;
 }
 

@@ -53,7 +53,29 @@ struct BudgetShare {
 /// @param costs has measured 1 and 2 rows
 [[nodiscard]] std::optional<BudgetShare> share_for_budget(const forward::CostModel & costs, double budget);
 
-/// The row with the lowest difference among those that are below zero by more than two standard errors; nullopt if none is.
-[[nodiscard]] std::optional<size_t> best_row(std::span<const Mean> differences);
+/// A difference between two ways to treat the same examples.
+struct PairedDifference {
+    double mean = 0;
+    double standard_error = 0;  ///< NaN of fewer than two
+    size_t n_better = 0, n_worse = 0;
+
+    /// Of a 95 % interval, by the normal approximation.
+    [[nodiscard]] double low() const { return mean - 1.96 * standard_error; }
+    [[nodiscard]] double high() const { return mean + 1.96 * standard_error; }
+};
+/// @param values, baseline [n], of the same examples
+[[nodiscard]] PairedDifference paired_difference(std::span<const double> values, std::span<const double> baseline);
+
+/// The best of many tries, and how often chance alone would give as good a one.
+struct BestOfMany {
+    size_t index = 0;
+    double p_value = 1;  ///< corrected for the number of tries
+};
+/// The try with the greatest mean difference. Its p-value is a sign-flip permutation test on the maximum of all tries (Westfall
+/// and Young's), one-sided: exact where the differences of an example are symmetric around zero, however alike the tries are.
+///
+/// @param values   [tries][n], at least one
+/// @param baseline [n]
+[[nodiscard]] BestOfMany best_of(std::span<const std::vector<double>> values, std::span<const double> baseline);
 
 }  // namespace harp::decoding

@@ -143,12 +143,56 @@ TEST(Budget, Buys) {
     EXPECT_EQ(share_for_budget(measured({{1, 0.01}, {2, 0.025}}), 2)->share, 1);
 }
 
-TEST(Best, IsTheLowestOfThoseBeyondTwoStandardErrors) {
-    EXPECT_EQ(best_row({}), std::nullopt);
-    const std::vector<Mean> none = {{-0.02, 0.01}, {0.5, 0.01}, {-0.001, 0.01}, {-9, nan}};
-    EXPECT_EQ(best_row(none), std::nullopt);
-    const std::vector<Mean> some = {{-0.05, 0.03}, {-0.03, 0.01}, {-0.04, 0.01}, {0.1, 0.001}};
-    EXPECT_EQ(best_row(some), std::optional<size_t>(2));
+TEST(PairedDifference, HandComputed) {
+    const PairedDifference d = paired_difference(std::vector<double>{1, 1, 0, 1}, std::vector<double>{0, 1, 1, 0});
+    EXPECT_DOUBLE_EQ(d.mean, 0.25);
+    EXPECT_EQ(d.n_better, 2U);
+    EXPECT_EQ(d.n_worse, 1U);
+    // of 1, 0, -1, 1: squares around the mean 2.75, over 3, over 4
+    EXPECT_NEAR(d.standard_error, std::sqrt(2.75 / 3 / 4), 1e-12);
+    EXPECT_NEAR(d.high() - d.low(), 2 * 1.96 * d.standard_error, 1e-12);
+    EXPECT_TRUE(std::isnan(paired_difference(std::vector<double>{1}, std::vector<double>{0}).standard_error));
+}
+
+std::vector<double> shifted_noise(std::mt19937 & random, size_t n, double shift) {
+    std::normal_distribution<double> normal(shift, 1);
+    std::vector<double> values(n);
+    for (double & value : values) value = normal(random);
+    return values;
+}
+
+TEST(BestOf, OneTryIsASignTest) {
+    // all eight differences are positive and equal: one flip in 2^8 is as good
+    const std::vector<std::vector<double>> values = {std::vector<double>(8, 1.0)};
+    const BestOfMany best = best_of(values, std::vector<double>(8, 0.0));
+    EXPECT_EQ(best.index, 0U);
+    EXPECT_NEAR(best.p_value, 1.0 / 256, 0.004);
+}
+
+TEST(BestOf, FindsTheOneThatHelpsAmongMany) {
+    std::mt19937 random(3);
+    std::vector<std::vector<double>> values;
+    for (int k = 0; k < 100; ++k) values.push_back(shifted_noise(random, 200, k == 42 ? 0.6 : 0.0));
+    const BestOfMany best = best_of(values, std::vector<double>(200, 0.0));
+    EXPECT_EQ(best.index, 42U);
+    EXPECT_LT(best.p_value, 0.001);
+}
+
+TEST(BestOf, TheBestOfManyThatDoNothingIsNoFinding) {
+    std::mt19937 random(5);
+    int n_found = 0;
+    constexpr int n_rounds = 40;
+    for (int round = 0; round < n_rounds; ++round) {
+        std::vector<std::vector<double>> values;
+        for (int k = 0; k < 50; ++k) values.push_back(shifted_noise(random, 60, 0));
+        n_found += best_of(values, std::vector<double>(60, 0.0)).p_value <= 0.05 ? 1 : 0;
+    }
+    EXPECT_LE(n_found, 7) << "of 40 rounds 2 are expected; uncorrected it would be most of them";
+}
+
+TEST(BestOf, TriesThatChangeNothingHaveNoEffect) {
+    const std::vector<std::vector<double>> values = {{1, 0, 1}, {1, 0, 1}};
+    EXPECT_EQ(best_of(values, std::vector<double>{1, 0, 1}).p_value, 1);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 import {find} from "./dom.js";
 
+const TYPED = ["number", "textarea"];  // what is being written is left alone
 const NEVER = "10";  // right end of the threshold's slider: an infinite threshold
 // Ranges of `strength`, and where a change of perturbation begins.
 const STRENGTHS = {
@@ -9,7 +10,13 @@ const STRENGTHS = {
     uniform: {min: 0.5, max: 20, step: 0.5, start: 5},  // NEFTune's alpha
     gaussian: {min: 0.05, max: 2, step: 0.05, start: 0.45},  // as much noise as dropout's 0.2
 };
-const WORDS = ["perturbation", "scope"];
+// The threshold's slider for each gate, and where a change of gate begins.
+const GATES = {
+    entropy: {max: NEVER, step: 0.1, start: 1},
+    ratio: {max: 1, step: 0.01, start: 0.5},
+};
+const WORDS = ["gate", "view", "perturbation", "scope", "negative_prompt"];
+const HAS_MASKS = ["perturbed", "masked"];
 
 export class HarpOptions {
     /** @param changes {threshold: 2, ...} from an earlier visit; onChange is called with them after each change */
@@ -45,21 +52,25 @@ export class HarpOptions {
         find(".off-note", this.form).hidden = this.available;
         find("fieldset", this.form).disabled = !this.available;
         if (!this.available) return;
-        const {reframings} = this.form.elements;
-        reframings.max = this.defaults.reframings;  // the server has room for no more
-        reframings.closest("label").hidden = this.defaults.reframings === 1;
+        this.form.elements.reframings.max = this.defaults.reframings;  // the server has room for no more
         if (this.value("reframings") > this.defaults.reframings) delete this.changes.reframings;
         this.show();
     }
 
     value(name) {
-        return this.changes[name] ?? this.defaults[name];
+        return this.changes[name] ?? this.defaults[name] ?? "";
     }
 
     take(input) {
         if (!input.checkValidity()) return;  // half typed
         const changes = {...this.changes, [input.name]: valueOf(input)};
         if (input.name === "perturbation") changes.strength = this.strengthFor(input.value);
+        if (input.name === "gate") changes.threshold = this.thresholdFor(input.value);
+        if (input.name === "view") {
+            if (!HAS_MASKS.includes(input.value)) changes.reframings = 1;  // its passes would be the same
+            if (input.value === "masked") changes.strength = Math.min(this.value("strength"), STRENGTHS.dropout.max);
+            if (input.value !== "guidance") delete changes.negative_prompt;
+        }
         this.update(changes);
     }
 
@@ -68,22 +79,41 @@ export class HarpOptions {
         return perturbation === this.defaults.perturbation ? this.defaults.strength : STRENGTHS[perturbation].start;
     }
 
+    /** The server's threshold goes with the server's gate only. */
+    thresholdFor(gate) {
+        return gate === this.defaults.gate ? this.defaults.threshold : GATES[gate].start;
+    }
+
     update(changes) {
-        this.changes = Object.fromEntries(Object.entries(changes).filter(([name, value]) => value !== this.defaults[name]));
+        this.changes = Object.fromEntries(Object.entries(changes).filter(([name, value]) =>
+            value !== (this.defaults[name] ?? "")));
         this.show();
         this.onChange(this.changes);
     }
 
     show() {
-        Object.assign(this.form.elements.strength, rangeOf(this.value("perturbation"), this.value("strength")));
+        const view = this.value("view");
+        const kind = view === "masked" ? "dropout" : this.value("perturbation");
+        Object.assign(this.form.elements.strength, rangeOf(kind, this.value("strength")));
+        const {threshold, beta, reframings} = this.form.elements;
+        Object.assign(threshold, {max: GATES[this.value("gate")].max, step: GATES[this.value("gate")].step});
+        beta.max = Math.max(4, this.value("beta"));
+        for (const label of this.form.querySelectorAll("[data-view]")) label.hidden = !label.dataset.view.split(" ").includes(view);
+        if (this.defaults.reframings === 1) reframings.closest("label").hidden = true;
+        find("[data-contrast]", this.form).hidden = !(this.value("beta") > 1);
         for (const input of this.form.elements) {
             if (!input.name) continue;
             const value = this.value(input.name);
             const output = find("output", input.closest("label"));
-            if (output) output.value = input.name === "threshold" ? bits(value) : String(value);
+            if (output) output.value = input.name === "threshold" ? this.thresholdText(value) : String(value);
             if (input.type === "checkbox") input.checked = value;
-            else if (input !== document.activeElement || input.type !== "number") input.value = value === "inf" ? NEVER : value;
+            else if (input !== document.activeElement || !TYPED.includes(input.type)) input.value = value === "inf" ? input.max : value;
         }
+    }
+
+    thresholdText(value) {
+        if (value === "inf") return "never";
+        return this.value("gate") === "ratio" ? String(value) : `${value} ${value === 1 ? "bit" : "bits"}`;
     }
 }
 
@@ -95,8 +125,6 @@ function rangeOf(perturbation, strength) {
 
 function valueOf(input) {
     if (input.type === "checkbox") return input.checked;
-    if (input.name === "threshold" && input.value === NEVER) return "inf";
+    if (input.name === "threshold" && input.value === input.max) return "inf";
     return WORDS.includes(input.name) ? input.value : Number(input.value);
 }
-
-const bits = (threshold) => (threshold === "inf" ? "never" : `${threshold} ${threshold === 1 ? "bit" : "bits"}`);

@@ -45,17 +45,21 @@ OnExample = Callable[[Example, int], None]
 
 
 def can_share_readings(method: Method, other: Method) -> bool:
-    """Whether one reading with HARP scores given texts for both: they differ in threshold and beta alone, or one is vanilla.
+    """Whether one reading with HARP scores given texts for both: they differ in gate, threshold, beta and plausibility alone,
+    or one is vanilla.
 
-    Uniform noise is scaled by where a sequence first hesitates, so that there they may differ in beta alone.
+    Uniform noise is scaled by where a sequence first hesitates, so that there the gate and its threshold must be the same.
     """
     if method.only_generates or other.only_generates or method.options is None:
         return False
     options = other.options or method.options
-    if method.options.perturbation == "uniform" and options.threshold != method.options.threshold:
+    gate = {name: getattr(method.options, name) for name in ("gate", "threshold")}
+    mix = {name: getattr(method.options, name) for name in ("beta", "plausibility")}
+    is_uniform = method.options.has_masks and method.options.perturbation == "uniform"
+    if is_uniform and options != options.replace(**gate):
         return False
-    return method.options.redraw == 0 and method.options == options.replace(threshold=method.options.threshold,
-                                                                            beta=method.options.beta)
+    has_draws = method.options.has_masks and method.options.redraw > 0
+    return not has_draws and method.options == options.replace(**gate, **mix)
 
 
 class CellRunner:

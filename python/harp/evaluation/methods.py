@@ -35,7 +35,7 @@ class Method:
     @property
     def is_random(self) -> bool:
         """Whether a seed changes it."""
-        return bool(self.sampling) or self.options is not None
+        return bool(self.sampling) or (self.options is not None and self.options.has_masks)
 
     @property
     def only_generates(self) -> bool:

@@ -1,0 +1,334 @@
+#include "look_search.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include "calibration_report.h"
+#include "interrupt.h"
+#include "report.h"
+#include "sweep.h"
+
+namespace harp::cli {
+
+namespace {
+
+using decoding::Metric;
+using decoding::TrialExample;
+using nlohmann::json;
+
+constexpr size_t least_examples = 20;  // of each half
+constexpr size_t most_sets = 1000;
+constexpr double significance = 0.05;
+
+constexpr const char * example_format =
+    R"({"context": TEXT, "continuation": TEXT} or {"context": TEXT, "choices": [TEXT, ...], "answer": INDEX})";
+
+/// "last:10" or "masked:0.3": a view and its number.
+void set_view(Options & options, const std::string & text) {
+    const size_t colon = text.find(':');
+    set_option(options, "view", text.substr(0, colon));
+    if (colon == std::string::npos) return;
+    if (options.view == View::guidance)
+        throw Error(ErrorCode::invalid_option, fmt::format("view '{}': guidance has no number", text));
+    set_option(options, options.view == View::last ? "view_tokens" : "strength", text.substr(colon + 1));
+}
+
+/// The tokens of a context and of what continues it, cut where the context ends; spaces at its end belong to the continuation.
+std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(Session & session, std::string context,
+                                                                            std::string continuation) {
+    const size_t end = context.find_last_not_of(' ');
+    const size_t kept = end == std::string::npos ? 0 : end + 1;
+    continuation = context.substr(kept) + continuation;
+    context.resize(kept);
+    auto head = session.tokenize(context, /*parse_special=*/false);
+    const auto all = session.tokenize(context + continuation, /*parse_special=*/false);
+    const auto border = static_cast<std::ptrdiff_t>(std::min(head.size(), all.size()));
+    return {std::move(head), {all.begin() + border, all.end()}};
+}
+
+TrialExample example_of(Session & session, const json & line) {
+    const auto refuse = [] { throw Error(ErrorCode::invalid_input, std::string("not ") + example_format); };
+    if (!line.is_object() || !line.contains("context") || !line["context"].is_string()) refuse();
+    std::vector<std::string> continuations;
+    TrialExample example;
+    if (line.contains("continuation") && line["continuation"].is_string()) {
+        continuations.push_back(line["continuation"]);
+    } else if (line.contains("choices") && line["choices"].is_array() && line.contains("answer") &&
+               line["answer"].is_number_unsigned()) {
+        for (const json & choice : line["choices"]) {
+            if (!choice.is_string()) refuse();
+            continuations.push_back(choice);
+        }
+        example.answer = line["answer"];
+        if (example.answer >= continuations.size())
+            throw Error(ErrorCode::invalid_input,
+                        fmt::format("answer: {}; allowed: 0..{}", example.answer, continuations.size() - 1));
+    } else {
+        refuse();
+    }
+    for (const std::string & continuation : continuations) {
+        auto [head, tail] = tokenize_pair(session, line["context"], continuation);
+        if (head.empty()) throw Error(ErrorCode::invalid_input, "context: it has no tokens");
+        if (tail.empty()) throw Error(ErrorCode::invalid_input, "continuation: it has no tokens of its own");
+        if (!example.context.empty() && head != example.context)
+            throw Error(ErrorCode::invalid_input, "the context has other tokens with each choice");
+        example.context = std::move(head);
+        example.continuations.push_back(std::move(tail));
+    }
+    return example;
+}
+
+std::vector<TrialExample> read_examples(Session & session, const std::string & path) {
+    std::ifstream file(path);
+    if (!file) throw Error(ErrorCode::invalid_input, fmt::format("examples '{}': {}", path, std::strerror(errno)));
+    std::vector<TrialExample> examples;
+    std::string line;
+    for (size_t number = 1; std::getline(file, line); ++number) {
+        if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+        try {
+            examples.push_back(example_of(session, json::parse(line, nullptr, /*allow_exceptions=*/false)));
+        } catch (const Error & error) {
+            throw Error(error.code(), fmt::format("examples '{}', line {}: {}", path, number, error.what()));
+        }
+    }
+    return examples;
+}
+
+/// A text's windows, each to be predicted from its first token on.
+std::vector<TrialExample> windows_of(Session & session, const std::string & text, const ScoringFlags & flags) {
+    constexpr long default_window = 256;
+    ScoringFlags own = flags;
+    if (own.window == 0) own.window = default_window;
+    const ScoringText read = read_scoring_text(session, text, own);
+    std::vector<TrialExample> examples;
+    const auto window = static_cast<std::ptrdiff_t>(read.window);
+    for (auto begin = read.tokens.begin(); read.tokens.end() - begin >= window; begin += window) {
+        examples.push_back({{*begin}, {{begin + 1, begin + window}}});
+    }
+    return examples;
+}
+
+std::vector<decoding::TrialResult> run_part(Session & session, std::span<const TrialExample> examples,
+                                            std::span<const Options> sets, Metric metric, const std::string & name) {
+    ProgressLine line;
+    const auto start = std::chrono::steady_clock::now();
+    auto results = decoding::run_trial(session.pass(), examples, sets, metric, [&](size_t done, size_t total) {
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        const double left = done > 0 ? seconds / static_cast<double>(done) * static_cast<double>(total - done) : 0;
+        line.show(fmt::format("{}: {} of {} readings, about {:.0f} s left", name, done, total, left));
+        return !interrupt_requested;
+    });
+    if (results.empty()) throw Error(ErrorCode::aborted, "interrupted");
+    return results;
+}
+
+Options vanilla_like(const Options & options) {
+    Options vanilla = options;
+    vanilla.threshold = std::numeric_limits<double>::infinity();
+    return vanilla;
+}
+
+std::string figure(Metric metric, double value) {
+    return metric == Metric::accuracy ? fmt::format("{:.1f} %", 100 * value) : fmt::format("{:.4f}", value);
+}
+std::string difference_figure(Metric metric, double value) {
+    return metric == Metric::accuracy ? fmt::format("{:+.1f}", 100 * value) : fmt::format("{:+.4f}", value);
+}
+const char * unit(Metric metric) {
+    return metric == Metric::accuracy ? "points of accuracy" : "nats per token";
+}
+
+/// The options that the search chose.
+std::string set_text(const Options & o) {
+    std::string text = "view " + get_option(o, "view");
+    if (o.view == View::last) text += fmt::format(" {}", o.view_tokens);
+    if (has_masks(o.view)) text += fmt::format(", strength {}", get_option(o, "strength"));
+    text += fmt::format(", threshold {}, beta {}", get_option(o, "threshold"), get_option(o, "beta"));
+    if (o.beta > 1) text += fmt::format(", plausibility {}", get_option(o, "plausibility"));
+    return text;
+}
+
+/// The best of each view, one line each.
+std::string views_text(const Search & search) {
+    std::map<std::string, const decoding::TrialResult *> best;
+    std::vector<std::string> order;
+    for (const decoding::TrialResult & result : search.tries) {
+        const Options & o = result.options;
+        const std::string view = o.view == View::last ? fmt::format("last {}", o.view_tokens)
+                                 : has_masks(o.view)
+                                     ? fmt::format("{} {}", get_option(o, "view"), get_option(o, "strength"))
+                                     : get_option(o, "view");
+        const decoding::TrialResult *& known = best[view];
+        if (known == nullptr) order.push_back(view);
+        if (known == nullptr || result.mean() > known->mean()) known = &result;
+    }
+    std::string text = fmt::format("{:<16} {:>9} {:>6} {:>12}  {:>10}  {:>11}\n", "view, its best", "threshold", "beta",
+                                   "plausibility", "hesitates", "- vanilla");
+    for (const std::string & view : order) {
+        const decoding::TrialResult & r = *best[view];
+        text += fmt::format(
+            "{:<16} {:>9} {:>6} {:>12}  {:>8.1f} %  {:>11}\n", view, get_option(r.options, "threshold"),
+            get_option(r.options, "beta"), get_option(r.options, "plausibility"),
+            100.0 * static_cast<double>(r.n_hesitations) / static_cast<double>(std::max<size_t>(1, r.n_steps)),
+            difference_figure(search.metric, r.mean() - search.vanilla));
+    }
+    return text;
+}
+
+}  // namespace
+
+void SearchFlags::add_to(CLI::App & app) {
+    const char * group = "Which second look helps (without a target)";
+    app.add_option("--examples", examples, fmt::format("file of examples, one JSON object a line: {}", example_format))
+        ->type_name("FILE")
+        ->group(group);
+    app.add_option("--metric", metric, "what should grow [default accuracy of examples, log-likelihood of a text]")
+        ->check(CLI::IsMember({"accuracy", "log-likelihood"}))
+        ->group(group);
+    app.add_option("--views", views, "views to try, with their strength or number of tokens")
+        ->capture_default_str()
+        ->group(group);
+    app.add_option("--thresholds", thresholds, "thresholds to try")->capture_default_str()->group(group);
+    app.add_option("--betas", betas, "betas to try")->capture_default_str()->group(group);
+    app.add_option("--plausibilities", plausibilities, "plausibilities to try with betas above 1")
+        ->capture_default_str()
+        ->group(group);
+    app.add_option("--write-preset", preset, "write the options to a file, for --harp-preset, if they help")
+        ->type_name("FILE")
+        ->group(group);
+}
+
+std::vector<Options> SearchFlags::sets(const Options & base) const {
+    const std::array axes = {make_axis("threshold", thresholds), make_axis("beta", betas),
+                             make_axis("plausibility", plausibilities)};
+    std::vector<Options> sets;
+    for (const std::string & view : make_axis("view", views).values) {
+        Options of_view = base;
+        try {
+            set_view(of_view, view);
+        } catch (const Error & error) {
+            throw Error(error.code(), fmt::format("option '--views': {}", error.what()));
+        }
+        for (const Options & set : combine(of_view, axes, "--thresholds, --betas and --plausibilities")) {
+            const bool is_double = set.beta < 1 && get_option(set, "plausibility") != axes[2].values.front();
+            if (!set.is_vanilla() && !is_double) sets.push_back(set);
+        }
+    }
+    if (sets.empty() || sets.size() > most_sets) {
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("{} sets of options to try; allowed: 1..{}", sets.size(), most_sets));
+    }
+    return sets;
+}
+
+Search run_search(Session & session, const std::string & text, const ScoringFlags & scoring, const SearchFlags & flags,
+                  std::vector<Options> sets) {
+    const bool is_text = flags.examples.empty();
+    const auto examples = is_text ? windows_of(session, text, scoring) : read_examples(session, flags.examples);
+    if (examples.size() < 2 * least_examples) {
+        throw Error(
+            ErrorCode::invalid_input,
+            fmt::format("{} {}; at least {} are needed, a half to choose on and a half to check", examples.size(),
+                        is_text ? "windows of the text (--window)" : "examples", 2 * least_examples));
+    }
+    Search search;
+    search.metric =
+        (flags.metric.empty() ? is_text : flags.metric == "log-likelihood") ? Metric::log_likelihood : Metric::accuracy;
+    if (is_text)
+        std::erase_if(sets, [](const Options & o) { return o.view == View::guidance; });  // a text has no prompt
+    if (sets.empty())
+        throw Error(ErrorCode::invalid_option, "option '--views': guidance needs --examples: a text has no prompt");
+    const auto middle = examples.begin() + static_cast<std::ptrdiff_t>(examples.size() / 2);
+    const std::vector<TrialExample> development(examples.begin(), middle);
+    const std::vector<TrialExample> check(middle, examples.end());
+    search.n_development = development.size();
+    search.n_check = check.size();
+
+    sets.push_back(vanilla_like(sets.front()));
+    search.n_readings = decoding::count_readings(sets);
+    search.tries = run_part(session, development, sets, search.metric, "choosing");
+    const std::vector<double> vanilla = std::exchange(search.tries.back().values, {});
+    search.tries.pop_back();
+    std::vector<std::vector<double>> values;
+    for (const decoding::TrialResult & result : search.tries) values.push_back(result.values);
+    search.best = decoding::best_of(values, vanilla);
+    search.vanilla = std::accumulate(vanilla.begin(), vanilla.end(), 0.0) / static_cast<double>(vanilla.size());
+    search.recommended = search.tries[search.best.index].options;
+
+    const std::array finalists = {search.recommended, vanilla_like(search.recommended)};
+    const auto checked = run_part(session, check, finalists, search.metric, "checking the best");
+    search.check = decoding::paired_difference(checked[0].values, checked[1].values);
+    search.check_best = checked[0].mean();
+    search.check_vanilla = checked[1].mean();
+    search.hesitation_share =
+        static_cast<double>(checked[0].n_hesitations) / static_cast<double>(std::max<size_t>(1, checked[0].n_steps));
+    search.helps = search.best.p_value <= significance && search.check.low() > 0;
+    const std::string & path = session.params().model.path;
+    search.command = search.helps ? command_with(search.recommended, path) : command_without(path);
+    return search;
+}
+
+std::string search_text(const Search & s) {
+    const decoding::TrialResult & best = s.tries[s.best.index];
+    std::string text =
+        fmt::format("{} sets of options tried on {} examples, in {} readings of each; vanilla: {}\n\n{}\n",
+                    s.tries.size(), s.n_development, s.n_readings, figure(s.metric, s.vanilla), views_text(s));
+    text += fmt::format("best: {}\n{} {}, p = {:.2g} (corrected for {} tries)\n\n", set_text(s.recommended),
+                        difference_figure(s.metric, best.mean() - s.vanilla), unit(s.metric), s.best.p_value,
+                        s.tries.size());
+    text += fmt::format("on {} other examples: {} instead of {}, a difference of {} {}, 95 % interval {} to {}",
+                        s.n_check, figure(s.metric, s.check_best), figure(s.metric, s.check_vanilla),
+                        difference_figure(s.metric, s.check.mean), unit(s.metric),
+                        difference_figure(s.metric, s.check.low()), difference_figure(s.metric, s.check.high()));
+    text +=
+        s.metric == Metric::accuracy ? fmt::format(" ({} gained, {} lost)\n", s.check.n_better, s.check.n_worse) : "\n";
+    text += fmt::format("it hesitates at {:.1f} % of the steps\n\n", 100 * s.hesitation_share);
+    text += s.helps ? "It helps: use\n" : "Nothing was seen to help: leave it off\n";
+    return text + styled(stdout, Style::bold, s.command) + "\n";
+}
+
+json search_json(const Search & s) {
+    json tries = json::array();
+    for (const decoding::TrialResult & r : s.tries) {
+        tries.push_back({{"options", options_json(r.options)},
+                         {"difference", r.mean() - s.vanilla},
+                         {"steps", r.n_steps},
+                         {"hesitations", r.n_hesitations}});
+    }
+    return {{"metric", s.metric == Metric::accuracy ? "accuracy" : "log-likelihood"},
+            {"development", {{"examples", s.n_development}, {"vanilla", s.vanilla}, {"readings", s.n_readings}}},
+            {"tries", tries},
+            {"best", {{"index", s.best.index}, {"p_value", s.best.p_value}}},
+            {"check",
+             {{"examples", s.n_check},
+              {"vanilla", s.check_vanilla},
+              {"best", s.check_best},
+              {"difference", s.check.mean},
+              {"standard_error", s.check.standard_error},
+              {"interval", {s.check.low(), s.check.high()}},
+              {"gained", s.check.n_better},
+              {"lost", s.check.n_worse},
+              {"hesitation_share", s.hesitation_share}}},
+            {"helps", s.helps},
+            {"command", s.command}};
+}
+
+void write_preset(const Search & search, const std::string & path, const json & about) {
+    json harp = options_json(search.recommended);
+    harp.erase("enabled");
+    std::ofstream file(path);
+    file << dump({{"harp", harp}, {"found_by", about}}, 2) << '\n';
+    file.close();
+    if (!file) throw Error(ErrorCode::io, fmt::format("cannot write the preset '{}': {}", path, std::strerror(errno)));
+}
+
+}  // namespace harp::cli
