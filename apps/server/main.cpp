@@ -29,6 +29,7 @@ int run(int argc, char ** argv) {
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
     const std::optional<Options> options = command.harp.options();
+    command.harp.refuse_negative_prompt("serve (a request has harp.negative_prompt)");
     set_default_options(options);
     command.harp.export_to_environment();  // the servers that a router starts for its models have the same
     fmt::print(stderr, "harp: {}\n", cli::options_text(options));

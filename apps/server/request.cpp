@@ -6,8 +6,10 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cli/effective_options.h"
+#include "common.h"
 #include "harp/error.h"
 #include "harp/registration.h"
 
@@ -46,9 +48,23 @@ common_json request_defaults_json() {
     return common_json::parse(cli::options_json(default_options()).dump());
 }
 
-std::optional<Options> request_options(const common_json & body) {
+void format_negative_prompt(common_json & body, const FormatMessages & format) {
+    if (!body.contains("harp") || !body.at("harp").is_object() || !body.at("harp").contains("negative_prompt")) return;
+    common_json & negative_prompt = body.at("harp").at("negative_prompt");
+    if (negative_prompt.is_string()) {
+        if (negative_prompt.get<std::string>().empty()) return;
+        negative_prompt = format(common_json::array({{{"role", "user"}, {"content", negative_prompt}}}));
+    } else if (negative_prompt.is_array()) {
+        negative_prompt = format(negative_prompt);
+    } else if (!negative_prompt.is_null()) {
+        throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) + " is neither a string nor messages");
+    }
+}
+
+std::optional<RequestOptions> request_options(const common_json & body) {
     const std::optional<Options> options = default_options();
-    if (!body.contains("harp") || body.at("harp").is_null()) return options;
+    if (!options && (!body.contains("harp") || body.at("harp").is_null())) return std::nullopt;
+    if (!body.contains("harp") || body.at("harp").is_null()) return RequestOptions{*options, {}};
     const common_json & fields = body.at("harp");
     if (!fields.is_object()) throw std::invalid_argument("harp: " + shown(fields) + " is not an object");
     bool enabled = options.has_value();
@@ -59,21 +75,34 @@ std::optional<Options> request_options(const common_json & body) {
         if (enabled && !options) throw std::invalid_argument("harp.enabled: true, but the server runs with --harp-off");
     }
     Options changed = options.value_or(Options{});
+    std::string negative_prompt;
     try {
         for (const auto & [name, value] : fields.items()) {
-            if (name != "enabled") set_field(changed, name, value);
+            if (name == "negative_prompt" && !value.is_null()) {
+                if (!value.is_string()) {
+                    throw std::invalid_argument("harp.negative_prompt: " + shown(value) +
+                                                " is not a string (messages: where the prompt is messages)");
+                }
+                negative_prompt = value.get<std::string>();
+            } else if (name != "enabled" && name != "negative_prompt") {
+                set_field(changed, name, value);
+            }
         }
         validate(changed);
     } catch (const Error & error) {
         throw std::invalid_argument(std::string("harp: ") + error.what());
     }
-    if (!options) return options;
+    if (!options) return std::nullopt;
+    if (!negative_prompt.empty() && changed.view != View::guidance) {
+        throw std::invalid_argument("harp.negative_prompt: no effect with view " + get_option(changed, "view") +
+                                    "; allowed: with view guidance");
+    }
     if (changed.reframings > options->reframings) {
         throw std::invalid_argument("harp.reframings: " + std::to_string(changed.reframings) + "; allowed: 1.." +
                                     std::to_string(options->reframings) + " (the server's --harp-reframings)");
     }
     if (!enabled) changed.threshold = std::numeric_limits<double>::infinity();
-    return changed;
+    return RequestOptions{changed, negative_prompt};
 }
 
 void check_nesting(std::string_view body) {
@@ -98,13 +127,22 @@ void check_nesting(std::string_view body) {
     }
 }
 
-void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt,
-                   bool keeps_vanilla) {
+std::string begin_request(llama_context * context, llama_seq_id slot, const std::optional<RequestOptions> & request,
+                          size_t n_prompt, bool keeps_vanilla) {
     ForwardPass * pass = find_pass(context);
-    if (pass == nullptr || !pass->enabled() || !options) return;
-    pass->set_sequence_options(slot, *options, /*mask_family=*/0);  // the same answer in whatever slot
-    pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
-    pass->keep_vanilla_logits(slot, keeps_vanilla);
+    if (pass == nullptr || !pass->enabled() || !request) return {};
+    try {
+        pass->set_sequence_options(slot, request->options, /*mask_family=*/0);  // the same answer in whatever slot
+        std::vector<llama_token> negative_prompt;
+        if (!request->negative_prompt.empty())
+            negative_prompt = common_tokenize(context, request->negative_prompt, /*add_special=*/true, /*parse_special=*/true);
+        pass->set_negative_prompt(slot, std::move(negative_prompt));
+        pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
+        pass->keep_vanilla_logits(slot, keeps_vanilla);
+    } catch (const Error & error) {
+        return std::string("harp: ") + error.what();
+    }
+    return {};
 }
 
 std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates) {

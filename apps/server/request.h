@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,17 +23,31 @@ void check_nesting(std::string_view body);
 /// What requests begin with, harp::default_options(): {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();
 
-/// Those defaults changed by the object "harp" of a request's body: {"enabled", "threshold", "beta", "perturbation", "strength",
-/// "reframings", "redraw", "scope", "seed"}, each optional.
+struct RequestOptions {
+    Options options;
+    std::string negative_prompt;  ///< text, formatted as the prompt is; empty: the prompt's last token
+};
+
+/// Formats messages as the prompt of a request.
+using FormatMessages = std::function<std::string(const common_json & messages)>;
+/// Where a chat's "harp" has a negative prompt, as messages or as the text of a user's message, it becomes text that is formatted
+/// as the prompt is.
+/// @throws std::invalid_argument, and what `format` throws
+void format_negative_prompt(common_json & body, const FormatMessages & format);
+
+/// Those defaults changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and the options but schedule},
+/// each optional.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
-[[nodiscard]] std::optional<Options> request_options(const common_json & body);
+[[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);
 
 /// From now on the slot's sequence has these options. No-op on a context without HARP.
-/// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean
+/// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean and View::guidance does not read
 /// @param keeps_vanilla the candidates of step_of() will be asked for
-void begin_request(llama_context * context, llama_seq_id slot, const std::optional<Options> & options, size_t n_prompt,
-                   bool keeps_vanilla);
+/// @return why the request cannot be had, for its client; empty if it can
+[[nodiscard]] std::string begin_request(llama_context * context, llama_seq_id slot,
+                                        const std::optional<RequestOptions> & request, size_t n_prompt,
+                                        bool keeps_vanilla);
 
 /// The step that chose a token.
 struct TokenStep {

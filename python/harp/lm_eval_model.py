@@ -57,6 +57,8 @@ class HarpLM(TemplateLM):
         n_threads: None leaves it to llama.cpp.
         kernels: Model's; by default as ``enabled``.
         llama_args: more flags of llama.cpp, separated by spaces.
+        negative_prompt: text that the view ``guidance`` reads in the place of each context.
+        preset: file of options (HarpOptions.from_preset), which ``options`` go over.
         beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
     """
@@ -66,20 +68,25 @@ class HarpLM(TemplateLM):
                  max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
                  kernels: bool | None = None, llama_args: str = "", model: Model | None = None,
-                 beside: Sequence[HarpOptions | None] = (), **options):
+                 negative_prompt: str = "", preset: str | None = None, beside: Sequence[HarpOptions | None] = (),
+                 **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
             raise ValueError(f"unknown model_args: {', '.join(unknown)}; HARP's are {', '.join(sorted(OPTION_NAMES))}")
-        if options and not enabled:
-            raise ValueError(f"enabled=False, so {', '.join(sorted(options))} would have no effect")
+        without_effect = sorted(options) + ["preset"] * bool(preset) + ["negative_prompt"] * bool(negative_prompt)
+        if without_effect and not enabled:
+            raise ValueError(f"enabled=False, so {', '.join(without_effect)} would have no effect")
         if model is None:
             if not (path or pretrained):
                 raise ValueError("model_args: path=model.gguf is missing")
             model = Model(path or pretrained, n_threads=n_threads, kernels=enabled if kernels is None else kernels,
                           llama_args=llama_args.split())
         self.model = model
-        self.options = HarpOptions(**options) if enabled else None
+        self.options = None
+        if enabled:
+            self.options = HarpOptions.from_preset(preset, **options) if preset else HarpOptions(**options)
+        self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
         self.beside = list(beside)
         n_sequences = beams if beams > 1 else 8 if batch_size == "auto" else int(batch_size)
         self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
@@ -147,7 +154,8 @@ class HarpLM(TemplateLM):
                 self._report(index, (score.log_likelihood, score.is_greedy), cost, which)
 
         with progress:
-            self.session.score_each(pairs, [self.options, *self.beside], mask_sequences=families, on_scores=on_scores)
+            self.session.score_each(pairs, [self.options, *self.beside], mask_sequences=families,
+                                    negative_prompt=self.negative_prompt, on_scores=on_scores)
         return responses
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
@@ -198,7 +206,8 @@ class HarpLM(TemplateLM):
             return
         families = [self._family(context) for context in contexts]
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
-                                             sampling=settings.sampling, mask_sequences=families)
+                                             sampling=settings.sampling, mask_sequences=families,
+                                             negative_prompt=self.negative_prompt)
         for index, answer in answers:
             yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)
 

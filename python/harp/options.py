@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass
 
 from . import _engine
+from .errors import HarpError
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,27 @@ class HarpOptions:
     def has_masks(self) -> bool:
         """Whether what the second pass reads is a matter of chance, so of ``seed``."""
         return self.view in ("perturbed", "masked")
+
+    @classmethod
+    def from_preset(cls, path: str | os.PathLike, **changes) -> HarpOptions:
+        """Options from a file, as ``harp calibrate --write-preset`` writes it; ``changes`` go over them.
+
+        Raises:
+            HarpError: ``invalid_input``, naming the file and what is wrong with it; ``invalid_option``.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = json.load(file)["harp"]
+            values = {name: value for name, value in values.items() if name != "enabled"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"
+            raise HarpError(f"preset '{path}': {reason}", "invalid_input") from None
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
+        if isinstance(values.get("threshold"), str):  # "inf"
+            values["threshold"] = float(values["threshold"])
+        return cls(**{**values, **changes})
 
     def replace(self, **changes) -> HarpOptions:
         """A copy with other values."""

@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, harp
+from command_line import CliTest, USAGE, harp
 from programs import SMOL, TINY, needs_tiny
 
 
@@ -16,16 +16,35 @@ class Compare(CliTest):
     def test_compare(self):
         data = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "40", "--seed", "3",
                                               "--harp-threshold", "0.5", "--json")).out)
-        for side in ["vanilla", "harp"]:
-            self.assertEqual(data[side]["text"], "".join(token["text"] for token in data[side]["tokens"]))
+        [compared] = data["sets"]
+        for side in [data["vanilla"], compared]:
+            self.assertEqual(side["text"], "".join(token["text"] for token in side["tokens"]))
         self.assertFalse(any(token["hesitated"] for token in data["vanilla"]["tokens"]))
-        ids = [[token["id"] for token in data[side]["tokens"]] for side in ("vanilla", "harp")]
-        part = data["first_difference"]
-        self.assertEqual(part, next((i for i, (a, b) in enumerate(zip(*ids)) if a != b), None))
-        self.assertGreater(data["cost_ratio"], 0)
+        ids = [[token["id"] for token in side["tokens"]] for side in (data["vanilla"], compared)]
+        self.assertEqual(compared["first_difference"], next((i for i, (a, b) in enumerate(zip(*ids)) if a != b), None))
+        self.assertGreater(compared["cost_ratio"], 0)
         same = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "40", "--seed", "3",
                                               "--harp-threshold", "inf", "--json")).out)
-        self.assertIsNone(same["first_difference"])
+        self.assertIsNone(same["sets"][0]["first_difference"])
+
+    def test_several_sets(self):
+        flags = ["-m", str(TINY), "-p", "Once upon a time", "-n", "20", "--temp", "0", "--harp-threshold", "0.5"]
+        sets = ["view=last,view_tokens=4,beta=2", "view=guidance,beta=1.5", "reframings=2"]
+        data = json.loads(self.assert_ok(harp("compare", *flags, "--json", *[f"--with={one}" for one in sets])).out)
+        self.assertEqual([one["name"] for one in data["sets"]], sets)
+        self.assertEqual([one["options"]["view"] for one in data["sets"]], ["last", "guidance", "perturbed"])
+        for text, one in zip(sets, data["sets"]):  # each is what generate gives with it
+            self.assertEqual(one["options"]["threshold"], 0.5)
+            own = [f"--harp-{option.replace('_', '-')}" for option in text.split(",")]
+            alone = json.loads(self.assert_ok(harp("generate", *flags, "--json", *own)).out)
+            self.assertEqual(one["text"], alone["text"])
+        text = self.assert_ok(harp("compare", *flags, *[f"--with={one}" for one in sets])).out
+        for one in sets:
+            self.assertIn(f"{one}: ", text)
+
+    def test_bad_sets(self):
+        for text, message in [("beta", "NAME=VALUE"), ("beta=9", "0..8"), ("bta=1", "did you mean"), ("", "--with")]:
+            self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--with", text), USAGE, message)
 
     def test_compare_formats_as_generate_does(self):
         flags = ["-m", str(SMOL), "-p", "Hello.", "-n", "1", "-sys", "You answer in French.", "--harp-off", "--json"]

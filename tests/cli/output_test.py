@@ -26,7 +26,7 @@ class OutputFaults(CliTest):
     def test_stdout_full(self):
         for args in [["generate", "-p", "Once", "-n", "20"], ["generate", "-p", "Once", "-n", "4", "--json"],
                      ["compare", "-p", "Once", "-n", "4"], ["score", "-p", "Once upon a time"],
-                     ["score", "-p", "Once upon a time", "--sweep", "beta=0,1"], ["calibrate", "-p", "Once upon a time"], ["info"], ["info", "--json"]]:
+                     ["score", "-p", "Once upon a time", "--sweep", "beta=0,1"], ["calibrate", "-p", "Once upon a time", "--target-share", "0.2"], ["info"], ["info", "--json"]]:
             with self.subTest(args=args), open("/dev/full", "wb") as full:
                 result = harp(*args, "-m", str(TINY), stdout=full)
                 self.assert_fault(result, FAILURE, "standard output", "No space left")

@@ -64,12 +64,12 @@ class Sweep(CliTest):
     def test_bad_flags(self):
         bad = [
             (["--sweep", "threshold"], ["--sweep", "threshold", "NAME=VALUE"]),
-            (["--sweep", "=1"], ["--sweep", "threshold, beta"]),
-            (["--sweep", "thres=1"], ["--sweep", "thres", "threshold, beta"]),
-            (["--sweep", "schedule=lazy"], ["--sweep", "schedule", "threshold, beta"]),
+            (["--sweep", "=1"], ["--sweep", "gate, threshold, beta"]),
+            (["--sweep", "thres=1"], ["--sweep", "thres", "gate, threshold, beta"]),
+            (["--sweep", "schedule=lazy"], ["--sweep", "schedule", "gate, threshold, beta"]),
             (["--sweep", "threshold=1,,2"], ["--sweep", "threshold", "''", ">= 0"]),
             (["--sweep", "threshold=1,-2"], ["--sweep", "threshold", "-2", ">= 0"]),
-            (["--sweep", "beta=0,2"], ["--sweep", "beta", "2", "0..1"]),
+            (["--sweep", "beta=0,9"], ["--sweep", "beta", "9", "0..8"]),
             (["--sweep", "perturbation=dropout,uniform", "--sweep", "strength=0"], ["--sweep", "strength", "uniform > 0"]),
             (["--sweep", "beta=0", "--sweep", "beta=1"], ["--sweep", "beta", "twice"]),
             (["--sweep", "beta=0", "--harp-beta", "0.5"], ["--sweep", "--harp-beta"]),

@@ -33,7 +33,7 @@ class Usage(CliTest):
                     self.assertEqual(result.err, "")
                     if command != "verify":  # the recordings fix the options there
                         for option in OPTIONS:
-                            self.assertIn(f"--harp-{option}", result.out)
+                            self.assertIn(f"--harp-{option.replace('_', '-')}", result.out)
                         self.assertIn("--harp-off", result.out)
 
     def test_no_model(self):
@@ -71,7 +71,11 @@ class Usage(CliTest):
     def test_harp_options_out_of_range(self):
         bad = {
             "threshold": ["-1", "nan", "two", ""],
-            "beta": ["-0.1", "1.1", "nan", "inf", "0.5x"],
+            "beta": ["-0.1", "8.1", "nan", "inf", "0.5x"],
+            "gate": ["margin", ""],
+            "plausibility": ["-0.1", "1.1", "nan"],
+            "view": ["sideways"],
+            "view_tokens": ["0", "-1", "1.5"],
             "perturbation": ["noise"],
             "strength": ["-0.1", "1.5", "nan", "inf"],
             "reframings": ["0", "9", "-1", "1.5"],
@@ -84,12 +88,12 @@ class Usage(CliTest):
         for name, values in bad.items():
             for value in values:
                 with self.subTest(option=name, value=value):
-                    result = harp("generate", "-m", str(TINY), "-p", "x", f"--harp-{name}", value)
+                    result = harp("generate", "-m", str(TINY), "-p", "x", f"--harp-{name.replace('_', '-')}", value)
                     self.assert_fault(result, USAGE, name, value)
 
     def test_harp_option_from_environment_out_of_range(self):
-        result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "2"})
-        self.assert_fault(result, USAGE, "beta", "2")
+        result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "9"})
+        self.assert_fault(result, USAGE, "beta", "9")
 
     def test_flags_of_ours(self):
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--format", "prose"), USAGE, "--format")

@@ -17,7 +17,8 @@ LOOKUP = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "2", "--s
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play with her toys in the park. One day a big dog came. "
 
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
-OPTIONS = ["threshold", "beta", "perturbation", "strength", "reframings", "schedule", "redraw", "scope", "seed"]
+OPTIONS = ["gate", "threshold", "beta", "plausibility", "view", "view_tokens", "perturbation", "strength", "reframings", "schedule",
+           "redraw", "scope", "seed"]
 TIMEOUT = 60  # seconds; a hang is a failure
 
 

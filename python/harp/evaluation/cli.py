@@ -1,6 +1,7 @@
 """The command harp-eval: does HARP help this model on this task, by how much, at what cost, and is it more than noise?"""
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -73,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
     report.set_defaults(run=_report)
 
+    examples = commands.add_parser("examples", help="examples of a task, for harp calibrate --examples",
+                                   description="Writes the texts that a task scores, one JSON object a line.")
+    examples.add_argument("--task", required=True, metavar="NAME", help="one that scores given texts; see harp-eval list")
+    examples.add_argument("--examples", default=":", metavar="FROM:TO", help="counted from 0, TO left out (default: all)")
+    examples.add_argument("--data", metavar="DIR", help="of the data files (default: $HARP_EVAL_DATA)")
+    examples.set_defaults(run=_examples)
+
     listing = commands.add_parser("list", help="the tasks and the presets of methods")
     listing.set_defaults(run=_list)
     return top
@@ -141,6 +149,18 @@ def _report(options) -> int:
 
     for path in write_report(options.directory, options.baseline, _slice(options.examples)):
         print(path)
+    return EXIT_OK
+
+
+def _examples(options) -> int:
+    from .examples import examples_of
+
+    data = options.data or os.environ.get("HARP_EVAL_DATA")
+    if not data:
+        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for example in examples_of(options.task, data, _slice(options.examples)):
+        print(json.dumps(example, ensure_ascii=False))
     return EXIT_OK
 
 

@@ -1,7 +1,7 @@
 """The methods that an evaluation compares: how the forward pass runs and how tokens are chosen from it.
 
 A method is written NAME or NAME:KEY=VALUE,...: a preset, and what differs from it. Keys are HARP's options (threshold, beta,
-strength, ...) and temperature, top_p, top_k, min_p, beams, pause.
+strength, ...) and temperature, top_p, top_k, min_p, beams, pause; preset=FILE is what harp calibrate wrote.
 """
 
 from dataclasses import dataclass, field, fields
@@ -11,6 +11,7 @@ from harp import HarpError, HarpOptions
 OPTION_TYPES = {option.name: type(option.default) for option in fields(HarpOptions)}
 SAMPLING_TYPES = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
 OTHER_TYPES = {"beams": int, "pause": int}
+FILE_TYPES = {"preset": str}
 
 NUCLEUS = {"temperature": 1.0, "top_p": 0.9}
 PRESETS = {
@@ -59,7 +60,7 @@ def read_method(text: str) -> Method:
         raise ValueError(f"method {text!r}: no preset {preset!r}; there are {', '.join(PRESETS)}")
     has_harp, values, _ = PRESETS[preset]
     values = dict(values)
-    allowed = {**(OPTION_TYPES if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
+    allowed = {**({**OPTION_TYPES, **FILE_TYPES} if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
     for change in filter(None, changes.split(",")):
         key, equals, value = change.partition("=")
         if key not in allowed or not equals:
@@ -69,7 +70,10 @@ def read_method(text: str) -> Method:
         except ValueError:
             raise ValueError(f"method {text!r}: {key}: {value!r} is not a {allowed[key].__name__}") from None
     try:
-        options = HarpOptions(**{key: values[key] for key in values if key in OPTION_TYPES}) if has_harp else None
+        options = None
+        if has_harp:
+            changed = {key: values[key] for key in values if key in OPTION_TYPES}
+            options = HarpOptions.from_preset(values["preset"], **changed) if "preset" in values else HarpOptions(**changed)
     except HarpError as error:
         raise ValueError(f"method {text!r}: {error}") from None
     sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
