@@ -102,8 +102,7 @@ int score_sweep(Session & session, const ScoringText & text, const Options & bas
         write_out(dump(output, 2) + "\n");
     } else {
         write_out(sweep_table(axes, vanilla, vanilla_seconds, rows) + (is_complete ? "" : extent + "\n") +
-                  standard_error_note +
-                  "Combinations that differ in beta alone share one pass, whose seconds stand at each.\n");
+                  standard_error_note + "Combinations that one pass serves have its seconds each.\n");
     }
     const std::string note = fmt::format("{} tokens, {} in {:.1f} s, windows of {}; the other options: {}",
                                          vanilla.n_tokens, extent, progress.seconds(), text.window, options_text(base));

@@ -57,7 +57,8 @@ void format_negative_prompt(common_json & body, const FormatMessages & format) {
     } else if (negative_prompt.is_array()) {
         negative_prompt = format(negative_prompt);
     } else if (!negative_prompt.is_null()) {
-        throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) + " is neither a string nor messages");
+        throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) +
+                                    " is neither a string nor messages");
     }
 }
 
@@ -135,7 +136,8 @@ std::string begin_request(llama_context * context, llama_seq_id slot, const std:
         pass->set_sequence_options(slot, request->options, /*mask_family=*/0);  // the same answer in whatever slot
         std::vector<llama_token> negative_prompt;
         if (!request->negative_prompt.empty())
-            negative_prompt = common_tokenize(context, request->negative_prompt, /*add_special=*/true, /*parse_special=*/true);
+            negative_prompt =
+                common_tokenize(context, request->negative_prompt, /*add_special=*/true, /*parse_special=*/true);
         pass->set_negative_prompt(slot, std::move(negative_prompt));
         pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
         pass->keep_vanilla_logits(slot, keeps_vanilla);

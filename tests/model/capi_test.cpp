@@ -146,8 +146,12 @@ TEST_F(CApi, HarpOffIsAPlainContext) {
 TEST_F(CApi, DefaultsAreTheOptionTables) {
     const harp_params params = harp_default_params();
     const Options options;
+    EXPECT_EQ(params.gate, HARP_GATE_ENTROPY);
     EXPECT_EQ(params.threshold, options.threshold);
     EXPECT_EQ(params.beta, options.beta);
+    EXPECT_EQ(params.plausibility, options.plausibility);
+    EXPECT_EQ(params.view, HARP_VIEW_PERTURBED);
+    EXPECT_EQ(params.view_tokens, options.view_tokens);
     EXPECT_EQ(params.perturbation, HARP_PERTURBATION_DROPOUT);
     EXPECT_EQ(params.strength, options.strength);
     EXPECT_EQ(params.reframings, options.reframings);
@@ -155,9 +159,32 @@ TEST_F(CApi, DefaultsAreTheOptionTables) {
     EXPECT_EQ(params.redraw, options.redraw);
     EXPECT_EQ(params.scope, HARP_SCOPE_ALL);
     EXPECT_EQ(params.seed, options.seed);
+    EXPECT_EQ(static_cast<int>(Gate::ratio), HARP_GATE_RATIO);
+    EXPECT_EQ(static_cast<int>(View::masked), HARP_VIEW_MASKED);
+    EXPECT_EQ(static_cast<int>(View::guidance), HARP_VIEW_GUIDANCE);
+    EXPECT_EQ(static_cast<int>(View::last), HARP_VIEW_LAST);
     EXPECT_EQ(static_cast<int>(Perturbation::gaussian), HARP_PERTURBATION_GAUSSIAN);
     EXPECT_EQ(static_cast<int>(Schedule::lazy), HARP_SCHEDULE_LAZY);
     EXPECT_EQ(static_cast<int>(Scope::generated), HARP_SCOPE_GENERATED);
+}
+
+TEST_F(CApi, ANegativePromptChangesWhatGuidanceSubtracts) {
+    harp_params params = harp_default_params();
+    params.view = HARP_VIEW_GUIDANCE;
+    params.threshold = 0;
+    params.beta = 2.0F;
+    const Context own = create();
+    ASSERT_TRUE(harp_set_sequence_params(own.get(), 0, params));
+    const auto guided = greedy_by_c(own.get(), 10);
+    const Context other = create();
+    ASSERT_TRUE(harp_set_sequence_params(other.get(), 0, params));
+    const std::array<llama_token, 3> negative = {1, 300, 310};
+    EXPECT_TRUE(harp_set_negative_prompt(other.get(), 0, negative.data(), negative.size()));
+    EXPECT_NE(greedy_by_c(other.get(), 10).logits, guided.logits);
+    const std::array<llama_token, 1> bad = {-7};
+    EXPECT_FALSE(harp_set_negative_prompt(other.get(), 0, bad.data(), bad.size()));
+    EXPECT_NE(std::string(harp_last_error()).find("-7"), std::string::npos);
+    EXPECT_TRUE(harp_set_negative_prompt(other.get(), 0, nullptr, 0));
 }
 
 TEST_F(CApi, ErrorsAreReturnValuesWithASentence) {
@@ -165,7 +192,7 @@ TEST_F(CApi, ErrorsAreReturnValuesWithASentence) {
         EXPECT_NE(std::string(harp_last_error()).find(part), std::string::npos) << harp_last_error();
     };
     harp_params bad = harp_default_params();
-    bad.beta = 1.5F;
+    bad.beta = 8.5F;
     EXPECT_FALSE(harp_set_default_params(&bad));
     error_mentions("beta");
     EXPECT_EQ(harp_init_from_model(nullptr, small_context()), nullptr);

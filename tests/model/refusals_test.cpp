@@ -95,7 +95,7 @@ TEST(Refusals, OptionsOutOfRange) {
     EXPECT_EQ(code_of(pass, 2, Options{}), ErrorCode::invalid_input);
     EXPECT_EQ(code_of(pass, -1, Options{}), ErrorCode::invalid_input);
     Options bad;
-    bad.beta = 2.0F;
+    bad.beta = 9.0F;
     EXPECT_EQ(code_of(pass, 0, bad), ErrorCode::invalid_option);
     ForwardPass off(model, small_context(), std::nullopt);
     EXPECT_EQ(code_of(off, 0, Options{}), ErrorCode::invalid_option);

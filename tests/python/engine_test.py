@@ -56,7 +56,7 @@ class Options(unittest.TestCase):
                              float(table[name]) if table[name][0].isdigit() else table[name])
 
     def test_bad_values_name_field_value_and_range(self):
-        for change, words in [({"beta": 3}, ["beta", "3", "0..1"]), ({"perturbation": "noise"}, ["perturbation", "noise"]),
+        for change, words in [({"beta": 9}, ["beta", "9", "0..8"]), ({"perturbation": "noise"}, ["perturbation", "noise"]),
                               ({"threshold": -1}, ["threshold", "-1"]), ({"seed": 1.5}, ["seed", "1.5"])]:
             with self.subTest(**change), self.assertRaises(harp.HarpError) as caught:
                 harp.HarpOptions(**change)
@@ -241,7 +241,7 @@ class Scores(unittest.TestCase):
         choices = self.model.tokenize(" tree dog", add_special=False)
         pairs = [([*text[:-1]], [text[-1], choice]) for choice in choices]
         sets = [OPTIONS, None, OPTIONS.replace(threshold=3.0, beta=0.25), OPTIONS.replace(threshold=0.5, beta=0.75),
-                OPTIONS.replace(beta=1.0)]
+                OPTIONS.replace(beta=1.0), OPTIONS.replace(beta=2.0, plausibility=0.1), OPTIONS.replace(gate="ratio", threshold=0.3)]
         session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=2)
         shared = session.score_each(pairs, sets, mask_sequences=[3] * len(pairs))
         self.assertEqual(session.statistics["clean_rows"], len(text))
@@ -255,6 +255,49 @@ class Scores(unittest.TestCase):
                     self.assertEqual(ours.hesitated.tolist(), alone.hesitated.tolist())
         self.assertNotEqual(shared[0][0].log_likelihood, shared[0][2].log_likelihood)
         self.assertLess(shared[0][1].seconds, shared[0][0].seconds)
+
+    def test_views(self):
+        text = self.model.tokenize("Once upon a time there was a dog. Lily went to the park and saw a big")
+        for options in [harp.HarpOptions(threshold=0, view="last", view_tokens=4, beta=2), harp.HarpOptions(threshold=0, view="masked"),
+                        harp.HarpOptions(threshold=0, view="guidance", beta=1.5)]:
+            with self.subTest(view=options.view):
+                session = harp.Session(self.model, options, n_ctx=256, n_sequences=3)
+                pairs = [(text[:n], text[n:]) for n in (5, 9, 12)]  # the context is the prompt
+                together = session.score(pairs)
+                for pair, score in zip(pairs, together, strict=True):
+                    [alone] = harp.Session(self.model, options, n_ctx=256).score([pair])
+                    np.testing.assert_allclose(score.harp, alone.harp, atol=1e-3)
+                    self.assertGreater(np.abs(score.harp - score.vanilla).max(), 0.01)
+                    self.assertTrue(np.isfinite(score.harp).all())
+
+    def test_a_negative_prompt(self):
+        options = harp.HarpOptions(threshold=0, view="guidance", beta=2)
+        session = harp.Session(self.model, options, n_ctx=256)
+        texts = [[token.id for token in session.generate("Once upon a time", max_tokens=12, negative_prompt=negative)]
+                 for negative in ("", "The dog was sad.", self.model.tokenize("The dog was sad."))]
+        self.assertEqual(texts[1], texts[2])
+        tokens = len(self.model.tokenize("The dog was sad."))
+        self.assertEqual(session.statistics["second_pass_rows"], 3 * 12 + 2 * (tokens - 1))  # each row once, the prompt never
+        [own], [other] = (session.score([("Once upon a", " time")], negative_prompt=negative) for negative in ("", "The dog"))
+        self.assertNotEqual(own.log_likelihood, other.log_likelihood)
+        with self.assertRaises(harp.HarpError) as caught:
+            session.generate("Once", options=OPTIONS, negative_prompt="x")
+        self.assertEqual(caught.exception.code, "invalid_option")
+        self.assertIn("guidance", str(caught.exception))
+
+    def test_presets(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "look.json"
+            path.write_text(json.dumps({"harp": {"view": "last", "view_tokens": 5, "beta": 2, "threshold": "inf"}, "found_by": 1}))
+            self.assertEqual(harp.HarpOptions.from_preset(path, beta=3.0),
+                             harp.HarpOptions(view="last", view_tokens=5, beta=3.0, threshold=math.inf))
+            for text in ["", "[]", '{"harp": 1}', '{"harp": {"bta": 1}}', '{"harp": {"beta": 9}}']:
+                path.write_text(text)
+                with self.subTest(text=text), self.assertRaises(harp.HarpError):
+                    harp.HarpOptions.from_preset(path)
+            with self.assertRaises(harp.HarpError) as caught:
+                harp.HarpOptions.from_preset("nowhere.json")
+            self.assertIn("nowhere.json", str(caught.exception))
 
     def test_options_that_cannot_share_a_reading(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=64)

@@ -83,7 +83,7 @@ class Methods(unittest.TestCase):
         self.assertEqual(read_method("nucleus:top_p=0.5").sampling["top_p"], 0.5)
 
     def test_faults_name_what_is_wrong(self):
-        for text, words in {"magic": ["magic", "vanilla"], "harp:beta=3": ["beta", "3", "0..1"], "harp:beta": ["beta"],
+        for text, words in {"magic": ["magic", "vanilla"], "harp:beta=9": ["beta", "9", "0..8"], "harp:beta": ["beta"],
                             "vanilla:threshold=1": ["threshold"], "harp:redraw=x": ["redraw", "x"],
                             "beam:temperature=1": ["beam"]}.items():
             with self.subTest(text), self.assertRaises(ValueError) as caught:
@@ -94,6 +94,9 @@ class Methods(unittest.TestCase):
     def test_which_share_a_reading(self):
         for method, other, shares in [("harp", "harp:threshold=2,beta=0.9", True), ("harp", "vanilla", True),
                                       ("harp", "harp:strength=0.1", False), ("harp:redraw=1", "harp:redraw=1,beta=0.9", False),
+                                      ("harp", "harp:gate=ratio,threshold=0.5,beta=2,plausibility=0.1", True),
+                                      ("harp", "harp:view=last", False), ("harp:view=last", "harp:view=last,view_tokens=5", False),
+                                      ("harp:view=last,redraw=1", "harp:view=last,redraw=1,threshold=2", True),
                                       ("harp:perturbation=uniform,strength=5", "harp:perturbation=uniform,strength=5,beta=0.9", True),
                                       ("harp:perturbation=uniform,strength=5", "harp:perturbation=uniform,strength=5,threshold=2", False)]:
             with self.subTest(method=method, other=other):
