@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -116,7 +117,7 @@ def _run(options) -> int:
                 methods=tuple(read_method(text) for text in options.methods), seeds=_seeds(options.seeds),
                 settings={"data": data, "limit": options.limit, "batch_size": options.batch_size,
                           "max_length": options.max_length, "n_threads": options.threads, "kernels": options.kernels == "on",
-                          "llama_args": tuple(options.llama_args.split())})
+                          "llama_args": tuple(shlex.split(options.llama_args))})
     engine = in_process
     if options.engine == "ray":
         from .ray_engine import RayEngine

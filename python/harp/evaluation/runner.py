@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import mmap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import harp
+from harp.identity import llama_environment, model_hash, named_files, sha256_of
 
 from . import tasks
 from .cells import CellRunner, CellSpec, OnExample, can_share_readings
@@ -136,20 +135,16 @@ def config_of(spec: CellSpec, n_examples: int) -> dict:
     task = tasks.TASKS[spec.task]
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
     data = Path(spec.data)
+    environment = llama_environment()
+    others = {"files_sha256": named_files([*spec.llama_args, *environment.values()]), "environment": environment}
     return {
         "options": {key: str(value) if value == float("inf") else value for key, value in options.items()},
         "decoding": spec.method.decoding, "sampling": spec.method.sampling, "protocol": spec.protocol,
         "metric": task.metric, "binary": task.binary, "higher_is_better": True, "n_examples": n_examples,
         "task_title": task.title, "paper_column": task.paper_column,
-        "model_file": Path(spec.model_path).name, "model_sha256": sha256_of(Path(spec.model_path)),
+        "model_file": Path(spec.model_path).name, "model_sha256": model_hash(spec.model_path),
         "max_length": spec.max_length, "kernels": spec.kernels, "llama_args": list(spec.llama_args),
         "data_sha256": {name: sha256_of(data / name) for name in task.files[spec.protocol]},
         "versions": {"harp": harp.__version__, "llama.cpp": harp.build_info()["llama.cpp"], "lm-eval": version("lm-eval")},
+        **{key: value for key, value in others.items() if value},
     }
-
-
-@functools.cache
-def sha256_of(path: Path) -> str:
-    """Read once in a run, however many cells depend on it."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return hashlib.sha256(content).hexdigest()
