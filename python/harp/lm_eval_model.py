@@ -63,6 +63,8 @@ class HarpLM(TemplateLM):
         n_threads: None leaves it to llama.cpp.
         kernels: Model's; by default as ``enabled``.
         llama_args: more flags of llama.cpp: a list, or a text as a shell would read it.
+        add_bos_token: whether texts are read behind a beginning-of-sequence token; None leaves it to the model. lm-eval's local-completions reads
+            without it.
         prefix_token_id: what an empty context is read as; the beginning-of-sequence token, or without one the end token.
         beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
@@ -72,8 +74,9 @@ class HarpLM(TemplateLM):
                  batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
                  max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
-                 kernels: bool | None = None, llama_args: str | Sequence[str] = "", prefix_token_id: int | None = None,
-                 model: Model | None = None, beside: Sequence[HarpOptions | None] = (), **options):
+                 kernels: bool | None = None, llama_args: str | Sequence[str] = "", add_bos_token: bool | None = None,
+                 prefix_token_id: int | None = None, model: Model | None = None,
+                 beside: Sequence[HarpOptions | None] = (), **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
@@ -98,6 +101,7 @@ class HarpLM(TemplateLM):
         self.max_length = max_length
         self.max_gen_toks = max_gen_toks
         self._prefix_token_id = prefix_token_id
+        self._add_bos_token = add_bos_token
         self._warned_of_length = False
         self.seed_of_sampler = seed_of_sampler
         self.shared_masks = shared_masks
@@ -145,8 +149,11 @@ class HarpLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
         if add_special_tokens is None:
-            add_special_tokens = not (self._bos_text and string.startswith(self._bos_text))
-        return self.model.tokenize(string, add_special=add_special_tokens)
+            add_special_tokens = self._add_bos_token is not False and not (self._bos_text and string.startswith(self._bos_text))
+        tokens = self.model.tokenize(string, add_special=add_special_tokens)
+        if add_special_tokens and self._add_bos_token and not self.model.adds_bos:
+            tokens.insert(0, self.prefix_token_id)
+        return tokens
 
     # Scores
 
