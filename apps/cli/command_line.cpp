@@ -6,6 +6,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
+#include <limits>
 #include <regex>
 #include <utility>
 
@@ -69,7 +70,13 @@ class LlamaFlags {
 void check_integer(const std::string & flag, const std::string & value) {
     int parsed = 0;
     const char * end = value.data() + value.size();
-    if (const auto result = std::from_chars(value.data(), end, parsed); result.ec != std::errc{} || result.ptr != end) {
+    const auto result = std::from_chars(value.data(), end, parsed);
+    if (result.ec == std::errc::result_out_of_range && result.ptr == end) {
+        using Limits = std::numeric_limits<int>;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': {} is out of range [{}..{}]", flag, value, Limits::min(), Limits::max()));
+    }
+    if (result.ec != std::errc{} || result.ptr != end) {
         throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is not a whole number", flag, value));
     }
 }

@@ -4,10 +4,9 @@
 
 #include <array>
 #include <filesystem>
-#include <fstream>
 
 #include "build-info.h"
-#include "hash/hash.h"
+#include "content_hash.h"
 
 namespace harp::cli {
 
@@ -23,19 +22,11 @@ json build_json() {
 json model_json(const llama_model & model, const std::string & path) {
     std::array<char, 256> description{};
     llama_model_desc(&model, description.data(), description.size());
-    constexpr size_t head_size = size_t{4} << 20;
-    std::error_code no_size;
-    std::string head = std::to_string(std::filesystem::file_size(path, no_size)) + "\n";
-    const size_t prefix = head.size();
-    head.resize(prefix + head_size);
-    std::ifstream file(path, std::ios::binary);
-    file.read(head.data() + prefix, head_size);
-    head.resize(prefix + static_cast<size_t>(file.gcount()));
     return {{"file", std::filesystem::path(path).filename().string()},
             {"description", description.data()},
             {"parameters", llama_model_n_params(&model)},
             {"bytes", llama_model_size(&model)},
-            {"fingerprint", hash_sha256_hex(head.data(), head.size())}};
+            {"fingerprint", model_fingerprint(path)}};
 }
 
 json token_json(llama_token id, const std::string & text, const StepRecord & record) {

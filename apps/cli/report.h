@@ -13,7 +13,7 @@ namespace harp::cli {
 /// Version of harp, llama.cpp and compiler, and the instruction sets in use.
 [[nodiscard]] nlohmann::json build_json();
 
-/// File name, size, description and a fingerprint (SHA-256 of the size and the first 4 MiB).
+/// File name, size, description and model_fingerprint(). @throws Error{io}
 [[nodiscard]] nlohmann::json model_json(const llama_model & model, const std::string & path);
 
 /// One generated token with the record of the step that chose it.

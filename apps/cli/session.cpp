@@ -79,6 +79,12 @@ void check_sizes(const common_params & params) {
     check("-c", params.n_ctx, 0);
     check("-b", params.n_batch, 1);
     check("-ub", params.n_ubatch, 0);
+    for (const auto & [flag, n] :
+         {std::pair("-t", params.cpuparams.n_threads), std::pair("-tb", params.cpuparams_batch.n_threads)}) {
+        if (n <= GGML_MAX_N_THREADS) continue;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': {} is out of range [..{}]", flag, n, GGML_MAX_N_THREADS));
+    }
 }
 
 bool on_load_progress(float part, void * line) {

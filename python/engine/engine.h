@@ -9,6 +9,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <clocale>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,28 @@
 namespace harp::python {
 
 namespace nb = nanobind;
+
+/// The C locale for this thread as long as it lives. llama.cpp reads and writes numbers by it ("0.5"), whatever the program around us set.
+class PlainLocale {
+  public:
+    PlainLocale() : before_(uselocale(plain())) {}
+    ~PlainLocale() { uselocale(before_); }
+    PlainLocale(const PlainLocale &) = delete;
+    PlainLocale & operator=(const PlainLocale &) = delete;
+
+  private:
+    static locale_t plain() {
+        static const locale_t locale = newlocale(LC_ALL_MASK, "C", nullptr);
+        return locale;
+    }
+    locale_t before_;
+};
+using InPlainLocale = nb::call_guard<PlainLocale>;
+
+/// In a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if there is a device other than the CPU
+void refuse_shared_devices();
+/// Makes forked processes able to compute; once.
+void watch_forks();
 
 /// Names and texts of options, as set_option() reads them; nullopt is HARP off.
 using OptionTexts = std::optional<std::map<std::string, std::string>>;

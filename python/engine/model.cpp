@@ -1,4 +1,5 @@
 #include "cli/command_line.h"
+#include "cli/content_hash.h"
 #include "cli/report.h"
 #include "common.h"
 #include "engine.h"
@@ -6,6 +7,7 @@
 namespace harp::python {
 
 using namespace nb::literals;
+using WithoutLock = nb::call_guard<PlainLocale, nb::gil_scoped_release>;
 
 std::optional<Options> read_options(const OptionTexts & texts) {
     if (!texts) return std::nullopt;
@@ -16,6 +18,7 @@ std::optional<Options> read_options(const OptionTexts & texts) {
 }
 
 Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
+    refuse_shared_devices();
     // llama.cpp's `common` loads a model together with a context: a small one, which is not used
     std::vector<std::string> all = {"harp", "-m", path, "-c", "64", "--harp-off"};
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -45,7 +48,8 @@ std::string Model::piece(llama_token token, bool special) const {
 void bind_model(nb::module_ & module) {
     using Messages = std::vector<std::pair<std::string, std::string>>;
     nb::class_<Model>(module, "Model")
-        .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a)
+        .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a,
+             InPlainLocale())
         .def_prop_ro("path", &Model::path)
         .def_prop_ro("n_vocab", [](const Model & m) { return llama_vocab_n_tokens(&m.session().vocab()); })
         .def_prop_ro("n_ctx_train", [](const Model & m) { return llama_model_n_ctx_train(&m.session().model()); })
@@ -59,11 +63,11 @@ void bind_model(nb::module_ & module) {
                          return std::string(text != nullptr ? text : "");
                      })
         .def(
-            "info", [](const Model & m) { return cli::model_json(m.session().model(), m.path()).dump(); },
-            "JSON: file, description, parameters, bytes, fingerprint")
+            "info", [](const Model & m) { return cli::dump(cli::model_json(m.session().model(), m.path())); },
+            "JSON: file, description, parameters, bytes, fingerprint", WithoutLock())
         .def("is_end",
              [](const Model & m, llama_token token) { return llama_vocab_is_eog(&m.session().vocab(), token); })
-        .def("tokenize", &Model::tokenize, "text"_a, "add_special"_a, "parse_special"_a)
+        .def("tokenize", &Model::tokenize, "text"_a, "add_special"_a, "parse_special"_a, InPlainLocale())
         .def(
             "piece",
             [](const Model & m, llama_token token, bool special) {
@@ -80,7 +84,7 @@ void bind_model(nb::module_ & module) {
                 for (const auto & [role, content] : messages) chat.push_back(cli::chat_message(role, content));
                 return m.session().apply_chat_template(chat);
             },
-            "messages"_a);
+            "messages"_a, InPlainLocale());
 
     module.def(
         "check_options", [](const std::map<std::string, std::string> & texts) { (void)read_options(texts); },
@@ -95,6 +99,8 @@ void bind_model(nb::module_ & module) {
             return rows;
         },
         "name, default, range, meaning of each option");
+    module.def("content_hash", &cli::content_hash, "path"_a, "SHA-256 of a file, which is read once", WithoutLock());
+    module.def("model_files", &cli::model_files, "path"_a, "of a model: the parts of a split one");
     module.def(
         "build_info", [] { return cli::build_json().dump(); }, "JSON: versions and CPU features");
 }

@@ -21,6 +21,7 @@ void raise(PyObject * type, const Error & error) {
 NB_MODULE(_engine, module) {
     module.doc() = "The compiled part of harp; use the package harp.";
     llama_backend_init();
+    watch_forks();
     nb::register_exception_translator([](const std::exception_ptr & pointer, void * /*unused*/) {
         try {
             std::rethrow_exception(pointer);

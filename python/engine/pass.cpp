@@ -212,6 +212,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     // positions and counts of cells, the twins' among them, are of 31 bits
     const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
     check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
+    refuse_shared_devices();
     const llama_model & weights = model.session().model();
     if (!options &&
         (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {  // HARP refuses them itself
@@ -240,6 +241,7 @@ std::unique_lock<std::mutex> Pass::hold() {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock)
         throw Error(ErrorCode::unsupported_call, "another thread is using this session; give each thread its own");
+    refuse_shared_devices();
     take_out_cancelled();
     return lock;
 }
@@ -307,6 +309,7 @@ decoding::Sampler Pass::new_sampler(const Sampling & sampling) const {
 }
 
 void bind_pass(nb::module_ & module) {
+    module.attr("max_sequences") = llama_max_parallel_sequences();
     nb::class_<Sampling>(module, "Sampling")
         .def(
             "__init__",
@@ -323,7 +326,8 @@ void bind_pass(nb::module_ & module) {
                bool is_unified) {
                 new (self) Pass(model, read_options(options), Pass::Size{n_ctx, n_sequences, is_unified});
             },
-            "model"_a, "options"_a.none(), "n_ctx"_a, "n_sequences"_a, "is_unified"_a, nb::keep_alive<1, 2>())
+            "model"_a, "options"_a.none(), "n_ctx"_a, "n_sequences"_a, "is_unified"_a, nb::keep_alive<1, 2>(),
+            InPlainLocale())
         .def_prop_ro("n_ctx", [](const Pass & self) { return self.pass().n_ctx_seq(); })
         .def_prop_ro("n_sequences", [](const Pass & self) { return self.pass().n_seq_max(); })
         .def_prop_ro("n_batch", [](const Pass & self) { return self.pass().n_batch(); })
@@ -344,9 +348,9 @@ void bind_pass(nb::module_ & module) {
                                                 reuses_prefix});
             },
             "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
-            "negative_prompt"_a, "reuses_prefix"_a)
+            "negative_prompt"_a, "reuses_prefix"_a, InPlainLocale())
         .def("cancel", &Pass::cancel, "request"_a)
-        .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch")
+        .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch", InPlainLocale())
         .def(
             "submit_score",
             [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,
@@ -357,16 +361,17 @@ void bind_pass(nb::module_ & module) {
                 const auto held = self.hold();
                 return self.scorer().submit({tokens, n_context, std::move(sets), mask_sequence, negative_prompt});
             },
-            "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a, "negative_prompt"_a)
-        .def("step_score", &step_scorer, "[(request, result)] of one batch")
+            "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a, "negative_prompt"_a, InPlainLocale())
+        .def("step_score", &step_scorer, "[(request, result)] of one batch", InPlainLocale())
         .def("abandon_scores",
              [](Pass & self) {
                  const auto held = self.hold();
                  self.abandon_scores();
              })
-        .def("forward", &forward, "tokens"_a, "all"_a)
+        .def("forward", &forward, "tokens"_a, "all"_a, InPlainLocale())
         .def("truncate", &truncate, "n"_a)
-        .def("beam_search", &beam_search, "prompt"_a, "max_tokens"_a, "beams"_a, "candidates"_a, "length_penalty"_a);
+        .def("beam_search", &beam_search, "prompt"_a, "max_tokens"_a, "beams"_a, "candidates"_a, "length_penalty"_a,
+             InPlainLocale());
 }
 
 }  // namespace harp::python

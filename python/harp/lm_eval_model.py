@@ -7,7 +7,10 @@ HARP scoring: the log-probability of each token is that of the mixed logits wher
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shlex
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,6 +21,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
+from .arguments import INT32_MAX, items, whole
+from .identity import llama_environment, named_files
 from .model import Model
 from .options import HarpOptions
 from .session import Answer, Sampling, Score, Session
@@ -47,7 +52,8 @@ class HarpLM(TemplateLM):
         path: of the GGUF file; also as ``pretrained``.
         enabled: False is plain llama.cpp.
         batch_size: sequences in flight.
-        max_length: tokens of context and continuation; longer contexts lose their beginning.
+        max_length: tokens that are read; the last of a continuation is not, since nothing follows it. Longer contexts lose their beginning;
+            a continuation that has more tokens is an error.
         max_gen_toks: of answers whose task does not say.
         seed_of_sampler: of requests that sample.
         shared_masks: all contexts have the same masks, as with ``harp score``; else each context has its own, drawn from
@@ -56,7 +62,10 @@ class HarpLM(TemplateLM):
         pause: texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
         n_threads: None leaves it to llama.cpp.
         kernels: Model's; by default as ``enabled``.
-        llama_args: more flags of llama.cpp, separated by spaces.
+        llama_args: more flags of llama.cpp: a list, or a text as a shell would read it.
+        add_bos_token: whether texts are read behind a beginning-of-sequence token; None leaves it to the model. lm-eval's local-completions reads
+            without it.
+        prefix_token_id: what an empty context is read as; the beginning-of-sequence token, or without one the end token.
         negative_prompt: text that the view ``guidance`` reads in the place of each context.
         preset: file of options (HarpOptions.from_preset), which ``options`` go over.
         beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
@@ -67,9 +76,9 @@ class HarpLM(TemplateLM):
                  batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
                  max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
-                 kernels: bool | None = None, llama_args: str = "", model: Model | None = None,
-                 negative_prompt: str = "", preset: str | None = None, beside: Sequence[HarpOptions | None] = (),
-                 **options):
+                 kernels: bool | None = None, llama_args: str | Sequence[str] = "", add_bos_token: bool | None = None,
+                 prefix_token_id: int | None = None, model: Model | None = None,
+                 negative_prompt: str = "", preset: str | None = None, beside: Sequence[HarpOptions | None] = (), **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
@@ -80,18 +89,26 @@ class HarpLM(TemplateLM):
         if model is None:
             if not (path or pretrained):
                 raise ValueError("model_args: path=model.gguf is missing")
+            flags = shlex.split(llama_args) if isinstance(llama_args, str) else llama_args
             model = Model(path or pretrained, n_threads=n_threads, kernels=enabled if kernels is None else kernels,
-                          llama_args=llama_args.split())
+                          llama_args=flags)
+        elif llama_args:
+            raise ValueError("llama_args: the model is loaded already; give them to Model")
         self.model = model
+        max_length = whole("max_length", max_length, 2, INT32_MAX)
         self.options = None
         if enabled:
             self.options = HarpOptions.from_preset(preset, **options) if preset else HarpOptions(**options)
         self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
-        self.beside = list(beside)
-        n_sequences = beams if beams > 1 else 8 if batch_size == "auto" else int(batch_size)
+        self.beside = items("beside", beside, "a list of HarpOptions or None")
+        is_auto = str(batch_size).startswith("auto")
+        n_sequences = beams if beams > 1 else 8 if is_auto else int(batch_size)
         self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
         self.max_length = max_length
         self.max_gen_toks = max_gen_toks
+        self._prefix_token_id = prefix_token_id
+        self._add_bos_token = add_bos_token
+        self._warned_of_length = False
         self.seed_of_sampler = seed_of_sampler
         self.shared_masks = shared_masks
         self.beams = beams
@@ -109,12 +126,22 @@ class HarpLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self.model.bos if self.model.bos >= 0 else self.eot_token_id
+        known = [self._prefix_token_id, self.model.bos, self.eot_token_id]
+        token = next((token for token in known if token is not None and token >= 0), None)
+        if token is None:
+            raise ValueError("the model has neither a beginning-of-sequence nor an end token, and a context is empty: give "
+                             "prefix_token_id")
+        return token
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the request cache: other models, other names."""
-        return f"harp-{self.model.info['fingerprint'][:16]}"
+        """Of the request cache: other models or flags, other names."""
+        name = self.model.info["fingerprint"]
+        flags, environment = self.model.llama_args, llama_environment()
+        if flags or environment:
+            said = [name, flags, environment, named_files([*flags, *environment.values()])]
+            name = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return f"harp-{name[:16]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         if isinstance(chat_template, str):
@@ -128,17 +155,18 @@ class HarpLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
         if add_special_tokens is None:
-            add_special_tokens = not (self._bos_text and string.startswith(self._bos_text))
-        return self.model.tokenize(string, add_special=add_special_tokens)
+            add_special_tokens = self._add_bos_token is not False and not (self._bos_text and string.startswith(self._bos_text))
+        tokens = self.model.tokenize(string, add_special=add_special_tokens)
+        if add_special_tokens and self._add_bos_token and not self.model.adds_bos:
+            tokens.insert(0, self.prefix_token_id)
+        return tokens
 
     # Scores
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
         pairs, families = [], []
         for (strings, context, continuation) in requests:
-            kept = (context + continuation)[-self.max_length:]
-            n_context = max(1, len(kept) - len(continuation))
-            pairs.append((kept[:n_context], kept[n_context:]))
+            pairs.append(self._fitted(strings, context, continuation))
             families.append(self._family(strings[0] if strings else str(context)))
         responses: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         progress = tqdm(total=len(pairs), desc="loglikelihood", disable=disable_tqdm)
@@ -158,12 +186,25 @@ class HarpLM(TemplateLM):
                                     negative_prompt=self.negative_prompt, on_scores=on_scores)
         return responses
 
+    def _fitted(self, strings, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Context and continuation as lm-eval's Hugging Face backend reads them: max_length tokens, of which the last token is none."""
+        if not 1 <= len(continuation) <= self.max_length:
+            raise ValueError(f"the continuation{f' {_shortened(strings[1])}' if strings else ''} has {len(continuation)} tokens; "
+                             f"allowed: 1..{self.max_length} (max_length)")
+        context = context or [self.prefix_token_id]  # a text of spaces, which lm-eval gives to the continuation
+        most = self.max_length + 1 - len(continuation)
+        if len(context) > most and not self._warned_of_length:
+            self._warned_of_length = True
+            log.warning("a context of %d tokens and its continuation of %d do not fit max_length=%d: this context, and others that are "
+                        "too long, lose their beginning", len(context), len(continuation), self.max_length)
+        return context[-most:], continuation
+
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         windows, owners = [], []
         for index, request in enumerate(requests):
             tokens = self.tok_encode(request.args[0])
             for window in utils.get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id,
-                                                          max_seq_len=self.max_length - 1, context_len=1):
+                                                          max_seq_len=self.max_length, context_len=1):
                 context, continuation = utils.make_disjoint_window(window)
                 windows.append((None, context, continuation))
                 owners.append(index)
@@ -197,7 +238,7 @@ class HarpLM(TemplateLM):
         room = self.max_length - settings.max_tokens - len(self.pause_tokens)
         if room < 1:
             raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
-        prompts = [self.tok_encode(context)[-room:] + self.pause_tokens for context in contexts]
+        prompts = [(self.tok_encode(context) or [self.prefix_token_id])[-room:] + self.pause_tokens for context in contexts]
         if self.beams > 1:
             for index, prompt in enumerate(prompts):
                 best = self.session.beam_search(prompt, beams=self.beams, max_tokens=settings.max_tokens)[0]
@@ -221,6 +262,10 @@ class HarpLM(TemplateLM):
     def _report(self, index: int, response: object, cost: Cost, which: int = 0) -> None:
         if self.on_response:
             self.on_response(index, response, cost, which)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 @dataclass(frozen=True)

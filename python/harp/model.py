@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from . import _engine
+from .arguments import items, texts, token_ids
 
 
 class Model:
@@ -29,7 +30,8 @@ class Model:
         flags = [] if n_threads is None else ["-t", str(n_threads)]
         flags += [] if n_gpu_layers is None else ["-ngl", str(n_gpu_layers)]
         flags += ["--harp-kernels", "on" if kernels else "off"]
-        self._engine = _engine.Model(os.fspath(path), [*flags, *llama_args])
+        self.llama_args = texts("llama_args", llama_args, 'a list of flags and values, ["-ngl", "99"]')
+        self._engine = _engine.Model(os.fspath(path), [*flags, *self.llama_args])
 
     @property
     def path(self) -> str:
@@ -71,7 +73,8 @@ class Model:
 
     @property
     def info(self) -> dict:
-        """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint`` (of the file's size and first 4 MiB)."""
+        """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint``: SHA-256 of the file's content, of a split
+        model of all parts'. A large file is read for it once, as long as it does not change."""
         return json.loads(self._engine.info())
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -89,6 +92,7 @@ class Model:
         Args:
             special: control tokens by their names, instead of nothing.
         """
+        tokens = token_ids("tokens", tokens, self.n_vocab)
         return b"".join(self._engine.piece(token, special) for token in tokens).decode("utf-8", "replace")
 
     def is_end(self, token: int) -> bool:
@@ -101,7 +105,13 @@ class Model:
         Raises:
             HarpError: ``unsupported_call`` if the model has no chat template.
         """
-        return self._engine.apply_chat_template([(message["role"], message["content"]) for message in messages])
+        allowed = 'messages, [{"role": "user", "content": "..."}]'
+        pairs = []
+        for index, message in enumerate(items("messages", messages, allowed)):
+            if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+                raise TypeError(f"messages[{index}]: {message!r}; allowed: {allowed}")
+            pairs.append((message["role"], message["content"]))
+        return self._engine.apply_chat_template(pairs)
 
     def __repr__(self) -> str:
         return f"Model({self.path!r})"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _engine
+from .arguments import INT32_MAX, UINT32_MAX, items, strings, token_ids, whole
 from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, texts
@@ -38,8 +39,8 @@ class Sampling:
     grammar: str = ""
 
     def _engine(self) -> _engine.Sampling:
-        return _engine.Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repeat_penalty, self.seed,
-                                self.grammar)
+        return _engine.Sampling(self.temperature, whole("top_k", self.top_k, -INT32_MAX, INT32_MAX), self.top_p, self.min_p,
+                                self.repeat_penalty, whole("seed", self.seed, 0, UINT32_MAX), self.grammar)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class Session:
                  n_sequences: int = 1, unified: bool = False):
         self.model = model
         self.options = options
+        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences)
+        n_streams = n_sequences * (1 + options.reframings if options else 1)
+        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // n_streams)  # positions and cells, the twins' too, are of 31 bits
         self._pass = _engine.Pass(model._engine, texts(options), n_ctx, n_sequences, unified)
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
 
@@ -144,7 +148,7 @@ class Session:
         ``drafted`` and ``accepted``."""
         return self._pass.statistics()
 
-    def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: Sequence[str] = (),
+    def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                  sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0,
                  negative_prompt: str | Sequence[int] = ()) -> Stream:
         """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
@@ -154,7 +158,7 @@ class Session:
         Args:
             prompt: a text (tokenized with its special tokens), or token ids.
             max_tokens: -1 is until the model ends or the context is full.
-            stop: texts that end the answer; not part of ``answer.text``.
+            stop: a text, or several, that end the answer; not part of ``answer.text``.
             options: over those of the session, for this answer.
             mask_sequence: which of the seed's mask families: other numbers, other masks.
             negative_prompt: what the view ``guidance`` reads in the prompt's place, as ``prompt``; empty: its last token.
@@ -164,7 +168,7 @@ class Session:
         """
         return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, reuses_prefix=True)
 
-    def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: Sequence[str] = (),
+    def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
                       mask_sequences: Iterable[int] | None = None,
                       negative_prompt: str | Sequence[int] = ()) -> Iterator[tuple[int, Answer]]:
@@ -172,8 +176,9 @@ class Session:
 
         Arguments as of generate(). Leaving the iterator early drops what is not answered.
         """
-        prompts = list(prompts)
-        families = [0] * len(prompts) if mask_sequences is None else list(mask_sequences)
+        prompts = items("prompts", prompts, "a list of prompts; for one prompt: [prompt], or generate()")
+        families = _families(mask_sequences, len(prompts))
+        stop = strings("stop", stop)
         growing: dict[int, Stream] = {}
         try:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
@@ -219,13 +224,18 @@ class Session:
         Raises:
             HarpError: as score(); ``invalid_option`` if the options cannot share a reading.
         """
-        requests = list(requests)
+        pairs = "a list of pairs (context, continuation)"
+        requests = items("requests", requests, pairs)
+        for index, request in enumerate(requests):
+            if len(items(f"requests[{index}]", request, pairs[10:])) != 2:
+                raise TypeError(f"requests[{index}]: {request!r}; allowed: a pair (context, continuation)")
+        options = items("options", options, "a list of HarpOptions or None")
         if len(options) > 1 and not self.options:
             raise HarpError("options: several, and the session is without HARP", "invalid_option")
         if len(options) > 1:
             options = [one or HarpOptions(threshold=float("inf")) for one in options]
         option_texts = [texts(one) for one in options if one]
-        families = [0] * len(requests) if mask_sequences is None else list(mask_sequences)
+        families = _families(mask_sequences, len(requests))
         negative = self._tokens(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
@@ -262,7 +272,7 @@ class Session:
                 go back (recurrent models, a sliding window that has moved on): see n_past. ``unsupported_call`` while answers are
                 under way.
         """
-        logits, entropies, hesitated = self._pass.forward(list(tokens), all)
+        logits, entropies, hesitated = self._pass.forward(token_ids("tokens", tokens), all)
         return Forward(logits, np.array(entropies), np.array(hesitated))
 
     @property
@@ -277,7 +287,7 @@ class Session:
             HarpError: ``invalid_input`` if ``n`` is out of range; ``unsupported_call`` where the memory cannot go back (recurrent
                 models, a sliding window that has moved on); 0 always can.
         """
-        self._pass.truncate(n)
+        self._pass.truncate(whole("n", n, 0, self.n_past, "invalid_input"))
 
     def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
                     length_penalty: float = 1.2) -> list[Hypothesis]:
@@ -286,8 +296,9 @@ class Session:
         The session needs ``n_sequences >= beams`` and ``unified=True``.
         """
         hypotheses = []
-        for tokens, score, total, is_finished, seconds in self._pass.beam_search(self._tokens(prompt), max_tokens, beams,
-                                                                                 candidates, length_penalty):
+        sizes = whole("max_tokens", max_tokens, 0, INT32_MAX), whole("beams", beams, 1, UINT32_MAX), whole(
+            "candidates", candidates, 1, UINT32_MAX)
+        for tokens, score, total, is_finished, seconds in self._pass.beam_search(self._tokens(prompt), *sizes, length_penalty):
             decoder = _Decoder()
             tokens = [decoder.token(token) for token in tokens]
             text = b"".join(token.piece for token in tokens).decode("utf-8", "replace")
@@ -295,13 +306,17 @@ class Session:
         return hypotheses
 
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
-        return self.model.tokenize(text, add_special=add_special) if isinstance(text, str) else list(text)
+        if isinstance(text, str):
+            return self.model.tokenize(text, add_special=add_special)
+        return token_ids("tokens", text, self.model.n_vocab)
 
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, *,
                 reuses_prefix) -> Stream:
-        request = self._pass.submit(self._tokens(prompt), max_tokens, list(stop), sampling._engine(),
-                                    texts(options or self.options), mask_sequence, self._tokens(negative_prompt),
-                                    reuses_prefix)
+        stop = strings("stop", stop)
+        max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
+        family = whole("mask_sequence", mask_sequence, 0, UINT32_MAX)
+        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), texts(options or self.options),
+                                    family, self._tokens(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 
@@ -314,6 +329,16 @@ class Session:
         for request, result in results:
             if stream := self._streams.pop(request, None):
                 stream._finish(result)
+
+
+def _families(mask_sequences: Iterable[int] | None, n: int) -> list[int]:
+    """One for each of so many requests."""
+    if mask_sequences is None:
+        return [0] * n
+    families = items("mask_sequences", mask_sequences, "a list of whole numbers, one for each request")
+    if len(families) != n:
+        raise HarpError(f"mask_sequences: {len(families)} for {n} requests; allowed: one for each", "invalid_option")
+    return [whole(f"mask_sequences[{index}]", family, 0, UINT32_MAX) for index, family in enumerate(families)]
 
 
 class _Decoder:

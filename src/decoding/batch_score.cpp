@@ -61,7 +61,9 @@ Options shared_reading(std::span<const Options> asked) {
             throw Error(
                 ErrorCode::invalid_option,
                 depends_on_gate(options)
-                    ? "options: several for one reading may differ in beta and plausibility, and in gate and threshold "
+                    ? "perturbation " + get_option(options, "perturbation") + ", redraw " +
+                          get_option(options, "redraw") +
+                          ": several options for one reading may differ in beta and plausibility, and in gate and threshold "
                       "only with perturbation dropout or gaussian and redraw 0: else the noise depends on where it "
                       "hesitates"
                     : "options: several for one reading may differ in gate, threshold, beta and plausibility");
@@ -109,10 +111,10 @@ size_t BatchScorer::submit(ScoreRequest request) {
     if (request.n_context == 0)
         throw Error(ErrorCode::invalid_input, "the context is empty: nothing predicts the first token");
     if (request.n_context >= request.tokens.size()) throw Error(ErrorCode::invalid_input, "the continuation is empty");
-    if (request.tokens.size() > pass_.n_ctx_seq()) {
+    if (request.tokens.size() - 1 > pass_.n_ctx_seq()) {  // the last one is not read
         throw Error(ErrorCode::invalid_input, "context and continuation have " + std::to_string(request.tokens.size()) +
-                                                  " tokens and the context room for " +
-                                                  std::to_string(pass_.n_ctx_seq()));
+                                                  " tokens; allowed: 2.." + std::to_string(pass_.n_ctx_seq() + 1) +
+                                                  " (n_ctx, and the last token)");
     }
     for (const Options & options : request.options) {
         validate(options);

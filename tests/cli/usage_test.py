@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, OPTIONS, USAGE, generate, harp
+from command_line import CliTest, FAILURE, OPTIONS, USAGE, generate, harp
 from programs import TINY, needs_tiny
 
 
@@ -90,6 +90,17 @@ class Usage(CliTest):
                 with self.subTest(option=name, value=value):
                     result = harp("generate", "-m", str(TINY), "-p", "x", f"--harp-{name.replace('_', '-')}", value)
                     self.assert_fault(result, USAGE, name, value)
+
+    @needs_tiny
+    def test_sizes_that_overflow(self):
+        for flags, words in [(["-c", "4294967296"], ["'-c'", "4294967296", "[-2147483648..2147483647]"]),
+                             (["-n", "99999999999"], ["'-n'", "99999999999"]),
+                             (["-t", "100000"], ["'-t'", "100000", "[..512]"])]:
+            self.assert_fault(generate(*flags), USAGE, *words)
+        for flags, words in [(["-c", "1431655766", "--harp-reframings", "2"], ["n_ctx", "1431655766", "0..715827882"]),
+                             (["-c", "2147483647"], ["n_ctx", "2147483647", "0..1073741823"]),
+                             (["-np", "300"], ["n_seq_max", "300", "256"])]:
+            self.assert_fault(generate(*flags), FAILURE, *words)
 
     def test_harp_option_from_environment_out_of_range(self):
         result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "9"})

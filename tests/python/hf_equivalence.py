@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """lm-eval's own Hugging Face backend and `--model harp` with HARP off give the same: same weights, same examples.
 
-    tests/python/hf_equivalence.py [--limit 200] [--model F32.gguf] [--threads 2]
+    tests/python/hf_equivalence.py [--limit 200] [--model F32.gguf] [--threads 2] [--edges]
 
-Both read one float32 GGUF file. Prints the largest difference of the log-likelihoods, both accuracies, and examples a second
+Both read one float32 GGUF file. First the edges of a context (alone with --edges): empty ones, ones that are full or too long, spaces,
+emoji, Chinese, windows of long texts. Then tasks: prints the largest difference of the log-likelihoods, both accuracies, and examples a second
 (scoring alone, without loading). Not part of ./test: it needs torch and transformers (in build/hf/venv, made on the first call,
 some 5 GB) and the shared data.
 """
@@ -45,6 +46,78 @@ from lm_eval.__main__ import cli_evaluate
 cli_evaluate()
 """
 
+EDGES_LENGTH = 24  # tokens of max_length
+EDGES = """
+import json, sys
+from lm_eval.api.instance import Instance
+kind, arguments, pairs, texts = json.loads(sys.argv[1])
+if kind == "harp":
+    from harp.lm_eval_model import HarpLM as Model
+else:
+    from lm_eval.models.huggingface import HFLM as Model
+lm = Model(**arguments)
+def ask(call, kind, arguments):
+    try:
+        return call([Instance(kind, {}, tuple(arguments), 0)], disable_tqdm=True)[0]
+    except (AssertionError, ValueError, IndexError) as error:
+        return "refused"
+said = [ask(lm.loglikelihood, "loglikelihood", pair) for pair in pairs]
+said += [ask(lm.loglikelihood_rolling, "loglikelihood_rolling", [text]) for text in texts]
+print("SAID", json.dumps([lm.prefix_token_id, said]))
+"""
+
+
+def edge_cases():
+    """Pairs, and texts for windows."""
+    words = " one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen".split(" ")[1:]
+
+    def text(n):  # a token a word, or nearly
+        return " ".join((words * 4)[:n])
+
+    n = EDGES_LENGTH
+    pairs = [("", "Once"), ("", "Once upon a time"), ("   ", "Once upon"), ("\n\n", "Once upon"), (" ", " "), ("Once upon a", " time"),
+             ("Once upon a ", "time"), ("Once upon a   ", "time"), ("Once", "\n"), ("I feel 😀", " 😀😀"), ("你好", "，世界"), ("", "你好"),
+             ("A", "B"), ("Once upon a time", ""), ("<|im_start|>user\nHi", "<|im_end|>")]
+    pairs += [(text(length), " and") for length in range(n - 4, n + 5)]  # about a full context
+    pairs += [(text(4), " " + text(length)) for length in range(n - 6, n + 4)]  # continuations that just fit, and do not
+    return pairs, ["", "Once", text(n - 3), text(n), text(n + 1), text(60), "你好，世界 😀 " * 6]
+
+
+def compare_edges(options):
+    """Whether both say the same; prints what differs."""
+    pairs, texts = edge_cases()
+    said = {}
+    for kind, python, arguments in (
+            ("hf", VENV / "python", {"pretrained": str(options.model.parent), "gguf_file": options.model.name, "dtype": "float32",
+                                     "max_length": EDGES_LENGTH, "device": "cpu", "batch_size": 1}),
+            ("harp", OURS / "python", {"path": str(options.model), "enabled": False, "max_length": EDGES_LENGTH,
+                                       "n_threads": options.threads, "llama_args": "-ctk f32 -ctv f32 -fa off"})):
+        done = subprocess.run([python, "-c", EDGES, json.dumps([kind, arguments, pairs, texts])],
+                              env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads)},
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(done.stderr[-3000:])
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("SAID")]
+        said[kind] = json.loads(line[5:])
+    (their_prefix, theirs), (our_prefix, ours) = said["hf"], said["harp"]
+    n_different, n_read, largest = 0, 0, 0.0
+    for case, a, b in zip([*pairs, *texts], theirs, ours, strict=True):
+        difference = 0.0 if a == b else float("inf")
+        if a == "refused" and isinstance(b, list) and case[0].isspace():  # no tokens: we read the prefix token instead
+            n_read += 1
+            continue
+        if "refused" not in (a, b):
+            difference = abs(a[0] - b[0]) if isinstance(a, list) else abs(a - b)
+            largest = max(largest, difference)
+        if difference > TOLERANCE or (isinstance(a, list) and isinstance(b, list) and a[1] != b[1]):
+            n_different += 1
+            print(f"  {str(case)[:100]!r}: {a} (Hugging Face), {b} (harp)")
+    n_refused = sum(answer == "refused" for answer in theirs)
+    print(f"edges: {len(theirs)} cases, {n_refused} refused by Hugging Face (of them {n_read} with a context of spaces, which "
+          f"we read), {n_different} different; largest difference "
+          f"{largest:.2g} nats; empty contexts are token {their_prefix} (Hugging Face), {our_prefix} (harp)")
+    return n_different == 0
+
 
 def ensure_hugging_face():
     if not (VENV / "lm_eval").is_file():
@@ -77,10 +150,11 @@ def main():
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=MODELS / "SmolLM2-135M-Instruct-F32.gguf")
+    parser.add_argument("--edges", action="store_true", help="only them")
     options = parser.parse_args()
     ensure_hugging_face()
-    failed = False
-    for task in TASKS:
+    failed = not compare_edges(options)
+    for task in TASKS if not options.edges else []:
         theirs, their_accuracy, their_seconds = run(
             VENV / "python", "hf", f"pretrained={options.model.parent},gguf_file={options.model.name},dtype=float32",
             task, options)

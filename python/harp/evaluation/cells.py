@@ -37,6 +37,7 @@ class CellSpec:
     n_threads: int | None = None
     kernels: bool = True
     llama_args: tuple[str, ...] = ()
+    run_generated_code: bool = False  # of tasks that run what a model writes
     beside: tuple[Method, ...] = ()  # whose examples come from the same readings; see can_share_readings()
 
 
@@ -69,7 +70,7 @@ class CellRunner:
 
     def __init__(self, spec: CellSpec):
         self.spec = spec
-        self.task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit)
+        self.task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
         if spec.method.only_generates and self.task.OUTPUT_TYPE != "generate_until":
             raise ValueError(f"method {spec.method.name!r} chooses tokens, and {spec.task} in the protocol {spec.protocol} "
                              "scores given ones; use the protocol generative")

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
                      help="matrix multiplication kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
                           "methods alike (default: on)")
     run.add_argument("--llama-args", default="", metavar="FLAGS", help='of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
+    run.add_argument("--run-generated-code", action="store_true",
+                     help="allow tasks that run programs which the model writes (humaneval): in namespaces of their own, without network "
+                          "and files, with limits of time and memory (docs/TASKS.md)")
     run.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: replicas on a Ray cluster")
     run.add_argument("--replicas", type=int, default=1, metavar="N", help="of --engine ray (default: 1)")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -124,7 +128,7 @@ def _run(options) -> int:
                 methods=tuple(read_method(text) for text in options.methods), seeds=_seeds(options.seeds),
                 settings={"data": data, "limit": options.limit, "batch_size": options.batch_size,
                           "max_length": options.max_length, "n_threads": options.threads, "kernels": options.kernels == "on",
-                          "llama_args": tuple(options.llama_args.split())})
+                          "llama_args": tuple(shlex.split(options.llama_args)), "run_generated_code": options.run_generated_code})
     engine = in_process
     if options.engine == "ray":
         from .ray_engine import RayEngine

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import mmap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,11 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 import harp
+from harp.identity import llama_environment, model_hash, named_files, sha256_of
 
 from . import tasks
 from .cells import CellRunner, CellSpec, OnExample, can_share_readings
 from .journal import Cell, Example, Journal
 from .methods import Method
+from .tasks import programs
 
 #: evaluates ids of a cell, calling back with each finished example
 Engine = Callable[[CellSpec, list[str], OnExample], None]
@@ -61,7 +61,7 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
         todo = []
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
-            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit)
+            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
             ids = [str(number) for number in range(n_examples)]
             journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
@@ -125,9 +125,9 @@ def label_of(model_path: str) -> str:
 
 
 @functools.cache
-def look_at(task: str, protocol: str, data: str, limit: int | None) -> tuple[int, bool]:
+def look_at(task: str, protocol: str, data: str, limit: int | None, run_generated_code: bool) -> tuple[int, bool]:
     """How many examples a task has, and whether it scores given texts."""
-    loaded = tasks.load(task, protocol, data, limit)
+    loaded = tasks.load(task, protocol, data, limit, run_generated_code)
     return len(loaded.eval_docs), loaded.OUTPUT_TYPE != "generate_until"
 
 
@@ -136,20 +136,17 @@ def config_of(spec: CellSpec, n_examples: int) -> dict:
     task = tasks.TASKS[spec.task]
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
     data = Path(spec.data)
+    environment = llama_environment()
+    others = {"files_sha256": named_files([*spec.llama_args, *environment.values()]), "environment": environment,
+              "programs": programs.LIMITS if task.runs_code else {}}
     return {
         "options": {key: str(value) if value == float("inf") else value for key, value in options.items()},
         "decoding": spec.method.decoding, "sampling": spec.method.sampling, "protocol": spec.protocol,
         "metric": task.metric, "binary": task.binary, "higher_is_better": True, "n_examples": n_examples,
         "task_title": task.title, "paper_column": task.paper_column,
-        "model_file": Path(spec.model_path).name, "model_sha256": sha256_of(Path(spec.model_path)),
+        "model_file": Path(spec.model_path).name, "model_sha256": model_hash(spec.model_path),
         "max_length": spec.max_length, "kernels": spec.kernels, "llama_args": list(spec.llama_args),
         "data_sha256": {name: sha256_of(data / name) for name in task.files[spec.protocol]},
         "versions": {"harp": harp.__version__, "llama.cpp": harp.build_info()["llama.cpp"], "lm-eval": version("lm-eval")},
+        **{key: value for key, value in others.items() if value},
     }
-
-
-@functools.cache
-def sha256_of(path: Path) -> str:
-    """Read once in a run, however many cells depend on it."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return hashlib.sha256(content).hexdigest()

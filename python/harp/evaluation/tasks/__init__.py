@@ -1,9 +1,11 @@
-"""The paper's five tasks as lm-eval tasks that read local files: a table of them and `load`; docs/TASKS.md describes them."""
+"""The paper's five tasks and HumanEval as lm-eval tasks that read local files: a table of them and `load`; docs/TASKS.md describes them."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from . import programs
 
 PROTOCOLS = ("lm-eval", "generative")
 
@@ -16,17 +18,18 @@ class Task:
     title: str
     metric: str  # key of the value that lm-eval reports for each example, the same in both protocols
     binary: bool  # is that value 0 or 1
-    paper_column: str  # of the paper's result table, in percent
+    paper_column: str | None  # of the paper's result table, in percent; None: not in the paper
     lm_eval_name: Mapping[str, str]
     filter: Mapping[str, str]  # lm-eval reports a value for each filter of a task: the one that counts
     files: Mapping[str, tuple[str, ...]]  # relative to the data folder; the first has the questions
+    runs_code: bool = False  # that the model writes
 
 
-def _task(name, title, metric, paper_column, questions, shots=(), lm_eval_filter="none"):
+def _task(name, title, metric, paper_column, questions, shots=(), lm_eval_filter="none", runs_code=False):
     return Task(name, title, metric, not metric.startswith("rouge"), paper_column,
                 lm_eval_name={"lm-eval": f"harp_{name}", "generative": f"harp_{name}_generative"},
                 filter={"lm-eval": lm_eval_filter, "generative": "none"},
-                files={"lm-eval": (questions, *shots), "generative": (questions,)})
+                files={"lm-eval": (questions, *shots), "generative": (questions,)}, runs_code=runs_code)
 
 
 TASKS = {task.name: task for task in (
@@ -36,14 +39,16 @@ TASKS = {task.name: task for task in (
     _task("mmlu_pro", "MMLU-Pro", "exact_match", "mmlu_pro_acc", "mmlu_pro/test_first300.jsonl", ("mmlu_pro/validation.jsonl",),
           "custom-extract"),
     _task("cnn_dailymail", "CNN/DailyMail", "rouge1", "cnn_dm_rouge1", "cnn_dm/cnn_dm_test_50.jsonl"),
+    _task("humaneval", "HumanEval", "pass@1", None, "human_eval/HumanEval.jsonl.gz", runs_code=True),
 )}
 
 
-def load(name, protocol, data=None, limit=None):
+def load(name, protocol, data=None, limit=None, run_generated_code=False):
     """lm-eval's task object for a name of TASKS and a protocol of PROTOCOLS.
 
     data: the data folder, else the one that HARP_EVAL_DATA names. limit: keep the first so many questions, and all examples.
-    FileNotFoundError for a missing file, ValueError for a malformed line and for a wrong argument.
+    run_generated_code: allows a task that runs what the model writes. FileNotFoundError for a missing file, ValueError for a malformed
+    line and for a wrong argument, programs.CannotRun where such a task cannot keep its programs in.
     """
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
@@ -56,8 +61,10 @@ def load(name, protocol, data=None, limit=None):
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     from lm_eval.tasks import TaskManager
 
-    chosen = {"data": None if data is None else str(data), "limit": limit}
+    chosen = {"data": None if data is None else str(data), "limit": limit, "run_generated_code": run_generated_code or None}
     manager = TaskManager(include_path=str(Path(__file__).parent), include_defaults=False,
                           metadata={key: value for key, value in chosen.items() if value is not None})
     lm_eval_name = TASKS[name].lm_eval_name[protocol]
+    if TASKS[name].runs_code and run_generated_code:
+        programs.check()
     return manager.load(lm_eval_name)["tasks"][lm_eval_name]

@@ -5,17 +5,44 @@ wrong, never guessed. docs/TASKS.md has the rules. lm-eval loads this file by it
 """
 
 import re
+import unicodedata
 from decimal import Decimal
 from functools import lru_cache
 
 from datasets import Dataset
 
-# A minus sign is one only where nothing stands before it to subtract from; a number inside a name (GSM8K) is none.
-NUMBER = re.compile(r"((?<![\w)\]}])[-−])?\\?[$€£]?(?<![A-Za-z_0-9])"
-                    r"((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)")
+WORDS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+
+def _number_rule(gap, separators):
+    """Digits may stand in groups of three. A minus sign is one only where nothing stands before it to subtract from; a number inside a
+    name (GSM8K) is none.
+
+    gap: what may stand between a sign and its number. separators: of groups.
+    """
+    digits = rf"[0-9]{{1,3}}(?:[{separators}][0-9]{{3}})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
+    fraction = r"(?:[ ](?P<numerator>[0-9]+))?/(?P<denominator>0*[1-9][0-9]*)(?![0-9/]|\.[0-9])"
+    times_ten = r"[ ]*(?:[×x*·]|\\times|\\cdot)[ ]*10(?:\^|\*\*)"
+    exponent = rf"(?:[eE]|{times_ten})\{{?(?P<exponent>[-+−]?[0-9]{{1,2}})\}}?(?!\w)"
+    power = r"(?:\^|\*\*)\{?(?P<power>[0-9]{1,2})\}?(?![0-9])"
+    word = rf"[ ](?P<word>{'|'.join(WORDS)})\b"
+    return re.compile(rf"(?P<sign>(?<![\w)\]}}])[-−–]{gap})?\\?[$€£¥₹]?{gap}(?<![A-Za-z_0-9])"
+                      rf"(?P<digits>{digits})(?:{fraction}|{exponent}|{power}|{word})?")
+
+
+NUMBER = _number_rule(gap="", separators=",'’\u00a0")
+NUMBER_BEHIND_HASHES = _number_rule(gap="[ \u00a0]?", separators=",'’\u00a0 ")
 HASHES = re.compile(r"####[\s:=*_`\\(\[{]*")
 HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # after a number: "#### 1. First add" is a heading
+LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# A model that does not stop goes on with a question of its own.
+END_OF_TURN = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|</s>")
+NEXT_QUESTION = re.compile(r"^[ \t#*>_]*(?:(?i:(?:(?:next|new|another)[ ])?(?:question|problem|exercise|q)(?:[ ]*#?[0-9]+)?[*_]*[ ]*[:.)]"
+                           r"|(?:user|human|instruction)[*_]*[ ]*:)"
+                           r"|(?:Solve this problem|Answer this multiple-choice question)\b)", re.MULTILINE)
+SPACES = dict.fromkeys((0xa0, 0x2007, 0x2008, 0x2009, 0x200a, 0x202f), "\u00a0")
+BRACKETS = str.maketrans("【】〔〕", "[][]")
 
 
 def commonsense_qa(doc, results):
@@ -40,9 +67,15 @@ def _marks(metric, answer, target):
 
 def number(text):
     """The number after the last "####" that has one, else the last number of the text; None if there is none."""
-    text = text.replace("{,}", ",")  # LaTeX: 1{,}080
+    text = _plain(text).replace("{,}", ",").replace("\\,", "\u00a0")  # LaTeX: 1{,}080
+    text = LATEX_FRACTION.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{found[2]}/{found[3]}", text)
+    first = _number(_first_question(text))
+    return _number(text) if first is None else first
+
+
+def _number(text):
     for hashes in reversed(list(HASHES.finditer(text))):
-        found = NUMBER.match(text, hashes.end())
+        found = NUMBER_BEHIND_HASHES.match(text, hashes.end())
         if found and not HEADING.match(text, found.end()):
             return _value(found)
     found = list(NUMBER.finditer(text))
@@ -50,7 +83,42 @@ def number(text):
 
 
 def _value(found):
-    return Decimal(("-" if found[1] else "") + found[2].replace(",", ""))
+    value = Decimal(re.sub("[^0-9.]", "", found["digits"]))
+    if found["denominator"]:
+        whole, numerator = (value, Decimal(found["numerator"])) if found["numerator"] else (0, value)
+        value = whole + numerator / Decimal(found["denominator"])
+    elif found["exponent"]:
+        value = value.scaleb(int(found["exponent"].replace("−", "-")))
+    elif found["power"]:
+        value **= int(found["power"])
+    elif found["word"]:
+        value = value.scaleb(WORDS[found["word"]])
+    return -value if found["sign"] else value
+
+
+def _plain(text):
+    """Full-width signs, digits of other scripts and fractions of one sign as usual ones; all no-break and thin spaces as one of them."""
+    def usual(match):
+        sign = match[0]
+        if 0xff01 <= ord(sign) <= 0xff5e:
+            return chr(ord(sign) - 0xfee0)
+        if unicodedata.decimal(sign, None) is not None:
+            return str(unicodedata.decimal(sign))
+        if unicodedata.decomposition(sign).startswith("<fraction>"):
+            before = match.string[match.start() - 1:match.start()]
+            return (" " if before.isdecimal() else "") + unicodedata.normalize("NFKC", sign).replace("⁄", "/")
+        return sign
+
+    return re.sub(r"[^\x00-\x7f]", usual, text).translate(SPACES).translate(BRACKETS)
+
+
+def _first_question(text):
+    """What was written to the question that was asked. A question in the first line is that one, said again."""
+    text = text.lstrip()
+    first_line = len(text.split("\n", 1)[0])
+    ends = [found.start() for found in END_OF_TURN.finditer(text) if found.start() > 0]
+    ends += [found.start() for found in NEXT_QUESTION.finditer(text, first_line)]
+    return text[:min(ends, default=len(text))]
 
 
 def first_word(text):
@@ -73,17 +141,24 @@ def split_last_word(dataset):
 
 def letter(text, options):
     """The letter of one of so many options, by the first of these rules that finds one; None if none does.
-    1. the last statement of an answer: "the answer is (C)", "Answer: C", "the best option is C", "I choose C", \\boxed{C}
+    1. the last statement of an answer: "the answer is (C)", "Answer: c", "the best option is C", "I choose C", \\boxed{C}, "I think it's C",
+       "C is correct"
     2. the letter that the text opens with: "C", "(c)", "C. bank", unless it opens a list of options
     3. the last line that is a letter and nothing else
     4. the only letter in brackets, in bold or after "option", "choice" or "letter", unless "not" or "nor" stands before it
     """
-    stated, whole, opening, listed, line, mentioned = _letter_rules("ABCDEFGHIJ"[:options])
+    text = _plain(text).replace("\u00a0", " ").strip()
+    first = _letter(_first_question(text), options)
+    return _letter(text, options) if first is None else first
+
+
+def _letter(text, options):
+    *stated, whole, opening, listed, line, mentioned = _letter_rules("ABCDEFGHIJ"[:options])
     text = text.strip()
-    if found := _letters(stated, text):
-        return found[-1]
+    if found := sorted((match.start(), _one(match)) for rule in stated for match in rule.finditer(text)):
+        return found[-1][1]
     if found := whole.match(text):
-        return found[1].upper()
+        return _one(found)
     if len(set(_letters(listed, text))) <= 1 and (found := _letters(opening, text)):
         return found[0]
     if found := _letters(line, text):
@@ -93,27 +168,41 @@ def letter(text, options):
 
 
 def _letters(rule, text):
-    return [next(filter(None, found.groups())) for found in rule.finditer(text)]
+    return [_one(found) for found in rule.finditer(text)]
+
+
+def _one(found):
+    return next(filter(None, found.groups())).upper()
 
 
 @lru_cache
 def _letter_rules(letters):
-    """Compiled rules of `letter`. "A" and "I" are words too: they need punctuation, an end or a reason after them."""
+    """Compiled rules of `letter`. "A" and "I" are words too: they need punctuation, an end or a reason after them; so does any letter where
+    little else says that it is an answer."""
     words, others = re.sub("[^AI]", "", letters), re.sub("[AI]", "", letters)
     close = r"""(?=[ \t]*(?:[)\]}:*_,;$]|\.(?!\w)|["'”’](?!\w)|$))"""
     reason = r"(?=\s+(?:because|since|as|for|which|and|with)\b|\s+[-–—(])"
-    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w))"
+    closed = rf"(?:[{letters}](?:{close}|{reason})|[{others.lower()}]{close})"
+    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}]{close})"
     opened = r"""(?:[\s:=*_"'“‘`$({\[]|\\(?:boxed|text(?:bf|rm|it)?|mathrm|mathbf))*"""
     noun = r"(?:option|choice|letter)"
-    statement = (rf"(?i:\b(?:answer(?:\s+{noun})?|(?:correct|best|right|final)\s+{noun})"
-                 r"(?:\s+to\s+(?:the|this)\s+question)?[\s*_]*(?:\b(?:is|would\s+be|should\s+be|must\s+be)\b|[:=])"
-                 r"|\b(?:choose|chose|pick|select|go\s+with)\b)")
+    be = r"\b(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)\b"
+    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my)\s+(?:{noun}|one|guess|pick)|{noun}(?=\s*:))"
+                 rf"(?:\s+to\s+(?:the|this)\s+question)?[\s*_]*(?:{be}|[:=]|[-–—](?=\s))"
+                 r"|\b(?:choose|chose|pick|select|go\s+with|going\s+with)\b)|答案(?:是|为|:))")
+    belief = (rf"(?i:\b(?:i(?:\s+would|['’]d)?\s+(?:think|believe|guess|say|suppose)(?:\s+that)?(?:\s+it(?:['’]s|\s+{be}))?"
+              r"|it(?:['’]s|\s+(?:is|must\s+be|has\s+to\s+be)))\b)")
     filler = rf"(?i:(?:{opened}(?:{noun}|(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed)\b)*)"
     several = rf"(?!(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’]))"  # "(A) or (B)" states none
+    surely = r"(?:(?:clearly|most\s+likely|probably|definitely|indeed)\s+)?"
+    praise = (rf"\W{{0,3}}\s+is\s+{surely}(?i:(?:the\s+)?(?:correct|right|best|answer)(?=\s*(?:[.,;:!)*]|$))"
+              r"|the\s+(?:correct|right|best|(?:most\s+)?\w+)\s+(?:answer|option|choice|one|fit|match)\b)")
     return [re.compile(rule, re.MULTILINE) for rule in (
         rf"(?:{statement}{filler}{opened}|\\boxed{opened})({alone}){several}",
+        rf"{belief}{filler}{opened}({closed}){several}",
+        rf"(?<![\w'’-])(?<!not )(?<!nor )(?<!or )(?<!and )([{letters}]){praise}",
         rf"\W*([{letters}{letters.lower()}])\W*\Z",
-        rf"\A[\s*_\"'“(\[]*({alone}){several}",
+        rf"\A[\s*_\"'“(\[]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w))){several}",
         rf"^[\s*_>(\[-]*([{letters}])[).:\]](?!\w)",
         rf"^\W*([{letters}])\W*$",
         rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])\*\*|(?i:\b{noun})\s+({alone}))",

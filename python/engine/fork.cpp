@@ -1,0 +1,58 @@
+// Processes that are forked from one that has computed: in the child only the thread that forked lives on. Threads that others would
+// wait for are ended before the fork and started again after it, where they are needed.
+#include <pthread.h>
+
+#include <atomic>
+
+#ifdef HARP_OPENMP
+#include <omp.h>
+#endif
+
+#include "engine.h"
+#include "ggml-backend.h"
+#include "log.h"
+
+namespace harp::python {
+
+namespace {
+
+std::atomic<bool> is_forked = false;  // from a process that had loaded the module
+
+/// llama.cpp's CPU back end computes with OpenMP, whose threads the next parallel region of a child would wait for without end; so would
+/// the logger. Each thread of a process has OpenMP threads of its own, and it is the forking one that the child goes on with.
+void before_fork() {
+#ifdef HARP_OPENMP
+    (void)omp_pause_resource_all(omp_pause_hard);
+#endif
+    common_log_pause(common_log_main());
+}
+
+void after_fork() {
+    common_log_resume(common_log_main());
+}
+
+void after_fork_in_child() {
+    is_forked = true;
+    after_fork();
+}
+
+}  // namespace
+
+void watch_forks() {
+    pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
+
+void refuse_shared_devices() {
+    if (!is_forked) return;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        const auto type = ggml_backend_dev_type(device);
+        if (type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
+        throw Error(ErrorCode::unsupported_call,
+                    std::string("this process was forked, and a forked process cannot use the device ") +
+                        ggml_backend_dev_name(device) +
+                        "; start processes by multiprocessing's 'spawn', and load the model in each");
+    }
+}
+
+}  // namespace harp::python

@@ -1,0 +1,75 @@
+"""Checks of arguments that the engine would take for something else, or refuse in words of its own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+from .errors import HarpError
+
+INT32_MAX = 2**31 - 1
+UINT32_MAX = 2**32 - 1
+
+
+def strings(name: str, value: str | Iterable[str]) -> list[str]:
+    """A list of texts; one text is a list of one, not its letters.
+
+    Raises:
+        TypeError: naming the argument, if it is neither.
+    """
+    if isinstance(value, str):
+        return [value]
+    return texts(name, value, "a text or a list of texts")
+
+
+def texts(name: str, value: Iterable[str], allowed: str) -> list[str]:
+    """A list of texts, where one text alone has no meaning.
+
+    Raises:
+        TypeError: naming the argument and what is allowed.
+    """
+    values = items(name, value, allowed)
+    for index, one in enumerate(values):
+        if not isinstance(one, str):
+            raise TypeError(f"{name}[{index}]: {_shown(one)}; allowed: {allowed}")
+    return values
+
+
+def items(name: str, value: Iterable, allowed: str) -> list:
+    """A list of what an iterable gives; a text, bytes and a mapping are none.
+
+    Raises:
+        TypeError: naming the argument and what is allowed.
+    """
+    if isinstance(value, (str, bytes, bytearray, dict)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: {_shown(value)}; allowed: {allowed}")
+    return list(value)
+
+
+def whole(name: str, value: int, least: int, most: int, code: str = "invalid_option") -> int:
+    """A whole number in a range.
+
+    Raises:
+        TypeError: if it is no whole number; HarpError: naming the argument, value and range.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: {_shown(value)}; allowed: a whole number, {least}..{most}")
+    number = operator.index(value)
+    if not least <= number <= most:
+        raise HarpError(f"{name}: {number}; allowed: {least}..{most}", code)
+    return number
+
+
+def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX) -> list[int]:
+    """Token ids, of a vocabulary where the engine would say it too late.
+
+    Raises:
+        TypeError: if it is no sequence of whole numbers; HarpError: naming the argument, index, value and range.
+    """
+    ids = items(name, value, "token ids")
+    return [whole(f"{name}[{index}]", id, 0, n_vocab - 1, "invalid_input") for index, id in enumerate(ids)]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"

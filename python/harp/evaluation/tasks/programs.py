@@ -1,0 +1,107 @@
+"""HumanEval: programs taken from what a model wrote, and their marks: whether their tests pass. docs/TASKS.md says how they are kept in.
+
+Programs run in a process of their own, behind program_guard.py. lm-eval loads this file by its path, so it imports nothing beside it.
+"""
+
+import functools
+import json
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # of a program
+START_SECONDS = 60  # of the guard, on a busy machine
+NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+CODE_BEGINS = re.compile(r"^(?:def |class |import |from |@)", re.MULTILINE)
+
+
+class CannotRun(OSError):
+    """This machine has no way to keep a program in. Nothing was run."""
+
+
+def humaneval_completion(doc, results):
+    """Protocol lm-eval: what was written goes on from the prompt."""
+    return _marks(doc, doc["prompt"] + results[0])
+
+
+def humaneval_answer(doc, results):
+    """Protocol generative: an answer with the function in it."""
+    return _marks(doc, program(doc["prompt"], doc["entry_point"], results[0]))
+
+
+def _marks(doc, code):
+    if code is None:
+        return {"pass@1": 0, "answered": 0}
+    return {"pass@1": int(run(f"{code}\n{doc['test']}\ncheck({doc['entry_point']})\n") == "passed"), "answered": 1}
+
+
+def program(prompt, name, text):
+    """The program of an answer to a prompt that asks to complete the function `name`; None if there is none.
+
+    The first fenced block that defines the function, else the first that does not say that it is in another language, else what begins like
+    code. What stands before the function in the prompt, imports and helpers, comes before it; a block that has only the function's body
+    goes on from the prompt.
+    """
+    blocks = [code for language, code in FENCED.findall(text) if language.lower() in ("", "python", "python3", "py")]
+    defines = re.compile(rf"^([ \t]*)(?:async[ ]+)?def[ ]+{re.escape(name)}\b", re.MULTILINE)
+    block = next((code for code in blocks if defines.search(code)), blocks[0] if blocks else None)
+    if block is None and (begin := CODE_BEGINS.search(text)):
+        block = text[begin.start():].split("\n```")[0]
+    if block is None and re.match(r"[ \t]+\S", text):
+        block = text
+    if block is None or not block.strip():
+        return None
+    if found := defines.search(block):
+        before = prompt[:next(defines.finditer(prompt)).start()] if defines.search(prompt) else ""
+        return before + "\n" + _dedented(block, found[1])
+    if CODE_BEGINS.match(block):  # other functions: without the one that was asked for
+        return None
+    return prompt + (block if block[:1] in " \t" else "".join(f"    {line}\n" for line in block.splitlines()))
+
+
+def _dedented(block, indent):
+    return "\n".join(line.removeprefix(indent) for line in block.splitlines()) + "\n"
+
+
+def run(source, **limits):
+    """Runs a program where it reaches nothing: "passed" if it came to its end, else why it did not. limits: others than LIMITS.
+
+    Raises:
+        CannotRun: where no namespaces can be made.
+    """
+    guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("program_guard.py"))]
+    with tempfile.TemporaryDirectory(prefix="harp-program-") as folder:
+        asked = {"source": source, "token": secrets.token_hex(16), "folder": folder, **LIMITS, **limits}
+        try:
+            done = subprocess.run([*NAMESPACES, "--", *guard], input=json.dumps(asked), capture_output=True, text=True, cwd="/",
+                                  env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, timeout=3 * asked["seconds"] + START_SECONDS,
+                                  start_new_session=True, check=False)
+        except subprocess.TimeoutExpired:
+            return "took too long"
+        except OSError as error:
+            raise _cannot(f"{NAMESPACES[0]}: {error.strerror}") from None
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        raise _cannot(done.stderr.strip()[-300:] or f"the guard ended with {done.returncode}") from None
+    if "refused" in said:
+        raise _cannot(said["refused"])
+    return said["outcome"]
+
+
+@functools.cache
+def check():
+    """Raises CannotRun where no program can be run."""
+    if (outcome := run("")) != "passed":
+        raise _cannot(outcome)
+
+
+def _cannot(why):
+    return CannotRun(f"generated programs cannot be run here: {why}. They run without network, without files to write and out of sight of other "
+                     "processes, or not at all: Linux 5.12 or newer, `unshare` of util-linux, and user namespaces are needed (a container or "
+                     "AppArmor may forbid them)")

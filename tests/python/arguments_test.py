@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Arguments that could be taken for something else: one text where several are expected, sizes of more than 32 bits."""
+
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+
+import harp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import TINY, needs_tiny
+
+
+@needs_tiny
+class Arguments(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = harp.Model(TINY, n_threads=1)
+        cls.session = harp.Session(cls.model, None, n_ctx=256)
+
+    def answer(self, **more):
+        stream = self.session.generate("Once upon a time, there was", max_tokens=40, **more)
+        for _ in stream:
+            pass
+        return stream.answer
+
+    def test_one_stop_string_is_not_its_letters(self):
+        stop = self.answer().text[10:14]
+        right = self.answer(stop=[stop])
+        self.assertEqual(right.stop_reason, "stop_string")
+        for one in (stop, (stop,), {stop}, iter([stop]), {stop: 1}.keys()):
+            self.assertEqual(self.answer(stop=one).text, right.text)
+        [(_, many)] = self.session.generate_many(["Once upon a time, there was"], max_tokens=40, stop=iter([stop]))
+        self.assertEqual(many.text, right.text)
+
+    def test_what_is_no_list_of_texts_is_refused_by_name(self):
+        session, model = self.session, self.model
+        prompts = ["Once", "Once"]
+        for words, call in {
+            ("stop", "b'END'"): lambda: session.generate("Once", stop=b"END"),
+            ("stop[1]", "3"): lambda: session.generate("Once", stop=["END", 3]),
+            ("stop", "None"): lambda: session.generate("Once", stop=None),
+            ("prompts", "'Once'", "[prompt]"): lambda: list(session.generate_many("Once")),
+            ("prompts", "b'Once'"): lambda: list(session.generate_many(b"Once")),
+            ("tokens[0]", "'Once'"): lambda: session.generate(["Once", "upon"]),
+            ("tokens[0]", "1.5"): lambda: session.generate([1.5]),
+            ("tokens", "'Once'"): lambda: session.forward("Once"),
+            ("tokens", "'Once'"): lambda: model.detokenize("Once"),
+            ("requests", "'Once'"): lambda: session.score("Once"),
+            ("requests[0]", "'Once'", "pair"): lambda: session.score(("Once", " upon")),
+            ("requests[0]", "pair"): lambda: session.score([("Once", " upon", " a")]),
+            ("options", "HarpOptions"): lambda: session.score_each([("Once", " upon")], harp.HarpOptions()),
+            ("mask_sequences", "3"): lambda: list(session.generate_many(prompts, mask_sequences=3)),
+            ("mask_sequences[0]", "'1'"): lambda: list(session.generate_many(prompts, mask_sequences=["1", "2"])),
+            ("llama_args", "'-ngl 99'", '["-ngl", "99"]'): lambda: harp.Model(TINY, llama_args="-ngl 99"),
+            ("llama_args[1]", "99"): lambda: harp.Model(TINY, llama_args=["-ngl", 99]),
+            ("messages", "'Hi'", '"role"'): lambda: model.apply_chat_template("Hi"),
+            ("messages", "'role'"): lambda: model.apply_chat_template({"role": "user", "content": "Hi"}),
+            ("messages[0]", "'Hi'"): lambda: model.apply_chat_template(["Hi"]),
+            ("messages[0]", "None"): lambda: model.apply_chat_template([{"role": "user", "content": None}]),
+        }.items():
+            with self.subTest(words=words), self.assertRaises(TypeError) as caught:
+                call()
+            self.assertNotIn("incompatible function arguments", str(caught.exception))
+            self.assertIn("allowed", str(caught.exception))
+            for word in words:
+                self.assertIn(word, str(caught.exception))
+
+    def test_sizes_name_argument_value_and_range(self):
+        session, model, large = self.session, self.model, 2**40
+        for words, call in {
+            ("n_ctx: 2147483648", "2..2147483647"): lambda: harp.Session(model, None, n_ctx=2**31),
+            ("n_ctx: 1431655766", "2..715827882"): lambda: harp.Session(model, harp.HarpOptions(reframings=2), n_ctx=1431655766),
+            ("n_ctx: 1073741824", "2..1073741823"): lambda: harp.Session(model, None, n_ctx=2**30, n_sequences=2),
+            ("n_ctx: 4294967298", "2.."): lambda: harp.Session(model, None, n_ctx=2**32 + 2),
+            ("n_ctx: -1", "2.."): lambda: harp.Session(model, None, n_ctx=-1),
+            ("n_sequences: 257", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=257),
+            ("n_sequences: 4294967297", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=2**32 + 1),
+            ("n_sequences: -1", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=-1),
+            ("max_tokens: 1099511627776", "-1..2147483647"): lambda: session.generate("Once", max_tokens=large),
+            ("max_tokens: -2", "-1.."): lambda: session.generate("Once", max_tokens=-2),
+            ("mask_sequence: 4294967296", "0..4294967295"): lambda: session.generate("Once", mask_sequence=2**32),
+            ("mask_sequences[1]: -1", "0.."): lambda: session.score([([1], [2])] * 2, mask_sequences=[0, -1]),
+            ("mask_sequences: 1 for 2",): lambda: session.score([([1], [2])] * 2, mask_sequences=[0]),
+            ("seed: 4294967296", "0..4294967295"): lambda: session.generate("Once", sampling=harp.Sampling(seed=2**32)),
+            ("top_k: 4294967296",): lambda: session.generate("Once", sampling=harp.Sampling(top_k=2**32)),
+            ("tokens[1]: 1099511627776", "0..511"): lambda: session.generate([1, large]),
+            ("tokens[1]: 512", "0..511"): lambda: session.score([([1, 512], [2])]),
+            ("tokens[0]: -1", "0..511"): lambda: session.generate([-1]),
+            ("tokens[0]: 4294967297",): lambda: session.forward([2**32 + 1]),
+            ("n: 18446744073709551616", "0..0"): lambda: session.truncate(2**64),
+            ("beams: 4294967297",): lambda: session.beam_search("Once", beams=2**32 + 1),
+            ("candidates: 0",): lambda: session.beam_search("Once", beams=1, candidates=0),
+        }.items():
+            with self.subTest(words=words), self.assertRaises(harp.HarpError) as caught:
+                call()
+            self.assertIn(caught.exception.code, ("invalid_option", "invalid_input"))
+            for word in words:
+                self.assertIn(word, str(caught.exception))
+
+    def test_numbers_of_numpy_are_numbers(self):
+        tokens = np.array(self.model.tokenize("Once upon"))
+        self.assertEqual(self.model.detokenize(tokens).strip(), "Once upon")
+        [score] = self.session.score([(tokens, tokens[:1])], mask_sequences=np.array([3]))
+        self.assertEqual(len(score.harp), 1)
+
+    def test_a_continuation_that_fills_the_context(self):
+        text = [1, *range(3, 3 + 256)]
+        n = self.session.n_ctx
+        [score] = self.session.score([(text[:1], (text * 2)[1:n + 1])])
+        self.assertEqual(len(score.harp), n)
+        with self.assertRaises(harp.HarpError) as caught:
+            self.session.score([(text[:1], (text * 2)[1:n + 2])])
+        self.assertIn(f"{n + 2} tokens; allowed: 2..{n + 1}", str(caught.exception))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""`--model harp` at the edges of a context: as lm-eval's Hugging Face backend reads them (tests/python/hf_equivalence.py compares both)."""
+
+import importlib.util
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import harp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import SMOL, TINY, needs_smol, needs_tiny
+
+LM_EVAL = importlib.util.find_spec("lm_eval")
+if LM_EVAL:
+    from lm_eval.api.instance import Instance
+
+    from harp.lm_eval_model import HarpLM
+
+MAX_LENGTH = 16
+TEXT = "Once upon a time there was a little dog who lived in a house with a big garden and many red flowers"
+
+
+def requests(kind, *arguments):
+    return [Instance(kind, {}, one, index) for index, one in enumerate(arguments)]
+
+
+class Edges(unittest.TestCase):
+    model = TINY
+    max_length = MAX_LENGTH
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lm = HarpLM(path=str(cls.model), enabled=False, max_length=cls.max_length, n_threads=1)
+        cls.tokens = cls.lm.model.tokenize(TEXT, add_special=False)
+
+    def read(self, call):
+        """What the session is asked to score."""
+        asked = []
+
+        def score_each(pairs, options, *, on_scores, **_):
+            asked.extend(pairs)
+            for index, (_, continuation) in enumerate(pairs):
+                on_scores(index, [harp.Score(*[np.zeros(len(continuation))] * 4, True, True, 0.0)])
+
+        with mock.patch.object(self.lm.session, "score_each", score_each):
+            call()
+        return asked
+
+
+@unittest.skipUnless(LM_EVAL, "no lm-eval")
+@needs_tiny
+class Lengths(Edges):
+    def asked(self, context, continuation):
+        [pair] = self.read(lambda: self.lm._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True))
+        return pair
+
+    def test_rows_are_those_of_the_hugging_face_backend(self):
+        n = self.max_length
+        for n_context in (1, 2, n - 2, n - 1, n, n + 1, n + 5):
+            for n_continuation in (1, 2, 3, n - 1, n):
+                context = self.tokens[:n_context]
+                continuation = (self.tokens * 2)[n_context:n_context + n_continuation]
+                with self.subTest(context=n_context, continuation=n_continuation):
+                    theirs = (context + continuation)[-(n + 1):][:-1]  # their input: its last rows predict the continuation
+                    ours, scored = self.asked(context, continuation)
+                    self.assertEqual((ours + scored)[:-1], theirs)
+                    self.assertEqual(scored, continuation)
+                    self.assertGreaterEqual(len(ours), 1)
+
+    def test_a_full_context_is_scored_as_the_session_scores_it(self):
+        session = harp.Session(self.lm.model, None, n_ctx=64)
+        for n_context in (self.max_length - 1, self.max_length, self.max_length + 3):
+            context, continuation = self.tokens[:n_context], self.tokens[n_context:n_context + 1]
+            [(found, _)] = self.lm._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
+            [right] = session.score([(context[-self.max_length:], continuation)])
+            self.assertAlmostEqual(found, right.log_likelihood, places=4)
+
+    def test_a_continuation_that_does_not_fit_is_an_error(self):
+        for strings in (None, ("a", "b" * 60)):
+            with self.assertRaises(ValueError) as caught:
+                self.lm._loglikelihood_tokens([(strings, self.tokens[:2], (self.tokens * 2)[2:2 + self.max_length + 1])],
+                                              disable_tqdm=True)
+            self.assertIn(f"{self.max_length + 1} tokens; allowed: 1..{self.max_length} (max_length)", str(caught.exception))
+        self.assertIn("'" + "b" * 40 + "...'", str(caught.exception))
+
+    def test_a_continuation_without_tokens_is_an_error(self):
+        with self.assertRaises(ValueError) as caught:
+            self.lm._loglikelihood_tokens([(("a", ""), self.tokens[:2], [])], disable_tqdm=True)
+        self.assertIn("'' has 0 tokens", str(caught.exception))
+
+    def test_a_context_that_is_cut_is_said_once(self):
+        self.lm._warned_of_length = False
+        with self.assertLogs("harp.lm_eval_model", "WARNING") as logged:
+            for _ in range(2):
+                self.asked((self.tokens * 2)[:30], self.tokens[:3])
+        self.assertEqual(len(logged.output), 1)
+        self.assertIn("30 tokens", logged.output[0])
+
+    def test_rolling_windows_are_those_of_the_hugging_face_backend(self):
+        from lm_eval import utils
+        for text in ("", "Once", TEXT, TEXT * 3):
+            found = self.read(lambda text=text: self.lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)), True))
+            windows = utils.get_rolling_token_windows(token_list=self.lm.tok_encode(text), prefix_token=self.lm.prefix_token_id,
+                                                      max_seq_len=self.max_length, context_len=1)
+            self.assertEqual(found, [utils.make_disjoint_window(window) for window in windows])
+
+    def test_sizes(self):
+        for value in (1, 0, -1, 2**31, 2**40):
+            with self.subTest(value), self.assertRaises(harp.HarpError) as caught:
+                HarpLM(model=self.lm.model, enabled=False, max_length=value)
+            self.assertIn(f"max_length: {value}; allowed: 2..", str(caught.exception))
+
+    def test_flags_as_text_or_list(self):
+        for flags in ("-ctk f32", ["-ctk", "f32"], "-ctk 'f32'"):
+            lm = HarpLM(path=str(TINY), enabled=False, max_length=64, n_threads=1, llama_args=flags)
+            self.assertEqual(lm.model.llama_args, ["-ctk", "f32"])
+
+
+class EmptyContexts:
+    """Whatever becomes of a context, the continuation keeps all of its tokens."""
+
+    def test_contexts_without_tokens(self):
+        first = self.lm.prefix_token_id
+        text = "dog upon a time"
+        whole = self.lm.model.tokenize(text, add_special=False)
+        [(context, scored)] = self.read(lambda: self.lm.loglikelihood(requests("loglikelihood", ("", text)), disable_tqdm=True))
+        self.assertEqual((context, scored), ([first], whole))
+        for space in (" ", "   ", "\n", "\n\n \t"):
+            with self.subTest(space):
+                asked = self.read(lambda: self.lm.loglikelihood(requests("loglikelihood", (space, text)), disable_tqdm=True))
+                [(context, scored)] = asked
+                self.assertEqual(context, [first])
+                self.assertEqual(self.lm.model.detokenize(scored).strip(" "), (space + text).strip(" "))
+
+    def test_one_token_after_nothing(self):
+        token = self.lm.model.tokenize("dog", add_special=False)[:1]
+        [(value, _)] = self.lm._loglikelihood_tokens([(None, [], token)], disable_tqdm=True)
+        [right] = harp.Session(self.lm.model, None, n_ctx=64).score([([self.lm.prefix_token_id], token)])
+        self.assertAlmostEqual(value, right.log_likelihood, places=4)
+
+    def test_generation_after_nothing(self):
+        [text] = self.lm.generate_until(requests("generate_until", ("", {"until": [], "max_gen_toks": 4})), disable_tqdm=True)
+        self.assertTrue(text)
+
+    def test_prefix_token_of_ones_own(self):
+        lm = HarpLM(model=self.lm.model, enabled=False, max_length=64, prefix_token_id=3)
+        self.assertEqual(lm.prefix_token_id, 3)
+
+    def test_a_vocabulary_with_neither_token(self):
+        lm = HarpLM(model=self.lm.model, enabled=False, max_length=64)
+        with mock.patch.object(type(lm.model), "bos", -1), mock.patch.object(type(lm.model), "eos", -1), \
+                self.assertRaises(ValueError) as caught:
+            lm._loglikelihood_tokens([(None, [], [5])], disable_tqdm=True)
+        self.assertIn("prefix_token_id", str(caught.exception))
+
+
+@unittest.skipUnless(LM_EVAL, "no lm-eval")
+@needs_tiny
+class EmptyContextsWithBos(EmptyContexts, Edges):
+    max_length = 256
+
+
+@unittest.skipUnless(LM_EVAL, "no lm-eval")
+@needs_smol
+class EmptyContextsWithoutBos(EmptyContexts, Edges):
+    """SmolLM2 adds no token before a text, so that a context may have none."""
+
+    model = SMOL
+    max_length = 256
+
+    def test_has_no_token_before_a_text(self):
+        self.assertEqual(self.lm.model.tokenize(""), [])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,69 @@
+"""One of lm-eval's models, asked for log-likelihoods, in a process of its own (agree.py starts it).
+
+Reads {"model": NAME, "arguments": {...}, "pairs": [[context, continuation], ...]} from standard input and prints, for each pair,
+[log-likelihood, is_greedy] or what it was refused with. Model "harp" also says what lm-eval's clients of a server should give: `local-completions`
+reads without a beginning-of-sequence token, `gguf` asks for the whole text and adds up the tokens that begin behind the context's characters.
+"""
+
+import json
+import logging
+import sys
+
+from lm_eval.api.instance import Instance
+
+logging.disable(logging.ERROR)
+asked = json.load(sys.stdin)
+
+
+def make(name, arguments):
+    if name == "harp":
+        from harp.lm_eval_model import HarpLM
+        return HarpLM(**arguments)
+    if name == "gguf":
+        from lm_eval.models import gguf
+        gguf.time.sleep = lambda _: None  # between tries of what is refused
+        return gguf.GGUFLM(**arguments)
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+    return LocalCompletionsAPI(**arguments)
+
+
+def refused(error):
+    return f"refused: {type(error).__name__}: {error}"[:160]
+
+
+def ask(lm, pair):
+    try:
+        [answer] = lm.loglikelihood([Instance("loglikelihood", {}, tuple(pair), 0)], disable_tqdm=True)
+        return [float(answer[0]), bool(answer[1])]
+    except Exception as error:
+        return refused(error)
+
+
+def as_gguf_adds_up(lm, pair):
+    context, continuation = pair
+    tokens = lm.tok_encode(context + continuation)
+    pieces = [lm.model._engine.piece(token, False) for token in tokens]
+    if lm.model.adds_bos and pieces[1][:1] == b" " and not (context + continuation).startswith(" "):
+        pieces[1] = pieces[1][1:]  # SentencePiece's own
+    begins = [len(b"".join(pieces[:i]).decode("utf-8", "ignore")) for i in range(len(tokens))]
+    first = next((i for i, begin in enumerate(begins) if begin >= len(context)), len(tokens))
+    if first == 0:
+        return "refused: the first token has no log-probability"
+    if first == len(tokens):
+        return [0.0, True]
+    try:
+        [score] = whole_texts.score([(tokens[:first], tokens[first:])])
+    except Exception as error:
+        return refused(error)
+    return [score.log_likelihood, score.is_greedy]
+
+
+lm = make(asked["model"], asked["arguments"])
+said = {"pairs": [ask(lm, pair) for pair in asked["pairs"]]}
+if asked["model"] == "harp":
+    from harp import Session
+    whole_texts = Session(lm.model, lm.options, n_ctx=1024)  # that client cuts nothing
+    without_bos = make("harp", {**asked["arguments"], "add_bos_token": False})
+    said["as local-completions"] = [ask(without_bos, pair) for pair in asked["pairs"]]
+    said["as gguf"] = [as_gguf_adds_up(lm, pair) for pair in asked["pairs"]]
+print("SAID", json.dumps(said))
