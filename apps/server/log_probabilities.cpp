@@ -15,6 +15,11 @@ namespace harp::server {
 
 namespace {
 
+/// A continuation byte of UTF-8.
+bool continues_character(char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
+}
+
 bool is_utf8(const std::string & text) {
     for (size_t i = 0; i < text.size();) {
         const utf8_parse_result character = common_parse_utf8_codepoint(text, i);
@@ -50,7 +55,8 @@ common_json top_json(const LegacyEntry & entry) {
 
 /// Whether the vocabulary puts a space before a text, as SentencePiece's do.
 bool adds_space(const llama_vocab & vocab) {
-    const std::vector<llama_token> tokens = common_tokenize(&vocab, "a", /*add_special=*/false, /*parse_special=*/false);
+    const std::vector<llama_token> tokens =
+        common_tokenize(&vocab, "a", /*add_special=*/false, /*parse_special=*/false);
     return !tokens.empty() && common_token_to_piece(&vocab, tokens.front()).starts_with(' ');
 }
 
@@ -83,9 +89,7 @@ std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const 
 }
 
 size_t count_characters(const std::string & text) {
-    return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-        return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;  // no continuation byte of UTF-8
-    }));
+    return text.size() - static_cast<size_t>(std::count_if(text.begin(), text.end(), continues_character));
 }
 
 common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
@@ -99,7 +103,8 @@ common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
     const common_json unknown(nullptr);
     for (const LegacyEntry & entry : entries) {
         tokens.push_back(printable(entry.text));
-        text_offset.push_back(entry.text_offset);
+        const bool begins_inside = !entry.text.empty() && continues_character(entry.text.front());
+        text_offset.push_back(entry.n_characters - (begins_inside && entry.n_characters > 0 ? 1 : 0));
         token_logprobs.push_back(entry.logprob ? common_json(*entry.logprob) : unknown);
         top_logprobs.push_back(entry.logprob ? top_json(entry) : unknown);
         entropy.push_back(entry.step ? common_json(entry.step->entropy) : unknown);
@@ -130,7 +135,7 @@ PromptEcho::PromptEcho(const llama_vocab & vocab, const std::vector<llama_token>
         LegacyEntry entry;
         entry.id = prompt[i];
         entry.text = common_token_to_piece(&vocab, entry.id);
-        entry.text_offset = n_characters;
+        entry.n_characters = n_characters;
         if (has_added_spaces && begins_text && entry.text.starts_with(' ')) entry.text.erase(0, 1);
         if (!is_added) {
             text_ += entry.text;

@@ -21,14 +21,14 @@ struct Candidate {
 /// The `n` most probable tokens of a row, the most probable first.
 [[nodiscard]] std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, size_t n);
 
-/// Characters that begin in `text`: a character split between tokens counts where it begins.
+/// Characters that begin in `text`.
 [[nodiscard]] size_t count_characters(const std::string & text);
 
 /// A token of a prompt or an answer with its log-probability.
 struct LegacyEntry {
     llama_token id = 0;
-    std::string text;        ///< bytes: it may be a part of a character
-    size_t text_offset = 0;  ///< in characters of prompt and answer
+    std::string text;         ///< bytes: it may be a part of a character
+    size_t n_characters = 0;  ///< that begin before it, in prompt and answer
     std::optional<double> logprob;
     std::vector<Candidate> top;
     std::optional<StepRecord> step;
@@ -36,8 +36,9 @@ struct LegacyEntry {
 };
 
 /// Log-probabilities in the shape of OpenAI's older completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, where
-/// HARP is on also {"entropy", "hesitated"}, where a second pass was mixed {"vanilla_top_logprobs"}; lists of the same length, what is
-/// unknown null. Candidates hold the token itself, except where none were asked for.
+/// HARP is on also {"entropy", "hesitated"}, where a second pass was mixed {"vanilla_top_logprobs"}; lists of the same length, what
+/// is unknown null. An offset is that of the character in which the token begins. Candidates hold the token itself, except where
+/// none were asked for.
 [[nodiscard]] common_json legacy_logprobs(const std::vector<LegacyEntry> & entries);
 
 /// Output rows of echoed prompts that one batch may hold; it bounds the memory for logits.
