@@ -225,9 +225,9 @@ class Answers(Characters):
                 logprobs = self.ask(COMPLETIONS, prompt=context + continuation, echo=True, max_tokens=1)["choices"][0]["logprobs"]
                 begins = next(i for i, offset in enumerate(logprobs["text_offset"]) if offset >= len(context))
                 tokens = [token_bytes(token) for token in logprobs["tokens"]]
-                if b"".join(tokens[:begins]).removeprefix(b"<s>") == context.encode():  # else a token spans both
-                    self.assertEqual(b"".join(tokens[begins:-1]), continuation.encode())
-                self.assertGreater(begins, 0)
+                scored = b"".join(tokens[begins:-1])
+                self.assertTrue(continuation.encode().endswith(scored), scored)  # nothing of the context
+                self.assertGreaterEqual(len(scored) + len(tokens[begins - 1]), len(continuation.encode()))
 
     def test_echo_has_an_entry_for_each_token(self):
         """Scorers cut the generated one off: it must be there, whatever it is."""
