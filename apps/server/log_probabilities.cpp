@@ -15,11 +15,9 @@ namespace harp::server {
 
 namespace {
 
-/// Characters that begin in `text`: a character split between tokens counts where it begins.
-size_t count_characters(const std::string & text) {
-    return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-        return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;  // no continuation byte of UTF-8
-    }));
+/// A continuation byte of UTF-8.
+bool continues_character(char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
 }
 
 bool is_utf8(const std::string & text) {
@@ -39,13 +37,32 @@ std::string printable(const std::string & token) {
     return bytes;
 }
 
-common_json top_json(const std::vector<Candidate> & top) {
+common_json candidates_json(const std::vector<Candidate> & candidates, const LegacyEntry & entry) {
     common_json object = common_json::object();
-    for (const Candidate & candidate : top) {
-        const std::string key = printable(candidate.text);
+    for (const Candidate & candidate : candidates) {
+        const std::string key = printable(candidate.id == entry.id ? entry.text : candidate.text);
         if (!object.contains(key)) object[key] = candidate.logprob;  // the more probable one of two with the same text
     }
     return object;
+}
+
+common_json top_json(const LegacyEntry & entry) {
+    common_json object = candidates_json(entry.top, entry);
+    const std::string key = printable(entry.text);
+    if (!entry.top.empty() && !object.contains(key)) object[key] = *entry.logprob;
+    return object;
+}
+
+/// Whether the vocabulary puts a space before a text, as SentencePiece's do.
+bool adds_space(const llama_vocab & vocab) {
+    const std::vector<llama_token> tokens =
+        common_tokenize(&vocab, "a", /*add_special=*/false, /*parse_special=*/false);
+    return !tokens.empty() && common_token_to_piece(&vocab, tokens.front()).starts_with(' ');
+}
+
+/// Whether the text after this token is tokenized as a text of its own.
+bool ends_text(const llama_vocab & vocab, llama_token token) {
+    return (llama_vocab_get_attr(&vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED)) != 0;
 }
 
 /// @param log_sum_exp of the row
@@ -71,79 +88,75 @@ std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const 
     return most_probable(vocab, logits, method::summarise_softmax(logits).log_sum_exp, n);
 }
 
-PromptEcho::PromptEcho(const llama_vocab & vocab, const std::vector<llama_token> & prompt, size_t n_top)
-    : prompt_(prompt), n_top_(n_top) {
-    for (size_t i = 0; i < prompt.size(); ++i) {
-        const bool is_added = i == 0 && llama_vocab_get_add_bos(&vocab) && prompt[i] == llama_vocab_bos(&vocab);
-        const std::string token = common_token_to_piece(&vocab, prompt[i]);
-        const std::string shown = is_added ? "" : token;
-        append(token, shown);
-        text_ += shown;
-    }
+size_t count_characters(const std::string & text) {
+    return text.size() - static_cast<size_t>(std::count_if(text.begin(), text.end(), continues_character));
 }
 
-PromptEcho::Entry & PromptEcho::append(const std::string & token, const std::string & shown) {
-    Entry entry;
-    entry.token = token;
-    entry.text_offset = text_end_;
-    text_end_ += count_characters(shown);
-    entries_.push_back(std::move(entry));
-    return entries_.back();
-}
-
-std::optional<StepRecord> PromptEcho::add_row(llama_context * context, int32_t row) {
-    if (++n_rows_ >= prompt_.size()) return std::nullopt;
-    const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(context));
-    const std::span<const float> logits{harp_get_logits_ith(context, row),
-                                        static_cast<size_t>(llama_vocab_n_tokens(&vocab))};
-    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
-    const llama_token token = prompt_[n_rows_];
-    Entry & entry = entries_[n_rows_];
-    entry.logprob = static_cast<double>(logits[static_cast<size_t>(token)]) - log_sum_exp;
-    entry.top = most_probable(vocab, logits, log_sum_exp, n_top_);
-    const bool is_among =
-        std::any_of(entry.top.begin(), entry.top.end(), [&](const Candidate & c) { return c.id == token; });
-    if (!is_among) entry.top.push_back({token, entry.token, *entry.logprob});
-    ForwardPass * pass = find_pass(context);
-    if (pass != nullptr && pass->enabled()) entry.step = pass->step(row);
-    return entry.step;
-}
-
-void PromptEcho::add_generated(const std::string & text, double logprob, const std::vector<Candidate> & top,
-                               const std::optional<StepRecord> & step) {
-    Entry & entry = append(text, text);
-    entry.logprob = logprob;
-    entry.top = top;
-    entry.step = step;
-}
-
-common_json PromptEcho::logprobs() const {
+common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
     common_json tokens = common_json::array();
     common_json token_logprobs = common_json::array();
     common_json top_logprobs = common_json::array();
     common_json text_offset = common_json::array();
     common_json entropy = common_json::array();
     common_json hesitated = common_json::array();
+    common_json vanilla = common_json::array();
     const common_json unknown(nullptr);
-    for (const Entry & entry : entries_) {
-        tokens.push_back(printable(entry.token));
-        text_offset.push_back(entry.text_offset);
+    for (const LegacyEntry & entry : entries) {
+        tokens.push_back(printable(entry.text));
+        const bool begins_inside = !entry.text.empty() && continues_character(entry.text.front());
+        text_offset.push_back(entry.n_characters - (begins_inside && entry.n_characters > 0 ? 1 : 0));
         token_logprobs.push_back(entry.logprob ? common_json(*entry.logprob) : unknown);
-        top_logprobs.push_back(entry.logprob ? top_json(entry.top) : unknown);
+        top_logprobs.push_back(entry.logprob ? top_json(entry) : unknown);
         entropy.push_back(entry.step ? common_json(entry.step->entropy) : unknown);
         hesitated.push_back(entry.step ? common_json(entry.step->hesitated) : unknown);
+        vanilla.push_back(entry.vanilla.empty() ? unknown : candidates_json(entry.vanilla, entry));
     }
     common_json all = {{"tokens", std::move(tokens)},
                        {"token_logprobs", std::move(token_logprobs)},
                        {"top_logprobs", std::move(top_logprobs)},
                        {"text_offset", std::move(text_offset)}};
-    const bool has_steps =
-        std::any_of(entries_.begin(), entries_.end(), [](const Entry & e) { return e.step.has_value(); });
-    if (has_steps) {
+    if (std::any_of(entries.begin(), entries.end(), [](const LegacyEntry & e) { return e.step.has_value(); })) {
         all["entropy"] = std::move(entropy);
         all["hesitated"] = std::move(hesitated);
     }
+    if (std::any_of(entries.begin(), entries.end(), [](const LegacyEntry & e) { return !e.vanilla.empty(); })) {
+        all["vanilla_top_logprobs"] = std::move(vanilla);
+    }
     return all;
+}
+
+PromptEcho::PromptEcho(const llama_vocab & vocab, const std::vector<llama_token> & prompt, size_t n_top)
+    : n_top_(n_top) {
+    const bool has_added_spaces = adds_space(vocab);
+    size_t n_characters = 0;
+    for (size_t i = 0; i < prompt.size(); ++i) {
+        const bool is_added = i == 0 && llama_vocab_get_add_bos(&vocab) && prompt[i] == llama_vocab_bos(&vocab);
+        const bool begins_text = i == 0 || ends_text(vocab, prompt[i - 1]);
+        LegacyEntry entry;
+        entry.id = prompt[i];
+        entry.text = common_token_to_piece(&vocab, entry.id);
+        entry.n_characters = n_characters;
+        if (has_added_spaces && begins_text && entry.text.starts_with(' ')) entry.text.erase(0, 1);
+        if (!is_added) {
+            text_ += entry.text;
+            n_characters += count_characters(entry.text);
+        }
+        entries_.push_back(std::move(entry));
+    }
+}
+
+std::optional<StepRecord> PromptEcho::add_row(llama_context * context, int32_t row) {
+    if (++n_rows_ >= entries_.size()) return std::nullopt;
+    const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(context));
+    const std::span<const float> logits{harp_get_logits_ith(context, row),
+                                        static_cast<size_t>(llama_vocab_n_tokens(&vocab))};
+    const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
+    LegacyEntry & entry = entries_[n_rows_];
+    entry.logprob = static_cast<double>(logits[static_cast<size_t>(entry.id)]) - log_sum_exp;
+    entry.top = most_probable(vocab, logits, log_sum_exp, n_top_);
+    ForwardPass * pass = find_pass(context);
+    if (pass != nullptr && pass->enabled()) entry.step = pass->step(row);
+    return entry.step;
 }
 
 }  // namespace harp::server

@@ -21,12 +21,30 @@ struct Candidate {
 /// The `n` most probable tokens of a row, the most probable first.
 [[nodiscard]] std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, size_t n);
 
+/// Characters that begin in `text`.
+[[nodiscard]] size_t count_characters(const std::string & text);
+
+/// A token of a prompt or an answer with its log-probability.
+struct LegacyEntry {
+    llama_token id = 0;
+    std::string text;         ///< bytes: it may be a part of a character
+    size_t n_characters = 0;  ///< that begin before it, in prompt and answer
+    std::optional<double> logprob;
+    std::vector<Candidate> top;
+    std::optional<StepRecord> step;
+    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty where no second pass was mixed
+};
+
+/// Log-probabilities in the shape of OpenAI's older completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, where
+/// HARP is on also {"entropy", "hesitated"}, where a second pass was mixed {"vanilla_top_logprobs"}; lists of the same length, what
+/// is unknown null. An offset is that of the character in which the token begins. Candidates hold the token itself, except where
+/// none were asked for.
+[[nodiscard]] common_json legacy_logprobs(const std::vector<LegacyEntry> & entries);
+
 /// Output rows of echoed prompts that one batch may hold; it bounds the memory for logits.
 constexpr int32_t echo_rows_per_batch = 64;
 
-/// A prompt that is sent back with the log-probabilities of its own tokens, in the shape of OpenAI's older completions:
-/// {"tokens", "token_logprobs", "top_logprobs", "text_offset"}, where HARP is on also {"entropy", "hesitated"}; lists of the
-/// same length, what is unknown (the first token has no predecessor) null.
+/// A prompt that is sent back with the log-probabilities of its own tokens. The first one has no predecessor, so none.
 class PromptEcho {
   public:
     PromptEcho() = default;
@@ -36,31 +54,16 @@ class PromptEcho {
     /// @return its step; nullopt without HARP
     std::optional<StepRecord> add_row(llama_context * context, int32_t row);
 
-    /// A token that was generated after the prompt.
-    void add_generated(const std::string & text, double logprob, const std::vector<Candidate> & top,
-                       const std::optional<StepRecord> & step);
-
-    /// The prompt as text: its tokens without a begin-of-sequence token that the vocabulary adds by itself.
+    /// The prompt as it was given: without what the vocabulary adds by itself, a begin-of-sequence token and SentencePiece's space.
     [[nodiscard]] const std::string & text() const noexcept { return text_; }
-    [[nodiscard]] common_json logprobs() const;
+    [[nodiscard]] size_t n_characters() const { return count_characters(text_); }
+    [[nodiscard]] const std::vector<LegacyEntry> & entries() const noexcept { return entries_; }
 
   private:
-    struct Entry {
-        std::string token;
-        size_t text_offset = 0;  // in characters
-        std::optional<double> logprob;
-        std::vector<Candidate> top;
-        std::optional<StepRecord> step;
-    };
-    /// @param shown what the text has of it
-    Entry & append(const std::string & token, const std::string & shown);
-
-    std::vector<llama_token> prompt_;
     size_t n_rows_ = 0;  // rows seen
     size_t n_top_ = 0;
     std::string text_;
-    size_t text_end_ = 0;  // characters of all entries so far
-    std::vector<Entry> entries_;
+    std::vector<LegacyEntry> entries_;
 };
 
 }  // namespace harp::server

@@ -171,6 +171,12 @@ void StepCounts::add(const StepRecord & step) {
     second_pass_seconds += step.second_pass_seconds;
 }
 
+void StepCounts::add(const StepCounts & other) {
+    steps += other.steps;
+    hesitations += other.hesitations;
+    second_pass_seconds += other.second_pass_seconds;
+}
+
 common_json StepCounts::to_json() const {
     return {{"steps", steps}, {"hesitations", hesitations}, {"second_pass_seconds", second_pass_seconds}};
 }

@@ -68,6 +68,7 @@ struct StepCounts {
     double second_pass_seconds = 0;
 
     void add(const StepRecord & step);
+    void add(const StepCounts & other);
     /// {"steps": 8, "hesitations": 2, "second_pass_seconds": 0.012}
     [[nodiscard]] common_json to_json() const;
 };

@@ -54,6 +54,13 @@ class Server:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
+    def stream(self, path, body):
+        """The chunks of a streamed answer."""
+        request = urllib.request.Request(self.url + path, json.dumps({**body, "stream": True}).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return [json.loads(line.removeprefix(b"data: ")) for line in answer if line.startswith(b"data: {")]
+
     def complete(self, prompt, n=48, **more):
         return self.post("/completion", {"prompt": prompt, "n_predict": n, "temperature": 0, **more})["content"]
 
