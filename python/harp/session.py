@@ -236,7 +236,7 @@ class Session:
             options = [one or HarpOptions(threshold=float("inf")) for one in options]
         option_texts = [texts(one) for one in options if one]
         families = _families(mask_sequences, len(requests))
-        negative = self._tokens(negative_prompt)
+        negative = self._negative(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
         try:
@@ -310,13 +310,17 @@ class Session:
             return self.model.tokenize(text, add_special=add_special)
         return token_ids("tokens", text, self.model.n_vocab)
 
+    def _negative(self, prompt: str | Sequence[int]) -> list[int]:
+        """Nothing is no negative prompt, and not one of a beginning-of-sequence token."""
+        return self._tokens(prompt) if len(prompt) > 0 else []
+
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, *,
                 reuses_prefix) -> Stream:
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_sequence", mask_sequence, 0, UINT32_MAX)
         request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), texts(options or self.options),
-                                    family, self._tokens(negative_prompt), reuses_prefix)
+                                    family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 

@@ -110,7 +110,8 @@ class Hesitating(ServerTest):
 
     def test_a_conversation_is_as_read_anew(self):
         """What a slot keeps of earlier turns, whatever their options, does not show in the answer."""
-        kinds = [{}, {"redraw": 2}, {"scope": "generated"}, {"scope": "generated", "redraw": 1}, {"seed": 5}]
+        kinds = [{}, {"redraw": 2}, {"scope": "generated"}, {"scope": "generated", "redraw": 1}, {"seed": 5},
+                 {"view": "guidance", "beta": 2}, {"view": "last", "beta": 2}, {"view": "guidance", "beta": 2, "negative_prompt": "Tom"}]
         for earlier in kinds:
             for options in kinds:
                 with self.subTest(earlier=earlier, options=options):
@@ -148,9 +149,36 @@ class Hesitating(ServerTest):
         for harp_object, as_flags in [({"enabled": False}, ["--harp-off"]), (changed, flags), ({}, []),
                                       ({"perturbation": "gaussian", "strength": 1.5},
                                        ["--harp-perturbation", "gaussian", "--harp-strength", "1.5"]),
+                                      ({"view": "last", "view_tokens": 4, "beta": 3, "threshold": 0.1},
+                                       ["--harp-view", "last", "--harp-view-tokens", "4", "--harp-beta", "3", "--harp-threshold", "0.1"]),
+                                      ({"view": "guidance", "beta": 4, "threshold": 0, "plausibility": 0.1, "negative_prompt": "Tom"},
+                                       ["--harp-view", "guidance", "--harp-beta", "4", "--harp-threshold", "0", "--harp-plausibility",
+                                        "0.1", "--harp-negative-prompt", "Tom"]),
+                                      ({"gate": "ratio", "threshold": 0.3}, ["--harp-gate", "ratio", "--harp-threshold", "0.3"]),
                                       ({"threshold": "inf"}, ["--harp-off"])]:
             with self.subTest(harp=harp_object):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
+
+    def test_negative_prompt_of_a_chat(self):
+        """A text is a user's message, and gets the template of the prompt."""
+        def ask(**harp):
+            body = {"messages": [{"role": "user", "content": "A dog"}], "max_tokens": 24, "temperature": 0, "logprobs": True,
+                    "harp": {"view": "guidance", "beta": 3, "threshold": 0, **harp}}
+            choice = self.server.post("/v1/chat/completions", body)["choices"][0]
+            return choice["message"]["content"], [round(entry["logprob"], 3) for entry in choice["logprobs"]["content"]]
+
+        text, messages = ask(negative_prompt="A cat"), ask(negative_prompt=[{"role": "user", "content": "A cat"}])
+        self.assertEqual(text, messages)
+        self.assertNotEqual(text, ask())
+        self.assertEqual(ask(negative_prompt=""), ask())
+        for harp, message in [({"negative_prompt": 5}, "negative_prompt"), ({"negative_prompt": "x", "view": "last"}, "guidance"),
+                              ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, "")]:
+            with self.subTest(harp=str(harp)[:60]), self.assertRaises(urllib.error.HTTPError) as caught:
+                ask(**harp)
+            self.assertEqual(caught.exception.code, 400)
+            self.assertIn(message, caught.exception.read().decode())
+            caught.exception.close()
+        self.assertEqual(ask(negative_prompt="A cat"), text)
 
     def test_metrics(self):
         self.server.complete(PROMPTS[0], n=1)  # they show what loading decoded (a probe of the memory) from the first answer on
