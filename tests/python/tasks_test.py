@@ -311,6 +311,9 @@ class Extraction(unittest.TestCase):
             "Answer: 【B】": "B",
             # corrected, excluded, more than one
             "Neither A nor B is correct": None,
+            "Answer: C/D": None,
+            "Answer: C, D": None,
+            "The answer is either D or E": None,
             "The answer is E, not A.": "E",
             "The answer is (A). Wait, that is wrong: the answer is (C).": "C",
             "The answer is (C), not (A).": "C",
@@ -443,6 +446,12 @@ class Extraction(unittest.TestCase):
             "#### 2½": "2.5",
             "#### 5/0": "5",
             "48 / 2 = 24": "24",
+            "#### US$5\nCheck: 7": "5",
+            "#### USD 5\nCheck: 7": "5",
+            "#### ~5 or so, not 7": "5",
+            "#### The answer is 5\nCheck: 7": "5",
+            "#### $\\boxed{5}$\nCheck: 7": "5",
+            "So \\boxed{\\$1{,}080}, which is 3 times 360": "1080",
             # a question that the model invents
             "#### 18\nQuestion: Tom has 3 apples": "18",
             "#### 18\n\nQuestion: Tom has 3.\n#### 6": "18",

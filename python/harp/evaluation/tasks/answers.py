@@ -32,8 +32,11 @@ def _number_rule(gap, separators):
 
 NUMBER = _number_rule(gap="", separators=",'’\u00a0")
 NUMBER_BEHIND_HASHES = _number_rule(gap="[ \u00a0]?", separators=",'’\u00a0 ")
-HASHES = re.compile(r"####[\s:=*_`\\(\[{]*")
+HASHES = re.compile(r"####[\s:=*_`\\(\[{]*(?:(?i:(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?|n|approx\.|approximately|about|usd?|eur|gbp|inr|rs\.?"
+                    r"|boxed|text(?:bf|rm|it)?|math(?:bf|rm))"
+                    r"(?![a-z])[\s:=*_`\\(\[{]*))*[~≈+]?")
 HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # after a number: "#### 1. First add" is a heading
+BOXED = re.compile(r"\\boxed\s*\{[\s\\${(]*")
 LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # A model that does not stop goes on with a question of its own.
@@ -66,7 +69,7 @@ def _marks(metric, answer, target):
 
 
 def number(text):
-    """The number after the last "####" that has one, else the last number of the text; None if there is none."""
+    """The number after the last "####" that has one, else in the last \\boxed{}, else the last of the text; None if there is none."""
     text = _plain(text).replace("{,}", ",").replace("\\,", "\u00a0")  # LaTeX: 1{,}080
     text = LATEX_FRACTION.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{found[2]}/{found[3]}", text)
     first = _number(_first_question(text))
@@ -78,7 +81,8 @@ def _number(text):
         found = NUMBER_BEHIND_HASHES.match(text, hashes.end())
         if found and not HEADING.match(text, found.end()):
             return _value(found)
-    found = list(NUMBER.finditer(text))
+    boxed = [found for box in BOXED.finditer(text) if (found := NUMBER_BEHIND_HASHES.match(text, box.end()))]
+    found = boxed or list(NUMBER.finditer(text))
     return _value(found[-1]) if found else None
 
 
@@ -193,9 +197,10 @@ def _letter_rules(letters):
     belief = (rf"(?i:\b(?:i(?:\s+would|['’]d)?\s+(?:think|believe|guess|say|suppose)(?:\s+that)?(?:\s+it(?:['’]s|\s+{be}))?"
               r"|it(?:['’]s|\s+(?:is|must\s+be|has\s+to\s+be)))\b)")
     filler = rf"(?i:(?:{opened}(?:{noun}|(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed)\b)*)"
-    several = rf"(?!(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’]))"  # "(A) or (B)" states none
+    others_too = rf"(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’])|\W*[/&]\W*[{letters}](?![\w'’])|,\s*[{letters}]\s*(?:[.,]|$)"
+    several = rf"(?!{others_too})"  # "(A) or (B)" states none
     surely = r"(?:(?:clearly|most\s+likely|probably|definitely|indeed)\s+)?"
-    praise = (rf"\W{{0,3}}\s+is\s+{surely}(?i:(?:the\s+)?(?:correct|right|best|answer)(?=\s*(?:[.,;:!)*]|$))"
+    praise = (rf"\W{{0,3}}\s+is\s+{surely}(?i:(?:the\s+)?(?:correct|right|best|answer)(?=\s*(?:[.,;:!)*]|$|(?:because|since|as)\b))"
               r"|the\s+(?:correct|right|best|(?:most\s+)?\w+)\s+(?:answer|option|choice|one|fit|match)\b)")
     return [re.compile(rule, re.MULTILINE) for rule in (
         rf"(?:{statement}{filler}{opened}|\\boxed{opened})({alone}){several}",
