@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "common.h"
-#include "decoding/beam_decoder.h"
 #include "decoding/generate.h"
 #include "interrupt.h"
 
@@ -114,19 +113,22 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
     BenchRun run;
     const auto start = Clock::now();
     Statistics before;
-    decoding::BeamCallbacks callbacks;
-    callbacks.on_step = [&](const decoding::BeamSearch &) {
+    decoding::Generator::Events events;
+    events.on_step = [&](size_t /*request*/, const decoding::BeamSearch &) {
         if (run.n_steps++ == 0) {
             run.first_token_seconds = seconds_since(start);
             before = pass_.statistics();
         }
         return !interrupt_requested;
     };
-    decoding::BeamOptions beams = settings_.beams;
-    beams.records = false;
     const auto never_ends = [](llama_token) { return false; };
-    const auto result = decoding::beam_decode(pass_, prompt, settings_.n_predict, beams, never_ends, callbacks);
-    if (result.is_interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    const auto result =
+        decoding::Generator(pass_).answer({.prompt = prompt,
+                                           .limits = {static_cast<int>(settings_.n_predict), {}, never_ends},
+                                           .beams = settings_.beams,
+                                           .records = false},
+                                          events);
+    if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
     run.prompt_seconds = result.prompt_seconds;
     run.decode_seconds = result.seconds;
     run.tokens = result.hypotheses.front().tokens;

@@ -3,7 +3,6 @@
 #include <memory>
 #include <utility>
 
-#include "decoding/beam_decoder.h"
 #include "decoding/feed.h"
 #include "engine.h"
 #include "harp/harp.h"
@@ -159,17 +158,18 @@ void truncate(Pass & self, int64_t n) {
 
 nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, size_t max_tokens, uint32_t beams,
                      uint32_t candidates, double length_penalty) {
-    decoding::BeamResult result;
+    GenerationResult result;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        decoding::BeamOptions options;
-        options.beams = beams;
-        options.candidates = candidates;
-        options.alpha = length_penalty;
-        const llama_vocab & vocab = self.model().session().vocab();
-        result = decoding::beam_decode(self.direct(), prompt, max_tokens, options,
-                                       [&](llama_token token) { return llama_vocab_is_eog(&vocab, token); });
+        const int n_predict = max_tokens == 0 ? -1 : static_cast<int>(std::min<size_t>(max_tokens, INT32_MAX));
+        result =
+            decoding::Generator(self.direct())
+                .answer(
+                    {.prompt = prompt,
+                     .limits = {n_predict, {}},
+                     .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty}},
+                    decoding::Generator::Events{});
     }
     nb::list hypotheses;
     for (const auto & hypothesis : result.hypotheses) {
@@ -335,12 +335,12 @@ void bind_pass(nb::module_ & module) {
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
                uint32_t mask_sequence, bool reuses_prefix) {
                 const auto held = self.hold();
-                return self.generator().submit({prompt,
-                                                {max_tokens, stop},
-                                                self.new_sampler(sampling),
-                                                read_options(options),
-                                                mask_sequence,
-                                                reuses_prefix});
+                return self.generator().submit({.prompt = prompt,
+                                                .limits = {max_tokens, stop},
+                                                .sampler = self.new_sampler(sampling),
+                                                .options = read_options(options),
+                                                .mask_sequence = mask_sequence,
+                                                .reuses_prefix = reuses_prefix});
             },
             "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
             "reuses_prefix"_a)
