@@ -177,6 +177,7 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
 int generate_beams(Session & session, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
                    const BeamFlags & flags, bool as_json) {
     ProgressLine progress;
+    progress.show(fmt::format("prompt: {} tokens", tokens.size()));
     decoding::Generator::Events events;
     events.on_prompt = [&](size_t /*request*/, size_t done, size_t total) {
         if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));

@@ -101,7 +101,8 @@ std::vector<std::string> read_prompts(const BenchFlags & flags) {
         size_t n_line = 0;
         for (std::string line; prompts.size() < flags.n_prompts && std::getline(file, line);) {
             const std::string place = fmt::format("prompts '{}', line {}", flags.prompts_file, ++n_line);
-            if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+            if (!line.empty() && line.back() == '\r') line.pop_back();
+            if (line.find_first_not_of(" \t") == std::string::npos) continue;
             if (find_invalid_utf8(line) != std::string::npos)
                 throw Error(ErrorCode::invalid_input, place + ": not valid UTF-8");
             prompts.push_back(prompt_of(line, place));

@@ -36,10 +36,12 @@ class Chat {
 
     /// @return false to leave
     bool on_line(const std::string & line) {
-        if (line.find_first_not_of(" \t\r") == std::string::npos) return true;
-        if (line == "/exit" || line == "/quit") return false;
+        const size_t end = line.find_last_not_of(" \t\r");
+        if (end == std::string::npos) return true;
         if (line[0] == '/') {
-            command(line);
+            const std::string name = line.substr(0, end + 1);
+            if (name == "/exit" || name == "/quit") return false;
+            command(name);
         } else if (const size_t bad = find_invalid_utf8(line); bad != std::string::npos) {
             fmt::print(stderr, "that line is not valid UTF-8 (byte at offset {})\n", bad);
         } else {
@@ -99,6 +101,7 @@ class Chat {
         std::string text;
         try {
             ProgressLine progress;
+            progress.show("reading");
             const auto prompt = session_.tokenize(session_.apply_chat_template(messages_), /*parse_special=*/true);
             const auto on_prompt = [&](size_t done, size_t total) {
                 if (done == total) return progress.clear();
@@ -177,11 +180,13 @@ class LineReader {
         fmt::print("{}", styled(stdout, Style::bold, "> "));
         std::fflush(stdout);
     }
-    /// @return the first `size` bytes without their newline
+    /// @return the first `size` bytes without their newline, or CR LF
     std::string take(size_t size) {
         std::string line = held_back_.substr(0, size);
         held_back_.erase(0, size);
-        if (line.back() == '\n') line.pop_back();
+        for (const char end : {'\n', '\r'}) {
+            if (!line.empty() && line.back() == end) line.pop_back();
+        }
         return line;
     }
     std::string held_back_;  // read and not yet asked for

@@ -84,18 +84,23 @@ int generate_command(int argc, char ** argv) {
     decoding::Sampler sampler = session.new_sampler();
     Trace trace(trace_path, session.vocab());
     trace.watch(session.pass());
+    ProgressLine progress;
+    if (params.speculative.has_dft()) progress.show("loading the draft model");
     const auto drafter = decoding::Drafter::make(session.pass(), session.params());
     decoding::Generator generator(session.pass(), drafter.get());
 
-    ProgressLine progress;
+    // the text is progress enough, where somebody sees it
+    const bool shows_count = as_json || (is_terminal(stderr) && !is_terminal(stdout));
+    progress.show(fmt::format("prompt: {} tokens", prompt_tokens.size()));
     const auto on_prompt = [&](size_t done, size_t total) {
         if (done == total) return progress.clear();
         progress.show(fmt::format("prompt: {} of {} tokens", done, total));
     };
     TokenPrinter printer(options ? options->threshold : 0);
     json tokens = json::array();
-    const auto on_token = [&](const GeneratedToken & token) {
+    const auto on_token = [&, n = 0](const GeneratedToken & token) mutable {
         trace.write(token);
+        if (shows_count) progress.show(fmt::format("answering: {} tokens", ++n));
         if (as_json) {
             tokens.push_back(token_json(token.id, token.piece, token.record));
         } else {
@@ -107,6 +112,7 @@ int generate_command(int argc, char ** argv) {
                                                       .limits = {params.n_predict, params.antiprompt},
                                                       .sampler = std::move(sampler)},
                                                      on_token, on_prompt);
+    progress.clear();
     if (as_json) {
         const json output = {{"text", result.text},
                              {"tokens", tokens},

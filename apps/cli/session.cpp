@@ -96,7 +96,9 @@ Session::Session(common_params params, const std::optional<Options> & options)
     // drawn here, so that the run can say it and both sides of a comparison share it
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
+    llama_numa_init(params_.numa);
     ProgressLine progress;
+    progress.show("loading the model");
     params_.load_progress_callback = on_load_progress;
     params_.load_progress_callback_user_data = &progress;
     set_default_options(options_);
@@ -137,8 +139,21 @@ ForwardPass & Session::add_pass(const std::optional<Options> & options, uint32_t
         throw Error(ErrorCode::decode_failed, fmt::format("{}: {}", harp_last_error(), FirstLlamaError::take()));
     }
     extra_contexts_.emplace_back(context);
+    adapt(context);
     llama_set_abort_callback(context, abort_if_interrupted, nullptr);
     return *find_pass(context);
+}
+
+/// (common_init_from_params has done so for the first context, and loaded the adapters.)
+void Session::adapt(llama_context * context) {
+    common_set_adapter_lora(context, params_.lora_adapters);
+    if (params_.control_vectors.empty()) return;
+    const auto vectors = common_control_vector_load(params_.control_vectors);
+    if (vectors.n_embd == -1 ||
+        llama_set_adapter_cvec(context, vectors.data.data(), vectors.data.size(), vectors.n_embd,
+                               params_.control_vector_layer_start, params_.control_vector_layer_end) != 0) {
+        throw Error(ErrorCode::invalid_option, "option '--control-vector': does not fit this model");
+    }
 }
 
 decoding::Sampler Session::new_sampler(const common_params_sampling & sampling) {
@@ -211,6 +226,8 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));
     }
+    // llama.cpp takes the last newline off a file; of one with lines that end in CR LF something is left
+    if (is_given && !prompt.empty() && prompt.back() == '\r') prompt.pop_back();
     if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");
     }

@@ -28,6 +28,8 @@ class Session {
     /// Another pass on the same model with other options, for comparisons.
     /// @param n_sequences of it; several share one KV cache
     [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
+    /// Gives a context of this model the flags' LoRA adapters and control vectors. @throws Error{invalid_option}
+    void adapt(llama_context * context);
     /// A sampler as the flags describe it, seeded anew.
     [[nodiscard]] decoding::Sampler new_sampler() { return new_sampler(params_.sampling); }
     /// @throws Error{invalid_option} naming what cannot be had, such as a grammar with a fault

@@ -16,8 +16,7 @@ std::optional<Options> read_options(const OptionTexts & texts) {
 }
 
 Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
-    // llama.cpp's `common` loads a model together with a context: a small one, which is not used
-    std::vector<std::string> all = {"harp", "-m", path, "-c", "64", "--harp-off"};
+    std::vector<std::string> all = {"harp", "-m", path, "--harp-off"};
     all.insert(all.end(), arguments.begin(), arguments.end());
     std::vector<char *> argv;
     for (std::string & argument : all) argv.push_back(argument.data());
@@ -26,6 +25,7 @@ Model::Model(const std::string & path, const std::vector<std::string> & argument
     common_params params;
     if (line.parse(static_cast<int>(argv.size()), argv.data(), params))
         throw Error(ErrorCode::invalid_option, "the flags ask for help or a version, not for a model");
+    params.n_ctx = 64;  // llama.cpp's `common` loads a model together with a context, which is not used
     session_ = std::make_unique<cli::Session>(std::move(params), std::nullopt);
 }
 

@@ -229,6 +229,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     set_default_options(options);
     context_.reset(harp_init_from_model(&model.session().model(), params));
     if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
+    model.session().adapt(context_.get());
     pass_ = find_pass(context_.get());
 }
 

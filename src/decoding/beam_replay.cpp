@@ -101,7 +101,7 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
     const auto found = Generator(pass).answer({.prompt = recording.prompt,
                                                .limits = {static_cast<int>(recording.steps.size()), {}, is_stop},
                                                .beams = recording.options},
-                                              {.on_step = on_step});
+                                              Generator::Events{.on_step = on_step});
     if (result.n_states_differing == 0) result.first_state_differing = result.n_steps;
     result.same_result = found.hypotheses.front().tokens == recording.result;
     if (!result.same_result && result.first_mismatch.empty()) result.first_mismatch = "the result is another";

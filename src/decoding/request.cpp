@@ -31,7 +31,8 @@ void validate(const Request & request, const ForwardPass & pass) {
     if (n_predict == 0) refuse(ErrorCode::invalid_option, "0 tokens leave beam search nothing to do");
     if (!request.limits.stop_strings.empty()) refuse(ErrorCode::invalid_option, "beam search knows no stop strings");
     const auto wanted = static_cast<size_t>(std::max(1, n_predict));
-    if (const size_t room = room_for_answer(request, pass); wanted > room)
+    const size_t room = room_for_answer(request, pass);
+    if (wanted > room)
         refuse(ErrorCode::invalid_input,
                prompt + ", and " + n_beams + " beams of " + std::to_string(wanted) +
                    " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) + ": room is for " +
