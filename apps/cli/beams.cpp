@@ -58,12 +58,12 @@ json beams_json(const BeamFlags & flags) {
             {"variant", name_of(variants, o.variant)}};
 }
 
-json hypothesis_json(Session & session, const Hypothesis & hypothesis) {
+json hypothesis_json(LoadedModel & loaded, const Hypothesis & hypothesis) {
     json tokens = json::array();
     std::string text;
     for (size_t i = 0; i < hypothesis.tokens.size(); ++i) {
         const llama_token id = hypothesis.tokens[i];
-        const std::string piece = common_token_to_piece(&session.vocab(), id, false);
+        const std::string piece = common_token_to_piece(&loaded.vocab(), id, false);
         tokens.push_back(token_json(id, piece, hypothesis.records[i]));
         text += piece;
     }
@@ -74,7 +74,7 @@ json hypothesis_json(Session & session, const Hypothesis & hypothesis) {
             {"tokens", tokens}};
 }
 
-void print_hypotheses(Session & session, const GenerationResult & result, size_t n_best) {
+void print_hypotheses(LoadedModel & loaded, const GenerationResult & result, size_t n_best) {
     for (size_t i = 0; i < std::min(n_best, result.hypotheses.size()); ++i) {
         const Hypothesis & hypothesis = result.hypotheses[i];
         if (n_best > 1) {
@@ -84,15 +84,15 @@ void print_hypotheses(Session & session, const GenerationResult & result, size_t
                                          hypothesis.is_finished ? "" : ", unfinished")) +
                       "\n");
         }
-        TokenPrinter printer(session.options() ? session.options()->threshold : 0);
+        TokenPrinter printer(loaded.options() ? loaded.options()->threshold : 0);
         for (size_t k = 0; k < hypothesis.tokens.size(); ++k) {
-            printer.print(common_token_to_piece(&session.vocab(), hypothesis.tokens[k], false), hypothesis.records[k]);
+            printer.print(common_token_to_piece(&loaded.vocab(), hypothesis.tokens[k], false), hypothesis.records[k]);
         }
         printer.finish();
     }
 }
 
-void print_beam_summary(Session & session, const FormattedPrompt & prompt, size_t n_prompt,
+void print_beam_summary(LoadedModel & loaded, const FormattedPrompt & prompt, size_t n_prompt,
                         const GenerationResult & result, const BeamFlags & flags) {
     std::string text = fmt::format(
         "\n{} steps of {} beams in {:.2f} s ({:.1f} steps/s, {} rows); prompt {} tokens in {:.2f} s ({}){}\n",
@@ -103,8 +103,8 @@ void print_beam_summary(Session & session, const FormattedPrompt & prompt, size_
         fmt::format("beam search: {} candidates a beam, length penalty {} ({}), early stopping {}, {}\n",
                     flags.options.candidates, flags.options.alpha, name_of(length_norms, flags.options.norm),
                     name_of(early_stoppings, flags.options.early_stopping), name_of(variants, flags.options.variant));
-    text += hesitation_text(session.pass(), session.options());
-    text += fmt::format("harp: {}", options_text(session.options()));
+    text += hesitation_text(loaded.pass(), loaded.options());
+    text += fmt::format("harp: {}", options_text(loaded.options()));
     fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
 }
 
@@ -174,7 +174,7 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
     params.kv_unified = true;
 }
 
-int generate_beams(Session & session, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
+int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
                    const BeamFlags & flags, bool as_json) {
     ProgressLine progress;
     progress.show(fmt::format("prompt: {} tokens", tokens.size()));
@@ -189,16 +189,16 @@ int generate_beams(Session & session, const FormattedPrompt & prompt, const std:
         }
         return !interrupt_requested;
     };
-    decoding::GenerationLimits limits = {session.params().n_predict, {}};
-    if (session.params().sampling.ignore_eos) limits.is_end = [](llama_token) { return false; };
-    const GenerationResult result = decoding::Generator(session.pass())
-                                        .answer({.prompt = tokens, .limits = limits, .beams = flags.options}, events);
+    decoding::GenerationLimits limits = {loaded.params().n_predict, {}};
+    if (loaded.params().sampling.ignore_eos) limits.is_end = [](llama_token) { return false; };
+    const GenerationResult result =
+        decoding::Generator(loaded.pass()).answer({.prompt = tokens, .limits = limits, .beams = flags.options}, events);
     const bool is_interrupted = result.reason == decoding::StopReason::interrupted;
     progress.clear();
     if (as_json) {
         json hypotheses = json::array();
         for (size_t i = 0; i < std::min<size_t>(flags.n_best, result.hypotheses.size()); ++i)
-            hypotheses.push_back(hypothesis_json(session, result.hypotheses[i]));
+            hypotheses.push_back(hypothesis_json(loaded, result.hypotheses[i]));
         const json output = {{"text", result.text},
                              {"hypotheses", hypotheses},
                              {"beam_search", beams_json(flags)},
@@ -207,15 +207,15 @@ int generate_beams(Session & session, const FormattedPrompt & prompt, const std:
                              {"seconds", {{"prompt", result.prompt_seconds}, {"search", result.seconds}}},
                              {"interrupted", is_interrupted},
                              {"prompt", prompt_json(prompt, tokens.size())},
-                             {"harp", options_json(session.options())},
-                             {"statistics", statistics_json(session.pass().statistics())},
-                             {"model", model_json(session.model(), session.params().model.path)},
+                             {"harp", options_json(loaded.options())},
+                             {"statistics", statistics_json(loaded.pass().statistics())},
+                             {"model", model_json(loaded.model(), loaded.params().model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
-        print_hypotheses(session, result, flags.n_best);
+        print_hypotheses(loaded, result, flags.n_best);
     }
-    print_beam_summary(session, prompt, tokens.size(), result, flags);
+    print_beam_summary(loaded, prompt, tokens.size(), result, flags);
     return is_interrupted ? exit_interrupted : exit_ok;
 }
 

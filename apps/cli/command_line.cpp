@@ -84,7 +84,7 @@ void check_use(const std::string & command, const std::string & given, const com
     if (use_of_flag(command, LlamaFlags::normal_name(given), flag.get_args()) == FlagUse::works) return;
     if (command == "python")
         throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': not among a Model's flags; see the arguments of Session", given));
+                    fmt::format("option '{}': not among a Model's flags; see the arguments of LoadedModel", given));
     common_params unused;
     const bool serve_has_it = LlamaFlags(unused, LLAMA_EXAMPLE_SERVER).find(given) != nullptr;
     throw Error(ErrorCode::invalid_option,

@@ -145,29 +145,29 @@ void ProgressLine::show(const std::string & text) {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     if (text_.empty()) {
-        drawn_at_ = now - std::chrono::seconds(1);
-        if (!is_terminal(stderr)) drawn_at_ = now;  // what takes no time is not said there
+        put_at_ = now - std::chrono::seconds(1);
+        if (!is_terminal(stderr)) put_at_ = now;  // what takes no time is not said there
         counter_ = std::thread([this] { count_seconds(); });
     }
     text_ = text;
     said_at_ = now;
-    if (now - drawn_at_ >= (is_terminal(stderr) ? std::chrono::milliseconds(100) : between_lines)) draw(text);
+    if (now - put_at_ >= (is_terminal(stderr) ? std::chrono::milliseconds(100) : between_lines)) put(text);
 }
 
-void ProgressLine::draw(const std::string & text) {
+void ProgressLine::put(const std::string & text) {
     fmt::print(stderr, "{}{}{}", is_terminal(stderr) ? "\r\033[K" : "", text, is_terminal(stderr) ? "" : "\n");
     std::fflush(stderr);
-    drawn_at_ = Clock::now();
-    is_drawn_ = true;
+    put_at_ = Clock::now();
+    is_put_ = true;
 }
 
 void ProgressLine::count_seconds() {
     std::unique_lock lock(mutex_);
     while (!is_cleared_.wait_for(lock, std::chrono::seconds(1), [this] { return text_.empty(); })) {
         const auto now = Clock::now();
-        if (now - drawn_at_ < (is_terminal(stderr) ? std::chrono::seconds(1) : between_lines)) continue;
+        if (now - put_at_ < (is_terminal(stderr) ? std::chrono::seconds(1) : between_lines)) continue;
         const auto waited = std::chrono::duration_cast<std::chrono::seconds>(now - said_at_).count();
-        draw(waited < 2 ? text_ : fmt::format("{} (since {} s)", text_, waited));
+        put(waited < 2 ? text_ : fmt::format("{} (since {} s)", text_, waited));
     }
 }
 
@@ -176,9 +176,9 @@ void ProgressLine::clear() {
         const std::lock_guard lock(mutex_);
         if (text_.empty()) return;
         text_.clear();
-        if (is_drawn_ && is_terminal(stderr)) fmt::print(stderr, "\r\033[K");
+        if (is_put_ && is_terminal(stderr)) fmt::print(stderr, "\r\033[K");
         std::fflush(stderr);
-        is_drawn_ = false;
+        is_put_ = false;
     }
     is_cleared_.notify_all();
     counter_.join();

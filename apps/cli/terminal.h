@@ -62,15 +62,15 @@ class ProgressLine {
 
   private:
     using Clock = std::chrono::steady_clock;
-    void draw(const std::string & text);
+    void put(const std::string & text);
     void count_seconds();
 
     std::mutex mutex_;  // of the following
     std::condition_variable is_cleared_;
     std::string text_;           // empty: nothing is under way
     Clock::time_point said_at_;  // text_
-    Clock::time_point drawn_at_;
-    bool is_drawn_ = false;
+    Clock::time_point put_at_;
+    bool is_put_ = false;
     std::thread counter_;  // runs while something is under way
 };
 

@@ -176,7 +176,7 @@ class Session:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
                 growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, reuses_prefix=False)
             while growing:
-                self._step()
+                self._next_batch()
                 for index in [index for index, stream in growing.items() if stream.answer.stop_reason is not None]:
                     yield index, growing.pop(index).answer
         finally:
@@ -226,7 +226,7 @@ class Session:
                 request = self._pass.submit_score([*context, *continuation], len(context), option_texts, family)
                 index_of[request] = index
             while index_of:
-                for request, results in self._pass.step_score():
+                for request, results in self._pass.score_batch():
                     index = index_of.pop(request)
                     scores[index] = [self._score(*result) for result in results]
                     if on_scores:
@@ -293,9 +293,9 @@ class Session:
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 
-    def _step(self) -> None:
+    def _next_batch(self) -> None:
         """One batch of the engine: each stream gets what is its."""
-        tokens, results = self._pass.step()
+        tokens, results = self._pass.generate_batch()
         for request, token in tokens:
             if stream := self._streams.get(request):
                 stream._take(token)
@@ -333,7 +333,7 @@ class Stream:
         while self._n_read == len(self.answer.tokens):
             if self.answer.stop_reason is not None:
                 raise StopIteration
-            self._session._step()
+            self._session._next_batch()
         self._n_read += 1
         return self.answer.tokens[self._n_read - 1]
 

@@ -95,9 +95,9 @@ void Generator::end(const Slot & slot, StopReason reason, const Events & events)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Steps
+// Batches
 
-void Generator::step(const Events & events) {
+void Generator::next_batch(const Events & events) {
     // rows are left where a callback has thrown
     const bool has_rows = std::any_of(slots_.begin(), slots_.end(), [](const Slot & slot) { return slot.has_row(); });
     if (!has_rows) decode(events);
@@ -272,7 +272,7 @@ GenerationResult Generator::answer(Request request, Events events) {
     events.on_result = [&](size_t /*request*/, const GenerationResult & result) { answered = result; };
     const size_t number = submit(std::move(request));
     try {
-        while (!answered) step(events);
+        while (!answered) next_batch(events);
     } catch (const Error & error) {
         const auto slot =
             std::find_if(slots_.begin(), slots_.end(), [](const Slot & one) { return one.is_answering(); });

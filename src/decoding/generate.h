@@ -1,4 +1,4 @@
-// The generation loop: prompts in, tokens out, a step at a time; one answer or many at once, sampled or searched by beams, in
+// The generation loop: prompts in, tokens out, a batch at a time; one answer or many at once, sampled or searched by beams, in
 // one batch. Knows nothing of HARP: that is a property of the forward pass.
 #pragma once
 
@@ -11,11 +11,11 @@
 
 namespace harp::decoding {
 
-/// The answers of a pass's sequences. Requests wait in a queue; each sequence works at one; each step is one batch.
+/// The answers of a pass's sequences. Requests wait in a queue; each sequence works at one.
 ///
 ///   sequence 0   [prompt of request 0......] a  b  c  end | [prompt of request 3..
 ///   sequence 1   [prompt of request 1] d  e  f  g  h  i ...
-///   sequence 2   [prompt of request 2..........................       one batch a step: a column of rows
+///   sequence 2   [prompt of request 2..........................       a batch: a column of rows
 class Generator {
   public:
     struct Events {
@@ -47,10 +47,10 @@ class Generator {
     /// last goes: it waits once more if it has no token yet, else it ends.
     /// @throws what ForwardPass::decode throws, except context_full; nothing of the batch stays behind, the requests stay as
     ///         they were
-    void step(const Events & events);
+    void next_batch(const Events & events);
 
     /// Answers a request while nothing else is under way.
-    /// @throws as submit() and step(), except aborted behind the first step, which ends the answer; what the callbacks throw
+    /// @throws as submit() and next_batch(), except aborted behind the first step, which ends the answer; what the callbacks throw
     GenerationResult answer(Request request, Events events);
     /// The same of a sampled answer, with callbacks that are not told its number.
     GenerationResult answer(Request request, const std::function<bool(const GeneratedToken &)> & on_token,

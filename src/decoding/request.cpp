@@ -32,11 +32,12 @@ void validate(const Request & request, const ForwardPass & pass) {
     if (!request.limits.stop_strings.empty()) refuse(ErrorCode::invalid_option, "beam search knows no stop strings");
     const auto wanted = static_cast<size_t>(std::max(1, n_predict));
     const size_t room = room_for_answer(request, pass);
-    if (wanted > room)
+    if (wanted > room) {
         refuse(ErrorCode::invalid_input,
                prompt + ", and " + n_beams + " beams of " + std::to_string(wanted) +
                    " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) + ": room is for " +
                    std::to_string(room) + " each; raise the context size (-c), or ask for fewer tokens (-n) or beams");
+    }
 }
 
 }  // namespace harp::decoding

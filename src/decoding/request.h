@@ -22,7 +22,7 @@ struct Request {
     std::vector<llama_token> prompt;
     GenerationLimits limits;
     // the strategy, one of the two. (A draft is no strategy: a Generator with a Drafter gives the same tokens, sooner.)
-    std::optional<Sampler> sampler = std::nullopt;    ///< draws one answer
+    std::optional<Sampler> sampler = std::nullopt;    ///< samples one answer
     std::optional<BeamOptions> beams = std::nullopt;  ///< the most probable answers, by the final log-probabilities
 
     std::optional<Options> options = std::nullopt;  ///< nullopt: those the sequence has; must be so with HARP off

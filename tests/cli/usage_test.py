@@ -2,6 +2,8 @@
 """The command line itself: help, versions, flags that are unknown or out of range."""
 
 import json
+import shutil
+import subprocess
 import sys
 import unittest
 from pathlib import Path
@@ -82,6 +84,23 @@ class Usage(CliTest):
         for question in ["Who wrote Hamlet?", "Tell me a story", "Why?"]:
             self.assertEqual(self.assert_ok(harp(question, *flags)).out, self.assert_ok(generate(*flags[2:], prompt=question)).out)
         self.assert_fault(harp("Who wrote Hamlet?", "--magic"), USAGE, "--magic")
+
+    def test_run_checks_arguments_before_it_builds(self):
+        source = Path(__file__).resolve().parents[2]
+        for name in ["run", "scripts/setup.sh", "apps/cli/main.cpp"]:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, self.folder / name)
+        missing = str(self.folder / "missing.gguf")
+        for arguments, *names in [(["frobnicate"], "unknown command 'frobnicate'", "generate, chat", "in quotes"),
+                                  (["--magic"], "unknown command '--magic'"), (["generate", "-m"], "'-m' needs a value"),
+                                  (["Who wrote Hamlet?", "-m", missing], "no such file", "missing.gguf"),
+                                  (["serve", "-m", missing], "no such file")]:
+            with self.subTest(arguments=arguments):
+                done = subprocess.run([self.folder / "run", *arguments], capture_output=True, text=True, timeout=30, check=False)
+                self.assertEqual(done.returncode, USAGE, done)
+                for text in names:
+                    self.assertIn(text, done.stderr)
+                self.assertFalse((self.folder / "build").exists())
 
     def test_bad_value_of_llama_option(self):
         bad = [("-c", "many"), ("-c", "12x"), ("-c", "-5"), ("-b", "0"), ("--temp", "x"), ("-s", "x"), ("-ctk", "f7")]

@@ -255,7 +255,7 @@ TEST(Beams, AreSearchedBesideOtherAnswers) {
             return request != stopped || step.beams().front().tokens.size() < 4;
         };
         for (int step = 0; step < 500 && !generator.is_idle(); ++step) {
-            generator.step(events);
+            generator.next_batch(events);
             EXPECT_EQ(pass.check_invariant(), "");
         }
         ASSERT_EQ(results.size(), 5U);
@@ -275,7 +275,7 @@ TEST(Beams, ThatAreCancelledLeaveTheirSequences) {
     ForwardPass pass(model, beam_context(3), Options{});
     Generator generator(pass);
     const size_t first = generator.submit(searched(never_ends));
-    for (int step = 0; step < 5; ++step) generator.step(quiet);
+    for (int step = 0; step < 5; ++step) generator.next_batch(quiet);
     EXPECT_GT(pass.memory_seq_pos_max(2), 0);
     generator.cancel(first);
     EXPECT_TRUE(generator.is_idle());

@@ -85,7 +85,7 @@ struct Answers {
 Answers run(Generator & generator) {
     Answers answers;
     for (int step = 0; step < 5000 && !generator.is_idle(); ++step) {
-        generator.step(
+        generator.next_batch(
             {.on_token =
                  [&](size_t request, const GeneratedToken & token) {
                      answers.tokens[request].push_back(token.id);
