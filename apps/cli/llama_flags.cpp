@@ -29,7 +29,8 @@ const std::vector<Rule> & rules() {
     static const Names with_context = {"generate", "chat", "compare", "score", "bench", "calibrate", "info"};
     static const std::vector<Rule> table = {
         // the command itself
-        {all, {"--help", "--version", "--cache-list", "--list-devices", "--color"}},
+        {all, {"--help", "--version"}},
+        {with_context, {"--cache-list", "--list-devices", "--color"}},
         {all,
          {"--log-disable", "--log-file", "--log-jsonl", "--log-colors", "--verbose", "--verbosity", "--log-prefix",
           "--log-timestamps"}},
