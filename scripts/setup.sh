@@ -26,13 +26,29 @@ step() { # step TITLE: announces the next step, with the seconds since the start
     say "[$step_number/$HARP_STEPS, ${SECONDS} s] $1"
 }
 
-# --- running a long command: all output to a log, one line of progress on a terminal, a line per 10 % elsewhere ---------
+wait_for_lock() { # of this directory, open as descriptor 9
+    until flock -w 5 9; do say "waiting for another set-up of this directory (${SECONDS} s)"; done
+}
 
-show_progress() { # reads a command's output; understands ninja's "[FINISHED/TOTAL SECONDS] what"
-    local line text shown=-1 total=0 percent left
-    while IFS= read -r line; do
-        text=$line percent=
-        if [[ $line =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # [0/1]: it configures anew first
+# --- running a long command: all output to a log, one line of progress on a terminal, elsewhere a line per 10 % and per 5 s ---
+
+show_progress() { # show_progress NAME: reads a command's output; understands ninja's "[FINISHED/TOTAL SECONDS] what"
+    local line='' part='' text=$1 shown=-1 total=0 percent left started=$SECONDS said=$SECONDS status
+    while true; do
+        IFS= read -r -t 1 part && status=0 || status=$?
+        line+=$part
+        if ((status > 128)); then # no whole line for a second
+            if [[ -t 2 ]]; then
+                printf '\r\033[K    %.100s (%d s)' "${text//$'\t'/ }" $((SECONDS - started)) >&2
+            elif ((SECONDS - said >= 5)); then
+                said=$SECONDS
+                say "    $1: at it for $((SECONDS - started)) s${percent:+, $percent %}"
+            fi
+            continue
+        fi
+        ((status == 0)) || break
+        text=$line line='' percent=
+        if [[ $text =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # [0/1]: it configures anew first
             percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
             if ((BASH_REMATCH[2] != total)); then shown=-1 total=${BASH_REMATCH[2]}; fi # ninja counts anew once it has configured
             left=$((BASH_REMATCH[3] * (BASH_REMATCH[2] - BASH_REMATCH[1]) / BASH_REMATCH[1]))
@@ -42,8 +58,11 @@ show_progress() { # reads a command's output; understands ninja's "[FINISHED/TOT
         if [[ -t 2 ]]; then
             printf '\r\033[K    %.100s' "${text//$'\t'/ }" >&2
         elif [[ -n $percent ]] && ((percent / 10 > shown)); then
-            shown=$((percent / 10))
+            shown=$((percent / 10)) said=$SECONDS
             say "    $text"
+        elif ((SECONDS - said >= 5)); then
+            said=$SECONDS
+            say "    $1: at it for $((SECONDS - started)) s${percent:+, $percent %}"
         fi
     done
     if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
@@ -63,7 +82,7 @@ logged() { # logged NAME ADVICE COMMAND...: runs it, output in build/logs/NAME.l
     local name=$1 log=$logs/$1.log advice=$2
     shift 2
     mkdir -p "$logs"
-    if ! "$@" </dev/null 2>&1 | tee "$log" | show_progress; then
+    if ! "$@" </dev/null 2>&1 | tee "$log" | show_progress "$name"; then
         show_failure "$log"
         die "this step failed: $name (see above; all of its output is in ${log#"$root"/})" "$advice"
     fi

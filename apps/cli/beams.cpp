@@ -5,8 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common.h"
-#include "decoding/beam_decoder.h"
-#include "decoding/drafter.h"
+#include "decoding/generate.h"
 #include "interrupt.h"
 #include "report.h"
 #include "terminal.h"
@@ -15,9 +14,9 @@ namespace harp::cli {
 
 namespace {
 
-using decoding::BeamResult;
 using decoding::BeamVariant;
 using decoding::EarlyStopping;
+using decoding::GenerationResult;
 using decoding::Hypothesis;
 using decoding::LengthNorm;
 using nlohmann::json;
@@ -49,12 +48,6 @@ void add_choice(CLI::App & app, const std::string & flag, T & value, const std::
         ->group(group);
 }
 
-std::string text_of(Session & session, const Hypothesis & hypothesis) {
-    std::string text;
-    for (const llama_token token : hypothesis.tokens) text += common_token_to_piece(&session.vocab(), token, false);
-    return text;
-}
-
 json beams_json(const BeamFlags & flags) {
     const decoding::BeamOptions & o = flags.options;
     return {{"beams", o.beams},
@@ -65,20 +58,23 @@ json beams_json(const BeamFlags & flags) {
             {"variant", name_of(variants, o.variant)}};
 }
 
-json hypothesis_json(Session & session, const Hypothesis & hypothesis) {
+json hypothesis_json(LoadedModel & loaded, const Hypothesis & hypothesis) {
     json tokens = json::array();
+    std::string text;
     for (size_t i = 0; i < hypothesis.tokens.size(); ++i) {
         const llama_token id = hypothesis.tokens[i];
-        tokens.push_back(token_json(id, common_token_to_piece(&session.vocab(), id, false), hypothesis.records[i]));
+        const std::string piece = common_token_to_piece(&loaded.vocab(), id, false);
+        tokens.push_back(token_json(id, piece, hypothesis.records[i]));
+        text += piece;
     }
-    return {{"text", text_of(session, hypothesis)},
+    return {{"text", text},
             {"score", hypothesis.score},
             {"log_probability", hypothesis.sum},
             {"finished", hypothesis.is_finished},
             {"tokens", tokens}};
 }
 
-void print_hypotheses(Session & session, const BeamResult & result, size_t n_best) {
+void print_hypotheses(LoadedModel & loaded, const GenerationResult & result, size_t n_best) {
     for (size_t i = 0; i < std::min(n_best, result.hypotheses.size()); ++i) {
         const Hypothesis & hypothesis = result.hypotheses[i];
         if (n_best > 1) {
@@ -90,25 +86,25 @@ void print_hypotheses(Session & session, const BeamResult & result, size_t n_bes
         }
         TokenPrinter printer;
         for (size_t k = 0; k < hypothesis.tokens.size(); ++k) {
-            printer.print(common_token_to_piece(&session.vocab(), hypothesis.tokens[k], false), hypothesis.records[k]);
+            printer.print(common_token_to_piece(&loaded.vocab(), hypothesis.tokens[k], false), hypothesis.records[k]);
         }
         printer.finish();
     }
 }
 
-void print_beam_summary(Session & session, const FormattedPrompt & prompt, size_t n_prompt, const BeamResult & result,
-                        const BeamFlags & flags) {
+void print_beam_summary(LoadedModel & loaded, const FormattedPrompt & prompt, size_t n_prompt,
+                        const GenerationResult & result, const BeamFlags & flags) {
     std::string text = fmt::format(
         "\n{} steps of {} beams in {:.2f} s ({:.1f} steps/s, {} rows); prompt {} tokens in {:.2f} s ({}){}\n",
-        result.n_steps, flags.options.beams, result.seconds,
-        result.seconds > 0 ? static_cast<double>(result.n_steps) / result.seconds : 0.0, result.n_rows, n_prompt,
-        result.prompt_seconds, prompt.why, result.is_interrupted ? "; interrupted" : "");
+        result.n_steps, flags.options.beams, result.seconds, result.seconds > 0 ? result.n_steps / result.seconds : 0.0,
+        result.n_rows, n_prompt, result.prompt_seconds, prompt.why,
+        result.reason == decoding::StopReason::interrupted ? "; interrupted" : "");
     text +=
         fmt::format("beam search: {} candidates a beam, length penalty {} ({}), early stopping {}, {}\n",
                     flags.options.candidates, flags.options.alpha, name_of(length_norms, flags.options.norm),
                     name_of(early_stoppings, flags.options.early_stopping), name_of(variants, flags.options.variant));
-    text += hesitation_text(session.pass(), session.options());
-    text += fmt::format("harp: {}", options_text(session.options()));
+    text += hesitation_text(loaded.pass(), loaded.options());
+    text += fmt::format("harp: {}", options_text(loaded.options()));
     fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
 }
 
@@ -178,49 +174,49 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
     params.kv_unified = true;
 }
 
-int generate_beams(Session & session, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
+int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
                    const BeamFlags & flags, bool as_json) {
-    const int n_predict = session.params().n_predict;
     ProgressLine progress;
-    decoding::BeamCallbacks callbacks;
-    callbacks.on_prompt = [&](size_t done, size_t total) {
+    progress.show(fmt::format("prompt: {} tokens", tokens.size()));
+    decoding::Generator::Events events;
+    events.on_prompt = [&](size_t /*request*/, size_t done, size_t total) {
         if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
     };
-    callbacks.on_step = [&](const decoding::BeamSearch & search) {
+    events.on_step = [&](size_t /*request*/, const decoding::BeamSearch & search) {
         if (!search.beams().empty()) {
             progress.show(
                 fmt::format("step {}, {} beams running", search.beams().front().tokens.size(), search.n_running()));
         }
         return !interrupt_requested;
     };
-    const auto is_end = [&, ends = !session.params().sampling.ignore_eos](llama_token token) {
-        return ends && llama_vocab_is_eog(&session.vocab(), token);
-    };
-    const BeamResult result = decoding::beam_decode(
-        session.pass(), tokens, n_predict < 0 ? 0 : static_cast<size_t>(n_predict), flags.options, is_end, callbacks);
+    decoding::GenerationLimits limits = {loaded.params().n_predict, {}};
+    if (loaded.params().sampling.ignore_eos) limits.is_end = [](llama_token) { return false; };
+    const GenerationResult result =
+        decoding::Generator(loaded.pass()).answer({.prompt = tokens, .limits = limits, .beams = flags.options}, events);
+    const bool is_interrupted = result.reason == decoding::StopReason::interrupted;
     progress.clear();
     if (as_json) {
         json hypotheses = json::array();
         for (size_t i = 0; i < std::min<size_t>(flags.n_best, result.hypotheses.size()); ++i)
-            hypotheses.push_back(hypothesis_json(session, result.hypotheses[i]));
-        const json output = {{"text", result.hypotheses.empty() ? "" : text_of(session, result.hypotheses.front())},
+            hypotheses.push_back(hypothesis_json(loaded, result.hypotheses[i]));
+        const json output = {{"text", result.text},
                              {"hypotheses", hypotheses},
                              {"beam_search", beams_json(flags)},
                              {"steps", result.n_steps},
                              {"rows", result.n_rows},
                              {"seconds", {{"prompt", result.prompt_seconds}, {"search", result.seconds}}},
-                             {"interrupted", result.is_interrupted},
+                             {"interrupted", is_interrupted},
                              {"prompt", prompt_json(prompt, tokens.size())},
-                             {"harp", options_json(session.options())},
-                             {"statistics", statistics_json(session.pass().statistics())},
-                             {"model", model_json(session.model(), session.params().model.path)},
+                             {"harp", options_json(loaded.options())},
+                             {"statistics", statistics_json(loaded.pass().statistics())},
+                             {"model", model_json(loaded.model(), loaded.params().model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
-        print_hypotheses(session, result, flags.n_best);
+        print_hypotheses(loaded, result, flags.n_best);
     }
-    print_beam_summary(session, prompt, tokens.size(), result, flags);
-    return result.is_interrupted ? exit_interrupted : exit_ok;
+    print_beam_summary(loaded, prompt, tokens.size(), result, flags);
+    return is_interrupted ? exit_interrupted : exit_ok;
 }
 
 }  // namespace harp::cli

@@ -4,7 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "decoding/beam_search.h"
-#include "session.h"
+#include "loaded_model.h"
 
 namespace harp::cli {
 
@@ -16,7 +16,7 @@ struct BeamFlags {
     /// @param prints_several with --n-best
     void add_to(CLI::App & app, bool prints_several);
     [[nodiscard]] bool is_on() const noexcept { return options.beams > 1; }
-    /// Gives the context its sequences, with shared cells, before the session is made.
+    /// Gives the context its sequences, with shared cells, before the model is loaded.
     /// @throws Error{invalid_option} also where a flag cannot be combined with beams
     void prepare(common_params & params, const std::optional<Options> & harp) const;
 };
@@ -25,7 +25,7 @@ struct BeamFlags {
 void check_sequences(uint32_t beams, const std::optional<Options> & harp);
 
 /// Searches and prints: text, or one JSON object. @return the exit code
-[[nodiscard]] int generate_beams(Session & session, const FormattedPrompt & prompt,
+[[nodiscard]] int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt,
                                  const std::vector<llama_token> & tokens, const BeamFlags & flags, bool as_json);
 
 }  // namespace harp::cli

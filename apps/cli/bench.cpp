@@ -15,8 +15,8 @@
 #include "decoding/machine.h"
 #include "harp/kernels.h"
 #include "interrupt.h"
+#include "loaded_model.h"
 #include "report.h"
-#include "session.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -73,7 +73,7 @@ void BenchFlags::add_to(CLI::App & app) {
     add_format_flag(app, format);
     app.add_flag("--json", as_json, "print one JSON object");
     app.add_flag("--markdown", as_markdown, "print a Markdown table, with machine, model and options");
-    app.add_option("--plot", plot, "also draw the table's main figure into this SVG file");
+    app.add_option("--plot", plot, "also write the table's main figure into this SVG file");
     app.add_option("--baseline", baseline, "a command line (sh) that is timed once a round beside the methods");
     beams.options.beams = 3;
     beams.add_to(app, /*prints_several=*/false);
@@ -101,7 +101,8 @@ std::vector<std::string> read_prompts(const BenchFlags & flags) {
         size_t n_line = 0;
         for (std::string line; prompts.size() < flags.n_prompts && std::getline(file, line);) {
             const std::string place = fmt::format("prompts '{}', line {}", flags.prompts_file, ++n_line);
-            if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+            if (!line.empty() && line.back() == '\r') line.pop_back();
+            if (line.find_first_not_of(" \t") == std::string::npos) continue;
             if (find_invalid_utf8(line) != std::string::npos)
                 throw Error(ErrorCode::invalid_input, place + ": not valid UTF-8");
             prompts.push_back(prompt_of(line, place));
@@ -162,12 +163,12 @@ struct RoundSums {
 class Bench {
   public:
     /// @param stock for the methods that are on a model of their own; may be null if none is
-    Bench(Session & session, Session * stock, const BenchFlags & flags, const std::vector<BenchKind> & kinds,
+    Bench(LoadedModel & loaded, LoadedModel * stock, const BenchFlags & flags, const std::vector<BenchKind> & kinds,
           const BenchMethod::Settings & settings, std::vector<std::vector<llama_token>> prompts)
         : flags_(flags), settings_(settings), prompts_(std::move(prompts)) {
         for (const BenchKind & kind : kinds) {
             progress_.show("preparing " + kind.name);
-            methods_.push_back(std::make_unique<BenchMethod>(kind.stock ? *stock : session, kind, settings));
+            methods_.push_back(std::make_unique<BenchMethod>(kind.stock ? *stock : loaded, kind, settings));
         }
         rounds_.resize(methods_.size());
         tokens_.resize(methods_.size());
@@ -309,17 +310,17 @@ class Bench {
     double bytes_ = 0;
 };
 
-void add_facts(BenchReport & report, Session & session, const Options & options) {
-    const common_params & params = session.params();
+void add_facts(BenchReport & report, LoadedModel & loaded, const Options & options) {
+    const common_params & params = loaded.params();
     std::array<char, 128> description{};
-    llama_model_desc(&session.model(), description.data(), description.size());
+    llama_model_desc(&loaded.model(), description.data(), description.size());
     report.facts = {fmt::format("{}, {} threads; {} ({})", decoding::cpu_model(), params.cpuparams.n_threads,
                                 std::filesystem::path(params.model.path).filename().string(), description.data()),
                     llama_print_system_info(), fmt::format("harp: {}", options_text(options))};
     report.context = {{"cpu", decoding::cpu_model()},
                       {"threads", params.cpuparams.n_threads},
                       {"harp", options_json(options)},
-                      {"model", model_json(session.model(), params.model.path)},
+                      {"model", model_json(loaded.model(), params.model.path)},
                       {"build", build_json()}};
 }
 
@@ -354,24 +355,24 @@ int bench_command(int argc, char ** argv) {
     const std::vector<BenchKind> kinds = chosen_kinds(flags, params);
     limit_context(params);
 
-    Session session(params, std::nullopt);
+    LoadedModel loaded(params, std::nullopt);
     std::vector<std::vector<llama_token>> prompts;
     for (const std::string & text : texts) {
-        const FormattedPrompt prompt = format_prompt(session, text, flags.format);
-        prompts.push_back(session.tokenize(prompt.text, prompt.is_chat));
+        const FormattedPrompt prompt = format_prompt(loaded, text, flags.format);
+        prompts.push_back(loaded.tokenize(prompt.text, prompt.is_chat));
     }
     const BenchMethod::Settings settings = {*options, flags.beams.options,
                                             params.n_predict < 0 ? 64 : static_cast<size_t>(params.n_predict)};
-    std::unique_ptr<Session> stock;
+    std::unique_ptr<LoadedModel> stock;
     if (std::any_of(kinds.begin(), kinds.end(), [](const BenchKind & kind) { return kind.stock; })) {
         harp_set_kernels(false);
-        stock = std::make_unique<Session>(params, std::nullopt);
+        stock = std::make_unique<LoadedModel>(params, std::nullopt);
     }
-    Bench bench(session, stock.get(), flags, kinds, settings, std::move(prompts));
+    Bench bench(loaded, stock.get(), flags, kinds, settings, std::move(prompts));
     const bool is_complete = bench.run();
     BenchReport report = bench.report();
     report.is_complete = is_complete;
-    add_facts(report, session, *options);
+    add_facts(report, loaded, *options);
     write_out(flags.as_json       ? dump(bench_json(report), 2) + "\n"
               : flags.as_markdown ? bench_markdown(report)
                                   : bench_text(report));

@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "common.h"
-#include "decoding/beam_decoder.h"
 #include "decoding/generate.h"
 #include "interrupt.h"
 
@@ -84,21 +83,21 @@ const std::vector<BenchKind> & bench_kinds() {
     return kinds;
 }
 
-BenchMethod::BenchMethod(Session & session, const BenchKind & kind, const Settings & settings)
+BenchMethod::BenchMethod(LoadedModel & loaded, const BenchKind & kind, const Settings & settings)
     : kind_(kind),
       settings_(settings),
-      session_(session),
-      pass_(session.add_pass(options_of(kind, settings.options), kind.beams ? settings.beams.beams : 1)),
-      sampling_(session.params().sampling) {
+      loaded_(loaded),
+      pass_(loaded.add_pass(options_of(kind, settings.options), kind.beams ? settings.beams.beams : 1)),
+      sampling_(loaded.params().sampling) {
     if (!kind.samples) sampling_.temp = 0;
     sampling_.logit_bias.insert(sampling_.logit_bias.end(), sampling_.logit_bias_eog.begin(),
                                 sampling_.logit_bias_eog.end());
-    if (kind.draft != Draft::none) drafter_ = decoding::Drafter::make(pass_, with_draft(session.params(), kind.draft));
+    if (kind.draft != Draft::none) drafter_ = decoding::Drafter::make(pass_, with_draft(loaded.params(), kind.draft));
 }
 
 BenchRun BenchMethod::run(const std::vector<llama_token> & prompt) {
     std::vector<llama_token> tokens = prompt;
-    append_pauses(tokens, session_.vocab(), kind_.pause, ".");
+    append_pauses(tokens, loaded_.vocab(), kind_.pause, ".");
     return kind_.beams ? run_beams(tokens) : run_sampling(tokens);
 }
 
@@ -114,19 +113,22 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
     BenchRun run;
     const auto start = Clock::now();
     Statistics before;
-    decoding::BeamCallbacks callbacks;
-    callbacks.on_step = [&](const decoding::BeamSearch &) {
+    decoding::Generator::Events events;
+    events.on_step = [&](size_t /*request*/, const decoding::BeamSearch &) {
         if (run.n_steps++ == 0) {
             run.first_token_seconds = seconds_since(start);
             before = pass_.statistics();
         }
         return !interrupt_requested;
     };
-    decoding::BeamOptions beams = settings_.beams;
-    beams.records = false;
     const auto never_ends = [](llama_token) { return false; };
-    const auto result = decoding::beam_decode(pass_, prompt, settings_.n_predict, beams, never_ends, callbacks);
-    if (result.is_interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    const auto result =
+        decoding::Generator(pass_).answer({.prompt = prompt,
+                                           .limits = {static_cast<int>(settings_.n_predict), {}, never_ends},
+                                           .beams = settings_.beams,
+                                           .records = false},
+                                          events);
+    if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
     run.prompt_seconds = result.prompt_seconds;
     run.decode_seconds = result.seconds;
     run.tokens = result.hypotheses.front().tokens;
@@ -153,7 +155,7 @@ BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
     };
     const auto result = generator.answer({.prompt = prompt,
                                           .limits = {static_cast<int>(settings_.n_predict), {}},
-                                          .sampler = session_.new_sampler(sampling_),
+                                          .sampler = loaded_.new_sampler(sampling_),
                                           .records = false},
                                          on_token, on_prompt);
     if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");

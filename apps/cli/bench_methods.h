@@ -8,7 +8,7 @@
 
 #include "decoding/beam_search.h"
 #include "decoding/drafter.h"
-#include "session.h"
+#include "loaded_model.h"
 
 namespace harp::cli {
 
@@ -48,8 +48,8 @@ class BenchMethod {
         decoding::BeamOptions beams;
         size_t n_predict = 64;  ///< tokens of each answer, exactly: the model's end of text is not taken as one
     };
-    /// @throws what Session::add_pass and Drafter::make throw
-    BenchMethod(Session & session, const BenchKind & kind, const Settings & settings);
+    /// @throws what LoadedModel::add_pass and Drafter::make throw
+    BenchMethod(LoadedModel & loaded, const BenchKind & kind, const Settings & settings);
 
     [[nodiscard]] const BenchKind & kind() const noexcept { return kind_; }
     [[nodiscard]] BenchRun run(const std::vector<llama_token> & prompt);
@@ -63,7 +63,7 @@ class BenchMethod {
 
     BenchKind kind_;
     Settings settings_;
-    Session & session_;
+    LoadedModel & loaded_;
     ForwardPass & pass_;
     common_params_sampling sampling_;
     std::unique_ptr<decoding::Drafter> drafter_;

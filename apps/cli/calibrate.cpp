@@ -86,10 +86,10 @@ struct Source {
     FormattedPrompt prompt;                    // of an answer
 };
 
-Source take_text(Session & session, const std::string & given, const ScoringFlags & flags, Calibration & c) {
-    Source source{read_scoring_text(session, given, flags), {}, {}};
+Source take_text(LoadedModel & loaded, const std::string & given, const ScoringFlags & flags, Calibration & c) {
+    Source source{read_scoring_text(loaded, given, flags), {}, {}};
     ScoringProgress progress;
-    source.scores = decoding::score(session.pass(), source.text.tokens, source.text.window,
+    source.scores = decoding::score(loaded.pass(), source.text.tokens, source.text.window,
                                     [&](size_t done, size_t total) { return progress.show(done, total); });
     progress.clear();
     if (interrupt_requested) stop_interrupted();
@@ -99,18 +99,18 @@ Source take_text(Session & session, const std::string & given, const ScoringFlag
 }
 
 /// Takes the steps of an answer to the text; the step that ended it, if one did, is not among them.
-Source take_answer(Session & session, const std::string & given, const Flags & flags, Calibration & c) {
+Source take_answer(LoadedModel & loaded, const std::string & given, const Flags & flags, Calibration & c) {
     Source source;
-    source.prompt = format_prompt(session, given, flags.format);
-    source.text.tokens = session.tokenize(source.prompt.text, source.prompt.is_chat);
+    source.prompt = format_prompt(loaded, given, flags.format);
+    source.text.tokens = loaded.tokenize(source.prompt.text, source.prompt.is_chat);
     c.is_generated = true;
-    decoding::Generator generator(session.pass());
+    decoding::Generator generator(loaded.pass());
     ProgressLine progress;
     progress.show("reading the prompt");
     const auto result = generator.answer(
         {.prompt = source.text.tokens,
-         .limits = {flags.n_generate, session.params().antiprompt},
-         .sampler = session.new_sampler()},
+         .limits = {flags.n_generate, loaded.params().antiprompt},
+         .sampler = loaded.new_sampler()},
         [&](const decoding::GeneratedToken & token) {
             c.entropies.push_back(token.record.entropy);
             progress.show(fmt::format("answering: {} of {} tokens", c.entropies.size(), flags.n_generate));
@@ -148,8 +148,8 @@ forward::CostModel measure_costs(ForwardPass & pass, const std::vector<llama_tok
     return costs;
 }
 
-void apply_budget(Calibration & c, Session & session, const std::vector<llama_token> & tokens, double budget) {
-    c.costs = measure_costs(session.pass(), tokens);
+void apply_budget(Calibration & c, LoadedModel & loaded, const std::vector<llama_token> & tokens, double budget) {
+    c.costs = measure_costs(loaded.pass(), tokens);
     c.budget = budget;
     const auto bought = decoding::share_for_budget(c.costs, budget);
     if (!bought) {
@@ -170,14 +170,14 @@ void choose_threshold(const Flags & flags, const Options & base, Calibration & c
     c.recommended.threshold = c.choice.threshold;
 }
 
-std::string output_json(Session & session, const Source & source, const Calibration & c, double seconds) {
+std::string output_json(LoadedModel & loaded, const Source & source, const Calibration & c, double seconds) {
     json output = calibration_json(c);
     output["seconds"] = seconds;
     output["window"] = c.is_generated ? json() : json(source.text.window);
     output["prompt"] = c.is_generated ? prompt_json(source.prompt, source.text.tokens.size()) : json();
-    output["sampler_seed"] = c.is_generated ? json(session.sampler_seed()) : json();
+    output["sampler_seed"] = c.is_generated ? json(loaded.sampler_seed()) : json();
     output["harp_options"] = options_json(c.recommended);
-    output["model"] = model_json(session.model(), session.params().model.path);
+    output["model"] = model_json(loaded.model(), loaded.params().model.path);
     output["build"] = build_json();
     return dump(output, 2) + "\n";
 }
@@ -186,14 +186,14 @@ std::string output_json(Session & session, const Source & source, const Calibrat
 int calibrate_threshold(const common_params & params, const Flags & flags, const Options & options,
                         const std::string & given) {
     const ScoringProgress all;
-    Session session(params, options_of_pass({&options, 1}));
+    LoadedModel loaded(params, options_of_pass({&options, 1}));
     Calibration calibration;
-    const Source source = flags.n_generate > 0 ? take_answer(session, given, flags, calibration)
-                                               : take_text(session, given, flags.scoring, calibration);
-    if (flags.cost) apply_budget(calibration, session, source.text.tokens, *flags.cost);
+    const Source source = flags.n_generate > 0 ? take_answer(loaded, given, flags, calibration)
+                                               : take_text(loaded, given, flags.scoring, calibration);
+    if (flags.cost) apply_budget(calibration, loaded, source.text.tokens, *flags.cost);
     choose_threshold(flags, options, calibration);
     calibration.command = command_with(calibration.recommended, params.model.path);
-    write_out(flags.as_json ? output_json(session, source, calibration, all.seconds()) : calibration_text(calibration));
+    write_out(flags.as_json ? output_json(loaded, source, calibration, all.seconds()) : calibration_text(calibration));
     return exit_ok;
 }
 
@@ -206,12 +206,12 @@ int calibrate_look(common_params params, const Flags & flags, const std::vector<
         params.n_ctx *= params.n_parallel;
     }
     const ScoringProgress all;
-    Session session(params, options_of_pass(sets));
-    const Search search = run_search(session, given, flags.scoring, flags.search, sets);
+    LoadedModel loaded(params, options_of_pass(sets));
+    const Search search = run_search(loaded, given, flags.scoring, flags.search, sets);
     json about = search_json(search);
     about["seconds"] = all.seconds();
     about["examples_file"] = flags.search.examples;
-    about["model"] = model_json(session.model(), params.model.path);
+    about["model"] = model_json(loaded.model(), params.model.path);
     about["build"] = build_json();
     if (search.helps && !flags.search.preset.empty()) {
         json found_by = about;

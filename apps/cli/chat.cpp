@@ -9,8 +9,8 @@
 
 #include "commands.h"
 #include "interrupt.h"
+#include "loaded_model.h"
 #include "report.h"
-#include "session.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -25,22 +25,24 @@ constexpr const char * help_text =
 
 class Chat {
   public:
-    Chat(Session & session, std::vector<llama_token> negative_prompt)
-        : session_(session),
+    Chat(LoadedModel & loaded, std::vector<llama_token> negative_prompt)
+        : loaded_(loaded),
           negative_prompt_(std::move(negative_prompt)),
-          sampler_(session.new_sampler()),
-          drafter_(decoding::Drafter::make(session.pass(), session.params())),
-          generator_(session.pass(), drafter_.get()),
-          n_predict_(session.params().n_predict) {
+          sampler_(loaded.new_sampler()),
+          drafter_(decoding::Drafter::make(loaded.pass(), loaded.params())),
+          generator_(loaded.pass(), drafter_.get()),
+          n_predict_(loaded.params().n_predict) {
         clear();
     }
 
     /// @return false to leave
     bool on_line(const std::string & line) {
-        if (line.find_first_not_of(" \t\r") == std::string::npos) return true;
-        if (line == "/exit" || line == "/quit") return false;
+        const size_t end = line.find_last_not_of(" \t\r");
+        if (end == std::string::npos) return true;
         if (line[0] == '/') {
-            command(line);
+            const std::string name = line.substr(0, end + 1);
+            if (name == "/exit" || name == "/quit") return false;
+            command(name);
         } else if (const size_t bad = find_invalid_utf8(line); bad != std::string::npos) {
             fmt::print(stderr, "that line is not valid UTF-8 (byte at offset {})\n", bad);
         } else {
@@ -52,7 +54,7 @@ class Chat {
   private:
     void clear() {
         messages_.clear();
-        if (!session_.params().system_prompt.empty()) add("system", session_.params().system_prompt);
+        if (!loaded_.params().system_prompt.empty()) add("system", loaded_.params().system_prompt);
     }
 
     void add(const std::string & role, const std::string & content) {
@@ -65,7 +67,7 @@ class Chat {
             fmt::print(stderr, "the conversation is forgotten\n");
         } else if (line == "/options") {
             fmt::print(stderr, "{}\n",
-                       session_.pass().enabled() ? options_text(session_.pass().sequence_options(0)) : "off");
+                       loaded_.pass().enabled() ? options_text(loaded_.pass().sequence_options(0)) : "off");
         } else if (line.rfind("/set ", 0) == 0) {
             set_option_from(line.substr(5));
         } else {
@@ -75,16 +77,16 @@ class Chat {
 
     void set_option_from(const std::string & text) {
         const size_t space = text.find(' ');
-        if (!session_.pass().enabled() || space == std::string::npos) {
+        if (!loaded_.pass().enabled() || space == std::string::npos) {
             fmt::print(stderr, "{}\n",
-                       session_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
-                                                 : "HARP is off (--harp-off): start anew without it");
+                       loaded_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
+                                                : "HARP is off (--harp-off): start anew without it");
             return;
         }
         try {
-            Options options = session_.pass().sequence_options(0);
+            Options options = loaded_.pass().sequence_options(0);
             set_option(options, text.substr(0, space), text.substr(space + 1));
-            session_.pass().set_sequence_options(0, options);
+            loaded_.pass().set_sequence_options(0, options);
             fmt::print(stderr, "{}\n", options_text(options));
         } catch (const Error & error) {
             fmt::print(stderr, "{}\n", error.what());
@@ -94,12 +96,13 @@ class Chat {
     void answer(const std::string & line) {
         add("user", line);
         clear_interrupt();
-        session_.pass().reset_statistics();
+        loaded_.pass().reset_statistics();
         TokenPrinter printer;
         std::string text;
         try {
             ProgressLine progress;
-            const auto prompt = session_.tokenize(session_.apply_chat_template(messages_), /*parse_special=*/true);
+            progress.show("reading");
+            const auto prompt = loaded_.tokenize(loaded_.apply_chat_template(messages_), /*parse_special=*/true);
             const auto on_prompt = [&](size_t done, size_t total) {
                 if (done == total) return progress.clear();
                 progress.show(fmt::format("reading: {} of {} tokens", done, total));
@@ -110,10 +113,10 @@ class Chat {
                 return !interrupt_requested;
             };
             const bool is_guided =
-                session_.pass().enabled() && session_.pass().sequence_options(0).view == View::guidance;
+                loaded_.pass().enabled() && loaded_.pass().sequence_options(0).view == View::guidance;
             const auto result =
                 generator_.answer({.prompt = prompt,
-                                   .limits = {n_predict_, session_.params().antiprompt},
+                                   .limits = {n_predict_, loaded_.params().antiprompt},
                                    .sampler = sampler_.clone(),
                                    .negative_prompt = is_guided ? negative_prompt_ : std::vector<llama_token>(),
                                    .reuses_prefix = true},
@@ -132,7 +135,7 @@ class Chat {
     }
 
     void print_status(const decoding::GenerationResult & result) {
-        const Statistics & s = session_.pass().statistics();
+        const Statistics & s = loaded_.pass().statistics();
         std::string status = fmt::format("[{} tokens, {:.1f} tokens/s", result.n_generated,
                                          result.seconds > 0 ? result.n_generated / result.seconds : 0.0);
         if (s.steps > 0) status += fmt::format(", hesitated {} of {}", s.hesitations, s.steps);
@@ -141,7 +144,7 @@ class Chat {
         fmt::print(stderr, "{}\n", styled(stderr, Style::dim, status + "]"));
     }
 
-    Session & session_;
+    LoadedModel & loaded_;
     std::vector<llama_token> negative_prompt_;
     decoding::Sampler sampler_;
     std::unique_ptr<decoding::Drafter> drafter_;
@@ -182,11 +185,13 @@ class LineReader {
         fmt::print("{}", styled(stdout, Style::bold, "> "));
         std::fflush(stdout);
     }
-    /// @return the first `size` bytes without their newline
+    /// @return the first `size` bytes without their newline, or CR LF
     std::string take(size_t size) {
         std::string line = held_back_.substr(0, size);
         held_back_.erase(0, size);
-        if (line.back() == '\n') line.pop_back();
+        for (const char end : {'\n', '\r'}) {
+            if (!line.empty() && line.back() == end) line.pop_back();
+        }
         return line;
     }
     std::string held_back_;  // read and not yet asked for
@@ -204,13 +209,13 @@ int chat_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
-    Session session(params, options);
-    if (!session.has_chat_template()) {
+    LoadedModel loaded(params, options);
+    if (!loaded.has_chat_template()) {
         fmt::print(stderr,
                    "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
                    "chooses one)\n");
     }
-    Chat chat(session, negative_prompt_of(session, line.harp, "auto"));
+    Chat chat(loaded, negative_prompt_of(loaded, line.harp, "auto"));
     fmt::print(stderr, "{}\n",
                styled(stderr, Style::dim,
                       fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));

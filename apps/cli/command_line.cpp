@@ -14,6 +14,7 @@
 #include "captured_stderr.h"
 #include "harp/kernels.h"
 #include "llama.h"
+#include "llama_flags.h"
 #include "log.h"
 #include "preset.h"
 #include "terminal.h"
@@ -62,10 +63,36 @@ class LlamaFlags {
         return option.handler_string != nullptr || option.handler_int != nullptr ? 1 : 0;
     }
 
+    /// llama.cpp's help of those that a command takes, and the names of the others.
+    [[nodiscard]] std::string help(const std::string & command) {
+        std::string text, refused;
+        for (common_arg & option : options_) {
+            const std::vector<std::string> names = option.get_args();
+            const auto works = [&](const auto & name) { return use_of_flag(command, name, names) == FlagUse::works; };
+            const bool any_works = std::any_of(names.begin(), names.end(), works);
+            if (any_works) text += option.to_string();
+            if (!any_works) refused += fmt::format("{}{}", refused.empty() ? "" : ", ", names.back());
+        }
+        return fmt::format("{}\nNot in harp {}: {}\n", text, command, refused);
+    }
+
   private:
     std::vector<common_arg> options_;
     std::map<std::string, const common_arg *> by_name_;
 };
+
+/// @throws Error{invalid_option} where the flag would do nothing
+void check_use(const std::string & command, const std::string & given, const common_arg & flag) {
+    if (use_of_flag(command, LlamaFlags::normal_name(given), flag.get_args()) == FlagUse::works) return;
+    if (command == "python")
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': not among a Model's flags; see the arguments of LoadedModel", given));
+    common_params unused;
+    const bool serve_has_it = LlamaFlags(unused, LLAMA_EXAMPLE_SERVER).find(given) != nullptr;
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("option '{}': not in harp {}{}; --help-llama lists the flags that are", given, command,
+                            serve_has_it ? " (but in harp serve)" : ""));
+}
 
 void check_integer(const std::string & flag, const std::string & value) {
     int parsed = 0;
@@ -203,12 +230,13 @@ void HarpFlags::export_to_environment() const {
 
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example,
                          llama_example flags_of)
-    : app(description, "harp " + name), flags_of_(flags_of) {
+    : app(description, "harp " + name), command_(name), flags_of_(flags_of) {
     app.set_help_flag("-h,--help", "this text");
     app.set_version_flag("--version", version_text());
-    app.add_flag("--help-llama", help_llama_, "all flags of llama.cpp, which work here too");
+    app.add_flag("--help-llama,--usage", help_llama_, "the flags of llama.cpp that work here too");
     app.footer(
-        "Every flag of llama.cpp works as there, for example: -m FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
+        "llama.cpp's flags work as there, those that would do nothing here are refused. For example: -m FILE, -hf "
+        "REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
         "--top-p X, --seed N, --grammar TEXT, --json-schema TEXT, --lora FILE, --rpc HOSTS. --help-llama lists "
         "them.\n\n"
         "Example:\n  " +
@@ -217,6 +245,10 @@ CommandLine::CommandLine(const std::string & name, const std::string & descripti
 
 std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & params) {
     if (const auto code = parse_flags(app, split(argc, argv))) return code;
+    if (help_llama_ && flags_of_ != LLAMA_EXAMPLE_SERVER) {
+        write_out(LlamaFlags(params, flags_of_).help(command_));
+        return exit_ok;
+    }
     if (help_llama_) {
         llama_arguments_.emplace_back("--help");
     } else {
@@ -224,6 +256,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     }
     harp_set_kernels(harp.uses_kernels());
     parse_llama_flags(params);
+    if (colour_ && *colour_ != "auto") set_colours(params.use_color);
     return std::nullopt;
 }
 
@@ -252,10 +285,12 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             if (takes_value && ours.back().back() == '=')
                 throw Error(ErrorCode::invalid_option, fmt::format("option '{}': the value is empty", name));
         } else if (const common_arg * flag = llama_flags.find(argument)) {
+            if (flags_of_ != LLAMA_EXAMPLE_SERVER) check_use(command_, argument, *flag);
             llama_flags_.insert(LlamaFlags::normal_name(argument));
             llama_arguments_.push_back(argument);
             for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
             if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
+            if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(
                 ErrorCode::invalid_option,
@@ -266,7 +301,9 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
 }
 
 bool CommandLine::names_remote_model() const {
-    return has_llama_flag({"-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo"}) ||
+    return has_llama_flag({"-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo",
+                           "--gpt-oss-20b-default", "--gpt-oss-120b-default", "--vision-gemma-4b-default",
+                           "--vision-gemma-12b-default"}) ||
            is_set("LLAMA_ARG_MODEL_URL") || is_set("LLAMA_ARG_HF_REPO") || is_set("LLAMA_ARG_DOCKER_REPO");
 }
 

@@ -58,7 +58,8 @@ class HarpFlags {
     std::string kernels_;  // "on", "off", or "" if it was not given
 };
 
-/// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser.
+/// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser. A flag of llama.cpp's that would do
+/// nothing in the command (llama_flags.h) is refused.
 class CommandLine {
   public:
     /// @param flags_of which of llama.cpp's programs to take the flags of; its command's have chat templates and speculation
@@ -84,7 +85,9 @@ class CommandLine {
     [[nodiscard]] bool names_remote_model() const;
     [[nodiscard]] bool names_several_models() const;
 
+    std::string command_;
     llama_example flags_of_;
+    std::optional<std::string> colour_;  // --color's value
     bool help_llama_ = false;
     std::vector<std::string> llama_arguments_;  // [0] is the program's name
     std::set<std::string> llama_flags_;         // those given, without their values

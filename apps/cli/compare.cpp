@@ -5,8 +5,8 @@
 
 #include "commands.h"
 #include "interrupt.h"
+#include "loaded_model.h"
 #include "report.h"
-#include "session.h"
 #include "sweep.h"
 #include "terminal.h"
 
@@ -64,18 +64,18 @@ std::vector<Set> sets_of(const Options & options, const std::vector<std::string>
     return sets;
 }
 
-Answer run(Session & session, ForwardPass & pass, const std::vector<llama_token> & prompt, const Set & set,
+Answer run(LoadedModel & loaded, ForwardPass & pass, const std::vector<llama_token> & prompt, const Set & set,
            const std::vector<llama_token> & negative_prompt) {
     Answer answer;
     decoding::Generator generator(pass);
     pass.reset_statistics();
     ProgressLine progress;
     progress.show(fmt::format("{}: reading the prompt", set.name));
-    const auto & params = session.params();
+    const auto & params = loaded.params();
     const bool is_guided = set.options && set.options->view == View::guidance;
     answer.result = generator.answer({.prompt = prompt,
                                       .limits = {params.n_predict, params.antiprompt},
-                                      .sampler = session.new_sampler(),
+                                      .sampler = loaded.new_sampler(),
                                       .options = set.options,
                                       .negative_prompt = is_guided ? negative_prompt : std::vector<llama_token>()},
                                      [&](const GeneratedToken & token) {
@@ -263,14 +263,14 @@ int compare_command(int argc, char ** argv) {
     for (const Set & set : sets) {
         if (set.options) looking.push_back(*set.options);
     }
-    Session session(params, options_of_pass(looking));
-    const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
-    const auto tokens = session.tokenize(prompt.text, prompt.is_chat);
-    const auto negative_prompt = negative_prompt_of(session, line.harp, format);
-    ForwardPass & vanilla_pass = session.add_pass(std::nullopt);
+    LoadedModel loaded(params, options_of_pass(looking));
+    const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
+    const auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
+    const auto negative_prompt = negative_prompt_of(loaded, line.harp, format);
+    ForwardPass & vanilla_pass = loaded.add_pass(std::nullopt);
     std::vector<Answer> answers;
     for (const Set & set : sets)
-        answers.push_back(run(session, set.options ? session.pass() : vanilla_pass, tokens, set, negative_prompt));
+        answers.push_back(run(loaded, set.options ? loaded.pass() : vanilla_pass, tokens, set, negative_prompt));
 
     if (as_json) {
         json compared = json::array();
@@ -278,8 +278,8 @@ int compare_command(int argc, char ** argv) {
         const json output = {{"vanilla", answer_json(answers[0])},
                              {"sets", compared},
                              {"prompt", prompt_json(prompt, tokens.size())},
-                             {"sampler_seed", session.sampler_seed()},
-                             {"model", model_json(session.model(), params.model.path)},
+                             {"sampler_seed", loaded.sampler_seed()},
+                             {"model", model_json(loaded.model(), params.model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {

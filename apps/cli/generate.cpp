@@ -6,8 +6,8 @@
 #include "beams.h"
 #include "commands.h"
 #include "interrupt.h"
+#include "loaded_model.h"
 #include "report.h"
-#include "session.h"
 #include "terminal.h"
 #include "trace.h"
 
@@ -20,15 +20,15 @@ using decoding::GenerationResult;
 using decoding::StopReason;
 using nlohmann::json;
 
-void print_summary(Session & session, const FormattedPrompt & prompt, const GenerationResult & result,
+void print_summary(LoadedModel & loaded, const FormattedPrompt & prompt, const GenerationResult & result,
                    const decoding::Drafter * drafter) {
     std::string text =
         fmt::format("\n{} tokens in {:.2f} s ({:.1f} tokens/s); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
                     result.n_generated, result.seconds, result.seconds > 0 ? result.n_generated / result.seconds : 0.0,
                     result.n_prompt, result.prompt_seconds, prompt.why, to_string(result.reason));
-    text += hesitation_text(session.pass(), session.options());
+    text += hesitation_text(loaded.pass(), loaded.options());
     text += speculation_text(drafter);
-    text += fmt::format("harp: {}; sampler seed {}", options_text(session.options()), session.sampler_seed());
+    text += fmt::format("harp: {}; sampler seed {}", options_text(loaded.options()), loaded.sampler_seed());
     fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
 }
 
@@ -78,26 +78,31 @@ int generate_command(int argc, char ** argv) {
         throw Error(ErrorCode::invalid_option,
                     "option '--trace': not with --beams; --json has the records of each token");
 
-    Session session(params, options);
-    const FormattedPrompt prompt = format_prompt(session, prompt_text, format);
-    auto prompt_tokens = session.tokenize(prompt.text, prompt.is_chat);
-    append_pauses(prompt_tokens, session.vocab(), pause.n, pause.text);
-    if (beams.is_on()) return generate_beams(session, prompt, prompt_tokens, beams, as_json);
-    decoding::Sampler sampler = session.new_sampler();
-    Trace trace(trace_path, session.vocab());
-    trace.watch(session.pass());
-    const auto drafter = decoding::Drafter::make(session.pass(), session.params());
-    decoding::Generator generator(session.pass(), drafter.get());
-
+    LoadedModel loaded(params, options);
+    const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
+    auto prompt_tokens = loaded.tokenize(prompt.text, prompt.is_chat);
+    append_pauses(prompt_tokens, loaded.vocab(), pause.n, pause.text);
+    if (beams.is_on()) return generate_beams(loaded, prompt, prompt_tokens, beams, as_json);
+    decoding::Sampler sampler = loaded.new_sampler();
+    Trace trace(trace_path, loaded.vocab());
+    trace.watch(loaded.pass());
     ProgressLine progress;
+    if (params.speculative.has_dft()) progress.show("loading the draft model");
+    const auto drafter = decoding::Drafter::make(loaded.pass(), loaded.params());
+    decoding::Generator generator(loaded.pass(), drafter.get());
+
+    // the text is progress enough, where somebody sees it
+    const bool shows_count = as_json || (is_terminal(stderr) && !is_terminal(stdout));
+    progress.show(fmt::format("prompt: {} tokens", prompt_tokens.size()));
     const auto on_prompt = [&](size_t done, size_t total) {
         if (done == total) return progress.clear();
         progress.show(fmt::format("prompt: {} of {} tokens", done, total));
     };
     TokenPrinter printer;
     json tokens = json::array();
-    const auto on_token = [&](const GeneratedToken & token) {
+    const auto on_token = [&, n = 0](const GeneratedToken & token) mutable {
         trace.write(token);
+        if (shows_count) progress.show(fmt::format("answering: {} tokens", ++n));
         if (as_json) {
             tokens.push_back(token_json(token.id, token.piece, token.record));
         } else {
@@ -105,12 +110,12 @@ int generate_command(int argc, char ** argv) {
         }
         return !interrupt_requested;
     };
-    const GenerationResult result =
-        generator.answer({.prompt = std::move(prompt_tokens),
-                          .limits = {params.n_predict, params.antiprompt},
-                          .sampler = std::move(sampler),
-                          .negative_prompt = negative_prompt_of(session, line.harp, format)},
-                         on_token, on_prompt);
+    const GenerationResult result = generator.answer({.prompt = std::move(prompt_tokens),
+                                                      .limits = {params.n_predict, params.antiprompt},
+                                                      .sampler = std::move(sampler),
+                                                      .negative_prompt = negative_prompt_of(loaded, line.harp, format)},
+                                                     on_token, on_prompt);
+    progress.clear();
     if (as_json) {
         const json output = {{"text", result.text},
                              {"tokens", tokens},
@@ -119,16 +124,16 @@ int generate_command(int argc, char ** argv) {
                              {"prompt_seconds", result.prompt_seconds},
                              {"generated", {{"tokens", result.n_generated}, {"seconds", result.seconds}}},
                              {"harp", options_json(options)},
-                             {"statistics", statistics_json(session.pass().statistics())},
+                             {"statistics", statistics_json(loaded.pass().statistics())},
                              {"speculation", speculation_json(drafter.get())},
-                             {"sampler_seed", session.sampler_seed()},
-                             {"model", model_json(session.model(), params.model.path)},
+                             {"sampler_seed", loaded.sampler_seed()},
+                             {"model", model_json(loaded.model(), params.model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
         printer.finish();
     }
-    print_summary(session, prompt, result, drafter.get());
+    print_summary(loaded, prompt, result, drafter.get());
     return result.reason == StopReason::interrupted ? exit_interrupted : exit_ok;
 }
 

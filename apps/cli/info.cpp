@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include "commands.h"
+#include "loaded_model.h"
 #include "report.h"
-#include "session.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -24,21 +24,21 @@ int info_command(int argc, char ** argv) {
     if (params.n_ctx == 0) params.n_ctx = 512;  // enough for the self-check
 
     std::string refusal;
-    std::optional<Session> session;
+    std::optional<LoadedModel> loaded;
     try {
-        session.emplace(params, options);
+        loaded.emplace(params, options);
     } catch (const Error & error) {
         if (error.code() != ErrorCode::unsupported_model) throw;
         refusal = error.what();
-        session.emplace(params, std::nullopt);
+        loaded.emplace(params, std::nullopt);
     }
-    const llama_model & model = session->model();
+    const llama_model & model = loaded->model();
     json model_data = model_json(model, params.model.path);
-    model_data["vocabulary"] = llama_vocab_n_tokens(&session->vocab());
+    model_data["vocabulary"] = llama_vocab_n_tokens(&loaded->vocab());
     model_data["embedding"] = llama_model_n_embd(&model);
     model_data["layers"] = llama_model_n_layer(&model);
     model_data["trained_context"] = llama_model_n_ctx_train(&model);
-    model_data["chat_template"] = session->has_chat_template();
+    model_data["chat_template"] = loaded->has_chat_template();
     const json output = {
         {"model", model_data},
         {"harp", {{"supported", refusal.empty()}, {"refusal", refusal}, {"options", options_json(options)}}},

@@ -43,19 +43,19 @@ void set_view(Options & options, const std::string & text) {
 }
 
 /// The tokens of a context and of what continues it, cut where the context ends; spaces at its end belong to the continuation.
-std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(Session & session, std::string context,
+std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(LoadedModel & loaded, std::string context,
                                                                             std::string continuation) {
     const size_t end = context.find_last_not_of(' ');
     const size_t kept = end == std::string::npos ? 0 : end + 1;
     continuation = context.substr(kept) + continuation;
     context.resize(kept);
-    auto head = session.tokenize(context, /*parse_special=*/false);
-    const auto all = session.tokenize(context + continuation, /*parse_special=*/false);
+    auto head = loaded.tokenize(context, /*parse_special=*/false);
+    const auto all = loaded.tokenize(context + continuation, /*parse_special=*/false);
     const auto border = static_cast<std::ptrdiff_t>(std::min(head.size(), all.size()));
     return {std::move(head), {all.begin() + border, all.end()}};
 }
 
-TrialExample example_of(Session & session, const json & line) {
+TrialExample example_of(LoadedModel & loaded, const json & line) {
     const auto refuse = [] { throw Error(ErrorCode::invalid_input, std::string("not ") + example_format); };
     if (!line.is_object() || !line.contains("context") || !line["context"].is_string()) refuse();
     std::vector<std::string> continuations;
@@ -76,7 +76,7 @@ TrialExample example_of(Session & session, const json & line) {
         refuse();
     }
     for (const std::string & continuation : continuations) {
-        auto [head, tail] = tokenize_pair(session, line["context"], continuation);
+        auto [head, tail] = tokenize_pair(loaded, line["context"], continuation);
         if (head.empty()) throw Error(ErrorCode::invalid_input, "context: it has no tokens");
         if (tail.empty()) throw Error(ErrorCode::invalid_input, "continuation: it has no tokens of its own");
         if (!example.context.empty() && head != example.context)
@@ -87,7 +87,7 @@ TrialExample example_of(Session & session, const json & line) {
     return example;
 }
 
-std::vector<TrialExample> read_examples(Session & session, const std::string & path) {
+std::vector<TrialExample> read_examples(LoadedModel & loaded, const std::string & path) {
     std::ifstream file(path);
     if (!file) throw Error(ErrorCode::invalid_input, fmt::format("examples '{}': {}", path, std::strerror(errno)));
     std::vector<TrialExample> examples;
@@ -95,7 +95,7 @@ std::vector<TrialExample> read_examples(Session & session, const std::string & p
     for (size_t number = 1; std::getline(file, line); ++number) {
         if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
         try {
-            examples.push_back(example_of(session, json::parse(line, nullptr, /*allow_exceptions=*/false)));
+            examples.push_back(example_of(loaded, json::parse(line, nullptr, /*allow_exceptions=*/false)));
         } catch (const Error & error) {
             throw Error(error.code(), fmt::format("examples '{}', line {}: {}", path, number, error.what()));
         }
@@ -104,11 +104,11 @@ std::vector<TrialExample> read_examples(Session & session, const std::string & p
 }
 
 /// A text's windows, each to be predicted from its first token on.
-std::vector<TrialExample> windows_of(Session & session, const std::string & text, const ScoringFlags & flags) {
+std::vector<TrialExample> windows_of(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags) {
     constexpr long default_window = 256;
     ScoringFlags own = flags;
     if (own.window == 0) own.window = default_window;
-    const ScoringText read = read_scoring_text(session, text, own);
+    const ScoringText read = read_scoring_text(loaded, text, own);
     std::vector<TrialExample> examples;
     const auto window = static_cast<std::ptrdiff_t>(read.window);
     for (auto begin = read.tokens.begin(); read.tokens.end() - begin >= window; begin += window) {
@@ -117,11 +117,11 @@ std::vector<TrialExample> windows_of(Session & session, const std::string & text
     return examples;
 }
 
-std::vector<decoding::TrialResult> run_part(Session & session, std::span<const TrialExample> examples,
+std::vector<decoding::TrialResult> run_part(LoadedModel & loaded, std::span<const TrialExample> examples,
                                             std::span<const Options> sets, Metric metric, const std::string & name) {
     ProgressLine line;
     const auto start = std::chrono::steady_clock::now();
-    auto results = decoding::run_trial(session.pass(), examples, sets, metric, [&](size_t done, size_t total) {
+    auto results = decoding::run_trial(loaded.pass(), examples, sets, metric, [&](size_t done, size_t total) {
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         const double left = done > 0 ? seconds / static_cast<double>(done) * static_cast<double>(total - done) : 0;
         line.show(fmt::format("{}: {} of {} readings, about {:.0f} s left", name, done, total, left));
@@ -230,10 +230,10 @@ std::vector<Options> SearchFlags::sets(const Options & base) const {
     return sets;
 }
 
-Search run_search(Session & session, const std::string & text, const ScoringFlags & scoring, const SearchFlags & flags,
-                  std::vector<Options> sets) {
+Search run_search(LoadedModel & loaded, const std::string & text, const ScoringFlags & scoring,
+                  const SearchFlags & flags, std::vector<Options> sets) {
     const bool is_text = flags.examples.empty();
-    const auto examples = is_text ? windows_of(session, text, scoring) : read_examples(session, flags.examples);
+    const auto examples = is_text ? windows_of(loaded, text, scoring) : read_examples(loaded, flags.examples);
     if (examples.size() < 2 * least_examples) {
         throw Error(
             ErrorCode::invalid_input,
@@ -255,7 +255,7 @@ Search run_search(Session & session, const std::string & text, const ScoringFlag
 
     sets.push_back(vanilla_like(sets.front()));
     search.n_readings = decoding::count_readings(sets);
-    search.tries = run_part(session, development, sets, search.metric, "choosing");
+    search.tries = run_part(loaded, development, sets, search.metric, "choosing");
     const std::vector<double> vanilla = std::exchange(search.tries.back().values, {});
     search.tries.pop_back();
     std::vector<std::vector<double>> values;
@@ -265,14 +265,14 @@ Search run_search(Session & session, const std::string & text, const ScoringFlag
     search.recommended = search.tries[search.best.index].options;
 
     const std::array finalists = {search.recommended, vanilla_like(search.recommended)};
-    const auto checked = run_part(session, check, finalists, search.metric, "checking the best");
+    const auto checked = run_part(loaded, check, finalists, search.metric, "checking the best");
     search.check = decoding::paired_difference(checked[0].values, checked[1].values);
     search.check_best = checked[0].mean();
     search.check_vanilla = checked[1].mean();
     search.hesitation_share =
         static_cast<double>(checked[0].n_hesitations) / static_cast<double>(std::max<size_t>(1, checked[0].n_steps));
     search.helps = search.best.p_value <= significance && search.check.low() > 0;
-    const std::string & path = session.params().model.path;
+    const std::string & path = loaded.params().model.path;
     search.command = search.helps ? command_with(search.recommended, path) : command_without(path);
     return search;
 }

@@ -45,7 +45,7 @@ struct Search {
 
 /// @param text what was given as prompt, where there is no file of examples
 /// @throws Error{aborted} if interrupted, Error{invalid_input} naming file and line
-[[nodiscard]] Search run_search(Session & session, const std::string & text, const ScoringFlags & scoring,
+[[nodiscard]] Search run_search(LoadedModel & loaded, const std::string & text, const ScoringFlags & scoring,
                                 const SearchFlags & flags, std::vector<Options> sets);
 [[nodiscard]] std::string search_text(const Search & search);
 [[nodiscard]] nlohmann::json search_json(const Search & search);

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "command_line.h"
 #include "commands.h"
@@ -56,7 +57,8 @@ std::string usage() {
         HARP_VERSION);
     for (const Command & command : commands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
     return text +
-           "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work in all of them.\n"
+           "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work where they have a meaning.\n"
+           "A question in quotes instead of a command is answered: harp \"Why is the sky blue?\"\n"
            "First steps:\n"
            "  harp generate -m model.gguf -p \"Why is the sky blue?\"\n"
            "  harp compare  -m model.gguf -p \"Why is the sky blue?\"\n";
@@ -70,6 +72,21 @@ int run_command(const Command & command, int argc, char ** argv) {
     common_log_flush(common_log_main());
     llama_backend_free();
     return code;
+}
+
+/// Words in quotes, where a command was expected.
+bool is_question(std::string_view text) {
+    return !text.starts_with('-') && (text.ends_with('?') || text.find_first_of(" \t\n") != std::string_view::npos);
+}
+
+/// harp "QUESTION" FLAGS: harp generate -p "QUESTION" FLAGS
+int answer_question(int argc, char ** argv) {
+    std::string command = "generate", flag = "-p";
+    std::vector<char *> arguments = {command.data(), flag.data()};
+    arguments.insert(arguments.end(), argv + 1, argv + argc);
+    const int n_arguments = static_cast<int>(arguments.size());
+    arguments.push_back(nullptr);
+    return run_command(commands.front(), n_arguments, arguments.data());
 }
 
 int run(int argc, char ** argv) {
@@ -89,6 +106,7 @@ int run(int argc, char ** argv) {
     const auto * command =
         std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
     if (command != commands.end()) return run_command(*command, argc - 1, argv + 1);
+    if (is_question(name)) return answer_question(argc, argv);
     std::string names;
     for (const Command & c : commands) names += fmt::format("{}{}", names.empty() ? "" : ", ", c.name);
     throw Error(ErrorCode::invalid_input, fmt::format("unknown command '{}'; commands: {}", name, names));

@@ -39,17 +39,18 @@ void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
     write_out(text);
 }
 
-std::vector<decoding::TokenScore> score_text(Session & session, const ScoringText & text, ScoringProgress & progress) {
-    auto scores = decoding::score(session.pass(), text.tokens, text.window,
+std::vector<decoding::TokenScore> score_text(LoadedModel & loaded, const ScoringText & text,
+                                             ScoringProgress & progress) {
+    auto scores = decoding::score(loaded.pass(), text.tokens, text.window,
                                   [&](size_t done, size_t total) { return progress.show(done, total); });
     progress.clear();
     return scores;
 }
 
 /// One score of the text, under one set of options.
-int score_once(Session & session, const ScoringText & text, const std::optional<Options> & options, bool as_json) {
+int score_once(LoadedModel & loaded, const ScoringText & text, const std::optional<Options> & options, bool as_json) {
     ScoringProgress progress;
-    const auto summary = decoding::summarise(score_text(session, text, progress));
+    const auto summary = decoding::summarise(score_text(loaded, text, progress));
     if (summary.n_tokens == 0) throw Error(ErrorCode::aborted, "interrupted before a window was complete");
     if (as_json) {
         json output = {{"tokens", summary.n_tokens},
@@ -58,8 +59,8 @@ int score_once(Session & session, const ScoringText & text, const std::optional<
                        {"seconds", progress.seconds()},
                        {"window", text.window},
                        {"harp_options", options_json(options)},
-                       {"statistics", statistics_json(session.pass().statistics())},
-                       {"model", model_json(session.model(), session.params().model.path)},
+                       {"statistics", statistics_json(loaded.pass().statistics())},
+                       {"model", model_json(loaded.model(), loaded.params().model.path)},
                        {"build", build_json()}};
         if (options) {
             output["harp"] = mean_json(summary.harp);
@@ -78,14 +79,14 @@ int score_once(Session & session, const ScoringText & text, const std::optional<
 }
 
 /// A table of scores, one for each combination of the options swept.
-int score_sweep(Session & session, const ScoringText & text, const Options & base, std::span<const Axis> axes,
+int score_sweep(LoadedModel & loaded, const ScoringText & text, const Options & base, std::span<const Axis> axes,
                 std::span<const Options> combinations, bool as_json) {
     ScoringProgress progress;
-    const auto scores = score_text(session, text, progress);
+    const auto scores = score_text(loaded, text, progress);
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted");
     const double vanilla_seconds = progress.seconds();
     const auto vanilla = decoding::summarise(scores);
-    const auto rows = run_sweep(session, text, combinations, scores);
+    const auto rows = run_sweep(loaded, text, combinations, scores);
     const bool is_complete = rows.size() == combinations.size();
     const std::string extent = fmt::format("{}{} of {} combinations", is_complete ? "" : "interrupted: only ",
                                            rows.size(), combinations.size());
@@ -97,7 +98,7 @@ int score_sweep(Session & session, const ScoringText & text, const Options & bas
                              {"seconds", progress.seconds()},
                              {"window", text.window},
                              {"harp_options", options_json(base)},
-                             {"model", model_json(session.model(), session.params().model.path)},
+                             {"model", model_json(loaded.model(), loaded.params().model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
@@ -144,10 +145,10 @@ int score_command(int argc, char ** argv) {
     const std::string prompt = read_prompt(line, params);
     limit_context(params);
 
-    Session session(params, axes.empty() ? effective : options_of_pass(combinations));
-    const ScoringText text = read_scoring_text(session, prompt, flags);
-    return axes.empty() ? score_once(session, text, options, as_json)
-                        : score_sweep(session, text, *options, axes, combinations, as_json);
+    LoadedModel loaded(params, axes.empty() ? effective : options_of_pass(combinations));
+    const ScoringText text = read_scoring_text(loaded, prompt, flags);
+    return axes.empty() ? score_once(loaded, text, options, as_json)
+                        : score_sweep(loaded, text, *options, axes, combinations, as_json);
 }
 
 }  // namespace harp::cli

@@ -13,8 +13,8 @@ void ScoringFlags::add_to(CLI::App & app) {
         ->check(CLI::Range(2L, 1L << 40));
 }
 
-ScoringText read_scoring_text(Session & session, const std::string & text, const ScoringFlags & flags) {
-    ScoringText result{session.tokenize(text, /*parse_special=*/false), session.pass().n_ctx_seq()};
+ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags) {
+    ScoringText result{loaded.tokenize(text, /*parse_special=*/false), loaded.pass().n_ctx_seq()};
     if (flags.max_tokens > 0 && static_cast<size_t>(flags.max_tokens) < result.tokens.size())
         result.tokens.resize(static_cast<size_t>(flags.max_tokens));
     if (flags.window > 0) result.window = static_cast<size_t>(flags.window);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "decoding/score.h"
-#include "session.h"
+#include "loaded_model.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -24,7 +24,7 @@ struct ScoringText {
     std::vector<llama_token> tokens;
     size_t window = 0;  ///< tokens
 };
-[[nodiscard]] ScoringText read_scoring_text(Session & session, const std::string & text, const ScoringFlags & flags);
+[[nodiscard]] ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags);
 
 /// One line of progress, with the time left.
 class ScoringProgress {

@@ -97,11 +97,11 @@ Options options_of_pass(std::span<const Options> combinations) {
     return options;
 }
 
-std::vector<decoding::SweepRow> run_sweep(Session & session, const ScoringText & text,
+std::vector<decoding::SweepRow> run_sweep(LoadedModel & loaded, const ScoringText & text,
                                           std::span<const Options> combinations,
                                           const std::vector<decoding::TokenScore> & vanilla) {
     ScoringProgress progress;
-    return decoding::sweep(session.pass(), text.tokens, text.window, combinations, vanilla,
+    return decoding::sweep(loaded.pass(), text.tokens, text.window, combinations, vanilla,
                            [&](size_t done, size_t total, size_t pass, size_t n_passes) {
                                return progress.show(pass * total + done, n_passes * total);
                            });

@@ -32,7 +32,7 @@ struct Axis {
 [[nodiscard]] Options options_of_pass(std::span<const Options> combinations);
 
 /// Runs the combinations with progress on stderr. @return the rows that are complete: fewer if interrupted
-[[nodiscard]] std::vector<decoding::SweepRow> run_sweep(Session & session, const ScoringText & text,
+[[nodiscard]] std::vector<decoding::SweepRow> run_sweep(LoadedModel & loaded, const ScoringText & text,
                                                         std::span<const Options> combinations,
                                                         const std::vector<decoding::TokenScore> & vanilla);
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "harp/error.h"
 
@@ -17,6 +18,9 @@ namespace harp::cli {
 namespace {
 
 constexpr const char * reset = "\033[0m";
+constexpr std::chrono::seconds between_lines(4);  // of progress, where stderr is no terminal
+
+std::optional<bool> colours_wanted;
 
 /// Length of the UTF-8 character that begins with `lead`; 0 if no character begins so.
 size_t character_length(unsigned char lead) {
@@ -47,7 +51,12 @@ bool is_terminal(std::FILE * stream) {
     return isatty(fileno(stream)) != 0;
 }
 
+void set_colours(bool shown) {
+    colours_wanted = shown;
+}
+
 bool shows_colour(std::FILE * stream) {
+    if (colours_wanted) return *colours_wanted;
     const char * no_colour = std::getenv("NO_COLOR");
     const char * terminal = std::getenv("TERM");
     const bool refused =
@@ -133,19 +142,46 @@ void TokenPrinter::finish() {
 }
 
 void ProgressLine::show(const std::string & text) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!is_terminal(stderr) || (is_shown_ && now - shown_at_ < std::chrono::milliseconds(100))) return;
-    shown_at_ = now;
-    fmt::print(stderr, "\r\033[K{}", text);
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    if (text_.empty()) {
+        put_at_ = now - std::chrono::seconds(1);
+        if (!is_terminal(stderr)) put_at_ = now;  // what takes no time is not said there
+        counter_ = std::thread([this] { count_seconds(); });
+    }
+    text_ = text;
+    said_at_ = now;
+    if (now - put_at_ >= (is_terminal(stderr) ? std::chrono::milliseconds(100) : between_lines)) put(text);
+}
+
+void ProgressLine::put(const std::string & text) {
+    fmt::print(stderr, "{}{}{}", is_terminal(stderr) ? "\r\033[K" : "", text, is_terminal(stderr) ? "" : "\n");
     std::fflush(stderr);
-    is_shown_ = true;
+    put_at_ = Clock::now();
+    is_put_ = true;
+}
+
+void ProgressLine::count_seconds() {
+    std::unique_lock lock(mutex_);
+    while (!is_cleared_.wait_for(lock, std::chrono::seconds(1), [this] { return text_.empty(); })) {
+        const auto now = Clock::now();
+        if (now - put_at_ < (is_terminal(stderr) ? std::chrono::seconds(1) : between_lines)) continue;
+        const auto waited = std::chrono::duration_cast<std::chrono::seconds>(now - said_at_).count();
+        put(waited < 2 ? text_ : fmt::format("{} (since {} s)", text_, waited));
+    }
 }
 
 void ProgressLine::clear() {
-    if (!is_shown_) return;
-    fmt::print(stderr, "\r\033[K");
-    std::fflush(stderr);
-    is_shown_ = false;
+    {
+        const std::lock_guard lock(mutex_);
+        if (text_.empty()) return;
+        text_.clear();
+        if (is_put_ && is_terminal(stderr)) fmt::print(stderr, "\r\033[K");
+        std::fflush(stderr);
+        is_put_ = false;
+    }
+    is_cleared_.notify_all();
+    counter_.join();
 }
 
 }  // namespace harp::cli

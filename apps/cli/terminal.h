@@ -2,15 +2,20 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "harp/forward_pass.h"
 
 namespace harp::cli {
 
-/// Whether a stream shows colour: a terminal, and neither NO_COLOR set nor TERM=dumb.
+/// Colour in all streams from now on, or in none (--color).
+void set_colours(bool shown);
+/// Whether a stream shows colour: unless it was set, a terminal, and neither NO_COLOR set nor TERM=dumb.
 [[nodiscard]] bool shows_colour(std::FILE * stream);
 [[nodiscard]] bool is_terminal(std::FILE * stream);
 /// Columns of the terminal, 80 where unknown.
@@ -46,7 +51,8 @@ class TokenPrinter {
     bool at_line_start_ = true;
 };
 
-/// One line of progress on stderr, rewritten in place, ten times a second at most; nothing where stderr is no terminal.
+/// What is under way, on stderr, from show() to clear(): on a terminal one line, rewritten in place, ten times a second at most;
+/// elsewhere a line every few seconds. It counts the seconds by itself while nothing new is shown.
 class ProgressLine {
   public:
     ~ProgressLine() { clear(); }
@@ -54,8 +60,17 @@ class ProgressLine {
     void clear();
 
   private:
-    bool is_shown_ = false;
-    std::chrono::steady_clock::time_point shown_at_;
+    using Clock = std::chrono::steady_clock;
+    void put(const std::string & text);
+    void count_seconds();
+
+    std::mutex mutex_;  // of the following
+    std::condition_variable is_cleared_;
+    std::string text_;           // empty: nothing is under way
+    Clock::time_point said_at_;  // text_
+    Clock::time_point put_at_;
+    bool is_put_ = false;
+    std::thread counter_;  // runs while something is under way
 };
 
 }  // namespace harp::cli

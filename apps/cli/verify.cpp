@@ -77,6 +77,8 @@ llama_model_ptr load_model(const std::string & path) {
     if (!std::filesystem::is_regular_file(path))
         throw Error(ErrorCode::invalid_input, fmt::format("model '{}': no such file", path));
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    ProgressLine progress;
+    progress.show("loading the model");
     llama_model_ptr model(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
     if (!model)
         throw Error(ErrorCode::invalid_input,

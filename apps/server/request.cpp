@@ -51,14 +51,17 @@ common_json request_defaults_json() {
 void format_negative_prompt(common_json & body, const FormatMessages & format) {
     if (!body.contains("harp") || !body.at("harp").is_object() || !body.at("harp").contains("negative_prompt")) return;
     common_json & negative_prompt = body.at("harp").at("negative_prompt");
-    if (negative_prompt.is_string()) {
-        if (negative_prompt.get<std::string>().empty()) return;
-        negative_prompt = format(common_json::array({{{"role", "user"}, {"content", negative_prompt}}}));
-    } else if (negative_prompt.is_array()) {
-        negative_prompt = format(negative_prompt);
-    } else if (!negative_prompt.is_null()) {
+    if (negative_prompt.is_null() || negative_prompt == "") return;
+    if (!negative_prompt.is_string() && !negative_prompt.is_array()) {
         throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) +
                                     " is neither a string nor messages");
+    }
+    try {
+        const bool is_text = negative_prompt.is_string();
+        negative_prompt =
+            format(is_text ? common_json::array({{{"role", "user"}, {"content", negative_prompt}}}) : negative_prompt);
+    } catch (const std::exception & error) {
+        throw std::invalid_argument(std::string("harp.negative_prompt: ") + error.what());
     }
 }
 

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "cli/session.h"
+#include "cli/loaded_model.h"
 #include "decoding/batch_score.h"
 #include "decoding/generate.h"
 #include "harp/forward_pass.h"
@@ -61,7 +61,7 @@ class Model {
     /// @throws Error naming the file or the flag
     Model(const std::string & path, const std::vector<std::string> & arguments);
 
-    [[nodiscard]] cli::Session & session() const { return *session_; }
+    [[nodiscard]] cli::LoadedModel & loaded() const { return *loaded_; }
     [[nodiscard]] const std::string & path() const { return path_; }
     [[nodiscard]] std::vector<llama_token> tokenize(const std::string & text, bool add_special,
                                                     bool parse_special) const;
@@ -69,7 +69,7 @@ class Model {
 
   private:
     std::string path_;
-    std::unique_ptr<cli::Session> session_;
+    std::unique_ptr<cli::LoadedModel> loaded_;
 };
 
 /// How tokens are sampled; temperature 0 is greedy.

@@ -19,8 +19,7 @@ std::optional<Options> read_options(const OptionTexts & texts) {
 
 Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
     refuse_shared_devices();
-    // llama.cpp's `common` loads a model together with a context: a small one, which is not used
-    std::vector<std::string> all = {"harp", "-m", path, "-c", "64", "--harp-off"};
+    std::vector<std::string> all = {"harp", "-m", path, "--harp-off"};
     all.insert(all.end(), arguments.begin(), arguments.end());
     std::vector<char *> argv;
     for (std::string & argument : all) argv.push_back(argument.data());
@@ -29,20 +28,21 @@ Model::Model(const std::string & path, const std::vector<std::string> & argument
     common_params params;
     if (line.parse(static_cast<int>(argv.size()), argv.data(), params))
         throw Error(ErrorCode::invalid_option, "the flags ask for help or a version, not for a model");
-    session_ = std::make_unique<cli::Session>(std::move(params), std::nullopt);
+    params.n_ctx = 64;  // llama.cpp's `common` loads a model together with a context, which is not used
+    loaded_ = std::make_unique<cli::LoadedModel>(std::move(params), std::nullopt);
 }
 
 std::vector<llama_token> Model::tokenize(const std::string & text, bool add_special, bool parse_special) const {
-    return common_tokenize(&session_->vocab(), text, add_special, parse_special);
+    return common_tokenize(&loaded_->vocab(), text, add_special, parse_special);
 }
 
 std::string Model::piece(llama_token token, bool special) const {
-    const int n_vocab = llama_vocab_n_tokens(&session_->vocab());
+    const int n_vocab = llama_vocab_n_tokens(&loaded_->vocab());
     if (token < 0 || token >= n_vocab) {
         throw Error(ErrorCode::invalid_input,
                     "token " + std::to_string(token) + "; allowed: 0.." + std::to_string(n_vocab - 1));
     }
-    return common_token_to_piece(&session_->vocab(), token, special);
+    return common_token_to_piece(&loaded_->vocab(), token, special);
 }
 
 void bind_model(nb::module_ & module) {
@@ -51,22 +51,22 @@ void bind_model(nb::module_ & module) {
         .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a,
              InPlainLocale())
         .def_prop_ro("path", &Model::path)
-        .def_prop_ro("n_vocab", [](const Model & m) { return llama_vocab_n_tokens(&m.session().vocab()); })
-        .def_prop_ro("n_ctx_train", [](const Model & m) { return llama_model_n_ctx_train(&m.session().model()); })
-        .def_prop_ro("bos", [](const Model & m) { return llama_vocab_bos(&m.session().vocab()); })
-        .def_prop_ro("eos", [](const Model & m) { return llama_vocab_eos(&m.session().vocab()); })
-        .def_prop_ro("adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(&m.session().vocab()); })
-        .def_prop_ro("has_chat_template", [](const Model & m) { return m.session().has_chat_template(); })
+        .def_prop_ro("n_vocab", [](const Model & m) { return llama_vocab_n_tokens(&m.loaded().vocab()); })
+        .def_prop_ro("n_ctx_train", [](const Model & m) { return llama_model_n_ctx_train(&m.loaded().model()); })
+        .def_prop_ro("bos", [](const Model & m) { return llama_vocab_bos(&m.loaded().vocab()); })
+        .def_prop_ro("eos", [](const Model & m) { return llama_vocab_eos(&m.loaded().vocab()); })
+        .def_prop_ro("adds_bos", [](const Model & m) { return llama_vocab_get_add_bos(&m.loaded().vocab()); })
+        .def_prop_ro("has_chat_template", [](const Model & m) { return m.loaded().has_chat_template(); })
         .def_prop_ro("chat_template",
                      [](const Model & m) {
-                         const char * text = llama_model_chat_template(&m.session().model(), nullptr);
+                         const char * text = llama_model_chat_template(&m.loaded().model(), nullptr);
                          return std::string(text != nullptr ? text : "");
                      })
         .def(
-            "info", [](const Model & m) { return cli::dump(cli::model_json(m.session().model(), m.path())); },
+            "info", [](const Model & m) { return cli::dump(cli::model_json(m.loaded().model(), m.path())); },
             "JSON: file, description, parameters, bytes, fingerprint", WithoutLock())
         .def("is_end",
-             [](const Model & m, llama_token token) { return llama_vocab_is_eog(&m.session().vocab(), token); })
+             [](const Model & m, llama_token token) { return llama_vocab_is_eog(&m.loaded().vocab(), token); })
         .def("tokenize", &Model::tokenize, "text"_a, "add_special"_a, "parse_special"_a, InPlainLocale())
         .def(
             "piece",
@@ -78,11 +78,11 @@ void bind_model(nb::module_ & module) {
         .def(
             "apply_chat_template",
             [](const Model & m, const Messages & messages) {
-                if (!m.session().has_chat_template())
+                if (!m.loaded().has_chat_template())
                     throw Error(ErrorCode::unsupported_call, "the model has no chat template");
                 std::vector<common_chat_msg> chat;
                 for (const auto & [role, content] : messages) chat.push_back(cli::chat_message(role, content));
-                return m.session().apply_chat_template(chat);
+                return m.loaded().apply_chat_template(chat);
             },
             "messages"_a, InPlainLocale());
 

@@ -3,7 +3,6 @@
 #include <memory>
 #include <utility>
 
-#include "decoding/beam_decoder.h"
 #include "decoding/feed.h"
 #include "engine.h"
 #include "harp/harp.h"
@@ -29,14 +28,14 @@ nb::tuple token_tuple(llama_token id, const std::string & piece, llama_pos posit
     return nb::make_tuple(id, bytes_of(piece), position, record.entropy, record.hesitated);
 }
 
-/// One step of generation: ([(request, token)], [(request, result)]).
-nb::tuple step_generator(Pass & self) {
+/// One batch of generation: ([(request, token)], [(request, result)]).
+nb::tuple generate_batch(Pass & self) {
     std::vector<std::pair<size_t, GeneratedToken>> tokens;
     std::vector<std::pair<size_t, GenerationResult>> results;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        self.generator().step(
+        self.generator().next_batch(
             {.on_token =
                  [&](size_t request, const GeneratedToken & token) {
                      tokens.emplace_back(request, token);
@@ -71,7 +70,7 @@ nb::tuple score_tuple(const ScoreResult & result) {
 
 /// One batch of scoring: [(request, [for each of its options (vanilla, harp, entropy, hesitated lists, is_greedy,
 /// is_vanilla_greedy, seconds)])].
-nb::list step_scorer(Pass & self) {
+nb::list score_batch(Pass & self) {
     std::vector<std::pair<size_t, std::vector<ScoreResult>>> finished;
     {
         const nb::gil_scoped_release release;
@@ -159,17 +158,18 @@ void truncate(Pass & self, int64_t n) {
 
 nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, size_t max_tokens, uint32_t beams,
                      uint32_t candidates, double length_penalty) {
-    decoding::BeamResult result;
+    GenerationResult result;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        decoding::BeamOptions options;
-        options.beams = beams;
-        options.candidates = candidates;
-        options.alpha = length_penalty;
-        const llama_vocab & vocab = self.model().session().vocab();
-        result = decoding::beam_decode(self.direct(), prompt, max_tokens, options,
-                                       [&](llama_token token) { return llama_vocab_is_eog(&vocab, token); });
+        const int n_predict = max_tokens == 0 ? -1 : static_cast<int>(std::min<size_t>(max_tokens, INT32_MAX));
+        result =
+            decoding::Generator(self.direct())
+                .answer(
+                    {.prompt = prompt,
+                     .limits = {n_predict, {}},
+                     .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty}},
+                    decoding::Generator::Events{});
     }
     nb::list hypotheses;
     for (const auto & hypothesis : result.hypotheses) {
@@ -213,14 +213,14 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
     check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
     refuse_shared_devices();
-    const llama_model & weights = model.session().model();
+    const llama_model & weights = model.loaded().model();
     if (!options &&
         (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {  // HARP refuses them itself
         throw Error(ErrorCode::unsupported_model, "model '" + model.path() +
                                                       "' has an encoder; only decoder-only language "
                                                       "models generate and score");
     }
-    llama_context_params params = common_context_params_to_llama(model.session().params());
+    llama_context_params params = common_context_params_to_llama(model.loaded().params());
     params.n_seq_max = static_cast<uint32_t>(size.n_sequences);
     params.n_ctx = static_cast<uint32_t>(size.n_ctx * size.n_sequences);
     params.n_batch = std::min(params.n_batch, params.n_ctx);
@@ -228,8 +228,9 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     params.n_outputs_max = 0;
     const std::lock_guard lock(default_options_mutex);
     set_default_options(options);
-    context_.reset(harp_init_from_model(&model.session().model(), params));
+    context_.reset(harp_init_from_model(&model.loaded().model(), params));
     if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
+    model.loaded().adapt(context_.get());
     pass_ = find_pass(context_.get());
 }
 
@@ -271,7 +272,7 @@ decoding::Generator & Pass::generator() {
     if (generator_) return *generator_;
     refuse_while_busy("scoring");
     scorer_.reset();
-    if (!drafter_) drafter_ = decoding::Drafter::make(*pass_, model_.session().params());
+    if (!drafter_) drafter_ = decoding::Drafter::make(*pass_, model_.loaded().params());
     generator_ = std::make_unique<decoding::Generator>(*pass_, drafter_.get());
     return *generator_;
 }
@@ -297,7 +298,7 @@ ForwardPass & Pass::direct() {
 }
 
 decoding::Sampler Pass::new_sampler(const Sampling & sampling) const {
-    common_params_sampling params = model_.session().params().sampling;
+    common_params_sampling params = model_.loaded().params().sampling;
     params.temp = sampling.temperature;
     params.top_k = sampling.top_k;
     params.top_p = sampling.top_p;
@@ -305,7 +306,7 @@ decoding::Sampler Pass::new_sampler(const Sampling & sampling) const {
     params.penalty_repeat = sampling.repeat_penalty;
     params.seed = sampling.seed;
     if (!sampling.grammar.empty()) params.grammar = {COMMON_GRAMMAR_TYPE_USER, sampling.grammar};
-    return model_.session().new_sampler(params);
+    return model_.loaded().new_sampler(params);
 }
 
 void bind_pass(nb::module_ & module) {
@@ -339,18 +340,19 @@ void bind_pass(nb::module_ & module) {
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
                uint32_t mask_sequence, const std::vector<llama_token> & negative_prompt, bool reuses_prefix) {
                 const auto held = self.hold();
-                return self.generator().submit({prompt,
-                                                {max_tokens, stop},
-                                                self.new_sampler(sampling),
-                                                read_options(options),
-                                                mask_sequence,
-                                                negative_prompt,
-                                                reuses_prefix});
+                return self.generator().submit({.prompt = prompt,
+                                                .limits = {max_tokens, stop},
+                                                .sampler = self.new_sampler(sampling),
+                                                .options = read_options(options),
+                                                .mask_sequence = mask_sequence,
+                                                .negative_prompt = negative_prompt,
+                                                .reuses_prefix = reuses_prefix});
             },
             "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
             "negative_prompt"_a, "reuses_prefix"_a, InPlainLocale())
         .def("cancel", &Pass::cancel, "request"_a)
-        .def("step", &step_generator, "([(request, token)], [(request, result)]) of one batch", InPlainLocale())
+        .def("generate_batch", &generate_batch, "([(request, token)], [(request, result)]) of one batch",
+             InPlainLocale())
         .def(
             "submit_score",
             [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,
@@ -362,7 +364,7 @@ void bind_pass(nb::module_ & module) {
                 return self.scorer().submit({tokens, n_context, std::move(sets), mask_sequence, negative_prompt});
             },
             "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a, "negative_prompt"_a, InPlainLocale())
-        .def("step_score", &step_scorer, "[(request, result)] of one batch", InPlainLocale())
+        .def("score_batch", &score_batch, "[(request, result)] of one batch", InPlainLocale())
         .def("abandon_scores",
              [](Pass & self) {
                  const auto held = self.hold();

@@ -19,7 +19,7 @@ class Model:
         n_gpu_layers: layers in the GPU's memory, where the build has a GPU back end.
         kernels: quantised models use our matrix multiplication kernels where the CPU has AVX2: faster than llama.cpp's
             and equal to them up to the order of float additions; False for llama.cpp's.
-        llama_args: any of llama.cpp's flags, for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
+        llama_args: llama.cpp's flags of models, samplers and drafts (others are refused), for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
 
     Raises:
         HarpError: ``invalid_input`` (no such file, not GGUF, truncated), ``invalid_option`` (a flag).

@@ -185,7 +185,7 @@ class Session:
                 growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, negative_prompt,
                                               reuses_prefix=False)
             while growing:
-                self._step()
+                self._next_batch()
                 for index in [index for index, stream in growing.items() if stream.answer.stop_reason is not None]:
                     yield index, growing.pop(index).answer
         finally:
@@ -246,7 +246,7 @@ class Session:
                                                    negative)
                 index_of[request] = index
             while index_of:
-                for request, results in self._pass.step_score():
+                for request, results in self._pass.score_batch():
                     index = index_of.pop(request)
                     scores[index] = [self._score(*result) for result in results]
                     if on_scores:
@@ -324,9 +324,9 @@ class Session:
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 
-    def _step(self) -> None:
+    def _next_batch(self) -> None:
         """One batch of the engine: each stream gets what is its."""
-        tokens, results = self._pass.step()
+        tokens, results = self._pass.generate_batch()
         for request, token in tokens:
             if stream := self._streams.get(request):
                 stream._take(token)
@@ -374,7 +374,7 @@ class Stream:
         while self._n_read == len(self.answer.tokens):
             if self.answer.stop_reason is not None:
                 raise StopIteration
-            self._session._step()
+            self._session._next_batch()
         self._n_read += 1
         return self.answer.tokens[self._n_read - 1]
 

@@ -18,8 +18,8 @@ bool ends_within(const std::string & text, size_t n_new, const std::vector<std::
     });
 }
 
-std::span<const float> logits_of(ForwardPass & pass, int32_t row) {
-    return {pass.logits(row), static_cast<size_t>(pass.n_vocab())};
+const llama_vocab * vocab_of(ForwardPass & pass) {
+    return llama_model_get_vocab(llama_get_model(pass.context()));
 }
 
 }  // namespace
@@ -35,44 +35,96 @@ const char * to_string(StopReason reason) noexcept {
     return "unknown";
 }
 
-Answer::Answer(ForwardPass & pass, Sampler sampler, GenerationLimits limits, bool records)
-    : sampler_(std::move(sampler)),
-      vocab_(llama_model_get_vocab(llama_get_model(pass.context()))),
-      limits_(std::move(limits)),
-      records_(records || pass.enabled()) {}
+Answer::Answer(ForwardPass & pass, size_t number, Request request)
+    : pass_(pass), number_(number), request_(std::move(request)) {
+    auto & is_end = request_.limits.is_end;
+    if (!is_end) is_end = [vocab = vocab_of(pass)](llama_token token) { return llama_vocab_is_eog(vocab, token); };
+    if (request_.beams) {
+        const int n_predict = limits().n_predict;
+        search_.emplace(*request_.beams,
+                        n_predict < 0 ? room_for_answer(request_, pass) : static_cast<size_t>(n_predict), is_end);
+    } else {
+        sampler_ = request_.sampler->clone();
+        sampler_->begin(request_.prompt);
+    }
+}
+
+std::span<const float> Answer::logits(int32_t row) const {
+    return {pass_.logits(row), static_cast<size_t>(pass_.n_vocab())};
+}
+
+/// What is known of a step that is taken with it.
+StepRecord Answer::record(int32_t row) {
+    const StepRecord record = request_.records || pass_.enabled() ? pass_.step(row) : StepRecord{};
+    result_.n_hesitations += record.hesitated ? 1 : 0;
+    return record;
+}
+
+std::string Answer::piece(llama_token token) const {
+    return common_token_to_piece(vocab_of(pass_), token, /*special=*/false);
+}
 
 std::optional<StopReason> Answer::stop_reason() const {
+    if (search_ && !search_->is_done()) return std::nullopt;
+    if (search_) return search_->best(1).front().is_finished ? StopReason::end_of_text : StopReason::length;
     if (has_stop_string_) return StopReason::stop_string;
-    if (limits_.n_predict >= 0 && result_.n_generated >= limits_.n_predict) return StopReason::length;
+    if (limits().n_predict >= 0 && result_.n_generated >= limits().n_predict) return StopReason::length;
     return std::nullopt;
 }
 
-std::optional<GeneratedToken> Answer::sample(ForwardPass & pass, int32_t row, llama_pos position) {
-    GeneratedToken token;
-    token.id = sampler_.sample(logits_of(pass, row));
-    token.position = position;
-    if (records_) token.record = pass.step(row);
-    ++result_.n_steps;
-    result_.n_hesitations += token.record.hesitated ? 1 : 0;
-    sampler_.accept(token.id);
-    if (llama_vocab_is_eog(vocab_, token.id)) return std::nullopt;
+GenerationResult Answer::finish(StopReason reason) {
+    result_.reason = reason;
+    if (search_) result_.hypotheses = search_->best(request_.beams->beams);
+    if (!result_.hypotheses.empty()) {
+        const std::vector<llama_token> & best = result_.hypotheses.front().tokens;
+        result_.n_generated = static_cast<int>(best.size());
+        for (const llama_token token : best) result_.text += piece(token);
+    }
+    return std::move(result_);
+}
 
-    token.piece = common_token_to_piece(vocab_, token.id, /*special=*/false);
+// ---------------------------------------------------------------------------------------------------------------------
+// Samples
+
+std::optional<GeneratedToken> Answer::sample(int32_t row, llama_pos position) {
+    GeneratedToken token;
+    token.id = sampler_->sample(logits(row));
+    token.position = position;
+    token.record = record(row);
+    ++result_.n_steps;
+    sampler_->accept(token.id);
+    if (limits().is_end(token.id)) return std::nullopt;
+
+    token.piece = piece(token.id);
     result_.text += token.piece;
-    has_stop_string_ = ends_within(result_.text, token.piece.size(), limits_.stop_strings);
+    has_stop_string_ = ends_within(result_.text, token.piece.size(), limits().stop_strings);
     ++result_.n_generated;
     return token;
 }
 
 /// (A sample that a second pass may still change counts as it is; ForwardPass asks again after that pass.)
-size_t Answer::count_useful_rows(ForwardPass & pass, int32_t row, std::span<const llama_token> draft) const {
-    Sampler ahead = sampler_.clone();
+size_t Answer::count_useful_rows(int32_t row, std::span<const llama_token> draft) const {
+    Sampler ahead = sampler_->clone();
     for (size_t i = 0; i < draft.size(); ++i) {
-        const llama_token token = ahead.sample(logits_of(pass, row + static_cast<int32_t>(i)));
+        const llama_token token = ahead.sample(logits(row + static_cast<int32_t>(i)));
         if (token != draft[i]) return i + 1;
         ahead.accept(token);
     }
     return draft.size() + 1;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Beams
+
+const std::vector<BeamSearch::Branch> & Answer::advance(std::span<const int32_t> rows) {
+    std::vector<std::vector<BeamCandidate>> candidates;
+    std::vector<StepRecord> records;
+    for (const int32_t row : rows) {
+        candidates.push_back(top_candidates(logits(row), search_->n_candidates()));
+        records.push_back(record(row));
+    }
+    ++result_.n_steps;
+    return search_->advance(candidates, records);
 }
 
 }  // namespace harp::decoding

@@ -63,9 +63,10 @@ Options shared_reading(std::span<const Options> asked) {
                 depends_on_gate(options)
                     ? "perturbation " + get_option(options, "perturbation") + ", redraw " +
                           get_option(options, "redraw") +
-                          ": several options for one reading may differ in beta and plausibility, and in gate and threshold "
-                      "only with perturbation dropout or gaussian and redraw 0: else the noise depends on where it "
-                      "hesitates"
+                          ": several options for one reading may differ in beta and plausibility, and in gate and "
+                          "threshold "
+                          "only with perturbation dropout or gaussian and redraw 0: else the noise depends on where it "
+                          "hesitates"
                     : "options: several for one reading may differ in gate, threshold, beta and plausibility");
         } else if (reading->gate == options.gate) {
             reading->threshold = std::min(reading->threshold, options.threshold);

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "decoding/beam_decoder.h"
+#include "decoding/generate.h"
 #include "decoding/recording_field.h"
+#include "decoding/replay.h"
 
 namespace harp::decoding {
 
@@ -16,20 +17,6 @@ RecordedBeam read_beam(const Field & field, int32_t n_vocab) {
     beam.score = field["score"].number();
     beam.is_finished = !field["finished_at"].is_null();
     return beam;
-}
-
-llama_context_params context_params(const BeamRecording & recording, int32_t n_threads) {
-    const auto n_prompt = static_cast<uint32_t>(recording.prompt.size());
-    const auto n_tokens = n_prompt + recording.options.beams * static_cast<uint32_t>(recording.steps.size());
-    llama_context_params params = llama_context_default_params();
-    params.n_ctx = n_tokens;
-    params.n_batch = n_tokens;
-    params.n_seq_max = recording.options.beams;
-    params.kv_unified = true;
-    params.n_threads = params.n_threads_batch = n_threads;
-    params.type_k = params.type_v = GGML_TYPE_F32;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    return params;
 }
 
 /// Compares the beams after a step. @return what differs, for people; empty if they are the same
@@ -91,15 +78,17 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
                                                   ", but the model has " + std::to_string(n_vocab));
     }
     BeamReplayResult result;
-    ForwardPass pass(model, context_params(recording, n_threads), std::nullopt);
-    BeamCallbacks callbacks;
-    callbacks.on_step = [&](const BeamSearch & search) {
+    llama_context_params params =
+        replay_context(recording.prompt.size() + recording.options.beams * recording.steps.size(), n_threads);
+    params.n_seq_max = recording.options.beams;
+    params.kv_unified = true;
+    ForwardPass pass(model, params, std::nullopt);
+    const auto on_step = [&](size_t /*request*/, const BeamSearch & search) {
         const size_t step = result.n_steps++;
-        std::string difference = "the recorded search has ended";
-        if (step < recording.steps.size())
-            difference = compare(search.beams(), recording.steps[step], result.score_difference);
-        if (difference.empty()) return true;
-        if (result.n_states_differing++ == 0) {
+        const std::string difference = step < recording.steps.size()
+                                           ? compare(search.beams(), recording.steps[step], result.score_difference)
+                                           : "the recorded search has ended";
+        if (!difference.empty() && result.n_states_differing++ == 0) {
             result.first_state_differing = step;
             result.first_mismatch = "step " + std::to_string(step) + ": " + difference;
         }
@@ -109,10 +98,12 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
         return std::find(recording.stop_tokens.begin(), recording.stop_tokens.end(), token) !=
                recording.stop_tokens.end();
     };
-    const BeamResult found =
-        beam_decode(pass, recording.prompt, recording.steps.size(), recording.options, is_stop, callbacks);
+    const auto found = Generator(pass).answer({.prompt = recording.prompt,
+                                               .limits = {static_cast<int>(recording.steps.size()), {}, is_stop},
+                                               .beams = recording.options},
+                                              Generator::Events{.on_step = on_step});
     if (result.n_states_differing == 0) result.first_state_differing = result.n_steps;
-    result.same_result = !found.hypotheses.empty() && found.hypotheses.front().tokens == recording.result;
+    result.same_result = found.hypotheses.front().tokens == recording.result;
     if (!result.same_result && result.first_mismatch.empty()) result.first_mismatch = "the result is another";
     return result;
 }

@@ -1,4 +1,4 @@
-// Beam search as a pure search: which continuations survive a step. Knows no model; beam_decoder.h runs it on one.
+// Beam search as a pure search: which continuations survive a step. Knows no model; generate.h runs it on one.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,6 @@ struct BeamOptions {
     LengthNorm norm = LengthNorm::gnmt;
     EarlyStopping early_stopping = EarlyStopping::heuristic;
     BeamVariant variant = BeamVariant::standard;
-    bool records = true;  ///< of the steps with HARP off too, where each costs an entropy
 };
 
 /// Throws Error{invalid_option} naming field, value and range.

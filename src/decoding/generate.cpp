@@ -26,25 +26,16 @@ Generator::Generator(ForwardPass & pass, Drafter * drafter) : pass_(pass), draft
 // Requests
 
 size_t Generator::submit(Request request) {
-    if (request.prompt.empty()) throw Error(ErrorCode::invalid_input, "the prompt is empty");
-    if (request.prompt.size() >= pass_.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input, "the prompt has " + std::to_string(request.prompt.size()) +
-                                                  " tokens and the context room for " +
-                                                  std::to_string(pass_.n_ctx_seq()) +
-                                                  " with the answer; shorten it or raise the context size (-c)");
-    }
-    if (request.options) validate(*request.options);
-    if (pass_.enabled())
-        check_negative_prompt(request.negative_prompt, request.options.value_or(pass_.sequence_options(0)));
+    validate(request, pass_);
+    if (request.beams && drafter_ != nullptr)
+        throw Error(ErrorCode::unsupported_call, "beam search does not speculate; leave out the draft");
     waiting_.emplace_back(n_submitted_, std::move(request));
     return n_submitted_++;
 }
 
 void Generator::cancel(size_t request) {
     std::erase_if(waiting_, [&](const auto & queued) { return queued.first == request; });
-    for (Slot & slot : slots_) {
-        if (!slot.is_free() && slot.number() == request) slot.leave();
-    }
+    release(request);
 }
 
 bool Generator::is_idle() const noexcept {
@@ -58,56 +49,106 @@ size_t Generator::n_cells(bool of_free_slots) const {
     return n;
 }
 
-/// The one that holds most of the request's prompt, and of those the one that loses least; nullptr if none is free.
-Slot * Generator::free_slot(const Request & request) {
-    Slot * best = nullptr;
-    const auto worth = [&](const Slot & slot) {
-        return std::pair(slot.common_prefix(request), -static_cast<std::ptrdiff_t>(slot.n_cells()));
-    };
+/// The best first: those that hold most of the request's prompt, and of those the ones that lose least.
+std::vector<Slot *> Generator::free_slots(const Request & request) {
+    std::vector<Slot *> free;
     for (Slot & slot : slots_) {
-        if (slot.is_free() && (best == nullptr || worth(slot) > worth(*best))) best = &slot;
+        if (slot.is_free()) free.push_back(&slot);
     }
-    return best;
+    const auto worth = [&](const Slot * slot) {
+        return std::pair(slot->common_prefix(request), -static_cast<std::ptrdiff_t>(slot->n_cells()));
+    };
+    std::stable_sort(free.begin(), free.end(), [&](auto * a, auto * b) { return worth(a) > worth(b); });
+    return free;
 }
 
 void Generator::begin_waiting() {
     while (!waiting_.empty()) {
         const size_t n_prompt = waiting_.front().second.prompt.size();
-        Slot * slot = free_slot(waiting_.front().second);
+        const size_t n_sequences = waiting_.front().second.n_sequences();
+        std::vector<Slot *> slots = free_slots(waiting_.front().second);
         const size_t n_at_work = n_cells(/*of_free_slots=*/false);
-        if (slot == nullptr || (n_at_work > 0 && n_at_work + n_prompt >= pass_.n_ctx())) return;
-        for (Slot & other : slots_) {  // what is kept gives way
-            const size_t n_kept = n_cells(/*of_free_slots=*/true) - slot->n_cells();
-            if (&other != slot && other.is_free() && n_at_work + n_kept + n_prompt >= pass_.n_ctx()) other.empty();
+        if (slots.size() < n_sequences || (n_at_work > 0 && n_at_work + n_prompt >= pass_.n_ctx())) return;
+        for (size_t i = slots.size() - 1; i > 0; --i) {  // what is kept gives way
+            const size_t n_kept = n_cells(/*of_free_slots=*/true) - slots[0]->n_cells();
+            if (n_at_work + n_kept + n_prompt >= pass_.n_ctx()) slots[i]->empty();
         }
         auto [number, request] = std::move(waiting_.front());
         waiting_.pop_front();
-        slot->begin(number, std::move(request));
+        slots[0]->begin(number, std::move(request));
+        for (size_t i = 1; i < n_sequences; ++i) slots[i]->join(*slots[0]);
     }
 }
 
-void Generator::end(Slot & slot, StopReason reason, const Events & events) {
-    GenerationResult result = std::move(slot.result());
-    result.reason = reason;
-    const size_t request = slot.number();
-    slot.leave();
-    events.on_result(request, result);
+/// Takes a request out of its slots. @return its answer; null if it was in none
+std::shared_ptr<Answer> Generator::release(size_t number) {
+    std::shared_ptr<Answer> answer;
+    for (Slot & slot : slots_) {
+        if (slot.is_at(number)) answer = slot.leave();
+    }
+    return answer;
+}
+
+void Generator::end(const Slot & slot, StopReason reason, const Events & events) {
+    const std::shared_ptr<Answer> answer = release(slot.answer().number());
+    events.on_result(answer->number(), answer->finish(reason));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Steps
+// Batches
 
-void Generator::step(const Events & events) {
+void Generator::next_batch(const Events & events) {
     // rows are left where a callback has thrown
     const bool has_rows = std::any_of(slots_.begin(), slots_.end(), [](const Slot & slot) { return slot.has_row(); });
     if (!has_rows) decode(events);
     for (Slot & slot : slots_) {
         if (!slot.has_row()) continue;
+        Answer & answer = slot.answer();
         const auto start = Clock::now();
         const auto stop =
-            slot.sample([&](const GeneratedToken & token) { return events.on_token(slot.number(), token); });
-        slot.result().seconds += seconds_since(start);
+            answer.search() != nullptr
+                ? search(answer, events)
+                : slot.sample([&](const GeneratedToken & token) { return events.on_token(answer.number(), token); });
+        answer.result().seconds += seconds_since(start);
         if (stop) end(slot, *stop, events);
+    }
+}
+
+/// A step of a beam search. @return why it ends here
+std::optional<StopReason> Generator::search(Answer & answer, const Events & events) {
+    std::vector<int32_t> rows;
+    for (const llama_seq_id beam : answer.beams()) rows.push_back(slot_of(beam).take_row());
+    const auto & branches = answer.advance(rows);
+    const auto stop = answer.stop_reason();
+    if (!stop) follow(answer, branches);
+    if (events.on_step && !events.on_step(answer.number(), *answer.search())) return StopReason::interrupted;
+    return stop;
+}
+
+/// The beams share the prompt's cells, and those of the tokens that they have in common (unified cache: a copy marks cells). A
+/// beam's first continuation keeps its sequence, its others get copies in sequences of beams that died.
+///
+///   before   0:A  1:B  2:C      the step keeps A·x, A·y, C·z
+///   after    0:A  1:A' 2:C      sequence 1 is emptied and becomes a copy of 0
+void Generator::follow(Answer & answer, const std::vector<BeamSearch::Branch> & branches) {
+    const std::vector<llama_seq_id> parents = std::exchange(answer.beams(), {});
+    std::vector<llama_seq_id> dead;
+    for (Slot & slot : slots_) {
+        const auto continues = [&](const auto & branch) { return parents[branch.parent] == slot.sequence(); };
+        if (!slot.is_at(answer.number()) || std::any_of(branches.begin(), branches.end(), continues)) continue;
+        slot.empty();
+        dead.push_back(slot.sequence());
+    }
+    for (const auto & branch : branches) {
+        const Slot & parent = slot_of(parents[branch.parent]);
+        const bool is_first = parent.n_pending() == 0;
+        const llama_seq_id beam = is_first ? parent.sequence() : dead.back();
+        if (!is_first) {
+            dead.pop_back();
+            slot_of(beam).copy(parent);
+        }
+        slot_of(beam).push(branch.token);
+        answer.beams().push_back(beam);
     }
 }
 
@@ -127,15 +168,23 @@ void Generator::decode(const Events & events) {
     }
     if (rows_.size() == 0) return;
     for (Slot & slot : slots_) slot.take_rows();
+    for (const Slot & slot :
+         slots_) {  // beams' twins share the prompt too, if it is decoded for one before they branch
+        if (slot.has_row() && slot.reads_prompt() && slot.answer().request().n_sequences() > 1)
+            pass_.prepare_twins(slot.sequence());
+    }
     if (drafter_ != nullptr) drafter_->follow(rows_.view());
     const double seconds_of_a_row = seconds_since(start) / static_cast<double>(rows_.size());
     for (Slot & slot : slots_) {
         if (slot.n_rows() == 0) continue;
-        GenerationResult & result = slot.result();
+        GenerationResult & result = slot.answer().result();
         (slot.reads_prompt() ? result.prompt_seconds : result.seconds) +=
             seconds_of_a_row * static_cast<double>(slot.n_rows());
-        if (!events.on_prompt || !slot.reads_prompt()) continue;
-        events.on_prompt(slot.number(), result.n_prompt - slot.n_pending(), result.n_prompt);
+        if (!slot.reads_prompt()) {
+            result.n_rows += slot.n_rows();
+        } else if (events.on_prompt) {
+            events.on_prompt(slot.answer().number(), result.n_prompt - slot.n_pending(), result.n_prompt);
+        }
     }
 }
 
@@ -152,8 +201,9 @@ void Generator::draft() {
 void Generator::decode_batch() {
     rows_.clear();
     Room room{pass_.n_batch()};
-    for (Slot & slot : slots_) {
-        if (slot.is_answering()) slot.add_rows(rows_, room);
+    for (const Slot & slot : slots_) {
+        if (!slot.is_answering() || slot.answer().beams().front() != slot.sequence()) continue;
+        for (const llama_seq_id beam : slot.answer().beams()) slot_of(beam).add_rows(rows_, room);
     }
     for (Slot & slot : slots_) {
         if (slot.reads_prompt()) slot.add_rows(rows_, room);
@@ -164,7 +214,7 @@ void Generator::decode_batch() {
     try {
         pass_.decode(rows_.view(), has_draft ? [this] { return count_useful_rows(); } : CountUsefulOutputs{});
     } catch (...) {
-        for (Slot & slot : slots_) slot.forget_rows();
+        for (Slot & slot : slots_) slot.take_row();
         throw;
     }
 }
@@ -196,17 +246,16 @@ bool Generator::make_room(const Events & events) {
         }
         return true;
     }
-    size_t n_at_work = 0;
     Slot * last = nullptr;
     for (Slot & slot : slots_) {
-        if (slot.is_free()) continue;
-        ++n_at_work;
-        if (last == nullptr || slot.number() > last->number()) last = &slot;
+        if (!slot.is_free() && (last == nullptr || slot.answer().number() > last->answer().number())) last = &slot;
     }
     if (last == nullptr) return false;
-    if (last->reads_prompt() && n_at_work > 1) {
-        const size_t number = last->number();
-        waiting_.emplace_front(number, last->leave());
+    const size_t number = last->answer().number();
+    const auto is_beside = [&](const Slot & slot) { return !slot.is_free() && !slot.is_at(number); };
+    if (last->reads_prompt() && std::any_of(slots_.begin(), slots_.end(), is_beside)) {
+        const auto answer = release(number);
+        waiting_.emplace_front(number, std::move(answer->request()));
         last->empty();
     } else {
         end(*last, StopReason::context_full, events);
@@ -217,21 +266,13 @@ bool Generator::make_room(const Events & events) {
 // ---------------------------------------------------------------------------------------------------------------------
 // One alone
 
-GenerationResult Generator::answer(Request request, const std::function<bool(const GeneratedToken &)> & on_token,
-                                   const std::function<void(size_t done, size_t total)> & on_prompt) {
+GenerationResult Generator::answer(Request request, Events events) {
     if (!is_idle()) throw Error(ErrorCode::unsupported_call, "other answers are under way");
     std::optional<GenerationResult> answered;
-    const Events events = {
-        .on_token = [&](size_t /*request*/, const GeneratedToken & token) { return on_token(token); },
-        .on_result = [&](size_t /*request*/, const GenerationResult & result) { answered = result; },
-        .on_prompt =
-            [&](size_t /*request*/, size_t done, size_t total) {
-                if (on_prompt) on_prompt(done, total);
-            },
-    };
+    events.on_result = [&](size_t /*request*/, const GenerationResult & result) { answered = result; };
     const size_t number = submit(std::move(request));
     try {
-        while (!answered) step(events);
+        while (!answered) next_batch(events);
     } catch (const Error & error) {
         const auto slot =
             std::find_if(slots_.begin(), slots_.end(), [](const Slot & one) { return one.is_answering(); });
@@ -245,6 +286,14 @@ GenerationResult Generator::answer(Request request, const std::function<bool(con
         throw;
     }
     return *answered;
+}
+
+GenerationResult Generator::answer(Request request, const std::function<bool(const GeneratedToken &)> & on_token,
+                                   const std::function<void(size_t done, size_t total)> & on_prompt) {
+    Events events;
+    events.on_token = [&](size_t /*request*/, const GeneratedToken & token) { return on_token(token); };
+    if (on_prompt) events.on_prompt = [&](size_t /*request*/, size_t done, size_t total) { on_prompt(done, total); };
+    return answer(std::move(request), std::move(events));
 }
 
 }  // namespace harp::decoding

@@ -39,25 +39,14 @@ double difference(Row logits, const std::vector<RecordedLogit> & top) {
     return std::max(largest, static_cast<double>(best_of_rest) - static_cast<double>(top.back().logit));
 }
 
-llama_context_params context_params(const Recording & recording, int32_t n_threads) {
-    const auto n_tokens = static_cast<uint32_t>(recording.prompt.size() + recording.steps.size());
-    llama_context_params params = llama_context_default_params();
-    params.n_ctx = n_tokens;
-    params.n_batch = n_tokens;
-    params.n_threads = params.n_threads_batch = n_threads;
-    // rounding K and V to float16 moves logits by 1e-3
-    params.type_k = params.type_v = GGML_TYPE_F32;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    return params;
-}
-
 /// One replay under way.
 class Replay {
   public:
     Replay(llama_model & model, const Recording & recording, const ReplaySettings & settings)
         : recording_(recording),
           settings_(settings),
-          pass_(model, context_params(recording, settings.n_threads), recording.options) {
+          pass_(model, replay_context(recording.prompt.size() + recording.steps.size(), settings.n_threads),
+                recording.options) {
         result_.smallest_margin = std::numeric_limits<double>::infinity();
         if (!recording.options) return;
         result_.smallest_gate_distance = std::numeric_limits<double>::infinity();
@@ -165,6 +154,16 @@ class Replay {
 };
 
 }  // namespace
+
+llama_context_params replay_context(size_t n_tokens, int32_t n_threads) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = params.n_batch = static_cast<uint32_t>(n_tokens);
+    params.n_threads = params.n_threads_batch = n_threads;
+    // rounding K and V to float16 moves logits by 1e-3
+    params.type_k = params.type_v = GGML_TYPE_F32;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    return params;
+}
 
 void check_model(const llama_model & model, const Recording & recording) {
     const auto check = [&](const char * field, int32_t recorded, int32_t of_model) {

@@ -46,6 +46,9 @@ struct ReplayResult {
     [[nodiscard]] bool passed() const noexcept { return n_failures == 0; }
 };
 
+/// A context that computes as the authors' code does: float32 KV cache, no flash attention.
+[[nodiscard]] llama_context_params replay_context(size_t n_tokens, int32_t n_threads);
+
 /// @throws Error{invalid_input} naming file and field, if the recording does not belong to the model (vocabulary, width)
 void check_model(const llama_model & model, const Recording & recording);
 

@@ -1,9 +1,10 @@
-// A sequence of a ForwardPass and the request that it answers: what it holds, what of a batch is its, how a draft is confirmed.
+// A sequence of a ForwardPass and the answer that grows in it: what it holds, what of a batch is its, how a draft is confirmed.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "decoding/answer.h"
@@ -13,19 +14,6 @@
 
 namespace harp::decoding {
 
-/// What is to be answered, and how.
-struct Request {
-    std::vector<llama_token> prompt;
-    GenerationLimits limits;
-    Sampler sampler;
-    std::optional<Options> options = std::nullopt;  ///< nullopt: those the sequence has; must be so with HARP off
-    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
-    std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
-    /// A sequence that was kept and begins as the prompt does is not decoded again, and is kept again afterwards.
-    bool reuses_prefix = false;
-    bool records = true;  ///< of the steps with HARP off too, where each costs an entropy
-};
-
 class Slot {
   public:
     /// The sequence is empty.
@@ -33,8 +21,9 @@ class Slot {
 
     /// @name The sequence.
     /// @{
+    [[nodiscard]] llama_seq_id sequence() const noexcept { return sequence_; }
     /// Tokens that wait to be decoded.
-    [[nodiscard]] size_t n_pending() const noexcept { return work_ ? work_->pending.size() : 0; }
+    [[nodiscard]] size_t n_pending() const noexcept { return pending_.size(); }
     /// These, and those that it holds.
     [[nodiscard]] size_t n_cells() const noexcept { return tokens_.size() + n_pending(); }
     /// Of the prompt's tokens those that it holds already.
@@ -44,16 +33,22 @@ class Slot {
     void empty();
     /// @}
 
-    /// @name The request.
+    /// @name The answer. That of a beam search is in a slot for each beam.
     /// @{
-    [[nodiscard]] bool is_free() const noexcept { return !work_; }
-    [[nodiscard]] bool reads_prompt() const noexcept { return work_ && work_->answer.result().n_steps == 0; }
-    [[nodiscard]] bool is_answering() const noexcept { return work_ && !reads_prompt(); }
-    [[nodiscard]] size_t number() const { return work_->number; }
-    [[nodiscard]] GenerationResult & result() { return work_->answer.result(); }
+    [[nodiscard]] bool is_free() const noexcept { return !answer_; }
+    [[nodiscard]] bool reads_prompt() const { return answer_ && answer_->result().n_steps == 0; }
+    [[nodiscard]] bool is_answering() const { return answer_ && !reads_prompt(); }
+    [[nodiscard]] Answer & answer() const { return *answer_; }
+    [[nodiscard]] bool is_at(size_t number) const noexcept { return answer_ && answer_->number() == number; }
     void begin(size_t number, Request request);
-    /// The slot is free from here on; the sequence stays where the request keeps prefixes. @return the request
-    Request leave();
+    /// Is empty, until a beam of the other's search is put here.
+    void join(const Slot & other);
+    /// Becomes a copy of a beam, without what is pending there.
+    void copy(const Slot & beam);
+    /// The token that the next batch decodes.
+    void push(llama_token token) { pending_ = {token}; }
+    /// The slot is free from here on; the sequence stays where the request keeps prefixes.
+    std::shared_ptr<Answer> leave();
     /// @}
 
     /// @name A batch: draft(), add_rows(), and when it is decoded take_rows(), then sample().
@@ -63,12 +58,12 @@ class Slot {
     bool drop_draft();
     void add_rows(forward::BatchRows & rows, Room & room);
     void take_rows();
-    /// The batch was not decoded.
-    void forget_rows() noexcept;
-    [[nodiscard]] size_t n_rows() const noexcept { return work_ ? work_->n_rows : 0; }
-    /// Whether tokens are to be sampled from the latest batch.
-    [[nodiscard]] bool has_row() const noexcept { return work_ && work_->row >= 0; }
-    [[nodiscard]] size_t n_outputs() const noexcept { return has_row() ? 1 + work_->n_draft : 0; }
+    [[nodiscard]] size_t n_rows() const noexcept { return n_rows_; }
+    /// Whether a token is to be chosen behind a row of the latest batch.
+    [[nodiscard]] bool has_row() const noexcept { return row_ >= 0; }
+    /// This row; the slot has it no longer. Also where the batch was not decoded.
+    int32_t take_row() noexcept { return std::exchange(row_, -1); }
+    [[nodiscard]] size_t n_outputs() const noexcept { return has_row() ? 1 + n_draft_ : 0; }
     [[nodiscard]] size_t count_useful_rows() const;
     /// Samples behind the rows just decoded: one token, and more where they confirm a draft.
     /// @return why the answer ends here
@@ -76,24 +71,17 @@ class Slot {
     /// @}
 
   private:
-    struct Work {
-        size_t number;
-        Request asked;
-        Answer answer;
-        std::vector<llama_token>
-            pending;         // to be decoded: of the prompt, or the token sampled last and a draft behind it
-        size_t n_draft = 0;  // of pending, the last
-        size_t n_rows = 0;   // of the latest batch
-        int32_t row = -1;    // of the latest batch that is to be sampled from; -1: none
-    };
-
     ForwardPass * pass_;
     Drafter * drafter_;
     llama_seq_id sequence_;
-    std::vector<llama_token> tokens_;  // that the sequence holds for good
-    size_t n_drafted_ = 0;             // decoded behind them in the latest batch, until settle()
-    size_t n_confirmed_ = 0;           // of these; they are in tokens_ too
-    std::optional<Work> work_;
+    std::vector<llama_token> tokens_;   // that the sequence holds for good
+    size_t n_drafted_ = 0;              // decoded behind them in the latest batch, until settle()
+    size_t n_confirmed_ = 0;            // of these; they are in tokens_ too
+    std::shared_ptr<Answer> answer_;    // null: the slot is free
+    std::vector<llama_token> pending_;  // to be decoded: of the prompt, or the token chosen last and a draft behind it
+    size_t n_draft_ = 0;                // of pending_, the last
+    size_t n_rows_ = 0;                 // of the latest batch
+    int32_t row_ = -1;                  // of the latest batch, behind which a token is to be chosen; -1: none
 };
 
 }  // namespace harp::decoding

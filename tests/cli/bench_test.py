@@ -37,6 +37,20 @@ class Bench(CliTest):
         self.assertEqual((data["rounds"], data["prompts"], data["tokens_each"], data["complete"]), (2, 2, 12, True))
         self.assertEqual(data["harp"]["threshold"], 1)
 
+    def test_prompts_whose_lines_end_in_cr_lf(self):
+        counts = []
+        for end in ["\n", "\r\n"]:
+            path = self.folder / "prompts.txt"
+            path.write_bytes(end.join(["Once upon a time", "", '{"prompt": "The dog"}', ""]).encode())
+            counts.append(self.bench("--methods", "vanilla", "--prompts", str(path))["prompt_tokens"])
+        self.assertEqual(counts[0], counts[1])
+
+    def test_a_line_while_one_waits(self):
+        result = self.assert_ok(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--n-prompts", "1", "--methods", "vanilla",
+                                     "--baseline", "sleep 9"))
+        self.assertRegex(result.err, r"(?m)^baseline: sleep 9 \(since \d+ s\)$")
+        self.assertNotIn("\r", result.err)
+
     def test_all_methods_and_their_references(self):
         data = self.bench("--methods", "harp-lookup,harp-redraw1,nucleus,harp-nucleus,pause,stock")
         self.assertEqual([m["name"] for m in data["methods"]], ["vanilla", "harp", "harp-redraw1", "nucleus", "harp-nucleus", "harp-lookup", "pause",

@@ -29,6 +29,14 @@ class Talking(CliTest):
         self.assertIn("/set NAME VALUE", result.err)
         self.assertEqual(len(result.out.strip().split("\n\n")[0]) > 0, True)
 
+    def test_lines_that_end_in_cr_lf(self):
+        flags = ["chat", "-m", str(SMOL), "-n", "4", "--temp", "0"]
+        for lines in (["Hi", "/options", "/set threshold 2", "/exit", "Again"], ["Hi", "", "/clear ", "/exit\t", "Again"]):
+            unix, windows = (self.assert_ok(harp(*flags, stdin=(end.join(lines) + end).encode())) for end in ("\n", "\r\n"))
+            self.assertEqual(windows.out, unix.out)
+            self.assertEqual(len(re.findall(r"^\[\d+ tokens", windows.err, re.M)), 1, windows)
+            self.assertNotIn("/set NAME VALUE", windows.err)
+
     def test_off(self):
         result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "--harp-off", stdin=b"/options\n/set beta 1\nHello.\n"))
         self.assertIn("off", result.err)

@@ -6,9 +6,29 @@ import sys
 import unittest
 from pathlib import Path
 
+import gguf
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, USAGE, harp
 from programs import SMOL, TINY, needs_tiny
+
+
+def write_adapter(path):
+    """A LoRA of TINY that changes what it says."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    random = np.random.default_rng(1)
+    for layer in range(5):
+        for name in ["attn_q", "attn_output"]:
+            for half, shape in [("a", (4, 64)), ("b", (64, 4))]:
+                writer.add_tensor(f"blk.{layer}.{name}.weight.lora_{half}", random.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 @needs_tiny
@@ -54,6 +74,21 @@ class Compare(CliTest):
         flags.remove("--harp-off")
         data = json.loads(self.assert_ok(harp("compare", *flags)).out)
         self.assertEqual(data["prompt"], {"tokens": n_prompt, "format": "chat"})
+
+    def test_both_sides_have_the_adapter(self):
+        def texts(*flags):
+            data = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "30", "--temp", "0", "--json",
+                                                  *flags)).out)
+            return data["vanilla"]["text"], data["harp"]["text"]
+
+        adapter = self.folder / "adapter.gguf"
+        write_adapter(adapter)
+        vanilla = json.loads(self.assert_ok(harp("generate", "-m", str(TINY), "-p", "Once upon a time", "-n", "30", "--temp", "0",
+                                                 "--harp-off", "--json", "--lora", str(adapter))).out)["text"]
+        plain, adapted = texts(), texts("--lora", str(adapter))
+        self.assertNotEqual(adapted[1], plain[1])
+        self.assertEqual(adapted[0], vanilla)
+        self.assertNotEqual(vanilla, plain[0])
 
     def test_compare_text(self):
         result = self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "10"))

@@ -54,6 +54,14 @@ class PromptFaults(CliTest):
                                                  harp(*common, stdin=b"Once upon a time"))}
         self.assertEqual(len(texts), 1, texts)
 
+    def test_a_file_whose_lines_end_in_cr_lf(self):
+        prompts = []
+        for end in [b"\n", b"\r\n"]:
+            path = self.folder / "prompt.txt"
+            path.write_bytes(b"Once upon a time" + end)
+            prompts.append(self.assert_ok(harp("generate", "-m", str(TINY), "-n", "10", "--temp", "0", "-f", str(path))).out)
+        self.assertEqual(prompts[0], prompts[1])
+
     def test_no_tokens_asked_for(self):
         result = self.assert_ok(generate("-n", "0"))
         self.assertEqual(result.out, "")

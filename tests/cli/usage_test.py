@@ -2,6 +2,8 @@
 """The command line itself: help, versions, flags that are unknown or out of range."""
 
 import json
+import shutil
+import subprocess
 import sys
 import unittest
 from pathlib import Path
@@ -49,6 +51,56 @@ class Usage(CliTest):
 
     def test_unknown_other_option(self):
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--frobnicate"), USAGE, "--frobnicate")
+
+    def test_flags_of_llama_that_would_do_nothing(self):
+        flags = {"generate": ["--context-shift", "--special", "--image", "-np", "--perf", "--keep", "--mmproj"],
+                 "chat": ["-p", "-f", "--single-turn"], "score": ["--temp", "-n", "-sys", "--spec-type", "-s"],
+                 "compare": ["-md", "--spec-type"], "bench": ["-p", "-r"], "calibrate": ["-n"], "info": ["-n", "--temp"]}
+        for command, names in flags.items():
+            for name in names:
+                with self.subTest(command=command, flag=name):
+                    self.assert_fault(harp(command, "-m", str(TINY), name, "1"), USAGE, f"'{name}'", f"not in harp {command}")
+
+    def test_help_llama_lists_what_works(self):
+        text = self.assert_ok(harp("score", "--help-llama")).out
+        works, refused = text.split("Not in harp score:")
+        for flag in ["--ctx-size", "--lora", "--gpu-layers"]:
+            self.assertIn(flag, works)
+            self.assertNotIn(flag, refused)
+        for flag in ["--temperature", "--parallel", "--spec-type"]:
+            self.assertIn(flag, refused)
+            self.assertNotRegex(works, rf"(?m)^(-\w+, +)?{flag}\b")
+
+    @needs_tiny
+    def test_colour_where_it_is_asked_for(self):
+        flags = ["-n", "8", "--temp", "0", "--harp-threshold", "0"]
+        self.assertIn("\033[", self.assert_ok(generate(*flags, "--color", "on")).out)
+        for colour in ["auto", "off"]:
+            self.assertNotIn("\033[", self.assert_ok(generate(*flags, "--color", colour)).out)
+
+    @needs_tiny
+    def test_a_question_is_answered(self):
+        flags = ["-m", str(TINY), "-n", "4", "--temp", "0"]
+        for question in ["Who wrote Hamlet?", "Tell me a story", "Why?"]:
+            self.assertEqual(self.assert_ok(harp(question, *flags)).out, self.assert_ok(generate(*flags[2:], prompt=question)).out)
+        self.assert_fault(harp("Who wrote Hamlet?", "--magic"), USAGE, "--magic")
+
+    def test_run_checks_arguments_before_it_builds(self):
+        source = Path(__file__).resolve().parents[2]
+        for name in ["run", "scripts/setup.sh", "apps/cli/main.cpp"]:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, self.folder / name)
+        missing = str(self.folder / "missing.gguf")
+        for arguments, *names in [(["frobnicate"], "unknown command 'frobnicate'", "generate, chat", "in quotes"),
+                                  (["--magic"], "unknown command '--magic'"), (["generate", "-m"], "'-m' needs a value"),
+                                  (["Who wrote Hamlet?", "-m", missing], "no such file", "missing.gguf"),
+                                  (["serve", "-m", missing], "no such file")]:
+            with self.subTest(arguments=arguments):
+                done = subprocess.run([self.folder / "run", *arguments], capture_output=True, text=True, timeout=30, check=False)
+                self.assertEqual(done.returncode, USAGE, done)
+                for text in names:
+                    self.assertIn(text, done.stderr)
+                self.assertFalse((self.folder / "build").exists())
 
     def test_bad_value_of_llama_option(self):
         bad = [("-c", "many"), ("-c", "12x"), ("-c", "-5"), ("-b", "0"), ("--temp", "x"), ("-s", "x"), ("-ctk", "f7")]

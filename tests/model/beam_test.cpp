@@ -4,24 +4,29 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 
-#include "decoding/beam_decoder.h"
+#include "common.h"
+#include "decoding/generate.h"
 #include "method/entropy.h"
 #include "support/models.h"
 
 namespace harp::testing {
 namespace {
 
-using decoding::beam_decode;
 using decoding::BeamOptions;
-using decoding::BeamResult;
 using decoding::EarlyStopping;
+using decoding::GenerationResult;
+using decoding::Generator;
 using decoding::Hypothesis;
 using decoding::LengthNorm;
+using decoding::Request;
+using decoding::StopReason;
 using nlohmann::json;
 
 const std::vector<llama_token> once = {1, 403, 407, 261, 378};  // "Once upon a time"
+const std::vector<llama_token> dog = {1, 291, 400, 428};        // "The dog"
 constexpr llama_token full_stop = 426;
 
 llama_context_params beam_context(uint32_t beams, bool unified = true, uint32_t n_ctx = 1024) {
@@ -37,20 +42,26 @@ bool never_ends(llama_token) {
     return false;
 }
 
-BeamResult search(llama_model & model, const std::optional<Options> & options, const BeamOptions & beams,
-                  bool unified = true, size_t n_predict = 24) {
+GenerationResult beam_decode(ForwardPass & pass, const std::vector<llama_token> & prompt, int n_predict,
+                             const BeamOptions & beams, bool (*is_end)(llama_token),
+                             const Generator::Events & events = {}) {
+    return Generator(pass).answer({.prompt = prompt, .limits = {n_predict, {}, is_end}, .beams = beams}, events);
+}
+
+GenerationResult search(llama_model & model, const std::optional<Options> & options, const BeamOptions & beams,
+                        bool unified = true, int n_predict = 24) {
     ForwardPass pass(model, beam_context(beams.beams, unified), options);
-    decoding::BeamCallbacks callbacks;
-    callbacks.on_step = [&](const decoding::BeamSearch &) {
+    Generator::Events events;
+    events.on_step = [&](size_t, const decoding::BeamSearch &) {
         EXPECT_EQ(pass.check_invariant(), "");
         return true;
     };
-    BeamResult result = beam_decode(pass, once, n_predict, beams, ends_at_full_stop, callbacks);
+    GenerationResult result = beam_decode(pass, once, n_predict, beams, ends_at_full_stop, events);
     EXPECT_EQ(pass.check_invariant(), "");
     return result;
 }
 
-void expect_same(const BeamResult & a, const BeamResult & b, double tolerance) {
+void expect_same(const GenerationResult & a, const GenerationResult & b, double tolerance) {
     ASSERT_EQ(a.hypotheses.size(), b.hypotheses.size());
     for (size_t i = 0; i < a.hypotheses.size(); ++i) {
         EXPECT_EQ(a.hypotheses[i].tokens, b.hypotheses[i].tokens) << i;
@@ -77,8 +88,11 @@ TEST(Beams, AreHuggingFaces) {
                                                      : EarlyStopping::heuristic;
         const llama_token eos = settings["eos_token_id"];
         ForwardPass pass(model, beam_context(options.beams), std::nullopt);
-        const BeamResult result = beam_decode(pass, recorded["runs"][run]["prompt_ids"], settings["max_new_tokens"],
-                                              options, [&](llama_token token) { return token == eos; });
+        const GenerationResult result = Generator(pass).answer(
+            {.prompt = recorded["runs"][run]["prompt_ids"],
+             .limits = {settings["max_new_tokens"], {}, [&](llama_token token) { return token == eos; }},
+             .beams = options},
+            Generator::Events{});
         const json & expected = recorded["runs"][run]["hypotheses"];
         ASSERT_GE(result.hypotheses.size(), expected.size());
         for (size_t i = 0; i < expected.size(); ++i) {
@@ -117,7 +131,7 @@ TEST(Beams, SchedulesAndCachesAgree) {
         options.schedule = Schedule::lazy;
         BeamOptions beams;
         beams.beams = 4;
-        const BeamResult lazy = search(model, options, beams);
+        const GenerationResult lazy = search(model, options, beams);
         size_t hesitations = 0;
         for (const StepRecord & record : lazy.hypotheses.front().records) hesitations += record.hesitated ? 1U : 0U;
         EXPECT_GT(hesitations, 0U);
@@ -128,7 +142,7 @@ TEST(Beams, SchedulesAndCachesAgree) {
         options.schedule = Schedule::automatic;
         expect_same(lazy, search(model, options, beams), 1e-4);
         options.scope = Scope::generated;
-        const BeamResult generated = search(model, options, beams);
+        const GenerationResult generated = search(model, options, beams);
         options.schedule = Schedule::lazy;
         expect_same(generated, search(model, options, beams, /*unified=*/false), 1e-4);
     }
@@ -170,9 +184,9 @@ TEST(Beams, DecodeOnlyWhatGoesOn) {
     BeamOptions beams;
     beams.variant = decoding::BeamVariant::authors;
     ForwardPass pass(model, beam_context(3), std::nullopt);
-    const std::vector<llama_token> dog = {1, 291, 400, 428};  // "The dog": its beams end at different steps
-    const BeamResult result = beam_decode(pass, dog, 48, beams, ends_at_full_stop);
-    EXPECT_LT(result.n_rows, (result.n_steps - 1) * beams.beams);
+    const GenerationResult result =
+        beam_decode(pass, dog, 48, beams, ends_at_full_stop);  // they end at different steps
+    EXPECT_LT(result.n_rows, static_cast<size_t>(result.n_steps - 1) * beams.beams);
 }
 
 TEST(Beams, TwinsShareThePromptToo) {
@@ -182,7 +196,7 @@ TEST(Beams, TwinsShareThePromptToo) {
     std::vector<llama_token> prompt = once;
     for (int i = 0; i < 20; ++i) prompt.insert(prompt.end(), once.begin() + 1, once.end());
     ForwardPass pass(model, beam_context(4), options);
-    const BeamResult result = beam_decode(pass, prompt, 12, {.beams = 4}, never_ends);
+    const GenerationResult result = beam_decode(pass, prompt, 12, {.beams = 4}, never_ends);
     // each row of a beam has its twin row, and the prompt was read once by one twin
     EXPECT_EQ(pass.statistics().second_pass_rows, prompt.size() + result.n_rows);
 }
@@ -193,8 +207,92 @@ TEST(Beams, PromptInSeveralBatches) {
     params.n_batch = 3;
     for (const std::optional<Options> & options : {std::optional<Options>{}, std::optional<Options>{Options{}}}) {
         ForwardPass pass(model, params, options);
-        BeamResult result = beam_decode(pass, once, 24, {}, ends_at_full_stop);
+        GenerationResult result = beam_decode(pass, once, 24, {}, ends_at_full_stop);
         expect_same(result, search(model, options, {}), 1e-4);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// One loop
+
+const Generator::Events quiet = {.on_token = [](size_t, const decoding::GeneratedToken &) { return true; }};
+
+Request searched(bool (*is_end)(llama_token), bool reuses_prefix = false) {
+    return {.prompt = once, .limits = {24, {}, is_end}, .beams = BeamOptions{}, .reuses_prefix = reuses_prefix};
+}
+
+Request sampled(const llama_model & model, const std::vector<llama_token> & prompt, int n_predict) {
+    common_params_sampling greedy;
+    greedy.temp = 0;
+    return {.prompt = prompt,
+            .limits = {n_predict, {}, never_ends},
+            .sampler = decoding::Sampler(model, greedy),
+            .reuses_prefix = true};
+}
+
+TEST(Beams, AreSearchedBesideOtherAnswers) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    for (const std::optional<Options> & options : {std::optional<Options>{}, std::optional<Options>{Options{}}}) {
+        const GenerationResult alone = search(model, options, {});
+        ForwardPass one(model, beam_context(1), options);
+        const std::string expected = Generator(one).answer(sampled(model, dog, 40), quiet).text;
+
+        ForwardPass pass(model, beam_context(5), options);
+        Generator generator(pass);
+        for (int i = 0; i < 2; ++i) {  // two searches do not fit at once: the second waits
+            Request request = sampled(model, dog, 40);
+            request.options = options;  // and the masks of family 0, wherever it lands
+            generator.submit(std::move(request));
+            request = searched(ends_at_full_stop);
+            request.options = options;
+            generator.submit(std::move(request));
+        }
+        const size_t stopped = generator.submit(searched(ends_at_full_stop));
+        std::map<size_t, GenerationResult> results;
+        Generator::Events events = quiet;
+        events.on_result = [&](size_t request, const GenerationResult & result) { results[request] = result; };
+        events.on_step = [&](size_t request, const decoding::BeamSearch & step) {
+            return request != stopped || step.beams().front().tokens.size() < 4;
+        };
+        for (int step = 0; step < 500 && !generator.is_idle(); ++step) {
+            generator.next_batch(events);
+            EXPECT_EQ(pass.check_invariant(), "");
+        }
+        ASSERT_EQ(results.size(), 5U);
+        for (const size_t request : {0U, 2U}) EXPECT_EQ(results[request].text, expected);
+        for (const size_t request : {1U, 3U}) {
+            expect_same(results[request], alone, 1e-4);
+            EXPECT_EQ(results[request].text, alone.text);
+            EXPECT_EQ(results[request].reason, alone.reason);
+        }
+        EXPECT_EQ(results[stopped].reason, StopReason::interrupted);
+        EXPECT_EQ(results[stopped].n_generated, 4);
+    }
+}
+
+TEST(Beams, ThatAreCancelledLeaveTheirSequences) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, beam_context(3), Options{});
+    Generator generator(pass);
+    const size_t first = generator.submit(searched(never_ends));
+    for (int step = 0; step < 5; ++step) generator.next_batch(quiet);
+    EXPECT_GT(pass.memory_seq_pos_max(2), 0);
+    generator.cancel(first);
+    EXPECT_TRUE(generator.is_idle());
+    for (llama_seq_id sequence = 0; sequence < 3; ++sequence) EXPECT_EQ(pass.memory_seq_pos_max(sequence), -1);
+    expect_same(generator.answer(searched(ends_at_full_stop), quiet), search(model, Options{}, {}), 1e-6);
+}
+
+TEST(Beams, UseAPrefixThatWasKept) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    for (const std::optional<Options> & options : {std::optional<Options>{}, std::optional<Options>{Options{}}}) {
+        ForwardPass pass(model, beam_context(3), options);
+        Generator generator(pass);
+        (void)generator.answer(sampled(model, once, 5), quiet);
+        const auto result = generator.answer(searched(ends_at_full_stop, /*reuses_prefix=*/true), quiet);
+        EXPECT_EQ(result.n_prompt, 1U);
+        expect_same(result, search(model, options, {}), 1e-4);
+        EXPECT_EQ(pass.check_invariant(), "");
     }
 }
 
@@ -216,22 +314,36 @@ void expect_error(ErrorCode code, const std::vector<std::string> & parts, F f) {
 TEST(BeamFaults, AreRefused) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass pass(model, beam_context(3, true, 64), Options{});
-    const auto run = [&](const std::vector<llama_token> & prompt, size_t n, const BeamOptions & options) {
+    const auto run = [&](const std::vector<llama_token> & prompt, int n, const BeamOptions & options) {
         (void)beam_decode(pass, prompt, n, options, never_ends);
     };
     expect_error(ErrorCode::invalid_option, {"beams", "4", "1..3"}, [&] { run(once, 4, {.beams = 4}); });
     expect_error(ErrorCode::invalid_option, {"length-penalty"}, [&] { run(once, 4, {.alpha = -1}); });
     expect_error(ErrorCode::invalid_input, {"empty"}, [&] { run({}, 4, {}); });
     const std::string n_ctx = std::to_string(pass.n_ctx());
-    const size_t room = 1 + (pass.n_ctx() - once.size()) / 3;
+    const int room = 1 + static_cast<int>((pass.n_ctx() - once.size()) / 3);
     expect_error(ErrorCode::invalid_input, {n_ctx, "-c", std::to_string(room) + " each"},
                  [&] { run(once, room + 1, {}); });
     EXPECT_NO_THROW(run(once, room, {}));
     EXPECT_EQ(pass.check_invariant(), "");
-    const auto all = beam_decode(pass, once, 0, {}, never_ends);  // as many as there is room for
-    EXPECT_EQ(all.hypotheses.front().tokens.size(), room);
+    const auto all = beam_decode(pass, once, -1, {}, never_ends);  // as many as there is room for
+    EXPECT_EQ(all.n_generated, room);
+    EXPECT_EQ(all.reason, StopReason::length);
     expect_error(ErrorCode::invalid_input, {"do not fit"},
                  [&] { run(std::vector<llama_token>(pass.n_ctx() + 1, 403), 1, {}); });
+    const auto submit = [&](decoding::GenerationLimits limits, const std::optional<BeamOptions> & beams,
+                            decoding::Drafter * drafter = nullptr) {
+        Generator(pass, drafter).submit({.prompt = once, .limits = std::move(limits), .beams = beams});
+    };
+    expect_error(ErrorCode::invalid_option, {"stop strings"}, [&] { submit({4, {"end"}}, BeamOptions{}); });
+    expect_error(ErrorCode::invalid_option, {"0 tokens"}, [&] { submit({0, {}}, BeamOptions{}); });
+    expect_error(ErrorCode::invalid_option, {"one of the two"}, [&] { submit({4, {}}, std::nullopt); });
+    common_params look_up;
+    look_up.speculative.types = {COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE};
+    const auto drafter = decoding::Drafter::make(pass, look_up);
+    expect_error(ErrorCode::unsupported_call, {"does not speculate"}, [&] {
+        submit({4, {}}, BeamOptions{}, drafter.get());
+    });
     // beams and reframings share the sequences
     Options eight;
     eight.reframings = 8;
@@ -241,21 +353,21 @@ TEST(BeamFaults, AreRefused) {
 TEST(BeamFaults, StopInTheMiddleLeavesThePassUsable) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass pass(model, beam_context(3), Options{});
-    const BeamResult whole = beam_decode(pass, once, 20, {}, never_ends);
-    decoding::BeamCallbacks callbacks;
-    callbacks.on_step = [n = 0](const decoding::BeamSearch &) mutable { return ++n < 7; };
-    const BeamResult stopped = beam_decode(pass, once, 20, {}, never_ends, callbacks);
-    EXPECT_TRUE(stopped.is_interrupted);
+    const GenerationResult whole = beam_decode(pass, once, 20, {}, never_ends);
+    Generator::Events events;
+    events.on_step = [n = 0](size_t, const decoding::BeamSearch &) mutable { return ++n < 7; };
+    const GenerationResult stopped = beam_decode(pass, once, 20, {}, never_ends, events);
+    EXPECT_EQ(stopped.reason, StopReason::interrupted);
     EXPECT_EQ(stopped.hypotheses.front().tokens.size(), 7U);
     // an abort inside llama_decode
     static int calls_left;
     calls_left = 2000;
     llama_set_abort_callback(
         pass.context(), [](void *) { return --calls_left < 0; }, nullptr);
-    BeamResult aborted;
+    GenerationResult aborted;
     try {
         aborted = beam_decode(pass, once, 20, {}, never_ends);
-        EXPECT_TRUE(aborted.is_interrupted);
+        EXPECT_EQ(aborted.reason, StopReason::interrupted);
     } catch (const Error & error) {
         EXPECT_EQ(error.code(), ErrorCode::aborted);
     }

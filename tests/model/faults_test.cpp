@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -11,6 +10,7 @@
 
 #include "forward/batch_rows.h"
 #include "support/models.h"
+#include "support/text.h"
 
 namespace harp::testing {
 namespace {
@@ -54,32 +54,16 @@ Options options_with(Schedule schedule, uint32_t redraw = 0, uint32_t reframings
     return options;
 }
 
-/// A text that makes the tiny model hesitate now and then.
-llama_token token_at(llama_pos position) {
-    constexpr std::array<llama_token, 11> text{1, 403, 407, 261, 378, 432, 383, 280, 297, 419, 301};
-    return position < 11 ? text[static_cast<size_t>(position)] : 259 + (position * position * 7 + 3) % 240;
-}
-
-std::vector<llama_token> text_of(llama_pos begin, llama_pos end) {
-    std::vector<llama_token> tokens;
-    for (llama_pos p = begin; p < end; ++p) tokens.push_back(token_at(p));
-    return tokens;
-}
-
 /// What logits and record were of each output row of a text that is decoded in the given pieces.
-struct Row {
-    std::vector<float> logits;
-    StepRecord record;
-};
-std::vector<Row> rows_of_last_batch(ForwardPass & pass, int32_t n) {
-    std::vector<Row> rows;
+std::vector<Step> rows_of_last_batch(ForwardPass & pass, int32_t n) {
+    std::vector<Step> rows;
     for (int32_t i = 0; i < n; ++i) {
         if (pass.logits(i) != nullptr) rows.push_back({row(pass, i), pass.step(i)});
     }
     return rows;
 }
 
-void expect_same_rows(const std::vector<Row> & a, const std::vector<Row> & b) {
+void expect_same_rows(const std::vector<Step> & a, const std::vector<Step> & b) {
     ASSERT_EQ(a.size(), b.size());
     for (size_t i = 0; i < a.size(); ++i) {
         expect_same_step(a[i].logits, a[i].record, b[i].logits, b[i].record, tolerance);

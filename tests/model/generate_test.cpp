@@ -85,7 +85,7 @@ struct Answers {
 Answers run(Generator & generator) {
     Answers answers;
     for (int step = 0; step < 5000 && !generator.is_idle(); ++step) {
-        generator.step(
+        generator.next_batch(
             {.on_token =
                  [&](size_t request, const GeneratedToken & token) {
                      answers.tokens[request].push_back(token.id);
@@ -238,7 +238,8 @@ TEST(Generation, InAFullPoolTheRequestThatCameLastEnds) {
         params.logit_bias = {{llama_vocab_eos(llama_model_get_vocab(&model)), -INFINITY},
                              {llama_vocab_bos(llama_model_get_vocab(&model)), -INFINITY}};
         const auto request = [&](llama_token first, int n) {
-            return Request{.prompt = text_of(100, first), .limits = {n, {}}, .sampler = {model, params}};
+            return Request{
+                .prompt = text_of(100, first), .limits = {n, {}}, .sampler = decoding::Sampler(model, params)};
         };
         generator.submit(request(300, 120));
         generator.submit(request(310, 120));

@@ -1,4 +1,4 @@
-#include "session.h"
+#include "loaded_model.h"
 
 #include <fmt/format.h>
 
@@ -94,15 +94,17 @@ bool on_load_progress(float part, void * line) {
 
 }  // namespace
 
-Session::Session(common_params params, const std::optional<Options> & options)
+LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
     check_sizes(params_);
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
-    // drawn here, so that the run can say it and both sides of a comparison share it
+    // chosen here, so that the run can say it and both sides of a comparison share it
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
+    llama_numa_init(params_.numa);
     ProgressLine progress;
+    progress.show("loading the model");
     params_.load_progress_callback = on_load_progress;
     params_.load_progress_callback_user_data = &progress;
     set_default_options(options_);
@@ -128,11 +130,11 @@ Session::Session(common_params params, const std::optional<Options> & options)
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
 }
 
-void Session::ContextDeleter::operator()(llama_context * context) const {
+void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
     harp_free(context);
 }
 
-ForwardPass & Session::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
+ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
     set_default_options(options);
     llama_context_params context_params = common_context_params_to_llama(params_);
     context_params.n_seq_max = n_sequences;
@@ -143,11 +145,24 @@ ForwardPass & Session::add_pass(const std::optional<Options> & options, uint32_t
         throw Error(ErrorCode::decode_failed, fmt::format("{}: {}", harp_last_error(), FirstLlamaError::take()));
     }
     extra_contexts_.emplace_back(context);
+    adapt(context);
     llama_set_abort_callback(context, abort_if_interrupted, nullptr);
     return *find_pass(context);
 }
 
-decoding::Sampler Session::new_sampler(const common_params_sampling & sampling) {
+/// (common_init_from_params has done so for the first context, and loaded the adapters.)
+void LoadedModel::adapt(llama_context * context) {
+    common_set_adapter_lora(context, params_.lora_adapters);
+    if (params_.control_vectors.empty()) return;
+    const auto vectors = common_control_vector_load(params_.control_vectors);
+    if (vectors.n_embd == -1 ||
+        llama_set_adapter_cvec(context, vectors.data.data(), vectors.data.size(), vectors.n_embd,
+                               params_.control_vector_layer_start, params_.control_vector_layer_end) != 0) {
+        throw Error(ErrorCode::invalid_option, "option '--control-vector': does not fit this model");
+    }
+}
+
+decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampling) {
     const bool has_grammar = !common_grammar_value(sampling.grammar).empty();
     std::string reason;
     CapturedStderr captured;
@@ -163,11 +178,11 @@ decoding::Sampler Session::new_sampler(const common_params_sampling & sampling) 
         fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made", reason, printed));
 }
 
-std::vector<llama_token> Session::tokenize(const std::string & text, bool parse_special) {
+std::vector<llama_token> LoadedModel::tokenize(const std::string & text, bool parse_special) {
     return common_tokenize(&vocab(), text, /*add_special=*/true, parse_special);
 }
 
-bool Session::has_chat_template() const {
+bool LoadedModel::has_chat_template() const {
     return common_chat_templates_was_explicit(templates_.get());
 }
 
@@ -178,7 +193,7 @@ common_chat_msg chat_message(const std::string & role, const std::string & conte
     return message;
 }
 
-std::string Session::apply_chat_template(const std::vector<common_chat_msg> & messages) const {
+std::string LoadedModel::apply_chat_template(const std::vector<common_chat_msg> & messages) const {
     common_chat_templates_inputs inputs;
     inputs.messages = messages;
     inputs.use_jinja = params_.use_jinja;
@@ -217,6 +232,8 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));
     }
+    // llama.cpp takes the last newline off a file; of one with lines that end in CR LF something is left
+    if (is_given && !prompt.empty() && prompt.back() == '\r') prompt.pop_back();
     if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");
     }
@@ -230,8 +247,8 @@ void add_format_flag(CLI::App & app, std::string & format) {
         ->capture_default_str();
 }
 
-FormattedPrompt format_prompt(const Session & session, const std::string & prompt, const std::string & format) {
-    const bool has_template = session.has_chat_template();
+FormattedPrompt format_prompt(const LoadedModel & loaded, const std::string & prompt, const std::string & format) {
+    const bool has_template = loaded.has_chat_template();
     if (format == "raw") return {prompt, false, "raw, as asked"};
     if (format == "chat" && !has_template) {
         throw Error(ErrorCode::invalid_option,
@@ -239,17 +256,17 @@ FormattedPrompt format_prompt(const Session & session, const std::string & promp
     }
     if (!has_template) return {prompt, false, "raw, the model has no chat template"};
     std::vector<common_chat_msg> messages;
-    const std::string & system = session.params().system_prompt;
+    const std::string & system = loaded.params().system_prompt;
     if (!system.empty()) messages.push_back(chat_message("system", system));
     messages.push_back(chat_message("user", prompt));
-    return {session.apply_chat_template(messages), true,
+    return {loaded.apply_chat_template(messages), true,
             format == "chat" ? "chat template, as asked" : "the model's chat template"};
 }
 
-std::vector<llama_token> negative_prompt_of(Session & session, const HarpFlags & flags, const std::string & format) {
+std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const HarpFlags & flags, const std::string & format) {
     if (flags.negative_prompt().empty()) return {};
-    const FormattedPrompt prompt = format_prompt(session, flags.negative_prompt(), format);
-    return session.tokenize(prompt.text, prompt.is_chat);
+    const FormattedPrompt prompt = format_prompt(loaded, flags.negative_prompt(), format);
+    return loaded.tokenize(prompt.text, prompt.is_chat);
 }
 
 }  // namespace harp::cli

@@ -15,9 +15,9 @@
 namespace harp::cli {
 
 /// @throws Error naming the file and what is wrong with it (missing, not GGUF, truncated), or why HARP refuses the model
-class Session {
+class LoadedModel {
   public:
-    Session(common_params params, const std::optional<Options> & options);
+    LoadedModel(common_params params, const std::optional<Options> & options);
 
     [[nodiscard]] ForwardPass & pass() { return *pass_; }
     [[nodiscard]] llama_model & model() { return *init_->model(); }
@@ -28,11 +28,13 @@ class Session {
     /// Another pass on the same model with other options, for comparisons.
     /// @param n_sequences of it; several share one KV cache
     [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
+    /// Gives a context of this model the flags' LoRA adapters and control vectors. @throws Error{invalid_option}
+    void adapt(llama_context * context);
     /// A sampler as the flags describe it, seeded anew.
     [[nodiscard]] decoding::Sampler new_sampler() { return new_sampler(params_.sampling); }
     /// @throws Error{invalid_option} naming what cannot be had, such as a grammar with a fault
     [[nodiscard]] decoding::Sampler new_sampler(const common_params_sampling & sampling);
-    /// The seed of all its samplers: --seed, or a random one drawn once.
+    /// The seed of all its samplers: --seed, or a random one chosen once.
     [[nodiscard]] uint32_t sampler_seed() const { return params_.sampling.seed; }
 
     /// Text to tokens: with the beginning-of-sequence token where the model wants one.
@@ -72,10 +74,10 @@ struct FormattedPrompt {
 void add_format_flag(CLI::App & app, std::string & format);
 /// @param format "raw", "chat" or "auto", of add_format_flag()
 /// @throws Error{invalid_option} where a template is asked for and the model has none
-[[nodiscard]] FormattedPrompt format_prompt(const Session & session, const std::string & prompt,
+[[nodiscard]] FormattedPrompt format_prompt(const LoadedModel & loaded, const std::string & prompt,
                                             const std::string & format);
 /// The tokens of --harp-negative-prompt, formatted as a prompt is; none if it was not given.
-[[nodiscard]] std::vector<llama_token> negative_prompt_of(Session & session, const HarpFlags & flags,
+[[nodiscard]] std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const HarpFlags & flags,
                                                           const std::string & format);
 /// Appends `n` times the tokens of `text` to a prompt. @throws Error{invalid_option} if it has none
 void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text);
