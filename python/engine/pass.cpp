@@ -334,29 +334,28 @@ void bind_pass(nb::module_ & module) {
             "submit",
             [](Pass & self, const std::vector<llama_token> & prompt, int max_tokens,
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
-               uint32_t mask_sequence, bool reuses_prefix) {
+               uint32_t mask_family, bool reuses_prefix) {
                 const auto held = self.hold();
                 return self.generator().submit({.prompt = prompt,
                                                 .limits = {max_tokens, stop},
                                                 .sampler = self.new_sampler(sampling),
                                                 .options = read_options(options),
-                                                .mask_sequence = mask_sequence,
+                                                .mask_family = mask_family,
                                                 .reuses_prefix = reuses_prefix});
             },
-            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
-            "reuses_prefix"_a)
+            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_family"_a, "reuses_prefix"_a)
         .def("cancel", &Pass::cancel, "request"_a)
         .def("generate_batch", &generate_batch, "([(request, token)], [(request, result)]) of one batch")
         .def(
             "submit_score",
             [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,
-               const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_sequence) {
+               const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_family) {
                 std::vector<Options> sets;
                 for (const auto & texts : options) sets.push_back(*read_options(texts));
                 const auto held = self.hold();
-                return self.scorer().submit({tokens, n_context, std::move(sets), mask_sequence});
+                return self.scorer().submit({tokens, n_context, std::move(sets), mask_family});
             },
-            "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a)
+            "tokens"_a, "n_context"_a, "options"_a, "mask_family"_a)
         .def("score_batch", &score_batch, "[(request, result)] of one batch")
         .def("abandon_scores",
              [](Pass & self) {

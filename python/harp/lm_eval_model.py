@@ -147,7 +147,7 @@ class HarpLM(TemplateLM):
                 self._report(index, (score.log_likelihood, score.is_greedy), cost, which)
 
         with progress:
-            self.session.score_each(pairs, [self.options, *self.beside], mask_sequences=families, on_scores=on_scores)
+            self.session.score_each(pairs, [self.options, *self.beside], mask_families=families, on_scores=on_scores)
         return responses
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
@@ -198,7 +198,7 @@ class HarpLM(TemplateLM):
             return
         families = [self._family(context) for context in contexts]
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
-                                             sampling=settings.sampling, mask_sequences=families)
+                                             sampling=settings.sampling, mask_families=families)
         for index, answer in answers:
             yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)
 

@@ -145,7 +145,7 @@ class Session:
         return self._pass.statistics()
 
     def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: Sequence[str] = (),
-                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0) -> Stream:
+                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_family: int = 0) -> Stream:
         """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
 
         A prompt that begins as an earlier call's prompt and answer do, as in a conversation, is decoded only from there on.
@@ -155,22 +155,22 @@ class Session:
             max_tokens: -1 is until the model ends or the context is full.
             stop: texts that end the answer; not part of ``answer.text``.
             options: over those of the session, for this answer.
-            mask_sequence: which of the seed's mask families: other numbers, other masks.
+            mask_family: which of the seed's mask families: other numbers, other masks.
 
         Raises:
             HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
         """
-        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, reuses_prefix=True)
+        return self._submit(prompt, max_tokens, stop, sampling, options, mask_family, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: Sequence[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
-                      mask_sequences: Iterable[int] | None = None) -> Iterator[tuple[int, Answer]]:
+                      mask_families: Iterable[int] | None = None) -> Iterator[tuple[int, Answer]]:
         """Answers many prompts, ``n_sequences`` at a time in one batch: (index of the prompt, Answer) as they end.
 
         Arguments as of generate(). Leaving the iterator early drops what is not answered.
         """
         prompts = list(prompts)
-        families = [0] * len(prompts) if mask_sequences is None else list(mask_sequences)
+        families = [0] * len(prompts) if mask_families is None else list(mask_families)
         growing: dict[int, Stream] = {}
         try:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
@@ -184,7 +184,7 @@ class Session:
                 stream.close()
 
     def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
-              options: HarpOptions | None = None, mask_sequences: Iterable[int] | None = None,
+              options: HarpOptions | None = None, mask_families: Iterable[int] | None = None,
               on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
         """Log-likelihoods of continuations, many at once: for each (context, continuation) a Score, in their order.
 
@@ -196,12 +196,12 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
         """
-        scores = self.score_each(requests, [options or self.options], mask_sequences=mask_sequences,
+        scores = self.score_each(requests, [options or self.options], mask_families=mask_families,
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
 
     def score_each(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
-                   options: Sequence[HarpOptions | None], *, mask_sequences: Iterable[int] | None = None,
+                   options: Sequence[HarpOptions | None], *, mask_families: Iterable[int] | None = None,
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
@@ -217,7 +217,7 @@ class Session:
         if len(options) > 1:
             options = [one or HarpOptions(threshold=float("inf")) for one in options]
         option_texts = [texts(one) for one in options if one]
-        families = [0] * len(requests) if mask_sequences is None else list(mask_sequences)
+        families = [0] * len(requests) if mask_families is None else list(mask_families)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
         try:
@@ -287,9 +287,9 @@ class Session:
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
         return self.model.tokenize(text, add_special=add_special) if isinstance(text, str) else list(text)
 
-    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, *, reuses_prefix) -> Stream:
+    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, *, reuses_prefix) -> Stream:
         request = self._pass.submit(self._tokens(prompt), max_tokens, list(stop), sampling._engine(),
-                                    texts(options or self.options), mask_sequence, reuses_prefix)
+                                    texts(options or self.options), mask_family, reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 

@@ -21,7 +21,7 @@ struct ScoreRequest {
     /// they may differ in beta and threshold, which change nothing of what the passes compute (in beta alone with uniform noise or
     /// redraw, which depend on where it hesitates), unless one is_vanilla().
     std::vector<Options> options;
-    uint32_t mask_sequence = 0;  ///< which of the seed's mask families
+    uint32_t mask_family = 0;  ///< which of the seed's mask families
 };
 
 struct ScoreResult {
