@@ -112,6 +112,8 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     // llama.cpp would make a sampler too, and print its own errors of the grammar: new_sampler() makes ours
     common_grammar grammar = std::exchange(params_.sampling.grammar, {});
     init_ = common_init_from_params(params_);
+    params_.load_progress_callback = nullptr;  // a draft model would be loaded with it, when the line is gone
+    params_.load_progress_callback_user_data = nullptr;
     params_.sampling.grammar = std::move(grammar);
     progress.clear();
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while loading the model");

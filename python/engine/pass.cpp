@@ -338,17 +338,17 @@ void bind_pass(nb::module_ & module) {
             "submit",
             [](Pass & self, const std::vector<llama_token> & prompt, int max_tokens,
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
-               uint32_t mask_sequence, const std::vector<llama_token> & negative_prompt, bool reuses_prefix) {
+               uint32_t mask_family, const std::vector<llama_token> & negative_prompt, bool reuses_prefix) {
                 const auto held = self.hold();
                 return self.generator().submit({.prompt = prompt,
                                                 .limits = {max_tokens, stop},
                                                 .sampler = self.new_sampler(sampling),
                                                 .options = read_options(options),
-                                                .mask_sequence = mask_sequence,
+                                                .mask_family = mask_family,
                                                 .negative_prompt = negative_prompt,
                                                 .reuses_prefix = reuses_prefix});
             },
-            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_sequence"_a,
+            "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_family"_a,
             "negative_prompt"_a, "reuses_prefix"_a, InPlainLocale())
         .def("cancel", &Pass::cancel, "request"_a)
         .def("generate_batch", &generate_batch, "([(request, token)], [(request, result)]) of one batch",
@@ -356,14 +356,14 @@ void bind_pass(nb::module_ & module) {
         .def(
             "submit_score",
             [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,
-               const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_sequence,
+               const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_family,
                const std::vector<llama_token> & negative_prompt) {
                 std::vector<Options> sets;
                 for (const auto & texts : options) sets.push_back(*read_options(texts));
                 const auto held = self.hold();
-                return self.scorer().submit({tokens, n_context, std::move(sets), mask_sequence, negative_prompt});
+                return self.scorer().submit({tokens, n_context, std::move(sets), mask_family, negative_prompt});
             },
-            "tokens"_a, "n_context"_a, "options"_a, "mask_sequence"_a, "negative_prompt"_a, InPlainLocale())
+            "tokens"_a, "n_context"_a, "options"_a, "mask_family"_a, "negative_prompt"_a, InPlainLocale())
         .def("score_batch", &score_batch, "[(request, result)] of one batch", InPlainLocale())
         .def("abandon_scores",
              [](Pass & self) {

@@ -182,7 +182,7 @@ class HarpLM(TemplateLM):
                 self._report(index, (score.log_likelihood, score.is_greedy), cost, which)
 
         with progress:
-            self.session.score_each(pairs, [self.options, *self.beside], mask_sequences=families,
+            self.session.score_each(pairs, [self.options, *self.beside], mask_families=families,
                                     negative_prompt=self.negative_prompt, on_scores=on_scores)
         return responses
 
@@ -247,7 +247,7 @@ class HarpLM(TemplateLM):
             return
         families = [self._family(context) for context in contexts]
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
-                                             sampling=settings.sampling, mask_sequences=families,
+                                             sampling=settings.sampling, mask_families=families,
                                              negative_prompt=self.negative_prompt)
         for index, answer in answers:
             yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)

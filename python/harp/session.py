@@ -149,7 +149,7 @@ class Session:
         return self._pass.statistics()
 
     def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
-                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_sequence: int = 0,
+                 sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_family: int = 0,
                  negative_prompt: str | Sequence[int] = ()) -> Stream:
         """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
 
@@ -160,24 +160,24 @@ class Session:
             max_tokens: -1 is until the model ends or the context is full.
             stop: a text, or several, that end the answer; not part of ``answer.text``.
             options: over those of the session, for this answer.
-            mask_sequence: which of the seed's mask families: other numbers, other masks.
+            mask_family: which of the seed's mask families: other numbers, other masks.
             negative_prompt: what the view ``guidance`` reads in the prompt's place, as ``prompt``; empty: its last token.
 
         Raises:
             HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
         """
-        return self._submit(prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, reuses_prefix=True)
+        return self._submit(prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
-                      mask_sequences: Iterable[int] | None = None,
+                      mask_families: Iterable[int] | None = None,
                       negative_prompt: str | Sequence[int] = ()) -> Iterator[tuple[int, Answer]]:
         """Answers many prompts, ``n_sequences`` at a time in one batch: (index of the prompt, Answer) as they end.
 
         Arguments as of generate(). Leaving the iterator early drops what is not answered.
         """
         prompts = items("prompts", prompts, "a list of prompts; for one prompt: [prompt], or generate()")
-        families = _families(mask_sequences, len(prompts))
+        families = _families(mask_families, len(prompts))
         stop = strings("stop", stop)
         growing: dict[int, Stream] = {}
         try:
@@ -193,7 +193,7 @@ class Session:
                 stream.close()
 
     def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
-              options: HarpOptions | None = None, mask_sequences: Iterable[int] | None = None,
+              options: HarpOptions | None = None, mask_families: Iterable[int] | None = None,
               negative_prompt: str | Sequence[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
         """Log-likelihoods of continuations, many at once: for each (context, continuation) a Score, in their order.
 
@@ -207,13 +207,13 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
         """
-        scores = self.score_each(requests, [options or self.options], mask_sequences=mask_sequences,
+        scores = self.score_each(requests, [options or self.options], mask_families=mask_families,
                                  negative_prompt=negative_prompt,
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
 
     def score_each(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
-                   options: Sequence[HarpOptions | None], *, mask_sequences: Iterable[int] | None = None,
+                   options: Sequence[HarpOptions | None], *, mask_families: Iterable[int] | None = None,
                    negative_prompt: str | Sequence[int] = (),
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
@@ -235,7 +235,7 @@ class Session:
         if len(options) > 1:
             options = [one or HarpOptions(threshold=float("inf")) for one in options]
         option_texts = [texts(one) for one in options if one]
-        families = _families(mask_sequences, len(requests))
+        families = _families(mask_families, len(requests))
         negative = self._negative(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
@@ -314,11 +314,11 @@ class Session:
         """Nothing is no negative prompt, and not one of a beginning-of-sequence token."""
         return self._tokens(prompt) if len(prompt) > 0 else []
 
-    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_sequence, negative_prompt, *,
+    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
                 reuses_prefix) -> Stream:
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
-        family = whole("mask_sequence", mask_sequence, 0, UINT32_MAX)
+        family = whole("mask_family", mask_family, 0, UINT32_MAX)
         request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), texts(options or self.options),
                                     family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
@@ -335,14 +335,14 @@ class Session:
                 stream._finish(result)
 
 
-def _families(mask_sequences: Iterable[int] | None, n: int) -> list[int]:
+def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
     """One for each of so many requests."""
-    if mask_sequences is None:
+    if mask_families is None:
         return [0] * n
-    families = items("mask_sequences", mask_sequences, "a list of whole numbers, one for each request")
+    families = items("mask_families", mask_families, "a list of whole numbers, one for each request")
     if len(families) != n:
-        raise HarpError(f"mask_sequences: {len(families)} for {n} requests; allowed: one for each", "invalid_option")
-    return [whole(f"mask_sequences[{index}]", family, 0, UINT32_MAX) for index, family in enumerate(families)]
+        raise HarpError(f"mask_families: {len(families)} for {n} requests; allowed: one for each", "invalid_option")
+    return [whole(f"mask_families[{index}]", family, 0, UINT32_MAX) for index, family in enumerate(families)]
 
 
 class _Decoder:

@@ -129,8 +129,7 @@ size_t BatchScorer::submit(ScoreRequest request) {
     std::weak_ptr<Group> & known = by_prefix_[std::move(prefix)];
     const std::shared_ptr<Group> group = known.lock();
     if (group && group->asked.n_context == request.n_context && group->asked.options == request.options &&
-        group->asked.mask_sequence == request.mask_sequence &&
-        group->asked.negative_prompt == request.negative_prompt) {
+        group->asked.mask_family == request.mask_family && group->asked.negative_prompt == request.negative_prompt) {
         group->members.push_back(member);
     } else {
         const std::vector<ScoreResult> common(std::max<size_t>(1, request.options.size()));
@@ -160,7 +159,7 @@ void BatchScorer::begin(llama_seq_id sequence) {
     waiting_.pop_front();
     const ScoreRequest & asked = slot->asked;
     by_prefix_.erase({asked.tokens.begin(), asked.tokens.end() - 1});
-    if (!asked.options.empty()) pass_.set_sequence_options(sequence, slot->reading, asked.mask_sequence);
+    if (!asked.options.empty()) pass_.set_sequence_options(sequence, slot->reading, asked.mask_family);
     pass_.set_negative_prompt(sequence, asked.negative_prompt);
     pass_.set_prompt_end(sequence, static_cast<llama_pos>(asked.n_context));
 }

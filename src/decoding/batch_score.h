@@ -20,7 +20,7 @@ struct ScoreRequest {
     /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading, if each
     /// two of them can_share_reading() or one is_vanilla().
     std::vector<Options> options;
-    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
+    uint32_t mask_family = 0;                       ///< which of the seed's mask families
     std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
 };
 

@@ -26,7 +26,7 @@ struct Request {
     std::optional<BeamOptions> beams = std::nullopt;  ///< the most probable answers, by the final log-probabilities
 
     std::optional<Options> options = std::nullopt;  ///< nullopt: those the sequence has; must be so with HARP off
-    uint32_t mask_sequence = 0;                     ///< which of the seed's mask families
+    uint32_t mask_family = 0;                       ///< which of the seed's mask families
     std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
     /// A sequence that was kept and begins as the prompt does is not decoded again, and is kept again afterwards.
     bool reuses_prefix = false;

@@ -45,7 +45,7 @@ void Slot::begin(size_t number, Request request) {
     const llama_pos n_kept = cut_sequence(*pass_, sequence_, static_cast<llama_pos>(common_prefix(asked)));
     tokens_.resize(static_cast<size_t>(n_kept));
     if (drafter_ != nullptr) drafter_->truncate(sequence_, n_kept);
-    if (asked.options) pass_->set_sequence_options(sequence_, *asked.options, asked.mask_sequence);
+    if (asked.options) pass_->set_sequence_options(sequence_, *asked.options, asked.mask_family);
     pass_->set_negative_prompt(sequence_, asked.negative_prompt);
     pass_->set_prompt_end(sequence_, static_cast<llama_pos>(asked.prompt.size()));
     pending_.assign(asked.prompt.begin() + n_kept, asked.prompt.end());

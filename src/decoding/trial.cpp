@@ -82,7 +82,7 @@ std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExam
                 places[scorer.submit({.tokens = std::move(tokens),
                                       .n_context = examples[e].context.size(),
                                       .options = reading.options,
-                                      .mask_sequence = static_cast<uint32_t>(e)})] = {e, c};
+                                      .mask_family = static_cast<uint32_t>(e)})] = {e, c};
             }
             n_missing[e] = examples[e].continuations.size();
         }

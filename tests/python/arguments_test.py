@@ -52,8 +52,8 @@ class Arguments(unittest.TestCase):
             ("requests[0]", "'Once'", "pair"): lambda: session.score(("Once", " upon")),
             ("requests[0]", "pair"): lambda: session.score([("Once", " upon", " a")]),
             ("options", "HarpOptions"): lambda: session.score_each([("Once", " upon")], harp.HarpOptions()),
-            ("mask_sequences", "3"): lambda: list(session.generate_many(prompts, mask_sequences=3)),
-            ("mask_sequences[0]", "'1'"): lambda: list(session.generate_many(prompts, mask_sequences=["1", "2"])),
+            ("mask_families", "3"): lambda: list(session.generate_many(prompts, mask_families=3)),
+            ("mask_families[0]", "'1'"): lambda: list(session.generate_many(prompts, mask_families=["1", "2"])),
             ("llama_args", "'-ngl 99'", '["-ngl", "99"]'): lambda: harp.Model(TINY, llama_args="-ngl 99"),
             ("llama_args[1]", "99"): lambda: harp.Model(TINY, llama_args=["-ngl", 99]),
             ("messages", "'Hi'", '"role"'): lambda: model.apply_chat_template("Hi"),
@@ -81,9 +81,9 @@ class Arguments(unittest.TestCase):
             ("n_sequences: -1", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=-1),
             ("max_tokens: 1099511627776", "-1..2147483647"): lambda: session.generate("Once", max_tokens=large),
             ("max_tokens: -2", "-1.."): lambda: session.generate("Once", max_tokens=-2),
-            ("mask_sequence: 4294967296", "0..4294967295"): lambda: session.generate("Once", mask_sequence=2**32),
-            ("mask_sequences[1]: -1", "0.."): lambda: session.score([([1], [2])] * 2, mask_sequences=[0, -1]),
-            ("mask_sequences: 1 for 2",): lambda: session.score([([1], [2])] * 2, mask_sequences=[0]),
+            ("mask_family: 4294967296", "0..4294967295"): lambda: session.generate("Once", mask_family=2**32),
+            ("mask_families[1]: -1", "0.."): lambda: session.score([([1], [2])] * 2, mask_families=[0, -1]),
+            ("mask_families: 1 for 2",): lambda: session.score([([1], [2])] * 2, mask_families=[0]),
             ("seed: 4294967296", "0..4294967295"): lambda: session.generate("Once", sampling=harp.Sampling(seed=2**32)),
             ("top_k: 4294967296",): lambda: session.generate("Once", sampling=harp.Sampling(top_k=2**32)),
             ("tokens[1]: 1099511627776", "0..511"): lambda: session.generate([1, large]),
@@ -103,7 +103,7 @@ class Arguments(unittest.TestCase):
     def test_numbers_of_numpy_are_numbers(self):
         tokens = np.array(self.model.tokenize("Once upon"))
         self.assertEqual(self.model.detokenize(tokens).strip(), "Once upon")
-        [score] = self.session.score([(tokens, tokens[:1])], mask_sequences=np.array([3]))
+        [score] = self.session.score([(tokens, tokens[:1])], mask_families=np.array([3]))
         self.assertEqual(len(score.harp), 1)
 
     def test_a_continuation_that_fills_the_context(self):

@@ -135,7 +135,7 @@ class Generation(unittest.TestCase):
 
     def test_mask_families(self):
         session = harp.Session(self.model, OPTIONS.replace(threshold=0, strength=0.4), n_ctx=256, n_sequences=3)
-        answers = dict(session.generate_many(PROMPTS[:1] * 3, max_tokens=32, mask_sequences=[0, 7, 7]))
+        answers = dict(session.generate_many(PROMPTS[:1] * 3, max_tokens=32, mask_families=[0, 7, 7]))
         self.assertEqual(answers[1].text, answers[2].text)
         self.assertNotEqual(answers[0].text, answers[1].text)
 
@@ -243,10 +243,10 @@ class Scores(unittest.TestCase):
         sets = [OPTIONS, None, OPTIONS.replace(threshold=3.0, beta=0.25), OPTIONS.replace(threshold=0.5, beta=0.75),
                 OPTIONS.replace(beta=1.0), OPTIONS.replace(beta=2.0, plausibility=0.1), OPTIONS.replace(gate="ratio", threshold=0.3)]
         session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=2)
-        shared = session.score_each(pairs, sets, mask_sequences=[3] * len(pairs))
+        shared = session.score_each(pairs, sets, mask_families=[3] * len(pairs))
         self.assertEqual(session.statistics["clean_rows"], len(text))
         for number, options in enumerate(sets):
-            apart = harp.Session(self.model, options, n_ctx=256, n_sequences=2).score(pairs, mask_sequences=[3] * len(pairs))
+            apart = harp.Session(self.model, options, n_ctx=256, n_sequences=2).score(pairs, mask_families=[3] * len(pairs))
             for ours, alone in zip([scores[number] for scores in shared], apart, strict=True):
                 np.testing.assert_allclose(ours.harp, alone.harp, atol=1e-4)
                 np.testing.assert_allclose(ours.vanilla, alone.vanilla, atol=1e-4)
