@@ -27,9 +27,10 @@ except ImportError:
     lm_eval = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import MODELS, SHARED, TINY, environment, needs_tiny
+from programs import MODELS, ROOT, SHARED, TINY, environment, needs_tiny
 from running_server import EXACT
 
+HUMANEVAL = ROOT / ".deps/data"  # with the file that scripts/fetch brings
 HARP_EVAL = Path(sys.executable).with_name("harp-eval")
 LM_EVAL = Path(sys.executable).with_name("lm_eval")
 KILLS = int(os.environ.get("HARP_TEST_KILLS", "4"))  # of a run
@@ -181,6 +182,22 @@ class Runs(unittest.TestCase):
                          [("beam", 0), ("harp-nucleus", 0), ("harp-nucleus", 1), ("pause", 0), ("vanilla", 0)])
         texts = {(cell.method, cell.seed): [example[2] for example in examples] for cell, examples in whole.items()}
         self.assertNotEqual(texts["harp-nucleus", 0], texts["harp-nucleus", 1])
+
+    @unittest.skipUnless((HUMANEVAL / "human_eval/HumanEval.jsonl.gz").is_file(), f"no HumanEval in {HUMANEVAL}")
+    def test_generated_code_is_run_only_where_that_is_allowed(self):
+        arguments = command(self.folder / "run", "--quiet", "--protocol", "generative", "--data", HUMANEVAL, "--max-length", "2048",
+                            tasks="humaneval", methods=["vanilla"], limit=1)
+        code, _, err = harp_eval(*arguments)
+        self.assertEqual(code, 2)
+        self.assertIn("--run-generated-code", err)
+        self.assertNotIn("Traceback", err)
+        code, _, err = harp_eval(*arguments, "--run-generated-code")
+        if "cannot be run here" in err:
+            self.assertEqual((code, "Traceback" in err), (1, False))
+            self.skipTest(err)
+        self.assertEqual(code, 0, err)
+        [(cell, [example])] = results(self.folder / "run").items()
+        self.assertEqual((cell.task, example[1]["pass@1"]), ("humaneval (generative)", 0))
 
     def test_another_configuration_is_refused(self):
         before = self.run_whole("run", "--limit", 2)

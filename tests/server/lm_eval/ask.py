@@ -43,8 +43,9 @@ def as_gguf_adds_up(lm, pair):
     context, continuation = pair
     tokens = lm.tok_encode(context + continuation)
     pieces = [lm.model._engine.piece(token, False) for token in tokens]
-    if lm.model.adds_bos and pieces[1][:1] == b" " and not (context + continuation).startswith(" "):
-        pieces[1] = pieces[1][1:]  # SentencePiece's own
+    if b"".join(pieces) == b" " + (context + continuation).encode():  # SentencePiece's own, not the text's
+        first = next(i for i, piece in enumerate(pieces) if piece)
+        pieces[first] = pieces[first][1:]
     begins = [len(b"".join(pieces[:i]).decode("utf-8", "ignore")) for i in range(len(tokens))]
     first = next((i for i, begin in enumerate(begins) if begin >= len(context)), len(tokens))
     if first == 0:
