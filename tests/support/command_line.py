@@ -19,7 +19,7 @@ STORY = "Once upon a time, there was a little girl named Lily. She loved to play
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 OPTIONS = ["gate", "threshold", "beta", "plausibility", "view", "view_tokens", "perturbation", "strength", "reframings", "schedule",
            "redraw", "scope", "seed"]
-PROGRESS = re.compile(r"(loading|prompt:|reading|answering|preparing|warming up|round|baseline|replaying|step|vanilla:|HARP:|\d+ of)")  # what a slow machine says
+PROGRESS = re.compile(r"(loading|prompt:|reading|answering|preparing|warming up|round|baseline|replaying|step|choosing|checking|[^ ]+: (reading|\d+ tokens)|\d+ of)")  # what a slow machine says
 TIMEOUT = 60  # seconds; a hang is a failure
 
 
