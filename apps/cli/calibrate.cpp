@@ -199,9 +199,9 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
 
 /// The second look that helps.
 int calibrate_look(common_params params, const Flags & flags, const std::vector<Options> & sets,
-                   const std::string & given, bool may_resize) {
-    if (may_resize && !flags.search.examples.empty()) params.n_parallel = 4;  // examples share batches
-    if (params.n_parallel > 1) {
+                   const std::string & given) {
+    if (!flags.search.examples.empty()) {  // examples share batches
+        params.n_parallel = 4;
         params.kv_unified = true;
         params.n_ctx *= params.n_parallel;
     }
@@ -257,7 +257,7 @@ int calibrate_command(int argc, char ** argv) {
     const std::vector<Options> sets = flags.search.sets(*options);
     const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
     limit_context(params);
-    return calibrate_look(params, flags, sets, given, !line.has_llama_flag({"-np", "--parallel"}));
+    return calibrate_look(params, flags, sets, given);
 }
 
 }  // namespace harp::cli

@@ -52,7 +52,7 @@ std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(Load
     auto head = loaded.tokenize(context, /*parse_special=*/false);
     const auto all = loaded.tokenize(context + continuation, /*parse_special=*/false);
     const auto border = static_cast<std::ptrdiff_t>(std::min(head.size(), all.size()));
-    return {std::move(head), {all.begin() + border, all.end()}};
+    return {head, {all.begin() + border, all.end()}};
 }
 
 TrialExample example_of(LoadedModel & loaded, const json & line) {

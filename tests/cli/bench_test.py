@@ -67,7 +67,7 @@ class Bench(CliTest):
         self.assertEqual(svg.documentElement.tagName, "svg")
         markdown = self.assert_ok(harp(*flags, "--markdown")).out
         self.assertIn("| method |", markdown)
-        self.assertIn("harp: threshold=1", markdown)
+        self.assertIn("harp: gate=entropy threshold=1", markdown)
 
     def test_prompts_from_a_file(self):
         prompts = self.folder / "prompts.jsonl"

@@ -79,7 +79,7 @@ class Compare(CliTest):
         def texts(*flags):
             data = json.loads(self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once upon a time", "-n", "30", "--temp", "0", "--json",
                                                   *flags)).out)
-            return data["vanilla"]["text"], data["harp"]["text"]
+            return data["vanilla"]["text"], data["sets"][0]["text"]
 
         adapter = self.folder / "adapter.gguf"
         write_adapter(adapter)

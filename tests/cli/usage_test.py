@@ -150,8 +150,7 @@ class Usage(CliTest):
                              (["-t", "100000"], ["'-t'", "100000", "[..512]"])]:
             self.assert_fault(generate(*flags), USAGE, *words)
         for flags, words in [(["-c", "1431655766", "--harp-reframings", "2"], ["n_ctx", "1431655766", "0..715827882"]),
-                             (["-c", "2147483647"], ["n_ctx", "2147483647", "0..1073741823"]),
-                             (["-np", "300"], ["n_seq_max", "300", "256"])]:
+                             (["-c", "2147483647"], ["n_ctx", "2147483647", "0..1073741823"])]:
             self.assert_fault(generate(*flags), FAILURE, *words)
 
     def test_harp_option_from_environment_out_of_range(self):

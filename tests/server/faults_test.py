@@ -115,7 +115,7 @@ class Faults(unittest.TestCase):
                               ({f"k{i}": i for i in range(10_000)}, "k0"), ({"beta": "9" * 100_000}, "out of range")]:
             self.ask(400, message, harp=harp)
         self.ask(400, "unknown option", harp={"k" * 10_000_000: 1})
-        self.expect(400, "7", b'{"prompt": "x", "harp": {"beta": 0.1, "beta": 7}}')  # the last of two counts
+        self.expect(400, "9", b'{"prompt": "x", "harp": {"beta": 0.1, "beta": 9}}')  # the last of two counts
         for harp in [None, {}, {"threshold": "inf"}, {"seed": 2**64 - 1}, {"seed": 7.0}, {"threshold": 0, "beta": 0, "strength": 1},
                      {"threshold": 0, "beta": 0, "perturbation": "gaussian", "strength": 1e38}]:
             self.ask(200, "content", harp=harp, n_probs=2)

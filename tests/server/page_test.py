@@ -537,9 +537,9 @@ class Errors(PageTest):
     flags = ["-c", "256"]
 
     def test_refused_options(self):
-        self.open({"harp": {"beta": 3}})
+        self.open({"harp": {"beta": 9}})
         self.ask(QUESTION)
-        self.assertIn("option 'beta': 3 is out of range; allowed: 0..1", find(".problem").text)
+        self.assertIn("option 'beta': 9 is out of range; allowed: 0..8", find(".problem").text)
         self.assertEqual(find(".answer").get_attribute("data-state"), "failed")
         find("#harp-options [type=reset]").click()
         find(".retry").click()

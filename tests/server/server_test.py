@@ -198,7 +198,7 @@ class Hesitating(ServerTest):
         self.assertEqual(together, alone)
 
     def test_bad_options_of_a_request(self):
-        for harp_object, names in [({"beta": 3}, ["beta", "3", "0..1"]), ({"betta": 1}, ["betta", "beta"]), (5, ["harp", "5"]),
+        for harp_object, names in [({"beta": 9}, ["beta", "9", "0..8"]), ({"betta": 1}, ["betta", "beta"]), (5, ["harp", "5"]),
                                    ({"enabled": 1}, ["harp.enabled", "true, false"]), ({"beta": [1]}, ["harp.beta", "[1]"]),
                                    ({"reframings": 2}, ["reframings", "2", "1..1"]), ({"schedule": "lazy"}, ["schedule"]),
                                    ({"threshold": "x"}, ["threshold", "'x'"]), ({"strength": -1}, ["strength", "-1"])]:
@@ -573,7 +573,7 @@ class Starting(unittest.TestCase):
 
     def test_faults(self):
         for flags, names in {
-            ("-m", "no.gguf", "--harp-beta", "3"): ["beta", "3", "0..1"],
+            ("-m", "no.gguf", "--harp-beta", "9"): ["beta", "9", "0..8"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
         }.items():
@@ -608,7 +608,7 @@ class Starting(unittest.TestCase):
     def test_terminated(self):
         code, output = Server("-c", "256").stop(signal.SIGTERM)
         self.assertEqual(code, 0, output)
-        self.assertIn("harp: threshold=1", output)
+        self.assertIn("harp: gate=entropy threshold=1", output)
         self.assertIn("listening on http://127.0.0.1:", output)
 
 
