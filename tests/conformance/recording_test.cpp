@@ -139,7 +139,7 @@ TEST_F(BrokenRecording, ValueOutOfRange) {
     expect_field_error("dtype", "only float32", [](json & j) { j["dtype"] = "float16"; });
     expect_field_error("params.processor", "greedy", [](json & j) { j["params"]["processor"] = "top_k"; });
     expect_field_error("params", "threshold", [](json & j) { j["params"]["theta"] = -1.0; });
-    expect_field_error("params", "beta", [](json & j) { j["params"]["beta"] = 1.5; });
+    expect_field_error("params", "beta", [](json & j) { j["params"]["beta"] = 9; });
     expect_field_error("params", "strength", [](json & j) { j["params"]["delta"] = 2; });
     expect_field_error("n_vocab", "0 is out of range", [](json & j) { j["n_vocab"] = 0; });
     expect_field_error("n_vocab", "out of range", [](json & j) { j["n_vocab"] = uint64_t{1} << 63; });
