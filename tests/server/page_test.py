@@ -296,6 +296,26 @@ class Options(PageTest):
         self.ask(QUESTION)
         self.assertEqual(self.asked()[-1]["harp"], {"enabled": True})
 
+    def test_views_have_options_of_their_own(self):
+        shown = lambda name: find(f"#harp-options [name={name}]").is_displayed()
+        names = ["view_tokens", "negative_prompt", "strength", "plausibility"]
+        self.assertEqual([shown(name) for name in names], [False, False, True, False])
+        self.set("view", "last")
+        self.set("view_tokens", 4)
+        self.set("beta", 2)
+        self.assertEqual([shown(name) for name in names], [True, False, False, True])
+        self.ask(QUESTION)
+        changed = {"view": "last", "view_tokens": 4, "beta": 2}
+        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, **changed})
+        self.assertEqual(self.text(), self.api(QUESTION, harp=changed)[0])
+        self.set("view", "guidance")
+        self.assertEqual([shown(name) for name in names], [False, True, False, True])
+        find("[name=negative_prompt]").send_keys("Tom")
+        find("#chat-options [name=maxTokens]").click()
+        self.ask(QUESTION)
+        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, "view": "guidance", "view_tokens": 4, "beta": 2,
+                                                    "negative_prompt": "Tom"})
+
     def test_switched_off(self):
         find("[name=enabled]").click()
         self.ask(QUESTION)
