@@ -25,6 +25,16 @@ enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted 
 /// "harp 0.1.0 (llama.cpp ...)"
 [[nodiscard]] std::string version_text();
 
+/// Calls `set` and adds the flag to its error.
+template <class Function>
+void naming_flag(const std::string & flag, Function set) {
+    try {
+        set();
+    } catch (const Error & error) {
+        throw Error(error.code(), flag + ": " + error.what());
+    }
+}
+
 /// The flag of an option: view_tokens has --harp-view-tokens.
 [[nodiscard]] std::string flag_of(std::string_view option);
 

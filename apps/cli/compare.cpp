@@ -40,18 +40,11 @@ struct Set {
 
 /// "view=last,beta=2" over the options of the other flags.
 Set parse_set(const std::string & text, Options options) {
-    for (size_t begin = 0; begin <= text.size();) {
-        const size_t end = std::min(text.find(',', begin), text.size());
-        const std::string item = text.substr(begin, end - begin);
+    for (const std::string & item : make_axis("", text).values) {
         const size_t equals = item.find('=');
         if (equals == std::string::npos)
             throw Error(ErrorCode::invalid_option, fmt::format("option '--with': '{}'; allowed: NAME=VALUE,...", text));
-        try {
-            set_option(options, item.substr(0, equals), item.substr(equals + 1));
-        } catch (const Error & error) {
-            throw Error(error.code(), fmt::format("option '--with': {}", error.what()));
-        }
-        begin = end + 1;
+        naming_flag("option '--with'", [&] { set_option(options, item.substr(0, equals), item.substr(equals + 1)); });
     }
     validate(options);
     return {text, options};

@@ -119,14 +119,9 @@ std::vector<TrialExample> windows_of(LoadedModel & loaded, const std::string & t
 
 std::vector<decoding::TrialResult> run_part(LoadedModel & loaded, std::span<const TrialExample> examples,
                                             std::span<const Options> sets, Metric metric, const std::string & name) {
-    ProgressLine line;
-    const auto start = std::chrono::steady_clock::now();
-    auto results = decoding::run_trial(loaded.pass(), examples, sets, metric, [&](size_t done, size_t total) {
-        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        const double left = done > 0 ? seconds / static_cast<double>(done) * static_cast<double>(total - done) : 0;
-        line.show(fmt::format("{}: {} of {} readings, about {:.0f} s left", name, done, total, left));
-        return !interrupt_requested;
-    });
+    ScoringProgress progress(name + ": ", "readings");
+    auto results = decoding::run_trial(loaded.pass(), examples, sets, metric,
+                                       [&](size_t done, size_t total) { return progress.show(done, total); });
     if (results.empty()) throw Error(ErrorCode::aborted, "interrupted");
     return results;
 }
@@ -175,11 +170,9 @@ std::string views_text(const Search & search) {
                                    "plausibility", "hesitates", "- vanilla");
     for (const std::string & view : order) {
         const decoding::TrialResult & r = *best[view];
-        text += fmt::format(
-            "{:<16} {:>9} {:>6} {:>12}  {:>8.1f} %  {:>11}\n", view, get_option(r.options, "threshold"),
-            get_option(r.options, "beta"), get_option(r.options, "plausibility"),
-            100.0 * static_cast<double>(r.n_hesitations) / static_cast<double>(std::max<size_t>(1, r.n_steps)),
-            difference_figure(search.metric, r.mean() - search.vanilla));
+        text += fmt::format("{:<16} {:>9} {:>6} {:>12}  {:>8.1f} %  {:>11}\n", view, get_option(r.options, "threshold"),
+                            get_option(r.options, "beta"), get_option(r.options, "plausibility"),
+                            100 * r.hesitation_share(), difference_figure(search.metric, r.mean() - search.vanilla));
     }
     return text;
 }
@@ -213,11 +206,7 @@ std::vector<Options> SearchFlags::sets(const Options & base) const {
     std::vector<Options> sets;
     for (const std::string & view : make_axis("view", views).values) {
         Options of_view = base;
-        try {
-            set_view(of_view, view);
-        } catch (const Error & error) {
-            throw Error(error.code(), fmt::format("option '--views': {}", error.what()));
-        }
+        naming_flag("option '--views'", [&] { set_view(of_view, view); });
         for (const Options & set : combine(of_view, axes, "--thresholds, --betas and --plausibilities")) {
             const bool is_double = set.beta < 1 && get_option(set, "plausibility") != axes[2].values.front();
             if (!set.is_vanilla() && !is_double) sets.push_back(set);
@@ -269,8 +258,7 @@ Search run_search(LoadedModel & loaded, const std::string & text, const ScoringF
     search.check = decoding::paired_difference(checked[0].values, checked[1].values);
     search.check_best = checked[0].mean();
     search.check_vanilla = checked[1].mean();
-    search.hesitation_share =
-        static_cast<double>(checked[0].n_hesitations) / static_cast<double>(std::max<size_t>(1, checked[0].n_steps));
+    search.hesitation_share = checked[0].hesitation_share();
     search.helps = search.best.p_value <= significance && search.check.low() > 0;
     const std::string & path = loaded.params().model.path;
     search.command = search.helps ? command_with(search.recommended, path) : command_without(path);

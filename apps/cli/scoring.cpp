@@ -22,8 +22,8 @@ ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, co
 }
 
 bool ScoringProgress::show(size_t done, size_t total) {
-    const double left = seconds() / static_cast<double>(done) * static_cast<double>(total - done);
-    line_.show(fmt::format("{} of {} tokens ({:.0f} %), about {:.0f} s left", done, total,
+    const double left = done > 0 ? seconds() / static_cast<double>(done) * static_cast<double>(total - done) : 0;
+    line_.show(fmt::format("{}{} of {} {} ({:.0f} %), about {:.0f} s left", name_, done, total, unit_,
                            100.0 * static_cast<double>(done) / static_cast<double>(total), left));
     return !interrupt_requested;
 }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "decoding/score.h"
@@ -29,12 +30,16 @@ struct ScoringText {
 /// One line of progress, with the time left.
 class ScoringProgress {
   public:
+    /// @param name of what is under way, before the count
+    explicit ScoringProgress(std::string name = "", std::string unit = "tokens")
+        : name_(std::move(name)), unit_(std::move(unit)) {}
     /// @return false once an interrupt is requested
     bool show(size_t done, size_t total);
     void clear() { line_.clear(); }
     [[nodiscard]] double seconds() const;  ///< since it was made
 
   private:
+    std::string name_, unit_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
     ProgressLine line_;
 };

@@ -21,16 +21,6 @@ double share_of(const decoding::ScoreSummary & s) {
     return s.n_tokens > 0 ? static_cast<double>(s.n_hesitations) / static_cast<double>(s.n_tokens) : 0;
 }
 
-/// Calls `set` and adds the flag to its error.
-template <class Function>
-void naming_flag(const std::string & flag, Function set) {
-    try {
-        set();
-    } catch (const Error & error) {
-        throw Error(error.code(), fmt::format("{}: {}", flag, error.what()));
-    }
-}
-
 }  // namespace
 
 Axis make_axis(std::string name, const std::string & values) {

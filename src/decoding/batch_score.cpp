@@ -19,21 +19,18 @@ namespace {
 class Distribution {
   public:
     explicit Distribution(std::span<const float> logits)
-        : logits_(logits),
-          log_sum_exp_(method::summarise_softmax(logits).log_sum_exp),
-          largest_(*std::max_element(logits.begin(), logits.end())) {}
+        : logits_(logits), summary_(method::summarise_softmax(logits)) {}
 
     [[nodiscard]] double log_probability(llama_token token) const noexcept {
-        return static_cast<double>(logits_[static_cast<size_t>(token)]) - log_sum_exp_;
+        return static_cast<double>(logits_[static_cast<size_t>(token)]) - summary_.log_sum_exp;
     }
     [[nodiscard]] bool is_greedy(llama_token token) const noexcept {
-        return logits_[static_cast<size_t>(token)] == largest_;
+        return logits_[static_cast<size_t>(token)] == summary_.largest;
     }
 
   private:
     std::span<const float> logits_;
-    double log_sum_exp_;
-    float largest_;
+    method::SoftmaxSummary summary_;
 };
 
 void add_score(ScoreResult & result, const Distribution & vanilla, const Distribution & mixed,
@@ -92,6 +89,20 @@ bool can_share_reading(const Options & a, const Options & b) {
         other.threshold = a.threshold;
     }
     return a == other;
+}
+
+std::vector<Reading> group_by_reading(std::span<const Options> sets) {
+    std::vector<Reading> readings;
+    for (size_t i = 0; i < sets.size(); ++i) {
+        if (sets[i].is_vanilla()) continue;
+        auto reading = std::find_if(readings.begin(), readings.end(), [&](const Reading & known) {
+            return can_share_reading(known.options.front(), sets[i]);
+        });
+        if (reading == readings.end()) reading = readings.insert(readings.end(), Reading{});
+        reading->members.push_back(i);
+        reading->options.push_back(sets[i]);
+    }
+    return readings;
 }
 
 BatchScorer::BatchScorer(ForwardPass & pass)

@@ -28,6 +28,14 @@ struct ScoreRequest {
 /// alone with uniform noise or redraw, which depend on where it hesitates).
 [[nodiscard]] bool can_share_reading(const Options & a, const Options & b);
 
+/// Sets of options that one reading serves.
+struct Reading {
+    std::vector<size_t> members;   ///< which of the sets they are
+    std::vector<Options> options;  ///< [member]
+};
+/// The fewest readings for those sets that are not vanilla.
+[[nodiscard]] std::vector<Reading> group_by_reading(std::span<const Options> sets);
+
 struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation
     bool is_greedy = true;           ///< each is the most likely one of the final logits

@@ -10,26 +10,6 @@ namespace harp::decoding {
 
 namespace {
 
-/// Combinations that one pass serves.
-struct Group {
-    std::vector<size_t> members;
-    std::vector<Options> options;  // [member]
-};
-
-std::vector<Group> group_by_pass(std::span<const Options> combinations) {
-    std::vector<Group> groups;
-    for (size_t i = 0; i < combinations.size(); ++i) {
-        if (combinations[i].is_vanilla()) continue;
-        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group & known) {
-            return can_share_reading(known.options.front(), combinations[i]);
-        });
-        if (group == groups.end()) group = groups.insert(groups.end(), Group{});
-        group->members.push_back(i);
-        group->options.push_back(combinations[i]);
-    }
-    return groups;
-}
-
 /// Of options that can never change a logit: the vanilla scores, and where they would have hesitated.
 SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
     for (TokenScore & score : scores) score.record.hesitated = score.record.gate(options.gate) > options.threshold;
@@ -38,11 +18,11 @@ SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
 
 /// @return the scores of each member, or nullopt if stopped
 std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, const std::vector<llama_token> & tokens,
-                                                        size_t window, const Group & group,
+                                                        size_t window, const Reading & reading,
                                                         const OnScoreProgress & on_progress) {
     bool stopped = false;
     try {
-        auto scores = score_each(pass, tokens, window, group.options, [&](size_t done, size_t total) {
+        auto scores = score_each(pass, tokens, window, reading.options, [&](size_t done, size_t total) {
             stopped = on_progress && !on_progress(done, total);
             return !stopped;
         });
@@ -63,16 +43,16 @@ std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> &
     for (size_t i = 0; i < combinations.size(); ++i) {
         if (combinations[i].is_vanilla()) rows[i] = vanilla_row(combinations[i], vanilla);
     }
-    const std::vector<Group> groups = group_by_pass(combinations);
-    for (size_t g = 0; g < groups.size(); ++g) {
+    const std::vector<Reading> readings = group_by_reading(combinations);
+    for (size_t r = 0; r < readings.size(); ++r) {
         const auto start = Clock::now();
-        const auto scores = run(pass, tokens, window, groups[g], [&](size_t done, size_t total) {
-            return !on_progress || on_progress(done, total, g, groups.size());
+        const auto scores = run(pass, tokens, window, readings[r], [&](size_t done, size_t total) {
+            return !on_progress || on_progress(done, total, r, readings.size());
         });
         if (!scores) break;
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
         for (size_t k = 0; k < scores->size(); ++k) {
-            const size_t i = groups[g].members[k];
+            const size_t i = readings[r].members[k];
             rows[i] = SweepRow{combinations[i], summarise((*scores)[k]), seconds};
         }
     }

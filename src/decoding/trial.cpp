@@ -10,24 +10,14 @@ namespace harp::decoding {
 
 namespace {
 
-/// Sets that one reading serves; vanilla ones join any.
-struct Reading {
-    std::vector<size_t> members;
-    std::vector<Options> options;  // [member]
-};
-
-std::vector<Reading> group_by_reading(std::span<const Options> sets) {
-    std::vector<Reading> readings;
-    for (const bool vanilla : {false, true}) {
-        for (size_t i = 0; i < sets.size(); ++i) {
-            if (sets[i].is_vanilla() != vanilla) continue;
-            auto reading = std::find_if(readings.begin(), readings.end(), [&](const Reading & known) {
-                return vanilla || can_share_reading(known.options.front(), sets[i]);
-            });
-            if (reading == readings.end()) reading = readings.insert(readings.end(), Reading{});
-            reading->members.push_back(i);
-            reading->options.push_back(sets[i]);
-        }
+/// Vanilla sets join the first reading.
+std::vector<Reading> readings_of(std::span<const Options> sets) {
+    std::vector<Reading> readings = group_by_reading(sets);
+    if (readings.empty()) readings.emplace_back();
+    for (size_t i = 0; i < sets.size(); ++i) {
+        if (!sets[i].is_vanilla()) continue;
+        readings.front().members.push_back(i);
+        readings.front().options.push_back(sets[i]);
     }
     return readings;
 }
@@ -54,15 +44,19 @@ double TrialResult::mean() const {
     return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+double TrialResult::hesitation_share() const {
+    return static_cast<double>(n_hesitations) / static_cast<double>(std::max<size_t>(1, n_steps));
+}
+
 size_t count_readings(std::span<const Options> sets) {
-    return group_by_reading(sets).size();
+    return readings_of(sets).size();
 }
 
 std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExample> examples,
                                    std::span<const Options> sets, Metric metric, const OnTrialProgress & on_progress) {
     std::vector<TrialResult> trial;
     for (const Options & options : sets) trial.push_back({options, std::vector<double>(examples.size()), 0, 0});
-    const std::vector<Reading> readings = group_by_reading(sets);
+    const std::vector<Reading> readings = readings_of(sets);
     size_t n_total = 0;
     for (const TrialExample & example : examples) n_total += example.continuations.size() * readings.size();
     size_t n_done = 0;

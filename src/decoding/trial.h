@@ -30,6 +30,7 @@ struct TrialResult {
     size_t n_hesitations = 0;
 
     [[nodiscard]] double mean() const;
+    [[nodiscard]] double hesitation_share() const;
 };
 
 /// Continuations done and in all; false stops.

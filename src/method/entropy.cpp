@@ -154,7 +154,7 @@ SoftmaxSummary summary(const float * logits, size_t n) {
     const double s = total(s_low, s_high);
     const double entropy_bits = std::log2(s) - total(t_low, t_high) / s * std::numbers::log2e;
     const double ratio = std::exp(static_cast<double>(top.second) - static_cast<double>(largest));
-    return {entropy_bits, static_cast<double>(largest) + std::log(s), ratio};
+    return {entropy_bits, static_cast<double>(largest) + std::log(s), largest, ratio};
 }
 
 }  // namespace

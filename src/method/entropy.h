@@ -9,6 +9,7 @@ namespace harp::method {
 struct SoftmaxSummary {
     double entropy_bits = 0;  ///< H = -sum_i p_i log2 p_i, 0 (certain) .. log2(n_vocab) (uniform)
     double log_sum_exp = 0;   ///< ln sum_i exp(logit_i): log p_i = logit_i - log_sum_exp, natural logarithm
+    float largest = 0;        ///< greatest logit
     double ratio = 0;         ///< second greatest probability over the greatest, 0 (certain) .. 1 (a tie)
 };
 

@@ -31,10 +31,11 @@ void average(std::span<const float> vanilla, std::span<const float> reframed, fl
 
 void contrast(std::span<const float> vanilla, std::span<const float> reframed, const Mix & mix,
               std::span<float> out) noexcept {
-    const auto vanilla_norm = static_cast<float>(summarise_softmax(vanilla).log_sum_exp);
+    const SoftmaxSummary summary = summarise_softmax(vanilla);
+    const auto vanilla_norm = static_cast<float>(summary.log_sum_exp);
     const auto reframed_norm = static_cast<float>(summarise_softmax(reframed).log_sum_exp);
     // of the logit itself, so that the most probable token is above it however the subtraction rounds
-    const float least = *std::max_element(vanilla.begin(), vanilla.end()) + std::log(mix.plausibility);
+    const float least = summary.largest + std::log(mix.plausibility);
     constexpr float lowest = std::numeric_limits<float>::lowest();
     const float gamma = 1.0F - mix.beta;
     for (size_t i = 0; i < out.size(); ++i) {

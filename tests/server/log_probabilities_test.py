@@ -20,8 +20,8 @@ except ImportError:
     openai = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import SMOL, TINY, needs_smol, needs_tiny
-from running_server import EXACT, Server
+from programs import SMOL, needs_smol, needs_tiny
+from running_server import EXACT, OneServer, Server
 
 COMPLETION, COMPLETIONS, CHAT = "/completion", "/v1/completions", "/v1/chat/completions"
 WORDS = 'root ::= "🦙 b🦙🦙 END of it" [a-z ]*'  # in both vocabularies this llama is several tokens
@@ -80,24 +80,12 @@ def whole_characters(data):
     return data.decode("utf-8", "ignore")
 
 
-class Characters:
+class Characters(OneServer):
     """What depends on how a vocabulary cuts characters; below it runs on SentencePiece and on byte-level BPE."""
 
-    flags = []
-    model = TINY
     rounding = 1e-4
     lengths = range(1, 9)  # of answers that end inside a character or after it
     stops = ["END", "ND o", " of it", "🦙 END", "🦙", "b"]
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server("-np", "4", "-c", "2048", *EXACT, *cls.flags, model=cls.model)
-
-    @classmethod
-    def tearDownClass(cls):
-        code, output = cls.server.stop()
-        if code != 0:
-            raise AssertionError(f"exit {code}\n{output[-3000:]}")
 
     def body(self, path, **more):
         prompt = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {"prompt": "Once upon a time"}

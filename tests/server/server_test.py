@@ -27,7 +27,7 @@ except ImportError:
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import HARP, MODELS, ROOT, SERVER, SMOL, TINY, environment, needs_smol, needs_tiny
-from running_server import EXACT, Server
+from running_server import EXACT, OneServer, Server
 
 T5 = MODELS / "random-t5.gguf"
 GEMMA = MODELS / "gemma-3-270m-Q4_K_M.gguf"
@@ -66,23 +66,8 @@ def counters(server):
     return {name.removeprefix("llamacpp:harp_"): float(value) for name, value in lines}
 
 
-class ServerTest(unittest.TestCase):
-    flags = []
-    model = TINY
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server("-np", "4", "-c", "2048", *EXACT, *cls.flags, model=cls.model)
-
-    @classmethod
-    def tearDownClass(cls):
-        code, output = cls.server.stop()
-        if code != 0:
-            raise AssertionError(f"exit {code}\n{output[-3000:]}")
-
-
 @needs_tiny
-class Hesitating(ServerTest):
+class Hesitating(OneServer, unittest.TestCase):
     flags = ["--metrics"]
 
     def test_answers_are_those_of_the_command(self):
@@ -429,7 +414,7 @@ class Checkpoints(unittest.TestCase):
 
 
 @needs_tiny
-class Off(ServerTest):
+class Off(OneServer, unittest.TestCase):
     flags = ["--harp-off"]
 
     def test_nothing_of_harp(self):
@@ -448,7 +433,7 @@ class Off(ServerTest):
 
 
 @needs_smol
-class Chat(ServerTest):
+class Chat(OneServer, unittest.TestCase):
     model = SMOL
 
     @unittest.skipIf(openai is None, "the package openai is not installed")
@@ -529,7 +514,7 @@ class Router(unittest.TestCase):
 
 
 @needs_tiny
-class BackEndSampling(ServerTest):
+class BackEndSampling(OneServer, unittest.TestCase):
     flags = ["--backend-sampling"]
 
     def test_sees_the_mixed_logits(self):
@@ -538,7 +523,7 @@ class BackEndSampling(ServerTest):
 
 
 @needs_smol
-class Documentation(ServerTest):
+class Documentation(OneServer, unittest.TestCase):
     """The examples of docs/SERVER.md, as a reader would run them."""
 
     model = SMOL

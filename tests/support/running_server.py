@@ -71,3 +71,20 @@ class Server:
         output = self.output()
         self.log.close()
         return code, output
+
+
+class OneServer:
+    """Of a test case: all of its tests ask one server."""
+
+    flags = []
+    model = TINY
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("-np", "4", "-c", "2048", *EXACT, *cls.flags, model=cls.model)
+
+    @classmethod
+    def tearDownClass(cls):
+        code, output = cls.server.stop()
+        if code != 0:
+            raise AssertionError(f"exit {code}\n{output[-3000:]}")
