@@ -84,10 +84,11 @@ class LlamaFlags {
 /// @throws Error{invalid_option} where the flag would do nothing
 void check_use(const std::string & command, const std::string & given, const common_arg & flag) {
     if (use_of_flag(command, LlamaFlags::normal_name(given), flag.get_args()) == FlagUse::works) return;
-    if (command == "python")
+    if (command == "python") {
         throw Error(
             ErrorCode::invalid_option,
             fmt::format("option '{}': not among a Model's flags; see the arguments of Model and Session", given));
+    }
     common_params unused;
     const bool serve_has_it = LlamaFlags(unused, LLAMA_EXAMPLE_SERVER).find(given) != nullptr;
     throw Error(ErrorCode::invalid_option,
