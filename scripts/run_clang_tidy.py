@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Runs clang-tidy with .clang-tidy over our own sources, each once, as build/release compiles them.
+
+    scripts/run_clang_tidy.py [FILE...]     without files: all
+
+A source that was found clean is not read again until it, one of its headers, its command, .clang-tidy or clang-tidy
+itself changes; what was found clean is kept in $XDG_CACHE_HOME/harp/clang-tidy (~/.cache without that).
+
+The checks are kept clean for clang-tidy 14 (Debian 12); with another version findings are shown but do not fail.
+"""
+
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import lru_cache
+from hashlib import sha256
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import time
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build/release"
+DATABASE = BUILD / "clang-tidy"  # compile commands that clang understands
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harp/clang-tidy"
+DIRECTORIES = ("src", "apps", "python", "tests", "bench")
+# The compiler's own warnings are the build's business, and GCC's options are not all clang's.
+ARGUMENTS = ["--quiet", "--extra-arg=-Wno-error", "--extra-arg=-Wno-unknown-warning-option",
+             "--extra-arg=-Qunused-arguments"]
+NOISE = re.compile(r"^(\d+ warnings? (treated as errors?|generated)|Suppressed|Use -header-filter)")
+TESTED_VERSION = "14"
+
+
+def read_commands(wanted: set[Path]) -> dict[Path, dict[str, str]]:
+    """One compile command a source of ours: those that are also built under sanitizers are listed twice."""
+    commands: dict[Path, dict[str, str]] = {}
+    for entry in json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8")):
+        path = Path(entry["directory"], entry["file"])
+        ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in DIRECTORIES
+        if ours and (not wanted or path in wanted):
+            entry["command"] = re.sub(r" -fsched\S+", "", entry["command"])  # GCC's alone
+            commands.setdefault(path, entry)
+    return commands
+
+
+def read_includes() -> dict[str, list[str]]:
+    """For each object file that ninja has built, the files that its compilation read."""
+    listed = subprocess.run(["ninja", "-C", BUILD, "-t", "deps"], capture_output=True, text=True, check=False).stdout
+    includes: dict[str, list[str]] = {}
+    for block in listed.split("\n\n"):
+        title, *files = block.splitlines() or [""]
+        if title.endswith("(VALID)"):  # else not built since a change: what it includes now is not known
+            includes[title.partition(":")[0]] = [file.strip() for file in files]
+    return includes
+
+
+@lru_cache(maxsize=None)
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint(entry: dict[str, str], includes: dict[str, list[str]], version: str) -> str | None:
+    """Of all that a finding depends on; None where ninja does not know what the source includes."""
+    output = re.search(r" -o (\S+)", entry["command"])
+    files = includes.get(output[1]) if output else None
+    if not files:
+        return None
+    directory = Path(entry["directory"])
+    parts = [version, digest(ROOT / ".clang-tidy"), " ".join(ARGUMENTS), entry["command"].replace(str(ROOT), ".")]
+    for file in sorted((directory / file).resolve() for file in files):
+        if not file.exists():
+            return None
+        name = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+        parts.append(f"{name} {digest(file)}")
+    return sha256("\n".join(parts).encode()).hexdigest()
+
+
+def check(path: Path) -> tuple[bool, str]:
+    """Whether clang-tidy finds nothing, and what it says."""
+    done = subprocess.run(["clang-tidy", *ARGUMENTS, "-p", DATABASE, path], capture_output=True, text=True, check=False)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if not NOISE.match(line)]
+    return done.returncode == 0, "\n".join(said)
+
+
+def main() -> int:
+    if not (BUILD / "compile_commands.json").exists():
+        sys.exit("error: build/release is not configured; call ./test first")
+    version = subprocess.run(["clang-tidy", "--version"], capture_output=True, text=True, check=True).stdout
+    commands = read_commands({Path(name).resolve() for name in sys.argv[1:]})
+    DATABASE.mkdir(exist_ok=True)
+    (DATABASE / "compile_commands.json").write_text(json.dumps(list(commands.values())), encoding="utf-8")
+
+    includes = read_includes()
+    keys = {path: fingerprint(entry, includes, version) for path, entry in commands.items()}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    todo = [path for path, key in keys.items() if key is None or not (CACHE / key).exists()]
+    print(f"    {len(commands) - len(todo)} of {len(commands)} sources were found clean before", file=sys.stderr)
+
+    failed = 0
+    said = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tasks = {pool.submit(check, path): path for path in todo}
+        for finished, task in enumerate(as_completed(tasks), 1):
+            path = tasks[task]
+            clean, text = task.result()
+            if text:
+                print(text, flush=True)
+            if not clean:
+                failed += 1
+            elif keys[path] is not None:
+                (CACHE / keys[path]).touch()
+            if time.monotonic() - said > 20:
+                said = time.monotonic()
+                print(f"    clang-tidy: {finished} of {len(todo)} sources", file=sys.stderr, flush=True)
+    if not failed:
+        return 0
+    if re.search(rf"LLVM version {TESTED_VERSION}\.", version):
+        print(f"error: clang-tidy found something in {failed} sources (see above)", file=sys.stderr)
+        return 1
+    print(f"this clang-tidy found something in {failed} sources, version {TESTED_VERSION} may not: not counted as a "
+          "failure", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
