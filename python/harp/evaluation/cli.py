@@ -71,11 +71,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     run.set_defaults(run=_run)
 
-    report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished")
-    report.add_argument("directory", type=Path, metavar="DIR")
+    report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished",
+                                 description="Writes report.html and report.md into the (first) DIR from what is finished in all of them.")
+    report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
     report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
+    report.add_argument("--data", action="append", metavar="DIR", help="of the data files that were run, for the questions of examples; "
+                        "again for several (default: $HARP_EVAL_DATA)")
     report.set_defaults(run=_report)
 
     examples = commands.add_parser("examples", help="examples of a task, for harp calibrate --examples",
@@ -151,7 +154,9 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _report(options) -> int:
     from .report import write_report
 
-    for path in write_report(options.directory, options.baseline, _slice(options.examples)):
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    data = options.data or list(filter(None, [os.environ.get("HARP_EVAL_DATA")]))
+    for path in write_report(options.directories, options.baseline, _slice(options.examples), data):
         print(path)
     return EXIT_OK
 
