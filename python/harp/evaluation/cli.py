@@ -72,11 +72,15 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
 
     report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished",
-                                 description="Writes report.html and report.md into the (first) DIR from what is finished in all of them.")
+                                 formatter_class=argparse.RawDescriptionHelpFormatter,
+                                 description="Writes report.html and report.md into the (first) DIR from what is finished in all of them.",
+                                 epilog=_REPORT_HELP)
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
     report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
+    report.add_argument("--chosen-on", action="append", default=[], type=Path, metavar="DIR",
+                        help="with other examples: there the best second look of each model and task is chosen; again for several")
     report.add_argument("--data", action="append", metavar="DIR", help="of the data files that were run, for the questions of examples; "
                         "again for several (default: $HARP_EVAL_DATA)")
     report.set_defaults(run=_report)
@@ -102,6 +106,18 @@ Example:
   export HARP_EVAL_DATA=data
   harp-eval run -o results -m model.gguf --tasks lambada_openai,commonsense_qa --methods vanilla harp harp:redraw=1
   harp-eval report results
+"""
+
+
+_REPORT_HELP = """\
+The best of many methods looks better than it is on the examples that it was found on. With --chosen-on the summary has, for
+each model and task, the method with HARP that has the best mean on the examples of that directory; of equals that which
+hesitates less, then the first by name. Examples that are reported are left out of the choice, compared by their texts where
+--data has the files of both, else by their numbers where both are from one file; where neither can be told it is refused.
+
+Examples:
+  harp-eval report results --chosen-on development
+  harp-eval report results --examples 1000: --chosen-on results     chosen on the first 1000, reported on the others
 """
 
 
@@ -156,7 +172,7 @@ def _report(options) -> int:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     data = options.data or list(filter(None, [os.environ.get("HARP_EVAL_DATA")]))
-    for path in write_report(options.directories, options.baseline, _slice(options.examples), data):
+    for path in write_report(options.directories, options.baseline, _slice(options.examples), options.chosen_on, data):
         print(path)
     return EXIT_OK
 

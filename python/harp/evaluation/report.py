@@ -12,6 +12,7 @@ import jinja2
 from . import report_text as text
 from .journal import JournalError
 from .questions import Questions
+from .report_choice import Choice, choose
 from .report_curves import SWEPT, curves, grids
 from .report_data import ALL, Column, Pair, read_results
 from .report_figures import Canvas, Palette
@@ -19,30 +20,33 @@ from .report_figures import Canvas, Palette
 HERE = Path(__file__).parent
 METHODS_OF_PAPER = {"greedy": "greedy", "beam": "beam", "harp_greedy": "HARP greedy", "nucleus": "nucleus",
                     "harp_nucleus": "HARP nucleus"}
+PUBLISHED = "harp"  # the preset: the authors' options
 # Shown in tables of their own; whatever else a config has is listed as it is.
 SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "model_file", "model_sha256", "versions",
          "task_title", "paper_column", "higher_is_better"}
 
 
-def write_report(directories: Sequence[Path], baseline: str = "vanilla", examples: slice = ALL,
+def write_report(directories: Sequence[Path], baseline: str = "vanilla", examples: slice = ALL, chosen_on: Sequence[Path] = (),
                  data: Iterable[str] = ()) -> tuple[Path, Path]:
     """Writes report.html and report.md into the first directory and returns their paths. `baseline` is the method to compare with.
 
     `examples`: the slice of each task's examples to tell of; named in the files' names (report-0-1000.html).
+    `chosen_on`: directories of journals with development examples, on which the best second look is chosen.
     `data`: folders that may have the data files, for the questions of examples; only the very files that were run are read.
 
-    Raises JournalError if there is no journal or nothing in it, OSError if the files cannot be written.
+    Raises JournalError if there is no journal or nothing in it, or nothing can be chosen honestly; OSError if the files cannot
+    be written.
     """
     directory = Path(directories[0])
     questions = Questions(data)
     columns, pairs = read_results(directories, baseline, examples)
     if not columns:
         raise JournalError(f"{directory / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
+    choices = choose(chosen_on, baseline, pairs, questions) if chosen_on else []
     questions.add_to(pairs)
     part = "" if examples == ALL else f"{examples.start or 0}-{examples.stop or 'end'}"
-    content = {**_tables(columns, pairs), "grids": grids(columns), "baseline": baseline,
-               "figures": _figures(columns, pairs), "examples": part,
-               "by_method": {(pair.column.model, pair.column.task, pair.column.method): pair for pair in pairs}}
+    content = {**_tables(columns, pairs), **_second_looks(columns, pairs, choices), "baseline": baseline,
+               "figures": _figures(columns, pairs), "examples": part}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=lambda name: name.endswith(".html.jinja"), trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -87,6 +91,30 @@ def _tables(columns: list[Column], pairs: list[Pair]) -> dict:
         "others": _distinct((key, "value", inner) for column in columns for config in column.configs.values()
                             for key, inner in config.items() if key not in SHOWN),
     }
+
+
+def _second_looks(columns: list[Column], pairs: list[Pair], choices: list[Choice]) -> dict:
+    """The summary, the grids, and the pairs that fill them."""
+    by_method = {(pair.column.model, pair.column.task, pair.column.method): pair for pair in pairs}
+    models = list(dict.fromkeys(column.model for column in columns))
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    summary = {model: _summary(model, tasks, by_method, choices) for model in models}
+    return {"summary": {model: rows for model, rows in summary.items() if len(rows) > 1}, "chosen": bool(choices),
+            "by_method": by_method, "grids": grids(columns)}
+
+
+def _summary(model: str, tasks: list[str], by_method: dict[tuple[str, str, str], Pair],
+             choices: list[Choice]) -> dict[str, list[list[str]]]:
+    """{row: cells by task}, each cell in lines: the baseline, and beside it HARP as published and what was chosen, where there are."""
+    baselines = {task: pair.baseline for (of, task, _), pair in by_method.items() if of == model}
+    published = {task: by_method[model, task, PUBLISHED] for task in tasks if (model, task, PUBLISHED) in by_method}
+    chosen = {choice.task: choice for choice in choices if choice.model == model}
+    rows = {}
+    for name, found, cell in ((next((column.method for column in baselines.values()), ""), baselines, text.baseline_cell),
+                              ("HARP as published", published, text.summary_cell), ("best second look", chosen, text.chosen_cell)):
+        if found:
+            rows[name] = [cell(found[task]) if task in found else [""] for task in tasks]
+    return rows
 
 
 def _distinct(facts: Iterable[tuple[str, str, object]]) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 
+from .report_choice import Choice
 from .report_curves import Grid
 from .report_data import Column, Flip, Pair
 from .statistics import ALPHA
@@ -17,6 +18,11 @@ HOW_COMPARED = ("Paired by example. Intervals: bootstrap over examples. p: McNem
 HOW_CURVES = ("Lines join methods that differ in this option only. Each stands at its difference from {baseline} (dashed) on the same "
               "examples; the band is the 95 % interval of that difference, not of the value on the right, and too narrow where few "
               "examples differ. The best of many tried looks better than it is: choose on other examples.")
+HOW_CHOSEN = ("Chosen on other examples: for each model and task, of the methods with HARP and {baseline}'s decoding, the one with the "
+              "best mean on the development examples, those that are reported here left out; of equals that which hesitates less, then "
+              "the first by name.")
+HOW_SUMMARY = ("Differences from {baseline} with 95 % intervals; p after Holm's correction over the tasks of a row; detectable: what this "
+               "many examples show four times out of five; time per token relative to {baseline}.")
 HOW_FLIPPED = ("Up to ten a side: those with the largest difference, among equals the first of the task. With several seeds, the first "
                "of each.")
 HOW_COST = "Model seconds per token on the same examples: ratio of sums, bootstrap interval."
@@ -143,6 +149,29 @@ def grid_cells(columns: list[Column | None], pairs: dict[tuple[str, str, str], P
 
 def beta_heads(grid: Grid) -> list[str]:
     return [f"beta {beta:g}" for beta in grid.betas]
+
+
+def baseline_cell(column: Column) -> list[str]:
+    """As summary_cell()."""
+    return [result(column), f"{column.n} examples"]
+
+
+def summary_cell(pair: Pair) -> list[str]:
+    """One method beside the baseline, in lines."""
+    if pair.comparison is None:
+        return [result(pair.column), pair.problem]
+    cost = f", time ×{JOIN}{pair.cost.value:.2f}" if pair.cost else ""
+    return [result(pair.column), against(pair), f"{_stated(pair.adjusted_p)}, detectable {detectable(pair)}",
+            f"hesitations {hesitations(pair.column)}{cost}"]
+
+
+def chosen_cell(choice: Choice) -> list[str]:
+    """As summary_cell(), and what was chosen on how many examples."""
+    left_out = f" ({choice.n_left_out} left out)" if choice.n_left_out else ""
+    origin = f"best of {choice.n_methods} method{'s' if choice.n_methods > 1 else ''} on {choice.n} other examples{left_out}"
+    if choice.pair is None:
+        return ["not run here", choice.method, origin]
+    return [*summary_cell(choice.pair), choice.pair.column.method, origin]
 
 
 def sides(pair: Pair) -> list[tuple[str, int, list[Flip]]]:
