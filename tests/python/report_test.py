@@ -18,7 +18,7 @@ from harp.evaluation.report import write_report
 from harp.evaluation.report_curves import curves, grids
 from harp.evaluation.report_data import read_results
 from harp.evaluation.report_figures import Canvas, _band
-from harp.evaluation.report_text import grid_cell, sentence, shorten
+from harp.evaluation.report_text import grid_cell, is_short, sentence, shorten
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 
@@ -247,7 +247,9 @@ class Numbers(ReportTest):
 
     def test_long_texts_unfold(self):
         self.assertEqual(shorten("one\ntwo"), "one two")
-        self.assertEqual(shorten("b" * 30 + "e" * 30, 5), "bbbbb … eeeee")
+        self.assertEqual(shorten("b" * 300 + "e" * 300), "b" * 140 + " … " + "e" * 140)
+        for text, short in ((" one\ntwo", True), ("b" * 280, True), ("b" * 281, False), ("one\n" * 8, False)):
+            self.assertEqual(is_short(text), short, text)
         text = "begins" + " x" * 500 + " ends"
         with synthetic.unsynced(self.directory) as journal:
             for method, value in (("vanilla", 0.0), ("harp", 1.0)):

@@ -46,7 +46,8 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
     questions.add_to(pairs)
     part = "" if examples == ALL else f"{examples.start or 0}-{examples.stop or 'end'}"
     content = {**_tables(columns, pairs), **_second_looks(columns, pairs, choices), "baseline": baseline,
-               "figures": _figures(columns, pairs), "examples": part}
+               "figures": _figures(columns, pairs), "examples": part,
+               "lacks_questions": any(not flip.question for pair in pairs for flip in pair.better + pair.worse)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=lambda name: name.endswith(".html.jinja"), trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)

@@ -9,6 +9,7 @@ from .statistics import ALPHA
 
 MINUS = "\N{MINUS SIGN}"
 JOIN = "\N{NO-BREAK SPACE}"
+ENDS = 140  # characters of a long text's beginning and end
 PAPER_CAUTION = ("The paper's table (arXiv 2412.07282) is for orientation: other models, prompts and lengths, and about "
                  "200 examples a task. Its LAMBADA is generative: it does not compare with lm-eval's.")
 HOW_COMPARED = ("Paired by example. Intervals: bootstrap over examples. p: McNemar's exact test for right and wrong answers "
@@ -25,6 +26,7 @@ HOW_SUMMARY = ("Differences from {baseline} with 95 % intervals; p after Holm's 
                "many examples show four times out of five; time per token relative to {baseline}.")
 HOW_FLIPPED = ("Up to ten a side: those with the largest difference, among equals the first of the task. With several seeds, the first "
                "of each.")
+NO_QUESTIONS = "Questions are shown where --data names a folder with the very files that were run."
 HOW_COST = "Model seconds per token on the same examples: ratio of sums, bootstrap interval."
 
 
@@ -180,10 +182,15 @@ def sides(pair: Pair) -> list[tuple[str, int, list[Flip]]]:
     return [(gained, pair.n_better, pair.better), (lost, pair.n_worse, pair.worse)]
 
 
-def shorten(text: str, ends: int = 140) -> str:
+def is_short(text: str) -> bool:
+    """Whether it can be shown as it is among others."""
+    return len(text) <= 2 * ENDS and text.count("\n") < 8
+
+
+def shorten(text: str) -> str:
     """A text's beginning and end on one line."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= 2 * ends + 10 else f"{flat[:ends]} … {flat[-ends:]}"
+    return flat if len(flat) <= 2 * ENDS else f"{flat[:ENDS]} … {flat[-ENDS:]}"
 
 
 def cost_row(pair: Pair) -> list[str]:
