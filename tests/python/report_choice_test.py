@@ -62,7 +62,7 @@ class Choosing(ChoiceTest):
                          ("2", "harp:beta=2", 2, 20, 0, 0.15))
         page, markdown = write_report([self.report], chosen_on=[self.development], data=self.folders)
         self.assertRegex(markdown.read_text().replace("\N{NO-BREAK SPACE}", " "),
-                         r"\| best second look \| 10\.0 %<br>\+5\.0 \([^|]*<br>harp:beta=2<br>best of 2 methods on 20 other examples \|")
+                         r"\| best second look \| 10\.0 %<br>\+5\.0 \([^|]*<br>harp:beta=2<br>best of 2 methods on 20 other examples, 15\.0 % there \|")
         self.assertIn("best second look", page.read_text())
 
     def test_a_lower_value_is_better_where_it_is(self):
@@ -99,7 +99,7 @@ class Choosing(ChoiceTest):
         self.write(self.development, {("harp:beta=2", 0): (right(1), of(2.0)), ("harp", 0): (right(), of(0.5))}, there)
         self.assertIsNone(self.choose()[0].pair)
         _, markdown = write_report([self.report], chosen_on=[self.development], data=self.folders)
-        self.assertIn("| not run here<br>harp:beta=2<br>best of 2 methods on 20 other examples |", markdown.read_text())
+        self.assertIn("| not run here<br>harp:beta=2<br>best of 2 methods on 20 other examples, 5.0\N{NO-BREAK SPACE}% there |", markdown.read_text())
 
     def test_holm_over_the_tasks_of_a_model(self):
         here, there = self.two_files()
@@ -131,7 +131,7 @@ class Overlap(ChoiceTest):
         [choice] = self.choose()
         self.assertEqual((choice.method, choice.n, choice.n_left_out), ("b", 10, 10))
         _, markdown = write_report([self.report], chosen_on=[self.development], data=self.folders)
-        self.assertIn("best of 2 methods on 10 other examples (10 left out)", markdown.read_text())
+        self.assertIn("best of 2 methods on 10 other examples (10 left out), 90.0\N{NO-BREAK SPACE}% there", markdown.read_text())
 
     def test_one_journal_and_two_parts(self):
         here, _ = self.two_files()
@@ -145,8 +145,8 @@ class Overlap(ChoiceTest):
     def test_refused(self):
         here, there = self.two_files()
         self.both(here, there)
-        with self.assertRaisesRegex(JournalError, "m, gsm8k: whether a development example is reported too cannot be told, since the files "
-                                                  "gsm8k/test.jsonl differ: name the data folders of both with --data"):
+        with self.assertRaisesRegex(JournalError, "m, gsm8k: whether a development example is reported too cannot be told, since the "
+                                                  "journals do not name one and the same gsm8k/test.jsonl: name the data folders of both with --data"):
             self.choose(folders=self.folders[:1])
         self.development = self.report
         with self.assertRaisesRegex(JournalError, "all 20 development examples are reported too: report others"):

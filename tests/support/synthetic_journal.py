@@ -16,6 +16,7 @@ TASKS = {  # name: (title, metric, binary, the paper's column, level)
     "commonsense_qa": ("CommonsenseQA", "acc", True, "csqa_acc", 0.55),
     "cnn_dailymail": ("CNN/DailyMail", "rouge1", False, "cnn_dm_rouge1", 0.3),
 }
+DATA = dict.fromkeys(("gsm8k/test.jsonl", "csqa/dev_rand_split.jsonl", "cnn_dm/cnn_dm_test_50.jsonl"), "fedcba9876543210" * 4)
 OFF = {"enabled": False}
 HARP = {"threshold": 1.0, "beta": 0.5, "perturbation": "dropout", "strength": 0.2, "reframings": 1, "redraw": 0, "scope": "all"}
 METHODS = {  # name: (decoding, options, gain, cost, seeds)
@@ -33,7 +34,7 @@ def config(task, method, seed, n, **changes):
     decoding, options, *_ = METHODS[method]
     return {"options": options | {"seed": seed} if options is HARP else options, "decoding": decoding, "protocol": "generative",
             "metric": metric, "binary": binary, "higher_is_better": True, "n_examples": n, "model_file": "tiny-Q8_0.gguf",
-            "model_sha256": "0123456789abcdef" * 4, "versions": {"harp": "1.0.0", "llama.cpp": "b1"}, "task_title": title,
+            "model_sha256": "0123456789abcdef" * 4, "data_sha256": DATA, "versions": {"harp": "1.0.0", "llama.cpp": "b1"}, "task_title": title,
             "paper_column": paper_column, **changes}
 
 

@@ -14,6 +14,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -126,7 +127,6 @@ def _run(options) -> int:
     from .runner import Plan, in_process, run
     from .tasks import TASKS
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
     # a terminated run ends as an interrupted one: nothing is half written either way
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = tuple(options.tasks.split(","))
@@ -137,9 +137,7 @@ def _run(options) -> int:
                         "--replicas": options.replicas, "--threads": options.threads}.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag}: {value} is out of range; allowed: 1..")
-    data = options.data or os.environ.get("HARP_EVAL_DATA")
-    if not data:
-        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    data = _data_folder(options.data)
     for path in options.model:
         if not Path(path).is_file():
             raise FileNotFoundError(f"-m: {path}: no such file")
@@ -157,6 +155,13 @@ def _run(options) -> int:
     return EXIT_OK
 
 
+def _data_folder(named: str | None) -> str:
+    folder = named or os.environ.get("HARP_EVAL_DATA")
+    if not folder:
+        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    return folder
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
@@ -170,7 +175,6 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _report(options) -> int:
     from .report import write_report
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     data = options.data or list(filter(None, [os.environ.get("HARP_EVAL_DATA")]))
     for path in write_report(options.directories, options.baseline, _slice(options.examples), options.chosen_on, data):
         print(path)
@@ -180,10 +184,7 @@ def _report(options) -> int:
 def _examples(options) -> int:
     from .examples import examples_of
 
-    data = options.data or os.environ.get("HARP_EVAL_DATA")
-    if not data:
-        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    data = _data_folder(options.data)
     for example in examples_of(options.task, data, _slice(options.examples)):
         print(json.dumps(example, ensure_ascii=False))
     return EXIT_OK

@@ -23,6 +23,7 @@ class Choice:
     n: int  # examples that it was chosen on
     n_left_out: int  # development examples that are among those reported
     mean: float  # over those n
+    unit: str  # of the mean, as in Column
     pair: Pair | None  # beside the baseline, on the reported examples; None where it was not run on them
 
 
@@ -74,7 +75,8 @@ def _choose(group: dict[str, tuple[Column, Examples]], pairs: list[Pair], questi
 
     column, examples = min(candidates, key=rank)  # the first of equals, and they come by name
     return Choice(column.model, column.task, column.method, len(candidates), len(left), len(ids) - len(left),
-                  _mean(column, examples, left), next((pair for pair in pairs if _made_of(pair.column) == _made_of(column)), None))
+                  _mean(column, examples, left), baseline.unit,
+                  next((pair for pair in pairs if _made_of(pair.column) == _made_of(column)), None))
 
 
 def _shared(development: Column, reported: Column, questions: Questions, where: str) -> set[str]:
@@ -85,8 +87,8 @@ def _shared(development: Column, reported: Column, questions: Questions, where: 
         return {str(number) for number in development.numbers if _bare(texts[number]) in told}
     file, sha256 = question_file(development)
     if sha256 is None or sha256 != question_file(reported)[1]:
-        raise JournalError(f"{where}: whether a development example is reported too cannot be told, since the files "
-                           f"{file or 'of data'} differ: name the data folders of both with --data")
+        raise JournalError(f"{where}: whether a development example is reported too cannot be told, since the journals do not name one "
+                           f"and the same {file or 'data file'}: name the data folders of both with --data")
     return {str(number) for number in set(development.numbers) & set(reported.numbers)}
 
 

@@ -170,7 +170,8 @@ def summary_cell(pair: Pair) -> list[str]:
 def chosen_cell(choice: Choice) -> list[str]:
     """As summary_cell(), and what was chosen on how many examples."""
     left_out = f" ({choice.n_left_out} left out)" if choice.n_left_out else ""
-    origin = f"best of {choice.n_methods} method{'s' if choice.n_methods > 1 else ''} on {choice.n} other examples{left_out}"
+    methods = f"{choice.n_methods} methods" if choice.n_methods > 1 else "1 method"
+    origin = f"best of {methods} on {choice.n} other examples{left_out}, {value(choice.mean, choice.unit)} there"
     if choice.pair is None:
         return ["not run here", choice.method, origin]
     return [*summary_cell(choice.pair), choice.pair.column.method, origin]
