@@ -116,6 +116,24 @@ class Choosing(ChoiceTest):
             self.assertAlmostEqual(choice.pair.adjusted_p, 2 / 32)
 
 
+class Published(ChoiceTest):
+    def markdown(self, method):
+        changes = {"data_sha256": {"gsm8k/test.jsonl": "1"}}
+        self.write(self.report, {("vanilla", 0): (right(), {}), (method, 0): (right(*range(6)), of(0.5))}, changes)
+        _, markdown = write_report([self.report])
+        return markdown.read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+    def test_its_row(self):
+        told = self.markdown("harp")
+        self.assertIn("| m | vanilla | 0.0 %<br>20 examples |", told)
+        self.assertRegex(told, r"\| m \| HARP as published \| 30\.0 %<br>\+30\.0 \(\+\d+\.\d to \+\d+\.\d\)<br>"
+                               r"p = 0\.031, detectable \d+\.\d<br>hesitations 50\.0 %, time × 1\.00 \|")
+        self.assertNotIn("best second look", told)
+
+    def test_no_summary_without_it(self):
+        self.assertNotIn("## Summary", self.markdown("harp:beta=0.9"))
+
+
 class Overlap(ChoiceTest):
     METHODS = {("vanilla", 0): (right(1), {}), ("a", 0): (right(*range(10)), of(2.0)), ("b", 0): (right(*range(10, 19)), of(3.0))}
 
