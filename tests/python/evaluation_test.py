@@ -214,6 +214,13 @@ class Runs(unittest.TestCase):
             self.assertIn("harp:threshold=0.5", Path(path).read_text())
         code, out, err = harp_eval("report", self.folder / "run", "--examples", "2:7")
         self.assertEqual((code, Path(out.split()[0]).name), (0, "report-2-7.html"), err)
+        code, out, err = harp_eval("report", self.folder / "run", "--examples", "6:", "--chosen-on", self.folder / "run", "--data", SHARED)
+        self.assertEqual(code, 0, err)
+        for path in out.split():
+            self.assertIn("best of 1 method on 6 other examples (4 left out)", Path(path).read_text())
+        code, _, err = harp_eval("report", self.folder / "run", "--chosen-on", self.folder / "run")
+        self.assertEqual(code, 1)
+        self.assertIn("all 10 development examples are reported too", err)
         for wrong in ("7:2", "3", "x:", "-1:2"):
             code, _, err = harp_eval("report", self.folder / "run", f"--examples={wrong}")
             self.assertEqual(code, 2)

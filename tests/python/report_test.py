@@ -15,10 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import synthetic_journal as synthetic
 from harp.evaluation.journal import ENTROPY_BINS, Cell, Example, Journal, JournalError
 from harp.evaluation.report import write_report
-from harp.evaluation.report_data import read_results, sweeps
-from harp.evaluation.report_text import sentence
+from harp.evaluation.report_curves import curves, grids
+from harp.evaluation.report_data import read_results
+from harp.evaluation.report_figures import Canvas, _band
+from harp.evaluation.report_text import grid_cell, is_short, sentence, shorten
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -58,19 +60,13 @@ class ReportTest(unittest.TestCase):
         self.directory = Path(folder.name)
 
     def write(self, columns, task="gsm8k", n=None, model="m"):
-        """A journal of {(method, seed): {id: value}} or, with the config's changes, (values, changes)."""
-        with synthetic.unsynced(self.directory) as journal:
-            for (method, seed), values in columns.items():
-                values, changes = values if isinstance(values, tuple) else (values, {})
-                config = synthetic.config(task, "vanilla" if method == "vanilla" else "harp", seed, n or len(values)) | changes
-                cell = Cell(model, task, method, seed)
-                journal.begin(cell, config)
-                for id, value in values.items():
-                    journal.add(cell, Example(str(id), {config["metric"]: value}, f"{method} says {id}", f"target {id}",
-                                              10, 1.0, 10, 5, [10] + [0] * (ENTROPY_BINS - 1)))
+        synthetic.write_values(self.directory, columns, task, n, model)
+
+    def results(self, examples=slice(None)):
+        return read_results([self.directory], "vanilla", examples)
 
     def page(self, baseline="vanilla"):
-        page_path, markdown_path = write_report(self.directory, baseline)
+        page_path, markdown_path = write_report([self.directory], baseline)
         self.markdown = markdown_path.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
         self.html = page_path.read_text(encoding="utf-8")
         page = Page(self.html)
@@ -80,7 +76,7 @@ class ReportTest(unittest.TestCase):
         return page
 
     def sentences(self):
-        return [sentence(pair).replace("\N{NO-BREAK SPACE}", " ") for pair in read_results(self.directory, "vanilla")[1]]
+        return [sentence(pair).replace("\N{NO-BREAK SPACE}", " ") for pair in self.results()[1]]
 
 
 class WholeReport(ReportTest):
@@ -113,7 +109,7 @@ class WholeReport(ReportTest):
         self.assertIn("arXiv 2412.07282", page.words)
         self.assertIn("78.79", page.words)
         self.assertIn("0123456789abcdef" * 4, page.words)
-        columns, pairs = read_results(self.directory, "vanilla")
+        columns, pairs = self.results()
         for column in columns:
             if column.unit == "percent":
                 self.assertIn(f"{100 * column.mean:.1f} %", page.words)
@@ -142,10 +138,10 @@ class WholeReport(ReportTest):
 
     def test_nothing_to_report(self):
         with self.assertRaisesRegex(JournalError, "there is no journal"):
-            write_report(self.directory)
+            write_report([self.directory])
         Journal(self.directory).close()
         with self.assertRaisesRegex(JournalError, "nothing has been run yet"):
-            write_report(self.directory)
+            write_report([self.directory])
         self.assertFalse((self.directory / "report.html").exists())
 
     def test_without_a_baseline_or_examples(self):
@@ -183,7 +179,7 @@ class Numbers(ReportTest):
         zero = dict.fromkeys(range(60), 0.0)
         for task, wins in (("gsm8k", 6), ("commonsense_qa", 1)):
             self.write({("vanilla", 0): zero, ("harp", 0): {id: float(id < wins) for id in zero}}, task)
-        pairs = {pair.column.task: pair for pair in read_results(self.directory, "vanilla")[1]}
+        pairs = {pair.column.task: pair for pair in self.results()[1]}
         self.assertAlmostEqual(pairs["gsm8k"].comparison.p_value, 1 / 32)
         self.assertAlmostEqual(pairs["gsm8k"].adjusted_p, 2 / 32)
         self.assertIn("no difference can be told after correction for 2 tasks (p = 0.062; p = 0.031 alone)",
@@ -193,7 +189,7 @@ class Numbers(ReportTest):
         vanilla = {id: float(id % 2) for id in range(20)}
         self.write({("vanilla", 0): vanilla, ("harp", 0): dict.fromkeys(range(15), 1.0),
                     ("harp", 1): dict.fromkeys(range(10, 20), 0.0)}, n=20)
-        columns, (pair,) = read_results(self.directory, "vanilla")
+        columns, (pair,) = self.results()
         self.assertEqual((pair.comparison.n, pair.comparison.baseline, pair.comparison.treatment), (5, 0.4, 0.5))
         self.assertEqual((columns[1].n, columns[1].n_examples), (5, 20))
         self.assertAlmostEqual(columns[1].spread, 1 / np.sqrt(2))
@@ -203,9 +199,9 @@ class Numbers(ReportTest):
         self.write({("vanilla", 0): vanilla, ("harp", 0): harp})
         for examples, words in [(slice(None, 60), "vanilla 50.0 %"), (slice(60, None), "vanilla 0.0 %"),
                                 (slice(10, 40), "vanilla 66.7 %")]:
-            [told] = [sentence(pair) for pair in read_results(self.directory, "vanilla", examples)[1]]
+            [told] = [sentence(pair) for pair in self.results(examples)[1]]
             self.assertIn(words, told.replace("\N{NO-BREAK SPACE}", " "))
-        paths = write_report(self.directory, examples=slice(60, None))
+        paths = write_report([self.directory], examples=slice(60, None))
         self.assertEqual([path.name for path in paths], ["report-60-end.html", "report-60-end.md"])
         self.assertIn("Examples 60-end of each task", paths[1].read_text())
         self.assertNotIn("Not finished", paths[0].read_text())
@@ -230,23 +226,119 @@ class Numbers(ReportTest):
         vanilla = {id: float(id < 30) for id in range(60)}
         self.write({("vanilla", 0): vanilla,
                     ("harp", 0): {id: 1.0 - value if id % 2 else value for id, value in vanilla.items()}})
-        pair, = read_results(self.directory, "vanilla")[1]
+        pair, = self.results()[1]
         self.assertEqual([flip.id for flip in pair.worse], [str(id) for id in range(1, 20, 2)])
         self.assertEqual([flip.id for flip in pair.better], [str(id) for id in range(31, 50, 2)])
         self.assertEqual(vars(pair.better[0]), {"id": "31", "target": "target 31", "baseline": "vanilla says 31",
-                                                "treatment": "harp says 31"})
+                                                "treatment": "harp says 31", "steps": 10, "hesitations": 5, "question": ""})
+        self.assertEqual((pair.n_better, pair.n_worse), (15, 15))
+        words = " ".join(self.page().words.split())
+        self.assertIn("Gained: 15, the first 10 of them", words)
+        self.assertIn("Lost: 15, the first 10 of them Example 1, hesitations 5 of 10 target target 1 vanilla vanilla says 1 "
+                      "this method harp says 1 Example 3,", words)
+        self.assertIn("harp: 15 better, 15 worse", self.markdown)
 
-    def test_sweeps(self):
-        values = {1: 1.0, 2: 0.0}
-        harp = {"enabled": True, **synthetic.HARP}
-        self.write({("vanilla", 0): values} | {
-            (f"harp-{index}", 0): (values, {"options": harp | changes}) for index, changes in enumerate((
-                {"threshold": 2.0, "seed": 5}, {"threshold": 0.5}, {"threshold": "inf"}, {"strength": 0.3},
-                {"threshold": 2.0, "beta": 0.7}, {"beta": 0.7}))})
-        found = {option: [[column.method for column in line] for line in lines]
-                 for (_, _, option), lines in sweeps(read_results(self.directory, "vanilla")[0]).items()}
-        self.assertEqual(found, {"threshold": [["harp-1", "harp-0"], ["harp-5", "harp-4"]], "beta": [["harp-0", "harp-4"]]})
+    def test_flips_of_scores(self):
+        self.write({("vanilla", 0): {1: 0.5, 2: 0.2, 3: 0.1, 4: 0.3}, ("harp", 0): {1: 0.4, 2: 0.6, 3: 0.2, 4: 0.3}},
+                   "cnn_dailymail")
+        [pair] = self.results()[1]
+        self.assertEqual([flip.id for flip in pair.better], ["2", "3"])
+        self.assertIn("Better: 2", self.page().words)
 
+    def test_long_texts_unfold(self):
+        self.assertEqual(shorten("one\ntwo"), "one two")
+        self.assertEqual(shorten("b" * 300 + "e" * 300), "b" * 140 + " … " + "e" * 140)
+        for text, short in ((" one\ntwo", True), ("b" * 280, True), ("b" * 281, False), ("one\n" * 8, False)):
+            self.assertEqual(is_short(text), short, text)
+        text = "begins" + " x" * 500 + " ends"
+        with synthetic.unsynced(self.directory) as journal:
+            for method, value in (("vanilla", 0.0), ("harp", 1.0)):
+                cell = Cell("m", "gsm8k", method, 0)
+                journal.begin(cell, synthetic.config("gsm8k", method, 0, 2))
+                for id in "12":
+                    journal.add(cell, Example(id, {"exact_match": value}, text, "t", 10, 1.0, 10, 5, [10] + [0] * (ENTROPY_BINS - 1)))
+        page = self.page()
+        self.assertEqual(page.tags.count("details"), 1 + 2 * 2)
+        self.assertEqual((page.words.count(text), page.words.count(shorten(text))), (2 * 2, 2 * 2))
+
+
+HARP = {"enabled": True, **synthetic.HARP}
+
+
+class Curves(ReportTest):
+    def write_options(self, *options):
+        """harp-0, harp-1, ... of those options; harp-0 gains example 0, harp-1 0 and 1, ... of twenty."""
+        zero = dict.fromkeys(range(20), 0.0)
+        self.write({("vanilla", 0): zero | {19: 1.0}} | {
+            (f"harp-{index}", 0): (zero | dict.fromkeys(range(index + 1), 1.0), {"options": HARP | changes})
+            for index, changes in enumerate(options)})
+        return self.results()
+
+    def test_lines(self):
+        columns, _ = self.write_options(
+            {"threshold": 2.0, "seed": 5}, {"threshold": 0.5}, {"threshold": "inf"}, {"strength": 0.3},
+            {"threshold": 2.0, "beta": 0.7}, {"beta": 0.7}, {"view": "last", "beta": 2.0}, {"view": "last", "beta": 1.5})
+        found = {(one.option, one.second_pass): [(line.label, [column.method for column in line.columns]) for line in one.lines]
+                 for one in curves(columns)}
+        # What the second pass sees makes another figure, what it is mixed by another line; one value alone makes no line.
+        self.assertEqual(found, {
+            ("threshold", "view perturbed, strength 0.2"): [("beta 0.5", ["harp-1", "harp-0"]), ("beta 0.7", ["harp-5", "harp-4"])],
+            ("beta", "view perturbed, strength 0.2"): [("threshold 2", ["harp-0", "harp-4"])],
+            ("beta", "view last, strength 0.2"): [("threshold 1", ["harp-7", "harp-6"])]})
+
+    def test_lines_are_told_apart_and_in_order(self):
+        columns, _ = self.write_options(*(
+            {"threshold": threshold, "plausibility": plausibility, "beta": beta, "view": "last"}
+            for plausibility, threshold in ((0.1, 2.0), (0.0, 2.0), (0.0, 0.5)) for beta in (2.0, 1.5)))
+        by_beta, by_threshold, by_plausibility = sorted(curves(columns), key=lambda one: one.option)[:1] + [
+            next(one for one in curves(columns) if one.option == option) for option in ("threshold", "plausibility")]
+        self.assertEqual([line.label for line in by_beta.lines], [
+            "threshold 0.5, plausibility 0", "threshold 2, plausibility 0", "threshold 2, plausibility 0.1"])
+        self.assertEqual([line.label for line in by_threshold.lines], ["beta 1.5", "beta 2"])
+        self.assertEqual([line.label for line in by_plausibility.lines], ["threshold 2, beta 1.5", "threshold 2, beta 2"])
+
+    def test_a_grid(self):
+        columns, pairs = self.write_options({"beta": 2.0}, {"beta": 1.5}, {"beta": 2.0, "threshold": 3.0}, {"beta": 2.0, "strength": 0.1})
+        [grid] = grids(columns)
+        self.assertEqual((grid.second_pass, grid.betas), ("view perturbed, strength 0.2", [1.5, 2.0]))
+        self.assertEqual([(label, [column and column.method for column in row]) for label, row in grid.rows],
+                         [("threshold 1", ["harp-1", "harp-0"]), ("threshold 3", [None, "harp-2"])])
+        by_method = {(pair.column.model, pair.column.task, pair.column.method): pair for pair in pairs}
+        value, difference, flips = grid_cell(grid.rows[1][1][1], by_method)
+        self.assertRegex(difference, r"^\+10\.0 \([-−]?\d+\.\d to \+\d+\.\d\)$")
+        self.assertEqual((value, flips), ("15.0\N{NO-BREAK SPACE}%", "+3\N{NO-BREAK SPACE}−1"))
+        page = self.page()
+        self.assertIn("threshold 3", page.words)
+        self.assertRegex(self.markdown, r"\n\| threshold 3 \|  \| 15\.0 %<br>\+10\.0 \([^|]*\)<br>\+3 −1 \|\n")
+
+    def test_the_figure(self):
+        columns, pairs = self.write_options({"beta": 2.0}, {"beta": 1.5})
+        svg = Canvas().curves(curves(columns)[0], pairs)
+        drawn = re.findall(r'<text[^>]*?(?: x="([\d.]+)" y="([\d.]+)")?(?: transform="[^"]*")?>([^<]*)</text>', svg)
+        labels = [label for _, _, label in drawn]
+        for label in ("vanilla, 5.0\N{NO-BREAK SPACE}%", "threshold 1", "1.5", "2", "beta", "difference from vanilla, points", "exact_match, %"):
+            self.assertIn(label, labels)
+        marks = [(label, float(y)) for _, y, label in drawn[:labels.index("difference from vanilla, points")]]
+        right = dict(marks[:labels.index("exact_match, %")])
+        left = dict(marks[labels.index("beta") + 1:])
+        # On the right stand values that there can be; vanilla's are 5 % more than the difference.
+        self.assertEqual((list(right), list(left)[:3]), (["0", "10", "20", "30"], ["−10", "0", "10"]))
+        self.assertAlmostEqual(right["10"], (left["0"] + left["10"]) / 2, places=3)
+
+    def test_a_band_is_of_the_difference(self):
+        columns, pairs = self.write_options({"beta": 2.0})
+        comparison = pairs[0].comparison
+        self.assertEqual(_band(columns[1], comparison, pairs), (comparison.difference, comparison.low, comparison.high))
+        self.assertEqual(_band(columns[1], None, []), (columns[1].mean,) * 3)
+        self.assertEqual(_band(columns[1], None, pairs), (columns[1].mean - columns[0].mean,) * 3)
+
+    def test_without_a_baseline(self):
+        ones = {1: 1.0, 2: 0.0}
+        self.write({(f"harp-{beta}", 0): (ones, {"options": HARP | {"beta": beta}}) for beta in (1.5, 2.0)})
+        self.assertIn("threshold 1", self.page().words)
+
+
+class Titles(ReportTest):
     def test_titles_are_told_apart(self):
         values = {1: 1.0, 2: 0.0}
         for task, protocol, title in (
@@ -255,7 +347,7 @@ class Numbers(ReportTest):
                 ("cnn_dailymail", "lm-eval", ["Questions, lm-eval, cnn_dailymail", "Questions, generative",
                                               "Questions, lm-eval, gsm8k"])):
             self.write({("vanilla", 0): (values, {"task_title": "Questions", "protocol": protocol})}, task)
-            self.assertEqual([column.title for column in read_results(self.directory, "vanilla")[0]], title)
+            self.assertEqual([column.title for column in self.results()[0]], title)
 
 
 if __name__ == "__main__":

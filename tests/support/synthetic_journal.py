@@ -1,5 +1,7 @@
 """An evaluation that never ran: a journal with two models, three tasks, a sweep, several seeds and an unfinished column."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ TASKS = {  # name: (title, metric, binary, the paper's column, level)
     "commonsense_qa": ("CommonsenseQA", "acc", True, "csqa_acc", 0.55),
     "cnn_dailymail": ("CNN/DailyMail", "rouge1", False, "cnn_dm_rouge1", 0.3),
 }
+DATA = dict.fromkeys(("gsm8k/test.jsonl", "csqa/dev_rand_split.jsonl", "cnn_dm/cnn_dm_test_50.jsonl"), "fedcba9876543210" * 4)
 OFF = {"enabled": False}
 HARP = {"threshold": 1.0, "beta": 0.5, "perturbation": "dropout", "strength": 0.2, "reframings": 1, "redraw": 0, "scope": "all"}
 METHODS = {  # name: (decoding, options, gain, cost, seeds)
@@ -31,7 +34,7 @@ def config(task, method, seed, n, **changes):
     decoding, options, *_ = METHODS[method]
     return {"options": options | {"seed": seed} if options is HARP else options, "decoding": decoding, "protocol": "generative",
             "metric": metric, "binary": binary, "higher_is_better": True, "n_examples": n, "model_file": "tiny-Q8_0.gguf",
-            "model_sha256": "0123456789abcdef" * 4, "versions": {"harp": "1.0.0", "llama.cpp": "b1"}, "task_title": title,
+            "model_sha256": "0123456789abcdef" * 4, "data_sha256": DATA, "versions": {"harp": "1.0.0", "llama.cpp": "b1"}, "task_title": title,
             "paper_column": paper_column, **changes}
 
 
@@ -53,6 +56,27 @@ def unsynced(directory):
     journal = Journal(directory)
     journal._database.execute("PRAGMA synchronous = OFF")
     return journal
+
+
+def write_values(directory, columns, task="gsm8k", n=None, model="m"):
+    """Columns {(method, seed): {id: value}} or, with changes of the config, {(method, seed): ({id: value}, changes)}."""
+    with unsynced(directory) as journal:
+        for (method, seed), values in columns.items():
+            values, changes = values if isinstance(values, tuple) else (values, {})
+            settings = config(task, "vanilla" if method == "vanilla" else "harp", seed, n or len(values)) | changes
+            cell = Cell(model, task, method, seed)
+            journal.begin(cell, settings)
+            for id, value in values.items():
+                journal.add(cell, Example(str(id), {settings["metric"]: value}, f"{method} says {id}", f"target {id}",
+                                          10, 1.0, 10, 5, [10] + [0] * (ENTROPY_BINS - 1)))
+
+
+def write_data(folder, questions):
+    """A data folder with those questions of gsm8k. @return what a config says of it"""
+    path = folder / "gsm8k/test.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"question": text, "answer": "so #### 3"}) + "\n" for text in questions))
+    return {"data_sha256": {"gsm8k/test.jsonl": hashlib.sha256(path.read_bytes()).hexdigest()}}
 
 
 def write(directory, n=200, models=("SmolLM2-135M-Instruct Q8_0", "Gemma-3-270M-it Q8_0"), methods=METHODS, tasks=TASKS,

@@ -14,6 +14,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -71,11 +72,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     run.set_defaults(run=_run)
 
-    report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished")
-    report.add_argument("directory", type=Path, metavar="DIR")
+    report = commands.add_parser("report", help="DIR/report.html and report.md from what is finished",
+                                 formatter_class=argparse.RawDescriptionHelpFormatter,
+                                 description="Writes report.html and report.md into the (first) DIR from what is finished in all of them.",
+                                 epilog=_REPORT_HELP)
+    report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
     report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
+    report.add_argument("--chosen-on", action="append", default=[], type=Path, metavar="DIR",
+                        help="with other examples: there the best second look of each model and task is chosen; again for several")
+    report.add_argument("--data", action="append", metavar="DIR", help="of the data files that were run, for the questions of examples; "
+                        "again for several (default: $HARP_EVAL_DATA)")
     report.set_defaults(run=_report)
 
     examples = commands.add_parser("examples", help="examples of a task, for harp calibrate --examples",
@@ -102,12 +110,23 @@ Example:
 """
 
 
+_REPORT_HELP = """\
+The best of many methods looks better than it is on the examples that it was found on. With --chosen-on the summary has, for
+each model and task, the method with HARP that has the best mean on the examples of that directory; of equals that which
+hesitates less, then the first by name. Examples that are reported are left out of the choice, compared by their texts where
+--data has the files of both, else by their numbers where both are from one file; where neither can be told it is refused.
+
+Examples:
+  harp-eval report results --chosen-on development
+  harp-eval report results --examples 1000: --chosen-on results     chosen on the first 1000, reported on the others
+"""
+
+
 def _run(options) -> int:
     from .methods import read_method
     from .runner import Plan, in_process, run
     from .tasks import TASKS
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
     # a terminated run ends as an interrupted one: nothing is half written either way
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = tuple(options.tasks.split(","))
@@ -118,9 +137,7 @@ def _run(options) -> int:
                         "--replicas": options.replicas, "--threads": options.threads}.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag}: {value} is out of range; allowed: 1..")
-    data = options.data or os.environ.get("HARP_EVAL_DATA")
-    if not data:
-        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    data = _data_folder(options.data)
     for path in options.model:
         if not Path(path).is_file():
             raise FileNotFoundError(f"-m: {path}: no such file")
@@ -138,6 +155,13 @@ def _run(options) -> int:
     return EXIT_OK
 
 
+def _data_folder(named: str | None) -> str:
+    folder = named or os.environ.get("HARP_EVAL_DATA")
+    if not folder:
+        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
+    return folder
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
@@ -151,7 +175,8 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _report(options) -> int:
     from .report import write_report
 
-    for path in write_report(options.directory, options.baseline, _slice(options.examples)):
+    data = options.data or list(filter(None, [os.environ.get("HARP_EVAL_DATA")]))
+    for path in write_report(options.directories, options.baseline, _slice(options.examples), options.chosen_on, data):
         print(path)
     return EXIT_OK
 
@@ -159,10 +184,7 @@ def _report(options) -> int:
 def _examples(options) -> int:
     from .examples import examples_of
 
-    data = options.data or os.environ.get("HARP_EVAL_DATA")
-    if not data:
-        raise ValueError("--data: which folder has the data files? Name it here or in HARP_EVAL_DATA (docs/TASKS.md)")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    data = _data_folder(options.data)
     for example in examples_of(options.task, data, _slice(options.examples)):
         print(json.dumps(example, ensure_ascii=False))
     return EXIT_OK

@@ -4,44 +4,58 @@ import csv
 import html
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jinja2
 
 from . import report_text as text
 from .journal import JournalError
-from .report_data import ALL, SWEPT, Column, Pair, read_results, sweeps
+from .questions import Questions
+from .report_choice import Choice, choose
+from .report_curves import SWEPT, curves, grids
+from .report_data import ALL, Column, Pair, read_results
 from .report_figures import Canvas, Palette
 
 HERE = Path(__file__).parent
 METHODS_OF_PAPER = {"greedy": "greedy", "beam": "beam", "harp_greedy": "HARP greedy", "nucleus": "nucleus",
                     "harp_nucleus": "HARP nucleus"}
+PUBLISHED = "harp"  # the preset: the authors' options
 # Shown in tables of their own; whatever else a config has is listed as it is.
 SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "model_file", "model_sha256", "versions",
          "task_title", "paper_column", "higher_is_better"}
 
 
-def write_report(directory, baseline="vanilla", examples=ALL) -> tuple[Path, Path]:
-    """Writes report.html and report.md beside the journal and returns their paths. `baseline` is the method to compare with.
+def write_report(directories: Sequence[Path], baseline: str = "vanilla", examples: slice = ALL, chosen_on: Sequence[Path] = (),
+                 data: Iterable[str] = ()) -> tuple[Path, Path]:
+    """Writes report.html and report.md into the first directory and returns their paths. `baseline` is the method to compare with.
 
     `examples`: the slice of each task's examples to tell of; named in the files' names (report-0-1000.html).
+    `chosen_on`: directories of journals with development examples, on which the best second look is chosen.
+    `data`: folders that may have the data files, for the questions of examples; only the very files that were run are read.
 
-    Raises JournalError if there is no journal or nothing in it, OSError if the files cannot be written.
+    Raises JournalError if there is no journal or nothing in it, or nothing can be chosen honestly; OSError if the files cannot
+    be written.
     """
-    columns, pairs = read_results(directory, baseline, examples)
+    directory = Path(directories[0])
+    questions = Questions(data)
+    columns, pairs = read_results(directories, baseline, examples)
     if not columns:
-        raise JournalError(f"{Path(directory) / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
+        raise JournalError(f"{directory / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
+    choices = choose(chosen_on, baseline, pairs, questions) if chosen_on else []
+    questions.add_to(pairs)
     part = "" if examples == ALL else f"{examples.start or 0}-{examples.stop or 'end'}"
-    content = {**_tables(columns, pairs), "baseline": baseline, "figures": _figures(columns, pairs),
-               "examples": part}
+    content = {**_tables(columns, pairs), **_second_looks(columns, pairs, choices), "baseline": baseline,
+               "figures": _figures(columns, pairs), "examples": part,
+               "lacks_questions": any(not flip.question for pair in pairs for flip in pair.better + pair.worse)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=lambda name: name.endswith(".html.jinja"), trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.globals["text"] = text
-    environment.filters |= {"markdown": _markdown, "result": text.result, "hesitations": text.hesitations}
+    environment.filters |= {"markdown": _markdown, "lines": _markdown_lines, "result": text.result, "hesitations": text.hesitations}
     paths = []
     for name in ("report.html", "report.md"):
-        path = Path(directory) / (name.replace(".", f"-{part}.") if part else name)
+        path = directory / (name.replace(".", f"-{part}.") if part else name)
         # A report that was there stays whole if this one cannot be written.
         unfinished = path.with_suffix(path.suffix + ".part")
         unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")
@@ -80,7 +94,31 @@ def _tables(columns: list[Column], pairs: list[Pair]) -> dict:
     }
 
 
-def _distinct(facts):
+def _second_looks(columns: list[Column], pairs: list[Pair], choices: list[Choice]) -> dict:
+    """The summary, the grids, and the pairs that fill them."""
+    by_method = {(pair.column.model, pair.column.task, pair.column.method): pair for pair in pairs}
+    models = list(dict.fromkeys(column.model for column in columns))
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    summary = {model: _summary(model, tasks, by_method, choices) for model in models}
+    return {"summary": {model: rows for model, rows in summary.items() if len(rows) > 1}, "chosen": bool(choices),
+            "by_method": by_method, "grids": grids(columns)}
+
+
+def _summary(model: str, tasks: list[str], by_method: dict[tuple[str, str, str], Pair],
+             choices: list[Choice]) -> dict[str, list[list[str]]]:
+    """{row: cells by task}, each cell in lines: the baseline, and beside it HARP as published and what was chosen, where there are."""
+    baselines = {task: pair.baseline for (of, task, _), pair in by_method.items() if of == model}
+    published = {task: by_method[model, task, PUBLISHED] for task in tasks if (model, task, PUBLISHED) in by_method}
+    chosen = {choice.task: choice for choice in choices if choice.model == model}
+    rows = {}
+    for name, found, cell in ((next((column.method for column in baselines.values()), ""), baselines, text.baseline_cell),
+                              ("HARP as published", published, text.summary_cell), ("best second look", chosen, text.chosen_cell)):
+        if found:
+            rows[name] = [cell(found[task]) if task in found else [""] for task in tasks]
+    return rows
+
+
+def _distinct(facts: Iterable[tuple[str, str, object]]) -> dict[str, dict[str, str]]:
     """{name: {fact: its distinct values, joined}} of (name, fact, value)."""
     found = {}
     for name, fact, inner in facts:
@@ -89,7 +127,7 @@ def _distinct(facts):
     return {name: {fact: "; ".join(values) for fact, values in by_fact.items()} for name, by_fact in found.items()}
 
 
-def _paper(tasks):
+def _paper(tasks: Iterable[Column]) -> dict:
     """The paper's table over our tasks: models, as in "results", and relative times; no models if it has none of the tasks."""
     with (HERE / "paper_table.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
@@ -119,27 +157,27 @@ def _figures(columns: list[Column], pairs: list[Pair]) -> dict[str, list[tuple[s
                                                         and column.hesitation_share is not None], methods),
             "entropies": _if_any(canvas.entropies, _with_entropies(mine), tasks),
         }
-        for (line_model, task, option), lines in sweeps(mine).items():
-            drawn.setdefault(option, []).append(
-                canvas.sweep(lines, option, [pair for pair in my_pairs if pair.column.task == task]))
+        for found in curves(mine):
+            task = found.lines[0].columns[0].task
+            drawn.setdefault(found.option, []).append(canvas.curves(found, [pair for pair in my_pairs if pair.column.task == task]))
         for kind, svgs in drawn.items():
             if svgs:
                 figures[kind].append((model, svgs))
     return figures
 
 
-def _groups(items, key):
+def _groups(items: list, key: Callable) -> Iterable[list]:
     groups = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups.values()
 
 
-def _if_any(draw, columns, palette):
+def _if_any(draw: Callable, columns: list[Column], palette: Palette) -> list[str]:
     return [draw(columns, palette)] if columns else []
 
 
-def _with_entropies(columns):
+def _with_entropies(columns: list[Column]) -> list[Column]:
     """Of each task, the first method with entropies: the baseline where it has them."""
     found = {}
     for column in columns:
@@ -148,7 +186,12 @@ def _with_entropies(columns):
     return list(found.values())
 
 
-def _markdown(cell):
+def _markdown(cell: object) -> str:
     """Text as the content of one cell of a Markdown table, shown as it is."""
     flat = html.escape(str(cell), quote=False).replace("\n", " ").replace("\r", " ")
     return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", flat)
+
+
+def _markdown_lines(cell: list[str]) -> str:
+    """A cell of several lines."""
+    return "<br>".join(map(_markdown, cell))

@@ -1,20 +1,25 @@
 """What a report tells, as numbers: the journal's columns of results, and each method's comparison with the baseline."""
 
-import json
+import contextlib
 import math
 import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from . import statistics
-from .journal import ENTROPY_BINS, Cell, Journal, id_order
+from .journal import ENTROPY_BINS, Cell, Example, Journal, JournalError, id_order
 
 # What must be the same on both sides of a comparison; the rest of a config is what is compared, or describes the run.
 SAME = ("protocol", "metric", "binary", "model_sha256", "data_sha256")
-SWEPT = ("threshold", "strength", "beta")
+# What options were when there were none of these names, as in journals from then.
+EARLIER = {"gate": "entropy", "plausibility": 0.0, "view": "perturbed", "view_tokens": 10}
 ALL = slice(None)
 FLIPS = 10  # examples shown each way
+
+Examples = dict[int, dict[str, Example]]  # by seed and id
 
 
 @dataclass
@@ -32,19 +37,28 @@ class Column:
     spread: float | None  # standard deviation of the mean over seeds; None with one seed
     hesitation_share: float | None  # of the steps; None without steps
     entropies: np.ndarray  # [ENTROPY_BINS] counts
-    n_examples: int  # to be run, of those that are asked for
+    numbers: range  # of the examples that are asked for, finished or not; an example's id is its number
 
     @property
-    def config(self):
+    def n_examples(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def config(self) -> dict:
         return next(iter(self.configs.values()))
 
     @property
-    def options(self):
-        return self.config.get("options", {})
+    def reframes(self) -> bool:
+        return self.config.get("options", {}).get("enabled", True)
 
     @property
-    def reframes(self):
-        return self.options.get("enabled", True)
+    def options(self) -> dict:
+        return {**(EARLIER if self.reframes else {}), **self.config.get("options", {})}
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher value is better, -1 where a lower one is."""
+        return 1 if self.config.get("higher_is_better", True) else -1
 
 
 @dataclass
@@ -55,6 +69,9 @@ class Flip:
     target: str
     baseline: str
     treatment: str
+    steps: int  # of the treatment
+    hesitations: int
+    question: str = ""  # empty where no folder has the data
 
 
 @dataclass
@@ -68,63 +85,64 @@ class Pair:
     adjusted_p: float = math.nan  # Holm, over the tasks of a model and method
     family: int = 0  # how many tasks those are
     cost: statistics.Estimate | None = None  # seconds per token, relative to the baseline; None where no time was recorded
-    better: list[Flip] = field(default_factory=list)  # at most FLIPS, the largest differences first
+    better: list[Flip] = field(default_factory=list)  # at most FLIPS, the largest differences first, among equals the first
     worse: list[Flip] = field(default_factory=list)
+    n_better: int = 0  # of all of them
+    n_worse: int = 0
 
 
-def read_results(directory, baseline, examples=ALL) -> tuple[list[Column], list[Pair]]:
+def read_results(directories: Sequence[Path], baseline: str, examples: slice = ALL) -> tuple[list[Column], list[Pair]]:
     """All columns, the baseline's first in each model and task, and all pairs in the same order.
 
     `examples`: the slice of each task's examples to tell of, such as those to choose options on and those held out.
 
-    Raises JournalError if there is no journal or nothing in it.
+    Raises JournalError as read_groups().
     """
     columns, pairs = [], []
-    with Journal(directory, read_only=True) as journal:
-        groups = {}
-        cells = sorted(journal.cells(), key=lambda cell: _natural(cell.method))
-        for cell in sorted(cells, key=lambda cell: (cell.model, cell.task, cell.method != baseline)):
+    for group in read_groups(directories, baseline, examples):
+        _set_unit([column for column, _ in group.values()])
+        columns += [column for column, _ in group.values()]
+        if baseline in group:
+            pairs += [_pair(*group[baseline], *read) for method, read in group.items() if method != baseline]
+    _tell_titles_apart(columns)
+    return columns, adjusted(pairs, lambda pair: (pair.column.model, pair.column.method))
+
+
+def read_groups(directories: Sequence[Path], baseline: str,
+                examples: slice = ALL) -> Iterator[dict[str, tuple[Column, Examples]]]:
+    """For each model and task its methods, the baseline first, from the journals of all directories.
+
+    Raises JournalError if a directory has no journal, or two have the same cell.
+    """
+    with contextlib.ExitStack() as stack:
+        journals: dict[Cell, Journal] = {}
+        for directory in directories:
+            journal = stack.enter_context(Journal(directory, read_only=True))
+            for cell in journal.cells():
+                if cell in journals:
+                    raise JournalError(f"{cell.model}, {cell.task}, {cell.method}, seed {cell.seed} is in {journals[cell].path} and in "
+                                       f"{journal.path}: give one of them")
+                journals[cell] = journal
+        groups: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+        by_method = sorted(sorted(journals, key=lambda cell: cell.seed), key=lambda cell: _natural(cell.method))
+        for cell in sorted(by_method, key=lambda cell: (cell.model, cell.task, cell.method != baseline)):
             groups.setdefault((cell.model, cell.task), {}).setdefault(cell.method, []).append(cell)
         for methods in groups.values():
-            group = {method: _read_column(journal, cells, examples) for method, cells in methods.items()}
-            _set_unit([column for column, _ in group.values()])
-            columns += [column for column, _ in group.values()]
-            if baseline in group:
-                pairs += [_pair(*group[baseline], *read) for method, read in group.items() if method != baseline]
-    _tell_titles_apart(columns)
-    return columns, _adjusted(pairs)
+            yield {method: _read_column(journals, cells, examples) for method, cells in methods.items()}
 
 
-def sweeps(columns) -> dict[tuple[str, str, str], list[list[Column]]]:
-    """{(model, task, option): lines}, each line the columns that differ only in that option, by its value."""
-    found = {}
-    for option in SWEPT:
-        lines = {}
-        for column in columns:
-            if column.reframes and column.n and math.isfinite(float(column.options.get(option, "inf"))):
-                rest = {key: value for key, value in column.options.items() if key not in (option, "seed")}
-                same = json.dumps([column.config.get("decoding"), rest], sort_keys=True)
-                lines.setdefault((column.model, column.task, same), []).append(column)
-        for (model, task, _), line in lines.items():
-            if len({column.options[option] for column in line}) > 1:
-                line.sort(key=lambda column: column.options[option])
-                found.setdefault((model, task, option), []).append(line)
-    return found
-
-
-def _natural(text):
+def _natural(text: str) -> list:
     """Sort key in which harp-2 comes before harp-10: numbers are every second part."""
     return [float(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
 
 
-def _read_column(journal, cells: list[Cell], wanted: slice):
-    """(column, {seed: {id: example}})"""
-    configs = {cell.seed: journal.config(cell) for cell in cells}
+def _read_column(journals: dict[Cell, Journal], cells: list[Cell], wanted: slice) -> tuple[Column, Examples]:
+    configs = {cell.seed: journals[cell].config(cell) for cell in cells}
     numbers = range(configs[cells[0].seed]["n_examples"])[wanted]
-    examples = {cell.seed: {example.id: example for example in journal.examples(cell)
+    examples = {cell.seed: {example.id: example for example in journals[cell].examples(cell)
                             if wanted == ALL or int(example.id) in numbers} for cell in cells}
     metric = configs[cells[0].seed]["metric"]
-    ids = _common(examples)
+    ids = common_ids(examples)
     by_seed = [np.mean([by_id[id].metrics[metric] for id in ids]) for by_id in examples.values()] if ids else []
     every = [example for by_id in examples.values() for example in by_id.values()]
     steps = sum(example.steps for example in every)
@@ -136,16 +154,16 @@ def _read_column(journal, cells: list[Cell], wanted: slice):
         spread=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         hesitation_share=sum(example.hesitations for example in every) / steps if steps else None,
         entropies=np.sum([example.entropies for example in every], axis=0) if every else np.zeros(ENTROPY_BINS, int),
-        n_examples=len(numbers)), examples
+        numbers=numbers), examples
 
 
-def _set_unit(columns):
+def _set_unit(columns: list[Column]) -> None:
     if all(column.mean is None or 0 <= column.mean <= 1 for column in columns):
         for column in columns:
             column.unit = "percent" if column.config.get("binary") else "hundredths"
 
 
-def _tell_titles_apart(columns):
+def _tell_titles_apart(columns: list[Column]) -> None:
     """By the protocol, and where that is not enough, by the task's name."""
     for distinction in (lambda column: column.config.get("protocol", ""), lambda column: column.task):
         tasks = {}
@@ -156,15 +174,15 @@ def _tell_titles_apart(columns):
                 column.title += f", {distinction(column)}"
 
 
-def _common(*sides):
+def common_ids(*sides: Examples) -> list[str]:
     """Ids that every seed of every side has, in order."""
     return sorted(set.intersection(*(set(by_id) for side in sides for by_id in side.values())), key=id_order)
 
 
-def _pair(baseline, base_examples, column, examples):
+def _pair(baseline: Column, base_examples: Examples, column: Column, examples: Examples) -> Pair:
     pair = Pair(column, baseline)
     different = [key for key in SAME if baseline.config.get(key) != column.config.get(key)]
-    ids = _common(base_examples, examples)
+    ids = common_ids(base_examples, examples)
     if different:
         pair.problem = f"not comparable: run with another {' and another '.join(different)}"
     elif len(ids) < 2:
@@ -178,25 +196,29 @@ def _pair(baseline, base_examples, column, examples):
                   for id in ids} for side in (base_examples, examples)]
         if all(sum(amounts) > 0 for side in spent for amounts in zip(*side.values())):
             pair.cost = statistics.relative_cost(*spent)
-        pair.better, pair.worse = _flips(next(iter(base_examples.values())), next(iter(examples.values())), ids, column.config)
+        _add_flips(pair, next(iter(base_examples.values())), next(iter(examples.values())), ids)
     return pair
 
 
-def _flips(base, treatment, ids, config):
-    sign = 1 if config.get("higher_is_better", True) else -1
-    gains = {id: sign * (treatment[id].metrics[config["metric"]] - base[id].metrics[config["metric"]]) for id in ids}
+def _add_flips(pair: Pair, base: dict[str, Example], treatment: dict[str, Example], ids: list[str]) -> None:
+    metric = pair.column.config["metric"]
+    gains = {id: pair.column.sign * (treatment[id].metrics[metric] - base[id].metrics[metric]) for id in ids}
     largest = sorted(ids, key=lambda id: -abs(gains[id]))  # stable: by id among equals
-    return [[Flip(id, base[id].target, base[id].answer, treatment[id].answer) for id in largest if way * gains[id] > 0][:FLIPS]
-            for way in (1, -1)]
+    better, worse = [[id for id in largest if way * gains[id] > 0] for way in (1, -1)]
+    pair.better, pair.worse = [[Flip(id, base[id].target, base[id].answer, treatment[id].answer, treatment[id].steps,
+                                     treatment[id].hesitations) for id in side[:FLIPS]] for side in (better, worse)]
+    pair.n_better, pair.n_worse = len(better), len(worse)
 
 
-def _adjusted(pairs):
-    families = {}
+def adjusted(pairs: list[Pair], family: Callable[[Pair], Hashable]) -> list[Pair]:
+    """The pairs with Holm's p over those of the same family."""
+    families: dict[Hashable, list[int]] = {}
     for index, pair in enumerate(pairs):
         if pair.comparison:
-            families.setdefault((pair.column.model, pair.column.method), []).append(index)
+            families.setdefault(family(pair), []).append(index)
+    pairs = list(pairs)
     for indices in families.values():
-        adjusted = statistics.holm([pairs[index].comparison for index in indices])
-        for index, p_value in zip(indices, adjusted):
+        p_values = statistics.holm([pairs[index].comparison for index in indices])
+        for index, p_value in zip(indices, p_values):
             pairs[index] = replace(pairs[index], adjusted_p=p_value, family=len(indices))
     return pairs

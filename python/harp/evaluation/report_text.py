@@ -2,17 +2,31 @@
 
 import json
 
-from .report_data import Column, Pair
+from .report_choice import Choice
+from .report_curves import Grid
+from .report_data import Column, Flip, Pair
 from .statistics import ALPHA
 
 MINUS = "\N{MINUS SIGN}"
 JOIN = "\N{NO-BREAK SPACE}"
+ENDS = 140  # characters of a long text's beginning and end
 PAPER_CAUTION = ("The paper's table (arXiv 2412.07282) is for orientation: other models, prompts and lengths, and about "
                  "200 examples a task. Its LAMBADA is generative: it does not compare with lm-eval's.")
 HOW_COMPARED = ("Paired by example. Intervals: bootstrap over examples. p: McNemar's exact test for right and wrong answers "
                 "with one seed a side, else a permutation test; Holm corrects for the tasks of one model and method. "
                 "Detectable: the smallest difference that this many examples show four times out of five. Where few examples "
                 "differ the interval comes out too narrow: go by p.")
+HOW_CURVES = ("Lines join methods that differ in this option only. Each stands at its difference from {baseline} (dashed) on the same "
+              "examples; the band is the 95 % interval of that difference, not of the value on the right, and too narrow where few "
+              "examples differ. The best of many tried looks better than it is: choose on other examples.")
+HOW_CHOSEN = ("Chosen on other examples: for each model and task, of the methods with HARP and {baseline}'s decoding, the one with the "
+              "best mean on the development examples, those that are reported here left out; of equals that which hesitates less, then "
+              "the first by name.")
+HOW_SUMMARY = ("Differences from {baseline} with 95 % intervals; p after Holm's correction over the tasks of a row; detectable: what this "
+               "many examples show four times out of five; time per token relative to {baseline}.")
+HOW_FLIPPED = ("Up to ten a side: those with the largest difference, among equals the first of the task. With several seeds, the first "
+               "of each.")
+NO_QUESTIONS = "Questions are shown where --data names a folder with the very files that were run."
 HOW_COST = "Model seconds per token on the same examples: ratio of sums, bootstrap interval."
 
 
@@ -45,7 +59,7 @@ def significant(pair: Pair) -> bool:
 
 def improves(pair: Pair) -> bool:
     """Whether the difference goes the metric's good way."""
-    return (pair.comparison.difference > 0) == pair.column.config.get("higher_is_better", True)
+    return pair.comparison.difference * pair.column.sign > 0
 
 
 def sentence(pair: Pair) -> str:
@@ -59,7 +73,7 @@ def sentence(pair: Pair) -> str:
         told = "no example came out differently"
     else:
         start += (f": {distance(comparison.difference, unit, '+')}{points(unit)}, "
-                  f"95{JOIN}% interval {distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}")
+                  f"95{JOIN}% interval {interval(pair)}")
         told = _verdict(pair)
     return f"{start}: {told}{_power(pair)}."
 
@@ -94,13 +108,90 @@ def _power(pair):
     return f"; with {comparison.n} examples only one over {amount} could have been seen"
 
 
-def difference_row(pair: Pair) -> list[str]:
+def interval(pair: Pair) -> str:
+    """Of the difference."""
     comparison, unit = pair.comparison, pair.column.unit
-    least = comparison.minimum_detectable
-    return [str(comparison.n), distance(comparison.difference, unit, "+"),
-            f"{distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}",
-            p_value(comparison.p_value), p_value(pair.adjusted_p), "–" if least is None else distance(least, unit),
+    return f"{distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}"
+
+
+def detectable(pair: Pair) -> str:
+    least = pair.comparison.minimum_detectable
+    return "–" if least is None else distance(least, pair.column.unit)
+
+
+def difference_row(pair: Pair) -> list[str]:
+    comparison = pair.comparison
+    return [str(comparison.n), distance(comparison.difference, pair.column.unit, "+"), interval(pair),
+            p_value(comparison.p_value), p_value(pair.adjusted_p), detectable(pair),
             f"{comparison.wins} / {comparison.losses} / {comparison.ties}"]
+
+
+def gained_lost(pair: Pair) -> str:
+    """Examples on which the method does better, and worse."""
+    counts = [pair.comparison.wins, pair.comparison.losses][::pair.column.sign]
+    return f"+{counts[0]}{JOIN}{MINUS}{counts[1]}"
+
+
+def against(pair: Pair) -> str:
+    return f"{distance(pair.comparison.difference, pair.column.unit, '+')} ({interval(pair)})"
+
+
+def grid_cell(column: Column | None, pairs: dict[tuple[str, str, str], Pair]) -> list[str]:
+    """One method of a grid, in lines: its value, its difference from the baseline, examples gained and lost."""
+    if column is None:
+        return [""]
+    pair = pairs.get((column.model, column.task, column.method))
+    more = [against(pair), gained_lost(pair)] if pair and pair.comparison else []
+    return [result(column), *more]
+
+
+def grid_cells(columns: list[Column | None], pairs: dict[tuple[str, str, str], Pair]) -> list[list[str]]:
+    return [grid_cell(column, pairs) for column in columns]
+
+
+def beta_heads(grid: Grid) -> list[str]:
+    return [f"beta {beta:g}" for beta in grid.betas]
+
+
+def baseline_cell(column: Column) -> list[str]:
+    """As summary_cell()."""
+    return [result(column), f"{column.n} examples"]
+
+
+def summary_cell(pair: Pair) -> list[str]:
+    """One method beside the baseline, in lines."""
+    if pair.comparison is None:
+        return [result(pair.column), pair.problem]
+    cost = f", time ×{JOIN}{pair.cost.value:.2f}" if pair.cost else ""
+    return [result(pair.column), against(pair), f"{_stated(pair.adjusted_p)}, detectable {detectable(pair)}",
+            f"hesitations {hesitations(pair.column)}{cost}"]
+
+
+def chosen_cell(choice: Choice) -> list[str]:
+    """As summary_cell(), and what was chosen on how many examples."""
+    left_out = f" ({choice.n_left_out} left out)" if choice.n_left_out else ""
+    methods = f"{choice.n_methods} methods" if choice.n_methods > 1 else "1 method"
+    origin = f"best of {methods} on {choice.n} other examples{left_out}, {value(choice.mean, choice.unit)} there"
+    if choice.pair is None:
+        return ["not run here", choice.method, origin]
+    return [*summary_cell(choice.pair), choice.pair.column.method, origin]
+
+
+def sides(pair: Pair) -> list[tuple[str, int, list[Flip]]]:
+    """(what happened, to how many, those that are shown) for the two ways in which an example can come out differently."""
+    gained, lost = ("Gained", "Lost") if pair.column.config.get("binary") else ("Better", "Worse")
+    return [(gained, pair.n_better, pair.better), (lost, pair.n_worse, pair.worse)]
+
+
+def is_short(text: str) -> bool:
+    """Whether it can be shown as it is among others."""
+    return len(text) <= 2 * ENDS and text.count("\n") < 8
+
+
+def shorten(text: str) -> str:
+    """A text's beginning and end on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 2 * ENDS else f"{flat[:ENDS]} … {flat[-ENDS:]}"
 
 
 def cost_row(pair: Pair) -> list[str]:
