@@ -232,12 +232,10 @@ class Examples(unittest.TestCase):
                     continue
                 with self.subTest(str(example)):
                     self.skip_what_is_not_installed(example)
-                    started = time.monotonic()
                     if example.language == "sh" and IS_SERVER.match(example.code):
                         self.serve(example)
                     else:
                         self.run_example(example)
-                    print(f"{time.monotonic() - started:5.1f} s  {example.page}:{example.line}", file=sys.stderr)
 
     def skip_what_is_not_installed(self, example):
         wanted = {"curl"} if example.code.startswith("curl") else set()
