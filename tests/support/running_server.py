@@ -14,6 +14,13 @@ from programs import SERVER, TINY, environment
 START_TIMEOUT = 60  # seconds
 EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
 
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Server:
     """A running harp-server (or another program with its interface) on a free port of the loopback device.
 
@@ -21,9 +28,7 @@ class Server:
     """
 
     def __init__(self, *flags, model=TINY, program=SERVER):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.TemporaryFile()
         named = ["-m", str(model)] if model else []
