@@ -1,5 +1,5 @@
-// Our kernels on weights that stay in the cache, by format and number of tokens, in multiply-adds a second of all
-// threads together; and the most that the processor's instructions allow, with nothing to load: where memory does not
+// Our kernels on weights that stay in the cache, by format, instructions and number of tokens, in multiply-adds a second of
+// all threads together; and the most that the processor's instructions allow, with nothing to load: where memory does not
 // limit, arithmetic does. Compare in one run with --benchmark_enable_random_interleaving=true.
 #include <benchmark/benchmark.h>
 
@@ -23,15 +23,20 @@ using namespace harp::kernels;
 
 constexpr int64_t N_INPUTS = 2048;
 constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0, for each thread its own
-constexpr size_t MOST_TOKENS = 8;
 
-/// A packed matrix and MOST_TOKENS quantised tokens, of random values.
+/// A packed matrix and a batch's quantised tokens, of random values.
 struct Problem {
-    std::vector<char> weights, tokens;
+    std::vector<char> weights;
+    std::vector<char> tokens_memory, scratch_memory;
+    char * tokens;  // in their memory, at multiples of 64
+    char * scratch;
 
-    explicit Problem(ggml_type type)
+    Problem(const Kernel & kernel, ggml_type type, int64_t n_tokens)
         : weights(static_cast<size_t>(N_GROUPS) * group_bytes(type, N_INPUTS)),
-          tokens(MOST_TOKENS * token_layout(type, N_INPUTS).bytes) {
+          tokens_memory(kernel.tokens_bytes(type, N_INPUTS, n_tokens) + LINE),
+          scratch_memory(kernel.scratch_bytes(n_tokens) + LINE),
+          tokens(aligned(tokens_memory)),
+          scratch(aligned(scratch_memory)) {
         std::mt19937 random;
         std::normal_distribution<float> normal;
         std::vector<float> values(static_cast<size_t>(N_GROUPS * GROUP * N_INPUTS));
@@ -39,25 +44,28 @@ struct Problem {
         std::vector<char> rows(static_cast<size_t>(N_GROUPS * GROUP) * ggml_row_size(type, N_INPUTS));
         ggml_quantize_chunk(type, values.data(), rows.data(), 0, N_GROUPS * GROUP, N_INPUTS, nullptr);
         pack(type, rows.data(), N_INPUTS, N_GROUPS * GROUP, weights.data());
-        for (size_t i = 0; i < MOST_TOKENS; ++i) {
-            quantize(type, values.data() + i * N_INPUTS, N_INPUTS,
-                     tokens.data() + i * token_layout(type, N_INPUTS).bytes);
+        for (int64_t i = 0; i < n_tokens; ++i) {
+            kernel.quantize(type, values.data() + i % (N_GROUPS * GROUP) * N_INPUTS, N_INPUTS, i, tokens);
         }
+    }
+
+  private:
+    static constexpr size_t LINE = 64;
+
+    static char * aligned(std::vector<char> & memory) {
+        return reinterpret_cast<char *>((reinterpret_cast<size_t>(memory.data()) + LINE - 1) / LINE * LINE);
     }
 };
 
-void product(benchmark::State & state, ggml_type type) {
-    const Multiply multiply = multiply_for(type);
-    if (multiply == nullptr) {
-        state.SkipWithError("no kernel of ours for this processor");
-        return;
-    }
+void multiply(benchmark::State & state, ggml_type type, Instructions instructions) {
     const int64_t n_tokens = state.range(0);
-    const Problem problem(type);
-    std::vector<float> out(MOST_TOKENS * N_GROUPS * GROUP);
+    const Kernel kernel = instructions == Instructions::amx ? amx_kernel(type)  // for few tokens too
+                                                            : kernel_for(type, n_tokens, instructions);
+    const Problem problem(kernel, type, n_tokens);
+    std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
     for (auto _ : state) {
-        multiply({problem.weights.data(), N_GROUPS, N_INPUTS, problem.tokens.data(), n_tokens, out.data(),
-                  N_GROUPS * GROUP});
+        kernel.multiply({problem.weights.data(), N_GROUPS, N_INPUTS, problem.tokens, n_tokens, out.data(),
+                         N_GROUPS * GROUP, problem.scratch});
         benchmark::DoNotOptimize(out.data());
         benchmark::ClobberMemory();
     }
@@ -139,41 +147,70 @@ __attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
 
 template <bool ALL_OF_IT>
 void in_registers(benchmark::State & state) {
-    const bool has_vnni = instructions() == "AVX-512 VNNI";
-    if (instructions() == "none") {
-        state.SkipWithError("no kernel of ours for this processor");
-        return;
-    }
+    const bool has_vnni = best_instructions() >= Instructions::vnni;
     for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();
     const size_t n_sums = has_vnni ? SUMS<false> : SUMS<ALL_OF_IT>;
     state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * static_cast<int64_t>(n_sums) * GROUP * STEP);
-    state.SetLabel(std::string(instructions()));
+    state.SetLabel(has_vnni ? "vnni" : "avx2");
+}
+
+/// Multiplications of tiles, 16 by 16 sums of 32 products, four sums in turn.
+void in_tiles(benchmark::State & state) {
+    struct alignas(64) {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
+    } configuration;
+    asm volatile("ldtilecfg %0" : : "m"(configuration));
+    asm volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3" : :);
+    asm volatile("tilezero %%tmm4\n tilezero %%tmm5" : :);
+    for (auto _ : state) {
+        for (int64_t i = 0; i < BLOCKS; ++i) {
+            asm volatile("tdpbf16ps %%tmm5, %%tmm4, %%tmm0\n tdpbf16ps %%tmm5, %%tmm4, %%tmm1" : :);
+            asm volatile("tdpbf16ps %%tmm5, %%tmm4, %%tmm2\n tdpbf16ps %%tmm5, %%tmm4, %%tmm3" : :);
+        }
+    }
+    asm volatile("tilerelease" : :);
+    state.SetItemsProcessed(state.iterations() * BLOCKS * 4 * 16 * 16 * 32);
+    state.SetLabel("amx");
 }
 
 #endif
 
-void all_threads(benchmark::internal::Benchmark * made) {
+void on_all_threads(benchmark::internal::Benchmark * made) {
     made->Threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())))->UseRealTime();
 }
 
-void some_tokens(benchmark::internal::Benchmark * made) {
-    for (const int n_tokens : {1, 2, 3, 4, 6, 8}) made->Arg(n_tokens);
-    all_threads(made);
+void register_all() {
+    using benchmark::RegisterBenchmark;
+    const Instructions best = best_instructions();
+#if defined(__x86_64__)
+    if (best >= Instructions::avx2) {
+        on_all_threads(RegisterBenchmark("registers/multiplications", in_registers<false>));
+        on_all_threads(RegisterBenchmark("registers/all_of_Q4_0", in_registers<true>));
+    }
+    if (best >= Instructions::amx) on_all_threads(RegisterBenchmark("registers/tiles", in_tiles));
+#endif
+    for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
+        for (const Instructions instructions : ALL_INSTRUCTIONS) {
+            if (instructions == Instructions::none || instructions > best) continue;
+            const std::string name = std::string(ggml_type_name(type)) + "/" + std::string(name_of(instructions));
+            benchmark::internal::Benchmark * made =
+                RegisterBenchmark(name.c_str(), [=](benchmark::State & state) { multiply(state, type, instructions); });
+            for (const int n_tokens : {1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512}) made->Arg(n_tokens);
+            on_all_threads(made);
+        }
+    }
 }
 
 }  // namespace
 
-#if defined(__x86_64__)
-BENCHMARK(in_registers<false>)->Name("registers/multiplications")->Apply(all_threads);
-BENCHMARK(in_registers<true>)->Name("registers/all_of_Q4_0")->Apply(all_threads);
-#endif
-BENCHMARK_CAPTURE(product, Q4_0, GGML_TYPE_Q4_0)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q4_1, GGML_TYPE_Q4_1)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q5_0, GGML_TYPE_Q5_0)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q5_1, GGML_TYPE_Q5_1)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q8_0, GGML_TYPE_Q8_0)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q4_K, GGML_TYPE_Q4_K)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q5_K, GGML_TYPE_Q5_K)->Apply(some_tokens);
-BENCHMARK_CAPTURE(product, Q6_K, GGML_TYPE_Q6_K)->Apply(some_tokens);
-
-BENCHMARK_MAIN();
+int main(int argc, char ** argv) {
+    register_all();
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+    return 0;
+}

@@ -241,7 +241,7 @@ int run(int argc, char ** argv) {
         }
     }
     fmt::print("{}; {} threads; kernels for {}; {} rounds, medians (least..greatest)\n", decoding::cpu_model(),
-               settings.n_threads, kernels::instructions(), settings.n_rounds);
+               settings.n_threads, harp_kernel_instructions(), settings.n_rounds);
     fmt::print(
         "Largest divergence of a distribution of ours from ggml's: {:.1e} nats; of ggml's own in other batches: "
         "{:.1e}.\n",

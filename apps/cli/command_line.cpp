@@ -180,11 +180,12 @@ void HarpFlags::add_to(CLI::App & app) {
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
         ->envname(off_variable)
         ->group(group);
-    app.add_option("--harp-kernels", kernels_,
-                   "matrix multiplication kernels for quantised weights on the CPU: ours, where it has AVX2, "
-                   "or llama.cpp's [on, off; default on, with --harp-off off]")
+    app.add_option(
+           "--harp-kernels", kernels_,
+           "matrix multiplication kernels for quantised weights on the CPU: ours, with the best instructions that "
+           "it has or those named, or llama.cpp's [on, off, avx2, vnni, amx; default on, with --harp-off off]")
         ->envname(kernels_variable)
-        ->check(CLI::IsMember({"on", "off"}))
+        ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))
         ->type_name("")
         ->group(group);
 }
@@ -217,14 +218,24 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
                 fmt::format("option '{}': {}; leave out {} ({})", name, why, flag_of(name), environment_name(name)));
 }
 
-bool HarpFlags::uses_kernels() const {
-    return kernels_.empty() ? !off_ : kernels_ == "on";
+std::string HarpFlags::kernels() const {
+    if (!kernels_.empty()) return kernels_;
+    return off_ ? "off" : "on";
+}
+
+void HarpFlags::set_kernels() const {
+    const std::string chosen = kernels();
+    harp_set_kernels(chosen != "off");
+    if (chosen == "on" || chosen == "off" || harp_set_kernel_instructions(chosen.c_str())) return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': '{}' is not on this processor, which "
+                                                       "has {}",
+                                                       chosen, harp_kernel_instructions()));
 }
 
 void HarpFlags::export_to_environment() const {
     const std::optional<Options> chosen = options();
     ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
-    ::setenv(kernels_variable, uses_kernels() ? "on" : "off", 1);
+    ::setenv(kernels_variable, kernels().c_str(), 1);
     for (const OptionInfo & info : option_table()) {
         if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
     }
@@ -256,7 +267,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     } else {
         add_default_model();
     }
-    harp_set_kernels(harp.uses_kernels());
+    harp.set_kernels();
     parse_llama_flags(params);
     if (colour_ && *colour_ != "auto") set_colours(params.use_color);
     return std::nullopt;

@@ -56,8 +56,9 @@ class HarpFlags {
     /// @param why what to do instead
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
-    /// Whether models are to be loaded for our own kernels (harp/kernels.h).
-    [[nodiscard]] bool uses_kernels() const;
+    /// Has models loaded for our own kernels, or for llama.cpp's (harp/kernels.h).
+    /// @throws Error{invalid_option} for instructions that this processor lacks
+    void set_kernels() const;
     /// Sets the environment variables to what options() gives, for processes that this one starts.
     void export_to_environment() const;
 
@@ -65,7 +66,10 @@ class HarpFlags {
     std::map<std::string, std::string> values_;
     std::string preset_, negative_prompt_;
     bool off_ = false;
-    std::string kernels_;  // "on", "off", or "" if it was not given
+    /// Of the flag, or what it is by default.
+    [[nodiscard]] std::string kernels() const;
+
+    std::string kernels_;  // "" if it was not given
 };
 
 /// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser. A flag of llama.cpp's that would do

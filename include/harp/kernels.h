@@ -17,11 +17,20 @@ extern "C" {
  * Thread-safe.
  *
  * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8. Logits differ from
- * llama.cpp's by the order of float additions, which a quantised model magnifies.
+ * llama.cpp's by the order of float additions, which a quantised model magnifies, and with AMX by the rounding of activations too.
  *
  * @return whether models will use them: false too where the processor has neither AVX2 nor AVX-512 VNNI, or llama.cpp was built
  * with GGML_BACKEND_DL, which has no place for them */
 bool harp_set_kernels(bool is_enabled);
+
+/* Chooses the instructions of the kernels: "avx2", "vnni" (AVX-512 VNNI) or "amx" (few tokens as "vnni"), for all models and
+ * from the next decode on; by default the last of these that the processor has. Not while a model decodes.
+ *
+ * @return false, and nothing changes, for another name or what this processor lacks */
+bool harp_set_kernel_instructions(const char * name);
+
+/* The instructions in use: one of those names, or "none" where the processor has none of them. */
+const char * harp_kernel_instructions(void);
 
 #ifdef __cplusplus
 }

@@ -101,4 +101,12 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
     }
 }
 
+size_t tokens_bytes(ggml_type weights, int64_t n_inputs, int64_t n_tokens) noexcept {
+    return static_cast<size_t>(n_tokens) * token_layout(weights, n_inputs).bytes;
+}
+
+void quantize_token(ggml_type weights, const float * row, int64_t n_inputs, int64_t token, char * tokens) noexcept {
+    quantize(weights, row, n_inputs, tokens + tokens_bytes(weights, n_inputs, token));
+}
+
 }  // namespace harp::kernels

@@ -33,6 +33,12 @@ struct TokenLayout {
 /// Quantises `row` [n_inputs] into `token`, by ggml's own function: the values are those that its kernels use.
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept;
 
+/// Bytes of a batch's tokens, one behind the other.
+[[nodiscard]] size_t tokens_bytes(ggml_type weights, int64_t n_inputs, int64_t n_tokens) noexcept;
+
+/// quantize() to the place of number `token` in a batch.
+void quantize_token(ggml_type weights, const float * row, int64_t n_inputs, int64_t token, char * tokens) noexcept;
+
 /// @param token a quantised token
 [[nodiscard]] inline Activations view(const TokenLayout & layout, const char * token) noexcept {
     return {reinterpret_cast<const int8_t *>(token), reinterpret_cast<const float *>(token + layout.scales),

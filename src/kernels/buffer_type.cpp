@@ -3,7 +3,7 @@
 //     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight; ours is asked first. What it takes is
 //              packed as it is read from the file and kept nowhere else.
 //     decode   ggml's CPU back end finds by a weight's buffer who multiplies with it; ours does, in ggml's own threads:
-//              tokens are quantised, a token a thread; a barrier; chunks of outputs are taken by whoever is free.
+//              the batch's tokens are quantised, each by one thread; a barrier; chunks of outputs are taken by whoever is free.
 
 #include <algorithm>
 #include <atomic>
@@ -23,6 +23,14 @@ namespace harp::kernels {
 namespace {
 
 std::atomic<bool> enabled{true};
+
+/// What was asked for; the processor may have less.
+std::atomic<Instructions> selected{Instructions::amx};
+
+/// What is used from now on: packed weights are the same for all.
+Instructions instructions() {
+    return std::min(selected.load(), best_instructions());
+}
 
 ggml_backend_buffer_type_t buffer_type();
 
@@ -44,49 +52,81 @@ bool is_matrix(const ggml_tensor & tensor) {
 
 bool can_multiply(const ggml_tensor & weights) {
     return is_matrix(weights) && can_pack(weights.type, weights.ne[0], weights.ne[1]) &&
-           multiply_for(weights.type) != nullptr;
+           best_instructions() != Instructions::none;
 }
 
-class Product final : public ggml::cpu::tensor_traits {
+/// Bytes up to the next multiple of a cache line.
+size_t whole_lines(size_t bytes) {
+    constexpr size_t LINE = 64;
+    return (bytes + LINE - 1) / LINE * LINE;
+}
+
+/// What ggml's work memory holds during a multiplication: the batch's tokens, and scratch memory of each thread.
+struct WorkMemory {
+    size_t tokens, scratch;
+
+    WorkMemory(const Kernel & kernel, const ggml_tensor & weights, int64_t n_tokens)
+        : tokens(whole_lines(kernel.tokens_bytes(weights.type, weights.ne[0], n_tokens))),
+          scratch(whole_lines(kernel.scratch_bytes(n_tokens))) {}
+
+    [[nodiscard]] size_t bytes(int n_threads) const {
+        return tokens + static_cast<size_t>(n_threads) * scratch +
+               whole_lines(1);  // where it begins, ggml does not say
+    }
+    [[nodiscard]] static char * aligned(void * memory) {
+        return reinterpret_cast<char *>(whole_lines(reinterpret_cast<size_t>(memory)));
+    }
+};
+
+class Multiplication final : public ggml::cpu::tensor_traits {
   public:
-    bool work_size(int /*n_threads*/, const ggml_tensor * op, size_t & size) override {
+    bool work_size(int n_threads, const ggml_tensor * op, size_t & size) override {
         if (op->op != GGML_OP_MUL_MAT) return false;
-        size = static_cast<size_t>(n_rows(*op->src[1])) * token_layout(op->src[0]->type, op->src[0]->ne[0]).bytes;
+        const int64_t n_tokens = n_rows(*op->src[1]);
+        size = WorkMemory(kernel_of(*op->src[0], n_tokens), *op->src[0], n_tokens).bytes(n_threads);
         return true;
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         if (op->op != GGML_OP_MUL_MAT) return false;
         const ggml_tensor & weights = *op->src[0];
-        const ggml_tensor & tokens = *op->src[1];
-        GGML_ASSERT(tokens.nb[0] == sizeof(float) && ggml_is_contiguous(op));
+        const ggml_tensor & activations = *op->src[1];
+        GGML_ASSERT(activations.nb[0] == sizeof(float) && ggml_is_contiguous(op));
 
-        const size_t stride = token_layout(weights.type, weights.ne[0]).bytes;
-        auto * quantized = static_cast<char *>(params->wdata);
-        const int64_t n_tokens = n_rows(tokens);
+        const int64_t n_tokens = n_rows(activations);
+        const Kernel kernel = kernel_of(weights, n_tokens);
+        const WorkMemory memory(kernel, weights, n_tokens);
+        GGML_ASSERT(memory.bytes(params->nth) <= params->wsize);
+        char * tokens = WorkMemory::aligned(params->wdata);
+        char * scratch = tokens + memory.tokens + static_cast<size_t>(params->ith) * memory.scratch;
+
         for (int64_t i = params->ith; i < n_tokens; i += params->nth) {
-            quantize(weights.type, reinterpret_cast<const float *>(row(tokens, i)), weights.ne[0],
-                     quantized + static_cast<size_t>(i) * stride);
+            kernel.quantize(weights.type, reinterpret_cast<const float *>(row(activations, i)), weights.ne[0], i,
+                            tokens);
         }
         if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
         ggml_barrier(params->threadpool);
 
         // a thread takes chunks of outputs until none is left
-        const Multiply multiply = multiply_for(weights.type);
         const size_t bytes = group_bytes(weights.type, weights.ne[0]);
         const int64_t n_groups = weights.ne[1] / GROUP;
-        const int64_t n_tiles = (n_groups + TILE_GROUPS - 1) / TILE_GROUPS;
-        const int64_t n_chunks = std::min<int64_t>(n_tiles, int64_t{4} * params->nth);
+        const int64_t n_panels = (n_groups + kernel.groups_together - 1) / kernel.groups_together;
+        const int64_t n_chunks = std::min<int64_t>(n_panels, int64_t{4} * params->nth);
         const auto first_group = [&](int64_t chunk) {
-            return std::min(n_groups, chunk * n_tiles / n_chunks * TILE_GROUPS);
+            return std::min(n_groups, chunk * n_panels / n_chunks * kernel.groups_together);
         };
         for (int64_t chunk = params->ith; chunk < n_chunks; chunk = ggml_threadpool_chunk_add(params->threadpool, 1)) {
             const int64_t first = first_group(chunk);
-            multiply({static_cast<const char *>(weights.data) + static_cast<size_t>(first) * bytes,
-                      first_group(chunk + 1) - first, weights.ne[0], quantized, n_tokens,
-                      static_cast<float *>(op->data) + first * GROUP, op->ne[0]});
+            kernel.multiply({static_cast<const char *>(weights.data) + static_cast<size_t>(first) * bytes,
+                             first_group(chunk + 1) - first, weights.ne[0], tokens, n_tokens,
+                             static_cast<float *>(op->data) + first * GROUP, op->ne[0], scratch});
         }
         return true;
+    }
+
+  private:
+    static Kernel kernel_of(const ggml_tensor & weights, int64_t n_tokens) {
+        return kernel_for(weights.type, n_tokens, instructions());
     }
 };
 
@@ -102,7 +142,7 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        return op->op == GGML_OP_MUL_MAT && is_ours(op->src[0]) ? &product_ : nullptr;
+        return op->op == GGML_OP_MUL_MAT && is_ours(op->src[0]) ? &multiplication_ : nullptr;
     }
 
   private:
@@ -110,7 +150,7 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
         return weights->buffer != nullptr && weights->buffer->buft == buffer_type();
     }
 
-    Product product_;
+    Multiplication multiplication_;
 };
 
 void set_tensor(ggml_backend_buffer_t /*buffer*/, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
@@ -134,12 +174,12 @@ size_t alloc_size(ggml_backend_buffer_type_t /*type*/, const ggml_tensor * tenso
 }
 
 ggml_backend_buffer_type_t buffer_type() {
-    static BufferType products;
+    static BufferType ours;
     static ggml_backend_buffer_type type = {
         {[](ggml_backend_buffer_type_t) { return "HARP"; }, alloc_buffer,
          [](ggml_backend_buffer_type_t) -> size_t { return 64; }, nullptr, alloc_size, nullptr},
         ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-        static_cast<ggml::cpu::extra_buffer_type *>(&products),
+        static_cast<ggml::cpu::extra_buffer_type *>(&ours),
     };
     return &type;
 }
@@ -149,13 +189,25 @@ ggml_backend_buffer_type_t buffer_type() {
 
 bool harp_set_kernels(bool is_enabled) {
     using namespace harp::kernels;
-    const bool has_instructions = instructions() != "none";
     enabled = is_enabled;
     static std::once_flag is_installed;
     std::call_once(is_installed, [&] {
-        if (!has_instructions) return;
+        if (best_instructions() == Instructions::none) return;
         auto & types = ggml_backend_cpu_get_extra_buffer_types();
         types.insert(types.begin(), buffer_type());
     });
-    return is_enabled && has_instructions;
+    return is_enabled && best_instructions() != Instructions::none;
+}
+
+bool harp_set_kernel_instructions(const char * name) {
+    using namespace harp::kernels;
+    const std::optional<Instructions> wanted = instructions_of(name);
+    if (!wanted || *wanted == Instructions::none || *wanted > best_instructions()) return false;
+    selected = *wanted;
+    return true;
+}
+
+const char * harp_kernel_instructions(void) {
+    using namespace harp::kernels;
+    return name_of(instructions()).data();
 }

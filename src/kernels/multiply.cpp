@@ -1,43 +1,68 @@
 #include "kernels/multiply.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace harp::kernels {
 
 namespace {
 
-enum class Instructions { none, avx2, vnni };
+constexpr std::string_view NAMES[] = {"none", "avx2", "vnni", "amx"};
+
+/// Batches from here on are multiplied in tiles: for fewer tokens unpacking the weights takes longer than it saves (kernels_bench).
+constexpr int64_t LEAST_TOKENS_OF_TILES = 17;
+
+#if defined(__x86_64__)
+
+bool has_amx() noexcept {
+    constexpr unsigned BF16 = 1U << 22, TILES = 1U << 24;  // of edx, leaf 7
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & BF16) == 0 || (edx & TILES) == 0) return false;
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && allow_amx();
+}
 
 Instructions found() noexcept {
-#if defined(__x86_64__)
     const bool has_avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and so F16C, which came before
     if (!has_avx2) return Instructions::none;
     const bool has_vnni = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-    return has_vnni ? Instructions::vnni : Instructions::avx2;
-#else
-    return Instructions::none;
-#endif
+    if (!has_vnni) return Instructions::avx2;
+    return has_amx() ? Instructions::amx : Instructions::vnni;
 }
 
-Instructions here() noexcept {
+#else
+
+Instructions found() noexcept {
+    return Instructions::none;
+}
+
+#endif
+
+}  // namespace
+
+std::string_view name_of(Instructions instructions) noexcept {
+    return NAMES[static_cast<size_t>(instructions)];
+}
+
+std::optional<Instructions> instructions_of(std::string_view name) noexcept {
+    for (const Instructions instructions : ALL_INSTRUCTIONS) {
+        if (name_of(instructions) == name) return instructions;
+    }
+    return std::nullopt;
+}
+
+Instructions best_instructions() noexcept {
     static const Instructions instructions = found();
     return instructions;
 }
 
-}  // namespace
-
-std::string_view instructions() noexcept {
-    switch (here()) {
-        case Instructions::vnni: return "AVX-512 VNNI";
-        case Instructions::avx2: return "AVX2";
-        default: return "none";
-    }
-}
-
-Multiply multiply_for(ggml_type weights) noexcept {
-    switch (here()) {
-        case Instructions::vnni: return multiply_vnni(weights);
-        case Instructions::avx2: return multiply_avx2(weights);
-        default: return nullptr;
+Kernel kernel_for(ggml_type weights, int64_t n_tokens, Instructions instructions) noexcept {
+    switch (instructions) {
+        case Instructions::amx: return n_tokens < LEAST_TOKENS_OF_TILES ? vnni_kernel(weights) : amx_kernel(weights);
+        case Instructions::vnni: return vnni_kernel(weights);
+        case Instructions::avx2: return avx2_kernel(weights);
+        default: return {};
     }
 }
 

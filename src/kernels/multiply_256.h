@@ -22,16 +22,7 @@
 #include "kernels/activations.h"
 #include "kernels/multiply.h"
 #include "kernels/packed_weights.h"
-
-// Arrays stay in registers only if the compiler knows all their indices: loops over them are written out. Not for a sanitizer, whose
-// checks would take minutes to compile.
-#if defined(HARP_SANITIZED)
-#define HARP_UNROLLED
-#define HARP_FLATTEN
-#else
-#define HARP_UNROLLED _Pragma("GCC unroll 8")
-#define HARP_FLATTEN [[gnu::flatten]]
-#endif
+#include "kernels/unrolled.h"
 
 namespace harp::kernels {
 
@@ -41,6 +32,9 @@ namespace {
 /// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
 /// prefetchers, which stop at the ends of pages, are not enough.
 constexpr size_t AHEAD = 4096;
+
+/// Groups of 8 outputs that share the loads of the activations.
+constexpr int TILE_GROUPS = 2;
 
 /// Asks for what stands AHEAD of part `part` of `n_parts` of a block.
 template <class Packed>
@@ -529,7 +523,7 @@ void multiply(const Operands & operands) noexcept {
 }
 
 template <class Arithmetic>
-Multiply multiply_with(ggml_type weights) {
+auto multiply_of(ggml_type weights) -> decltype(Kernel::multiply) {
     switch (weights) {
         case GGML_TYPE_Q4_0: return multiply<Arithmetic, PackedQ4_0>;
         case GGML_TYPE_Q4_1: return multiply<Arithmetic, PackedQ4_1>;
@@ -541,6 +535,12 @@ Multiply multiply_with(ggml_type weights) {
         case GGML_TYPE_Q6_K: return multiply<Arithmetic, PackedQ6_K>;
         default: return nullptr;
     }
+}
+
+template <class Arithmetic>
+Kernel kernel_with(ggml_type weights) {
+    return {TILE_GROUPS, tokens_bytes, [](int64_t) noexcept -> size_t { return 0; }, quantize_token,
+            multiply_of<Arithmetic>(weights)};
 }
 
 }  // namespace

@@ -45,8 +45,8 @@ struct Avx2 {
 
 }  // namespace
 
-Multiply multiply_avx2(ggml_type weights) noexcept {
-    return multiply_with<Avx2>(weights);
+Kernel avx2_kernel(ggml_type weights) noexcept {
+    return kernel_with<Avx2>(weights);
 }
 
 }  // namespace harp::kernels
@@ -55,8 +55,8 @@ Multiply multiply_avx2(ggml_type weights) noexcept {
 
 namespace harp::kernels {
 
-Multiply multiply_avx2(ggml_type) noexcept {
-    return nullptr;
+Kernel avx2_kernel(ggml_type) noexcept {
+    return {};
 }
 
 }  // namespace harp::kernels

@@ -49,12 +49,12 @@ struct Vnni {
 }  // namespace
 
 #if defined(HARP_EMULATE_VNNI)
-Multiply multiply_emulated_vnni(ggml_type weights) noexcept {
-    return multiply_with<Vnni>(weights);
+Kernel emulated_vnni_kernel(ggml_type weights) noexcept {
+    return kernel_with<Vnni>(weights);
 }
 #else
-Multiply multiply_vnni(ggml_type weights) noexcept {
-    return multiply_with<Vnni>(weights);
+Kernel vnni_kernel(ggml_type weights) noexcept {
+    return kernel_with<Vnni>(weights);
 }
 #endif
 
@@ -64,8 +64,8 @@ Multiply multiply_vnni(ggml_type weights) noexcept {
 
 namespace harp::kernels {
 
-Multiply multiply_vnni(ggml_type) noexcept {
-    return nullptr;
+Kernel vnni_kernel(ggml_type) noexcept {
+    return {};
 }
 
 }  // namespace harp::kernels

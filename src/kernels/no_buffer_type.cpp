@@ -4,3 +4,11 @@
 bool harp_set_kernels(bool /*is_enabled*/) {
     return false;
 }
+
+bool harp_set_kernel_instructions(const char * /*name*/) {
+    return false;
+}
+
+const char * harp_kernel_instructions(void) {
+    return "none";
+}
