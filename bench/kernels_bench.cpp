@@ -65,7 +65,7 @@ void multiply(benchmark::State & state, ggml_type type, Instructions instruction
     std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
     for (auto _ : state) {
         kernel.multiply({problem.weights.data(), N_GROUPS, N_INPUTS, problem.tokens, n_tokens, out.data(),
-                         N_GROUPS * GROUP, problem.scratch});
+                         N_GROUPS * GROUP, nullptr, problem.scratch});
         benchmark::DoNotOptimize(out.data());
         benchmark::ClobberMemory();
     }

@@ -38,6 +38,7 @@ struct Settings {
     int n_rounds = 9;
     int n_context = 32;  // tokens of each sequence before the timed ones
     int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    bool is_prompt = false;  // rows are tokens of one sequence, the last of which has logits, instead of sequences
 };
 
 double seconds_since(Clock::time_point start) {
@@ -53,13 +54,15 @@ class Loaded {
         if (!model_) throw Error(ErrorCode::io, "cannot load " + settings.model);
         const int n_most = *std::max_element(settings.rows.begin(), settings.rows.end());
         llama_context_params params = llama_context_default_params();
-        params.n_seq_max = static_cast<uint32_t>(n_most);
-        params.n_ctx = static_cast<uint32_t>(n_most * (settings.n_context + 8));
+        const int n_sequences = settings.is_prompt ? 1 : n_most;
+        params.n_seq_max = static_cast<uint32_t>(n_sequences);
+        params.n_ctx =
+            static_cast<uint32_t>(settings.is_prompt ? settings.n_context + n_most : n_most * (settings.n_context + 8));
         params.n_threads = params.n_threads_batch = settings.n_threads;
         context_.reset(llama_init_from_model(model_.get(), params));
         if (!context_) throw Error(ErrorCode::decode_failed, "no context for that many rows");
         forward::BatchRows rows;
-        for (llama_seq_id sequence = 0; sequence < n_most; ++sequence) {
+        for (llama_seq_id sequence = 0; sequence < n_sequences; ++sequence) {
             rows.clear();
             for (int i = 0; i < settings.n_context; ++i) rows.add(token(sequence, i), i, {&sequence, 1}, false);
             decode(rows);
@@ -69,13 +72,15 @@ class Loaded {
     /// Seconds of one batch of `n` rows; the context is as before afterwards.
     double time(int n) {
         forward::BatchRows rows;
-        for (llama_seq_id sequence = 0; sequence < n; ++sequence) {
-            rows.add(token(sequence, settings_.n_context), settings_.n_context, {&sequence, 1}, true);
+        for (int i = 0; i < n; ++i) {
+            const llama_seq_id sequence = settings_.is_prompt ? 0 : i;
+            const int position = settings_.n_context + (settings_.is_prompt ? i : 0);
+            rows.add(token(sequence, position), position, {&sequence, 1}, !settings_.is_prompt || i == n - 1);
         }
         const Clock::time_point start = Clock::now();
         decode(rows);
         const double seconds = seconds_since(start);
-        for (llama_seq_id sequence = 0; sequence < n; ++sequence) {
+        for (llama_seq_id sequence = 0; sequence < (settings_.is_prompt ? 1 : n); ++sequence) {
             llama_memory_seq_rm(llama_get_memory(context_.get()), sequence, settings_.n_context, -1);
         }
         return seconds;
@@ -197,19 +202,26 @@ void print(const Settings & settings, const std::vector<std::vector<double>> & g
 
 int run(int argc, char ** argv) {
     Settings settings;
+    std::string instructions;
     CLI::App app("What a batch of n rows costs, with ggml's kernels and with ours. Run it on an idle machine.");
     app.add_option("-m,--model", settings.model,
                    "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K")
         ->required();
     app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit")
         ->delimiter(',')
-        ->check(CLI::Range(1, 256));
+        ->check(CLI::Range(1, 2048));
+    app.add_flag("--prompt", settings.is_prompt, "rows are the tokens of one prompt instead of one of each sequence");
+    app.add_option("--kernels", instructions, "instructions of our kernels: avx2, vnni, amx");
     app.add_option("--rounds", settings.n_rounds, "measured rounds; before them one to warm up")
         ->check(CLI::Range(1, 1000));
     app.add_option("--context", settings.n_context, "tokens of each sequence before")->check(CLI::Range(1, 100000));
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512));
     CLI11_PARSE(app, argc, argv);
     if (settings.rows.empty()) settings.rows = {1};
+    if (!instructions.empty() && !harp_set_kernel_instructions(instructions.c_str())) {
+        throw Error(ErrorCode::invalid_option,
+                    "--kernels " + instructions + ": this processor has " + harp_kernel_instructions());
+    }
 
     llama_log_set(
         [](ggml_log_level level, const char * text, void *) {
@@ -228,10 +240,11 @@ int run(int argc, char ** argv) {
             const double of_ggml = ggml.time(settings.rows[i]);
             const double of_ours = ours.time(settings.rows[i]);
             if (round < 0) {
-                for (int row = 0; row < settings.rows[i]; ++row) {
+                for (int row = settings.is_prompt ? settings.rows[i] - 1 : 0; row < settings.rows[i]; ++row) {
                     differences.of_ours = std::max(
                         differences.of_ours, divergence(ggml.log_probabilities(row), ours.log_probabilities(row)));
                 }
+                if (settings.is_prompt) continue;
                 if (i == 0) first = ggml.log_probabilities(0);
                 differences.of_ggmls = std::max(differences.of_ggmls, divergence(first, ggml.log_probabilities(0)));
             } else {

@@ -17,15 +17,17 @@ struct Operands {
     int64_t n_inputs;     // length of a row
     const void * tokens;  // as the kernel's quantize() wrote them
     int64_t n_tokens;
-    float * out;         // of the first token, [n_groups * 8]; those of the others follow at distances of out_stride
-    int64_t out_stride;  // floats
-    void * scratch;      // memory of this call alone, the kernel's scratch_bytes(), at a multiple of 64 bytes
+    float * out;           // of the first row, [n_groups * 8]; the others follow at distances of out_stride
+    int64_t out_stride;    // floats
+    const int32_t * rows;  // which row of `out` is each token's; nullptr: in order
+    void * scratch;        // memory of this call alone, the kernel's scratch_bytes(), at a multiple of 64 bytes
 };
+
+/// Multiples of this many groups of 8 outputs are multiplied fastest by all kernels.
+inline constexpr int GROUPS_TOGETHER = 4;
 
 /// How weights of one type are multiplied with some instructions.
 struct Kernel {
-    int groups_together;  // multiples of this many groups are multiplied fastest
-
     /// Bytes of a batch's tokens as quantize() writes them, and of a call's scratch memory.
     size_t (*tokens_bytes)(ggml_type weights, int64_t n_inputs, int64_t n_tokens) noexcept;
     size_t (*scratch_bytes)(int64_t n_tokens) noexcept;

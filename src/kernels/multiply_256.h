@@ -440,6 +440,20 @@ struct Place {
     TokenLayout layout;
     float * out;
     int64_t out_stride;
+    const int32_t * rows;  // of `out`, of each token
+
+    [[nodiscard]] float * out_of(int64_t token) const {
+        return out + (rows == nullptr ? token : rows[token]) * out_stride;
+    }
+    /// Goes on to the tokens behind the first `n`.
+    void skip(int64_t n) {
+        tokens += static_cast<size_t>(n) * layout.bytes;
+        if (rows == nullptr) {
+            out += n * out_stride;
+        } else {
+            rows += n;
+        }
+    }
 };
 
 template <class Arithmetic, class Packed, size_t GROUPS, size_t TOKENS>
@@ -456,16 +470,16 @@ HARP_FLATTEN void multiply_tile(const Place<Packed> & place) {
     }
     for (int64_t i = 0; i < place.n_blocks; ++i) add_block<Arithmetic>(tile, i);
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        float * out = place.out_of(static_cast<int64_t>(n));
         HARP_UNROLLED for (size_t g = 0; g < GROUPS; ++g) {
-            float * out = place.out + static_cast<int64_t>(n) * place.out_stride + g * GROUP;
-            _mm256_storeu_ps(out, tile.sums[n][g]);
+            _mm256_storeu_ps(out + g * GROUP, tile.sums[n][g]);
         }
     }
 }
 
 /// Groups of a tile. Where weights take long to unpack, four steps of one group are what the registers hold best.
 template <class Packed>
-constexpr int GROUPS_TOGETHER =
+constexpr int TILE_GROUPS_OF =
     std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : TILE_GROUPS;
 
 constexpr int MOST_TOKENS = 8;  // of a tile
@@ -476,7 +490,7 @@ template <class Arithmetic, class Packed>
 constexpr int TOKENS_TOGETHER = Packed::BITS > Arithmetic::MOST_BITS ? 4
                                 : Arithmetic::steps_together(Packed::BITS) < STEPS
                                     ? MOST_TOKENS
-                                    : std::min(MOST_TOKENS, Arithmetic::MOST_SUMS / GROUPS_TOGETHER<Packed>);
+                                    : std::min(MOST_TOKENS, Arithmetic::MOST_SUMS / TILE_GROUPS_OF<Packed>);
 
 template <class Arithmetic, class Packed, size_t GROUPS, size_t... N>
 void multiply_tile_of(const Place<Packed> & place, int64_t n_tokens,
@@ -494,20 +508,20 @@ void multiply_groups(Place<Packed> place, int64_t n_tokens) {
         const int64_t n = (n_tokens + n_parts - 1) / n_parts;
         multiply_tile_of<Arithmetic, Packed, GROUPS>(place, n, std::make_index_sequence<size_t{MOST}>());
         n_tokens -= n;
-        place.tokens += static_cast<size_t>(n) * place.layout.bytes;
-        place.out += n * place.out_stride;
+        place.skip(n);
     }
 }
 
 template <class Arithmetic, class Packed>
 void multiply(const Operands & operands) noexcept {
-    constexpr int GROUPS = GROUPS_TOGETHER<Packed>;
+    constexpr int GROUPS = TILE_GROUPS_OF<Packed>;
     Place<Packed> place{static_cast<const Packed *>(operands.groups),
                         operands.n_inputs / Packed::INPUTS,
                         static_cast<const char *>(operands.tokens),
                         token_layout(Packed::TYPE, operands.n_inputs),
                         operands.out,
-                        operands.out_stride};
+                        operands.out_stride,
+                        operands.rows};
     for (int64_t n_left = operands.n_groups; n_left > 0;) {
         const bool is_tile = n_left >= GROUPS;
         if (is_tile) {
@@ -539,7 +553,7 @@ auto multiply_of(ggml_type weights) -> decltype(Kernel::multiply) {
 
 template <class Arithmetic>
 Kernel kernel_with(ggml_type weights) {
-    return {TILE_GROUPS, tokens_bytes, [](int64_t) noexcept -> size_t { return 0; }, quantize_token,
+    return {tokens_bytes, [](int64_t) noexcept -> size_t { return 0; }, quantize_token,
             multiply_of<Arithmetic>(weights)};
 }
 

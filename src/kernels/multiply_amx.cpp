@@ -309,8 +309,9 @@ class Multiplication {
     /// Writes a panel's sums to where they belong.
     void write(int64_t group, const float * sums) const {
         const int64_t n_outputs = std::min<int64_t>(PANEL_GROUPS, operands_.n_groups - group) * GROUP;
-        float * out = operands_.out + group * GROUP;
-        for (int64_t i = 0; i < operands_.n_tokens; ++i, sums += PANEL, out += operands_.out_stride) {
+        for (int64_t i = 0; i < operands_.n_tokens; ++i, sums += PANEL) {
+            const int64_t row = operands_.rows == nullptr ? i : operands_.rows[i];
+            float * out = operands_.out + row * operands_.out_stride + group * GROUP;
             if (n_outputs == PANEL) {
                 std::memcpy(out, sums, PANEL * sizeof(float));
             } else {
@@ -356,7 +357,7 @@ bool allow_amx() noexcept {
 
 Kernel amx_kernel(ggml_type weights) noexcept {
 #endif
-    return {PANEL_GROUPS, tokens_bytes, scratch_bytes, quantize, multiply_of(weights)};
+    return {tokens_bytes, scratch_bytes, quantize, multiply_of(weights)};
 }
 
 }  // namespace harp::kernels

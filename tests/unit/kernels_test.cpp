@@ -101,7 +101,7 @@ std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const 
     }
     std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
     kernel.multiply(
-        {packed.data(), n_groups, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs, scratch});
+        {packed.data(), n_groups, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs, nullptr, scratch});
     ::operator delete(tokens, line);
     ::operator delete(scratch, line);
     return out;
