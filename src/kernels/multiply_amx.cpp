@@ -2,7 +2,7 @@
 // 32 inputs are multiplied with tiles of 32 inputs by 16 outputs, with sums in float.
 //
 //     for each 8 panels
-//         for each slice of 512 inputs                    of all tokens: in the second cache
+//         for each slice of about 512 inputs                    of all tokens: in the second cache
 //             for each panel of 32 outputs                weights of the slice unpacked: 32 KB, in the first cache
 //                 for each 32 tokens                      two tiles by two: four of sums, in the tile registers
 //                     for each 32 inputs of the slice     four tiles loaded, four multiplications
@@ -38,8 +38,8 @@ constexpr int PANEL = 2 * OUTPUTS;     // outputs
 constexpr int PANEL_GROUPS = PANEL / GROUP;
 constexpr int PANELS = 8;         // that share a slice of the tokens
 constexpr int TOKENS = 2 * TILE;  // that are multiplied together
-constexpr int SLICE = 512;        // inputs that are unpacked together
-constexpr int MOST_BLOCKS = SLICE / BLOCK;
+constexpr int MOST_INPUTS = 640;  // that are unpacked together, a slice
+constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 
 /// Names of the tile registers.
 enum Register { SUM_00, SUM_01, SUM_10, SUM_11, TOKENS_0, TOKENS_1, WEIGHTS_0, WEIGHTS_1 };
@@ -256,13 +256,14 @@ class Multiplication {
     explicit Multiplication(const Operands & operands) noexcept
         : operands_(operands),
           scratch_(*static_cast<Scratch *>(operands.scratch)),
-          n_blocks_(operands.n_inputs / Packed::INPUTS) {}
+          n_blocks_(operands.n_inputs / Packed::INPUTS),
+          slice_(slice_of(operands.n_inputs)) {}
 
     void run() {
         for (int64_t first = 0; first < operands_.n_groups; first += PANELS * PANEL_GROUPS) {
             const int64_t n_groups = std::min<int64_t>(operands_.n_groups - first, PANELS * PANEL_GROUPS);
             const auto n_panels = static_cast<int>((n_groups + PANEL_GROUPS - 1) / PANEL_GROUPS);
-            for (int64_t input = 0; input < operands_.n_inputs; input += SLICE) {
+            for (int64_t input = 0; input < operands_.n_inputs; input += slice_) {
                 for (int panel = 0; panel < n_panels; ++panel) {
                     add_slice_of_panel(first + int64_t{panel} * PANEL_GROUPS, input,
                                        scratch_.sums(panel, operands_.n_tokens));
@@ -275,9 +276,16 @@ class Multiplication {
     }
 
   private:
+    /// Inputs of a slice: slices of one size, as few as possible, of whole blocks.
+    static int64_t slice_of(int64_t n_inputs) {
+        const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
+        const int64_t even = parts(n_inputs, parts(n_inputs, MOST_INPUTS));
+        return std::min<int64_t>(parts(even, Packed::INPUTS), MOST_INPUTS / Packed::INPUTS) * Packed::INPUTS;
+    }
+
     /// @param group  the panel's first
     void add_slice_of_panel(int64_t group, int64_t input, float * sums) {
-        const auto n = static_cast<int>(std::min<int64_t>(SLICE, operands_.n_inputs - input) / BLOCK);
+        const auto n = static_cast<int>(std::min<int64_t>(slice_, operands_.n_inputs - input) / BLOCK);
         unpack(group, input / Packed::INPUTS, n);
         const size_t next_16 = static_cast<size_t>(TILE * operands_.n_inputs) * sizeof(uint16_t);
         const char * tokens =
@@ -323,6 +331,7 @@ class Multiplication {
     const Operands & operands_;
     Scratch & scratch_;
     int64_t n_blocks_;  // of a group
+    int64_t slice_;
     Tiles tiles_;
 };
 
