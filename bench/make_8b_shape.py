@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes a model of the shape of Llama-3.1-8B with few layers and random weights (float16), to measure decoding on.
 
-    bench/make_8b_shape.py [--layers 4] [--seed N] --vocab VOCAB.gguf OUTPUT.gguf
+    bench/make_8b_shape.py [--layers 4] [--experts N] [--seed N] --vocab VOCAB.gguf OUTPUT.gguf
 
+With --experts the feed-forward part of a layer is a mixture of N experts of an eighth of the width, four of them for each token.
 Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Matrix
 multiplications, which decoding consists of, cost the same whatever the weights. The tokenizer is copied from VOCAB.gguf and
 filled up with unused tokens. What the model says is noise: measure with it, and set a threshold by `harp calibrate`, as its
@@ -24,6 +25,7 @@ HIDDEN = 14336
 HEADS = 32
 KV_HEADS = 8
 VOCABULARY = 128256
+EXPERTS_USED = 4
 OUTPUT_SCALE = 0.05  # the logits' standard deviation is this times sqrt(WIDTH): entropies of a few bits
 
 
@@ -43,7 +45,7 @@ def copy_tokenizer(writer, reader):
         writer.add_key_value(field.name, values, field.types[0], sub_type=field.types[-1] if is_array else None)
 
 
-def write_model(path, reader, layers, seed):
+def write_model(path, reader, layers, experts, seed):
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama", use_temp_file=True)
     writer.add_name(f"random, Llama-3.1-8B's shape with {layers} layers")
@@ -51,7 +53,11 @@ def write_model(path, reader, layers, seed):
     writer.add_context_length(8192)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(HIDDEN)
+    hidden = HIDDEN // 8 if experts else HIDDEN
+    writer.add_feed_forward_length(hidden)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(EXPERTS_USED)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -60,9 +66,9 @@ def write_model(path, reader, layers, seed):
     writer.add_vocab_size(VOCABULARY)
     copy_tokenizer(writer, reader)
 
-    def matrix(name, rows, columns, scale=None):
-        values = random.standard_normal((rows, columns), dtype=np.float32)
-        values *= columns**-0.5 if scale is None else scale
+    def matrix(name, *shape, scale=None):
+        values = random.standard_normal(shape, dtype=np.float32)
+        values *= shape[-1] ** -0.5 if scale is None else scale
         writer.add_tensor(f"{name}.weight", values.astype(np.float16))
 
     def norm(name):
@@ -79,9 +85,12 @@ def write_model(path, reader, layers, seed):
         matrix(f"{block}.attn_v", kv_width, WIDTH)
         matrix(f"{block}.attn_output", WIDTH, WIDTH)
         norm(f"{block}.ffn_norm")
-        matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
-        matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+        each, suffix = ((experts,), "_exps") if experts else ((), "")
+        if experts:
+            matrix(f"{block}.ffn_gate_inp", experts, WIDTH)
+        matrix(f"{block}.ffn_gate{suffix}", *each, hidden, WIDTH)
+        matrix(f"{block}.ffn_up{suffix}", *each, hidden, WIDTH)
+        matrix(f"{block}.ffn_down{suffix}", *each, WIDTH, hidden)
     norm("output_norm")
     matrix("output", VOCABULARY, WIDTH, scale=OUTPUT_SCALE)
     writer.write_header_to_file()
@@ -93,15 +102,18 @@ def write_model(path, reader, layers, seed):
 def main():
     parser = argparse.ArgumentParser(description="Writes a random model of Llama-3.1-8B's shape with few layers.")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--experts", type=int, default=0, help="of each layer (default: none)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vocab", type=Path, required=True, help="GGUF file whose tokenizer is copied")
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     if not 1 <= args.layers <= 32:
         parser.error(f"--layers: {args.layers} is out of range [1..32]")
+    if args.experts != 0 and not EXPERTS_USED < args.experts <= 128:
+        parser.error(f"--experts: {args.experts} is out of range [{EXPERTS_USED + 1}..128]")
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".shape-") as work:
         unfinished = Path(work) / args.output.name
-        write_model(unfinished, gguf.GGUFReader(args.vocab), args.layers, args.seed)
+        write_model(unfinished, gguf.GGUFReader(args.vocab), args.layers, args.experts, args.seed)
         os.replace(unfinished, args.output)
     return 0
 

@@ -2,12 +2,13 @@
 """Writes a tiny model of random weights (about 1 MB, float32), for tests of architectures of which no small real model exists.
 
     scripts/make_random_gguf.py --arch mmproj-gemma3|mmproj-qwen2vl [--seed N] OUTPUT.gguf
-    scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|qwen2vl|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
+    scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|qwen2vl|mixture|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
 
 mamba  recurrent: no KV cache, one state a sequence
 lfm2   hybrid: short convolutions (recurrent) and attention (KV cache)
 gemma3 layers with a sliding window of 16 tokens, every sixth without; embeddings scaled
 qwen2vl positions of three dimensions (M-RoPE)
+mixture Llama with six experts, two of them for each token
 t5     encoder-decoder, and
 bert   no causal language model at all: what HARP has to refuse
 
@@ -39,7 +40,7 @@ class ModelFile:
 
     def __init__(self, path, arch, vocab, seed):
         is_projector = arch.startswith("mmproj-")
-        self.writer = gguf.GGUFWriter(path, "clip" if is_projector else arch)
+        self.writer = gguf.GGUFWriter(path, "clip" if is_projector else {"mixture": "llama"}.get(arch, arch))
         self.random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen for good
         self.writer.add_name(f"random {arch}, seed {seed}")
         self.writer.add_file_type(0)  # LLAMA_FTYPE_ALL_F32
@@ -264,6 +265,31 @@ def mmproj_qwen2vl(model):
     model.bias("mm.2", WIDTH)
 
 
+def mixture(model):
+    layers, experts, used = 2, 6, 2
+    writer = model.writer
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(used)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    model.embedding()
+    model.output("output_norm")
+    for i in range(layers):
+        block = f"blk.{i}"
+        model.norm(f"{block}.attn_norm")
+        model.attention(f"{block}.attn")
+        model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
+        model.norm(f"{block}.ffn_norm")
+        model.matrix(f"{block}.ffn_gate_inp", experts, WIDTH)
+        for name, rows, columns in (("gate", HIDDEN, WIDTH), ("up", HIDDEN, WIDTH), ("down", WIDTH, HIDDEN)):
+            values = model.random.standard_normal((experts, rows, columns)) * columns**-0.5
+            model.tensor(f"{block}.ffn_{name}_exps.weight", values)
+
+
 def t5(model):
     buckets = 32
     writer = model.writer
@@ -307,8 +333,8 @@ def bert(model):
     model.norm("blk.0.layer_output_norm", bias=True)
 
 
-ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "gemma3": gemma3, "qwen2vl": qwen2vl, "t5": t5, "bert": bert,
-                 "mmproj-gemma3": mmproj_gemma3, "mmproj-qwen2vl": mmproj_qwen2vl}
+ARCHITECTURES = {"mamba": mamba, "lfm2": lfm2, "gemma3": gemma3, "qwen2vl": qwen2vl, "mixture": mixture, "t5": t5,
+                 "bert": bert, "mmproj-gemma3": mmproj_gemma3, "mmproj-qwen2vl": mmproj_qwen2vl}
 
 
 def main():

@@ -146,11 +146,11 @@ constexpr Field field(OptionInfo info, bool (*allowed)(const Options &)) {
 constexpr std::array fields{
     field<&Options::gate>(
         {"gate", "entropy", "entropy, ratio",
-         "what tells a hesitation: entropy of the next token in bits (the paper), or the ratio of the "
+         "what is compared with the threshold: entropy of the next token in bits (the paper), or the ratio of the "
          "second best probability to the best"},
         any_value),
     field<&Options::threshold>(
-        {"threshold", "1", ">= 0, bits or ratio; inf = never", "theta: hesitate where the gate is greater"},
+        {"threshold", "1", ">= 0, bits or ratio; inf = never", "theta: the model hesitates where the gate is greater"},
         threshold_allowed),
     field<&Options::beta>({"beta", "0.5", "0..8",
                            "beta: below 1 the share of the vanilla logits in the mix (the paper), 1 = vanilla, above 1 "
@@ -185,8 +185,8 @@ constexpr std::array fields{
     field<&Options::scope>({"scope", "all", "all, generated",
                             "which positions are perturbed: all (the paper), or only those after the prompt"},
                            any_value),
-    field<&Options::seed>({"seed", "0", "0..18446744073709551615", "of the masks; independent of the sampler's seed"},
-                          any_value),
+    field<&Options::seed>(
+        {"seed", "0", "0..18446744073709551615", "seed of the masks; independent of the sampler's seed"}, any_value),
 };
 
 constexpr auto infos = [] {

@@ -111,7 +111,7 @@ void print_beam_summary(LoadedModel & loaded, const FormattedPrompt & prompt, si
 }  // namespace
 
 void BeamFlags::add_to(CLI::App & app, bool prints_several) {
-    const char * group = "Beam search (instead of sampling; the sampler's flags then have no part)";
+    const char * group = "Beam search (instead of sampling: the sampler's flags have no effect)";
     app.add_option("--beams", options.beams, "beams; 1 = no beam search [1..256]")
         ->check(CLI::Range(1U, static_cast<uint32_t>(llama_max_parallel_sequences())).description(""))
         ->capture_default_str()

@@ -64,7 +64,11 @@ void Flags::add_to(CLI::App & app) {
     app.get_option("--format")->needs(generate)->group(group);
     app.add_flag("--json", as_json, "print one JSON object");
     scoring.add_to(app);
-    app.get_option("--window")->excludes(generate);
+    app.get_option("--window")
+        ->description(
+            "tokens of a window [2..context size; default 256 where a second look is chosen, else the context size, at "
+            "most 2048]")
+        ->excludes(generate);
     app.get_option("--max-tokens")->excludes(generate);
     search.add_to(app);
     for (const char * target : {"--target-share", "--target-cost", "--generate"}) {

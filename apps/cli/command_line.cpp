@@ -167,23 +167,25 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_option("--harp-preset", preset_, "file of options, of harp calibrate or your own; flags go over it")
+    app.add_option("--harp-preset", preset_, "file of options, written by harp calibrate or by you; flags override it")
         ->envname("HARP_PRESET")
         ->type_name("FILE")
         ->group(group);
-    app.add_option(
-           "--harp-negative-prompt", negative_prompt_,
-           "what the view guidance reads in the prompt's place, formatted like it [default the prompt's last token]")
+    app.add_option("--harp-negative-prompt", negative_prompt_,
+                   "text that the view guidance reads instead of the prompt, formatted as the prompt is [default the "
+                   "prompt's last "
+                   "token]")
         ->envname("HARP_NEGATIVE_PROMPT")
         ->type_name("TEXT")
         ->group(group);
-    app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, nothing doubled")
+    app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, and no memory for one")
         ->envname(off_variable)
         ->group(group);
     app.add_option(
            "--harp-kernels", kernels_,
-           "matrix multiplication kernels for quantised weights on the CPU: ours, with the best instructions that "
-           "it has or those named, or llama.cpp's [on, off, avx2, vnni, amx; default on, with --harp-off off]")
+           "matrix multiplication kernels for quantised weights on the CPU: on, harp's with the best instructions of "
+           "this "
+           "processor; avx2, vnni or amx, harp's with these; off, llama.cpp's [default on; with --harp-off, off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))
         ->type_name("")

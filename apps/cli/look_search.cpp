@@ -181,7 +181,9 @@ std::string views_text(const Search & search) {
 
 void SearchFlags::add_to(CLI::App & app) {
     const char * group = "Which second look helps (without a target)";
-    app.add_option("--examples", examples, fmt::format("file of examples, one JSON object a line: {}", example_format))
+    app.add_option(
+           "--examples", examples,
+           fmt::format("file of at least {} examples, one JSON object a line: {}", 2 * least_examples, example_format))
         ->type_name("FILE")
         ->group(group);
     app.add_option("--metric", metric, "what should grow [default accuracy of examples, log-likelihood of a text]")

@@ -44,7 +44,7 @@ constexpr std::array<Command, 9> commands = {{
     {"compare", "one prompt, vanilla and HARP side by side", compare_command},
     {"score", "log-likelihood and perplexity of a text, vanilla and HARP paired", score_command},
     {"bench", "vanilla, HARP, beam search, speculation: cost and output in one table", bench_command},
-    {"calibrate", "a threshold for this model, from its entropies on a text; strengths and betas tried",
+    {"calibrate", "which second look helps this model on your examples; a threshold for a share or a cost",
      calibrate_command},
     {"verify", "replay recorded runs of the authors' code and compare every step", verify_command},
     {"serve", "llama.cpp's HTTP server (OpenAI's API and more), with HARP", serve_command},

@@ -9,7 +9,7 @@ namespace harp::cli {
 void ScoringFlags::add_to(CLI::App & app) {
     app.add_option("--window", window, "tokens of a window [2..context size; default the context size, at most 2048]")
         ->check(CLI::Range(2L, 1L << 30));
-    app.add_option("--max-tokens", max_tokens, "score only the first N tokens [2..; default all]")
+    app.add_option("--max-tokens", max_tokens, "read only the first N tokens [2..; default all]")
         ->check(CLI::Range(2L, 1L << 40));
 }
 

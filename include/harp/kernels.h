@@ -1,5 +1,5 @@
-/* harp's matrix multiplication kernels for quantised weights on the CPU (docs/PERFORMANCE.md): one to eight rows for
- * little more than the price of one.
+/* harp's matrix multiplication kernels for quantised weights on the CPU (docs/KERNELS.md): one to eight rows for little
+ * more than the price of one, and faster prompts where there is AMX.
  *
  * A library of its own: link harp::kernels. It works with HARP and without, with handles of harp.h and of llama.h.
  */
@@ -16,8 +16,9 @@ extern "C" {
  * first call, on or off, must come before the first model is loaded: then llama.cpp asks, once, who can multiply.
  * Thread-safe.
  *
- * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8. Logits differ from
- * llama.cpp's by the order of float additions, which a quantised model magnifies, and with AMX by the rounding of activations too.
+ * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8, experts of
+ * mixtures too. Logits differ from llama.cpp's by the order of float additions, which a quantised model magnifies, and with AMX by
+ * the rounding of activations too.
  *
  * @return whether models will use them: false too where the processor has neither AVX2 nor AVX-512 VNNI, or llama.cpp was built
  * with GGML_BACKEND_DL, which has no place for them */

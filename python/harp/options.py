@@ -16,7 +16,7 @@ class HarpOptions:
     """When and how the model looks twice. The defaults are the authors'.
 
     Args:
-        gate: what tells a hesitation: ``entropy`` of the next token in bits (the paper), or ``ratio`` of its second best
+        gate: what is compared with the threshold: ``entropy`` of the next token in bits (the paper), or ``ratio`` of its second best
             probability to its best.
         threshold: θ, >= 0, ``math.inf`` is never; a step hesitates where the gate is greater.
         beta: β, 0..8. Below 1 the share of the vanilla logits in the mix (the paper); 1 is vanilla; above 1 what the second

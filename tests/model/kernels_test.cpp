@@ -35,15 +35,15 @@ std::vector<std::vector<float>> logits_of(llama_model & model, int n_rows, int n
     llama_context_params params = small_context(static_cast<uint32_t>(n_rows * 32), static_cast<uint32_t>(n_rows));
     params.n_threads = params.n_threads_batch = n_threads;
     const llama_context_ptr context(llama_init_from_model(&model, params));
+    const llama_token n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
     forward::BatchRows rows;
     for (llama_seq_id sequence = 0; sequence < n_rows; ++sequence) {
-        for (int i = 0; i < PROMPT; ++i) rows.add(100 + 37 * sequence + 11 * i, i, {&sequence, 1}, false);
+        for (int i = 0; i < PROMPT; ++i) rows.add((100 + 37 * sequence + 11 * i) % n_vocab, i, {&sequence, 1}, false);
     }
     EXPECT_EQ(llama_decode(context.get(), rows.view()), 0);
     rows.clear();
     for (llama_seq_id sequence = 0; sequence < n_rows; ++sequence) rows.add(99, PROMPT, {&sequence, 1}, true);
     EXPECT_EQ(llama_decode(context.get(), rows.view()), 0);
-    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(&model)));
     std::vector<std::vector<float>> logits;
     for (int i = 0; i < n_rows; ++i) {
         const float * row = llama_get_logits_ith(context.get(), i);
@@ -124,6 +124,27 @@ TEST_P(Kernels, DistributionsAreGgmls) {
                     instructions.data(), divergence);
         EXPECT_LT(divergence, 2 * of_repacked + 0.01) << instructions;
     }
+}
+
+/// A mixture of experts, most of whose weights are multiplied by MUL_MAT_ID: two tokens and more share its experts unevenly.
+TEST(Mixture, DistributionsAreGgmls) {
+    be_silent();
+    const std::filesystem::path path = random_mixture();
+    if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
+    const std::filesystem::path quantized = std::filesystem::path(::testing::TempDir()) / "harp-mixture-Q8_0.gguf";
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype = LLAMA_FTYPE_MOSTLY_Q8_0;
+    ASSERT_EQ(llama_model_quantize(path.c_str(), quantized.c_str(), &params), 0U);
+    harp_set_kernels(false);
+    const llama_model_ptr ggmls = load_new(quantized);
+    harp_set_kernels(true);
+    const llama_model_ptr ours = load_new(quantized);
+    for (const int n_rows : {1, 2, 9, 40}) {
+        const auto expected = logits_of(*ggmls, n_rows, 1), found = logits_of(*ours, n_rows, 1);
+        EXPECT_LT(mean_divergence(expected, found), 0.1) << n_rows << " rows";
+        EXPECT_EQ(logits_of(*ours, n_rows, 3), found) << n_rows << " rows, three threads";
+    }
+    std::filesystem::remove(quantized);
 }
 
 /// Where activations are rounded otherwise than ggml's, nothing is lost by it: the weights in float32 tell.

@@ -48,6 +48,10 @@ std::filesystem::path random_windowed() {
     return test_models() / "random-gemma3.gguf";
 }
 
+std::filesystem::path random_mixture() {
+    return test_models() / "random-mixture.gguf";
+}
+
 llama_model * load(const std::filesystem::path & path) {
     static std::map<std::string, llama_model_ptr> models;
     if (!std::filesystem::exists(path)) return nullptr;

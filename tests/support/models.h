@@ -25,6 +25,7 @@ std::filesystem::path gemma3_q4();        // Gemma-3-270M Q4_K_M: sliding window
 std::filesystem::path random_mamba();     // recurrent, random weights
 std::filesystem::path random_hybrid();    // attention and recurrent layers, random weights
 std::filesystem::path random_windowed();  // most layers with a sliding window of 16 tokens, random weights
+std::filesystem::path random_mixture();   // two of six experts for each token, random weights
 
 /// Loads a model once a process. @return nullptr if the file is missing
 llama_model * load(const std::filesystem::path & path);

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
                               description="Runs methods on tasks with models. What is finished is in DIR/journal.sqlite at "
                               "once: after an interruption, kill -9 included, the same command goes on.",
                               epilog=_RUN_HELP)
-    run.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="of the journal and the report")
+    run.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the journal and the report")
     run.add_argument("-m", "--model", action="append", required=True, metavar="FILE", help="GGUF; again for several")
     run.add_argument("--tasks", required=True, metavar="NAME,...", help="see harp-eval list")
     run.add_argument("--methods", nargs="+", default=["vanilla", "harp"], metavar="METHOD", help="see below")
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="DIR", help="of the data files (default: $HARP_EVAL_DATA)")
     run.add_argument("--batch-size", type=int, default=8, metavar="N", help="sequences in flight (default: 8)")
     run.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
-    run.add_argument("-t", "--threads", type=int, metavar="N", help="of a model (default: llama.cpp's)")
+    run.add_argument("-t", "--threads", type=int, metavar="N", help="threads of a model (default: llama.cpp's)")
     run.add_argument("--kernels", choices=["on", "off"], default="on",
                      help="matrix multiplication kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
                           "methods alike (default: on)")
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
                                  description="Writes report.html and report.md into the (first) DIR from what is finished in all of them.",
                                  epilog=_REPORT_HELP)
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="what others are compared with (default: vanilla)")
+    report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="the method that the others are compared with (default: vanilla)")
     report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
     report.add_argument("--chosen-on", action="append", default=[], type=Path, metavar="DIR",
