@@ -46,6 +46,7 @@ NOT_RUN = {
     "lm_eval --model local-completions --tasks lambada_openai \\\n"
     "    --model_args model=any,base_url=http://127.0.0.1:8080/v1/completions,num_concurrent=4": DOWNLOADS,
     "harp-eval report results --examples 1000:": "needs a run of more than 1000 examples",
+    "harp-eval report results --chosen-on development": "needs a second run, with other examples",
     "cmake --preset release -DGGML_RPC=ON && cmake --build build/release --target ggml-rpc-server": BUILDS,
     "build/release/bin/ggml-rpc-server -H 0.0.0.0 -p 50052": "is not built by default; opens a port to all",
     "pip install . -Ccmake.define.GGML_RPC=ON": BUILDS,

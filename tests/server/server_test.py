@@ -405,8 +405,8 @@ class Checkpoints(unittest.TestCase):
 
     @unittest.skipUnless(GEMMA.is_file(), f"no {GEMMA}")
     def test_sliding_window(self):
-        # what is said moves the window of 512 tokens off what the second prompt needs
-        self.second_answer_is_as_of_a_fresh_server(GEMMA, TEXT * 7, n_said=270, n_ctx=1024, delta=0.1)
+        # what is said moves the window of 512 tokens off what the second prompt needs; batches of other sizes are rounded otherwise
+        self.second_answer_is_as_of_a_fresh_server(GEMMA, TEXT * 7, n_said=270, n_ctx=1024, delta=0.3)
 
     @unittest.skipUnless(HYBRID.is_file(), f"no {HYBRID}")
     def test_recurrent_layers(self):
