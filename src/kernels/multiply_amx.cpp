@@ -2,10 +2,10 @@
 // 32 inputs are multiplied with tiles of 32 inputs by 16 outputs, with sums in float.
 //
 //     for each 8 panels
-//         for each slice of about 512 inputs                    of all tokens: in the second cache
-//             for each panel of 32 outputs                weights of the slice unpacked: 32 KB, in the first cache
-//                 for each 32 tokens                      two tiles by two: four of sums, in the tile registers
-//                     for each 32 inputs of the slice     four tiles loaded, four multiplications
+//         for each slice of about 512 inputs              its activations of all tokens stay in L2
+//             for each panel of 32 outputs                its weights in the slice are unpacked: 32 KB, in L1
+//                 for each 32 tokens                      2 x 2 tiles of sums, in tile registers
+//                     for each 32 inputs of the slice     4 tiles loaded, 4 multiplications
 //
 // Nothing else is done per weight and token: blocks have been scaled when they were unpacked. Weights and activations keep 8 bits of
 // their mantissa, which is more than ggml's 8-bit activations keep of most values.
@@ -251,9 +251,9 @@ void quantize(ggml_type /*weights*/, const float * row, int64_t n_inputs, int64_
 
 /// Multiplies weights of one type.
 template <class Packed>
-class Multiplication {
+class TiledMultiplication {
   public:
-    explicit Multiplication(const Operands & operands) noexcept
+    explicit TiledMultiplication(const Operands & operands) noexcept
         : operands_(operands),
           scratch_(*static_cast<Scratch *>(operands.scratch)),
           n_blocks_(operands.n_inputs / Packed::INPUTS),
@@ -337,7 +337,7 @@ class Multiplication {
 
 template <class Packed>
 void multiply(const Operands & operands) noexcept {
-    Multiplication<Packed>(operands).run();
+    TiledMultiplication<Packed>(operands).run();
 }
 
 auto multiply_of(ggml_type weights) -> decltype(Kernel::multiply) {
