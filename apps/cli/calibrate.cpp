@@ -132,7 +132,10 @@ forward::CostModel measure_costs(ForwardPass & pass, const std::vector<llama_tok
     forward::CostModel costs;
     const llama_seq_id sequence = 0;
     constexpr int n_rounds = 6;
+    ProgressLine progress;
     for (int round = 0; round < n_rounds; ++round) {
+        progress.show(fmt::format("timing batches, round {} of {}", round + 1, n_rounds));
+        if (interrupt_requested) stop_interrupted();
         for (const uint32_t n : {1U, 2U, 4U, 8U, 16U, 32U}) {
             if (n > pass.n_batch() || n > pass.n_ctx_seq()) continue;
             forward::BatchRows rows;
