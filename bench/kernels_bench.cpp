@@ -147,6 +147,10 @@ __attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
 
 template <bool ALL_OF_IT>
 void in_registers(benchmark::State & state) {
+    if (best_instructions() < Instructions::avx2) {
+        state.SkipWithError("no AVX2");
+        return;
+    }
     const bool has_vnni = best_instructions() >= Instructions::vnni;
     for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();
     const size_t n_sums = has_vnni ? SUMS<false> : SUMS<ALL_OF_IT>;
@@ -156,6 +160,10 @@ void in_registers(benchmark::State & state) {
 
 /// Multiplications of tiles, 16 by 16 sums of 32 products, four sums in turn.
 void in_tiles(benchmark::State & state) {
+    if (best_instructions() < Instructions::amx) {
+        state.SkipWithError("no AMX");
+        return;
+    }
     struct alignas(64) {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};
         uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
@@ -182,22 +190,14 @@ void on_all_threads(benchmark::internal::Benchmark * made) {
 }
 
 void register_all() {
-    using benchmark::RegisterBenchmark;
     const Instructions best = best_instructions();
-#if defined(__x86_64__)
-    if (best >= Instructions::avx2) {
-        on_all_threads(RegisterBenchmark("registers/multiplications", in_registers<false>));
-        on_all_threads(RegisterBenchmark("registers/all_of_Q4_0", in_registers<true>));
-    }
-    if (best >= Instructions::amx) on_all_threads(RegisterBenchmark("registers/tiles", in_tiles));
-#endif
     for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
                                  GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
         for (const Instructions instructions : ALL_INSTRUCTIONS) {
             if (instructions == Instructions::none || instructions > best) continue;
             const std::string name = std::string(ggml_type_name(type)) + "/" + std::string(name_of(instructions));
-            benchmark::internal::Benchmark * made =
-                RegisterBenchmark(name.c_str(), [=](benchmark::State & state) { multiply(state, type, instructions); });
+            benchmark::internal::Benchmark * made = benchmark::RegisterBenchmark(
+                name.c_str(), [=](benchmark::State & state) { multiply(state, type, instructions); });
             for (const int n_tokens : {1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512}) made->Arg(n_tokens);
             on_all_threads(made);
         }
@@ -205,6 +205,12 @@ void register_all() {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+BENCHMARK(in_registers<false>)->Name("registers/multiplications")->Apply(on_all_threads);
+BENCHMARK(in_registers<true>)->Name("registers/all_of_Q4_0")->Apply(on_all_threads);
+BENCHMARK(in_tiles)->Name("registers/tiles")->Apply(on_all_threads);
+#endif
 
 int main(int argc, char ** argv) {
     register_all();
