@@ -177,6 +177,7 @@ class Bench {
     /// @return whether all rounds were run; false after Ctrl-C, if at least one is complete
     bool run() {
         try {
+            cell_bytes_ = measure_cell_bytes();
             for (int round = -1; round < flags_.n_rounds; ++round) run_round(round);
         } catch (const Error & error) {
             progress_.clear();
@@ -263,7 +264,7 @@ class Bench {
         row.step_ratio = spread_of(step_ratios);
         row.total_ratio = spread_of(total_ratios);
         row.first_token_seconds = spread_of(first_tokens);
-        row.cache_bytes = cell_bytes() * llama_n_ctx(method.pass().context());
+        row.cache_bytes = cell_bytes_ * llama_n_ctx(method.pass().context());
         const RoundSums & sums = rounds_[m].front();  // greedy: the same in each round
         if (method.kind().hesitates && sums.n_judged > 0) {
             row.hesitation_share = static_cast<double>(sums.n_hesitations) / static_cast<double>(sums.n_judged);
@@ -288,14 +289,17 @@ class Bench {
     }
 
     /// Bytes of a cell of the KV cache: what a token adds to a saved sequence of vanilla.
-    [[nodiscard]] double cell_bytes() {
-        llama_context * context = methods_[0]->pass().context();
-        const auto n_tokens = static_cast<double>(llama_memory_seq_pos_max(llama_get_memory(context), 0) + 1);
-        const auto whole = static_cast<double>(llama_state_seq_get_size(context, 0));
-        llama_memory_seq_rm(llama_get_memory(context), 0, 1, -1);
-        const auto one = static_cast<double>(llama_state_seq_get_size(context, 0));
-        if (bytes_ == 0 && n_tokens > 1) bytes_ = (whole - one) / (n_tokens - 1);
-        return bytes_;
+    [[nodiscard]] double measure_cell_bytes() {
+        ForwardPass & pass = methods_[0]->pass();
+        const auto bytes_with = [&](int n_tokens) {
+            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens), prompts_[0][0]);
+            pass.memory_clear(false);
+            pass.decode(llama_batch_get_one(tokens.data(), n_tokens));
+            return static_cast<double>(llama_state_seq_get_size(pass.context(), 0));
+        };
+        const double difference = bytes_with(2) - bytes_with(1);
+        pass.memory_clear(false);
+        return difference;
     }
 
     const BenchFlags & flags_;
@@ -307,7 +311,7 @@ class Bench {
     std::vector<std::vector<std::vector<llama_token>>> tokens_;  // [method][prompt], of the warm-up round
     std::vector<double> baseline_seconds_;
     size_t n_rounds_ = 0;  // complete ones
-    double bytes_ = 0;
+    double cell_bytes_ = 0;
 };
 
 void add_facts(BenchReport & report, LoadedModel & loaded, const Options & options) {

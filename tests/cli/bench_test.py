@@ -30,6 +30,7 @@ class Bench(CliTest):
         self.assertEqual(methods["vanilla"]["step_time_relative_to_vanilla"]["median"], 1)
         self.assertNotIn("hesitation_share", methods["vanilla"])
         self.assertTrue(0 < methods["harp"]["hesitation_share"] <= 1)
+        self.assertGreater(methods["vanilla"]["cache_bytes"], 0)
         self.assertEqual(methods["harp"]["cache_bytes"], 2 * methods["vanilla"]["cache_bytes"])
         for name in ["lookup", "harp-lookup", "draft", "harp-draft"]:
             self.assertEqual(methods[name]["same_tokens"]["prompts"], 2, methods[name])
