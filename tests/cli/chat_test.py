@@ -63,7 +63,8 @@ class Talking(CliTest):
         terminal = self.terminal("chat", "-m", str(SMOL), "-n", "3000", "--ignore-eos", streams=["stdin", "stdout", "stderr"])
         at = terminal.wait_for("> ")
         terminal.send("Tell a very long story.\n")
-        at = terminal.wait_for(r"story\.\r\n(.|\n){20}", at)
+        a_coloured_token = r"(.|\n)*?\x1b\[38;5;\d+m\w"  # and not only the progress of reading
+        at = terminal.wait_for(r"story\.\r\n" + a_coloured_token, at)
         terminal.process.send_signal(signal.SIGINT)
         at = terminal.wait_for(r"stopped(.|\n)*> ", at)
         terminal.process.send_signal(signal.SIGINT)  # at the prompt: a new prompt
@@ -71,7 +72,7 @@ class Talking(CliTest):
         terminal.send("/options\n")
         at = terminal.wait_for("threshold=1", at)
         terminal.send("Another one.\n")
-        at = terminal.wait_for(r"one\.\r\n(.|\n){20}", at)
+        at = terminal.wait_for(r"one\.\r\n" + a_coloured_token, at)
         terminal.process.send_signal(signal.SIGINT)
         at = terminal.wait_for(r"stopped(.|\n)*> ", at)
         terminal.send("\x04")
