@@ -62,10 +62,10 @@ class ModelFile:
     def tensor(self, name, values):
         self.writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
 
-    def matrix(self, name, rows, columns, scale=None):
+    def matrix(self, name, *shape, scale=None):
         """Normal entries; by default of variance 1/columns, which keeps the size of what is multiplied."""
-        scale = columns**-0.5 if scale is None else scale
-        self.tensor(f"{name}.weight", self.random.standard_normal((rows, columns)) * scale)
+        scale = shape[-1] ** -0.5 if scale is None else scale
+        self.tensor(f"{name}.weight", self.random.standard_normal(shape) * scale)
 
     def norm(self, name, width=WIDTH, bias=False):
         self.tensor(f"{name}.weight", 1 + 0.1 * self.random.standard_normal(width))
@@ -80,10 +80,19 @@ class ModelFile:
         self.matrix(f"{prefix}_k", kv_width, WIDTH)
         self.matrix(f"{prefix}_v", kv_width, WIDTH)
 
-    def gated_feed_forward(self, block):
-        self.matrix(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        self.matrix(f"{block}.ffn_up", HIDDEN, WIDTH)
-        self.matrix(f"{block}.ffn_down", WIDTH, HIDDEN)
+    def transformer(self, layers):
+        """What is said of layers of attention with as many heads of keys and values, and feed-forward."""
+        self.writer.add_block_count(layers)
+        self.writer.add_feed_forward_length(HIDDEN)
+        self.writer.add_head_count(HEADS)
+        self.writer.add_head_count_kv(HEADS)
+        self.writer.add_layer_norm_rms_eps(1e-6)
+
+    def gated_feed_forward(self, block, experts=None):
+        each, suffix = ((), "") if experts is None else ((experts,), "_exps")
+        self.matrix(f"{block}.ffn_gate{suffix}", *each, HIDDEN, WIDTH)
+        self.matrix(f"{block}.ffn_up{suffix}", *each, HIDDEN, WIDTH)
+        self.matrix(f"{block}.ffn_down{suffix}", *each, WIDTH, HIDDEN)
 
     def embedding(self):
         self.matrix("token_embd", self.n_vocab, WIDTH, scale=1.0)
@@ -160,11 +169,7 @@ def lfm2(model):
 def gemma3(model):
     layers, window = 6, 16
     writer = model.writer
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-6)
+    model.transformer(layers)
     writer.add_rope_freq_base(1000000.0)
     writer.add_sliding_window(window)
     model.embedding()
@@ -185,11 +190,7 @@ def gemma3(model):
 def qwen2vl(model):
     layers = 2
     writer = model.writer
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-6)
+    model.transformer(layers)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_sections([2, 3, 3, 0])  # time, height, width; half of a head's width in all
     model.embedding()
@@ -268,13 +269,9 @@ def mmproj_qwen2vl(model):
 def mixture(model):
     layers, experts, used = 2, 6, 2
     writer = model.writer
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(HIDDEN)
+    model.transformer(layers)
     writer.add_expert_count(experts)
     writer.add_expert_used_count(used)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     model.embedding()
     model.output("output_norm")
@@ -285,9 +282,7 @@ def mixture(model):
         model.matrix(f"{block}.attn_output", WIDTH, WIDTH)
         model.norm(f"{block}.ffn_norm")
         model.matrix(f"{block}.ffn_gate_inp", experts, WIDTH)
-        for name, rows, columns in (("gate", HIDDEN, WIDTH), ("up", HIDDEN, WIDTH), ("down", WIDTH, HIDDEN)):
-            values = model.random.standard_normal((experts, rows, columns)) * columns**-0.5
-            model.tensor(f"{block}.ffn_{name}_exps.weight", values)
+        model.gated_feed_forward(block, experts)
 
 
 def t5(model):
