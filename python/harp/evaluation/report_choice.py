@@ -107,9 +107,7 @@ def _hesitation_share(examples: Examples, ids: list[str]) -> float:
 
 
 def _made_of(column: Column) -> str:
-    """A method whatever it is called and whatever seeds it ran with."""
-    options = {name: value for name, value in column.options.items() if name != "seed"}
-    return json.dumps([options, column.config.get("decoding")], sort_keys=True)
+    return json.dumps(column.settings, sort_keys=True)
 
 
 def _names(directories: Sequence[Path]) -> str:

@@ -106,9 +106,9 @@ def _labels(columns: list[Column], names: set[str], always: set[str] = frozenset
 
 
 def _plain(column: Column) -> dict:
-    """What makes a method, without the seed; view and what curves are about come first."""
-    options = {name: column.options[name] for name in ("view", *SWEPT) if name in column.options} | column.options
-    return {name: value for name, value in options.items() if name != "seed"} | {"decoding": column.config.get("decoding")}
+    """Its settings; view and what curves are about come first."""
+    settings = column.settings
+    return {name: settings[name] for name in ("view", *SWEPT) if name in settings} | settings
 
 
 def _number(value: object) -> str:

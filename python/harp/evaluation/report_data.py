@@ -56,6 +56,12 @@ class Column:
         return {**(EARLIER if self.reframes else {}), **self.config.get("options", {})}
 
     @property
+    def settings(self) -> dict:
+        """What makes a method, whatever it is called and whatever seeds it ran with."""
+        options = {name: value for name, value in self.options.items() if name != "seed"}
+        return options | {"decoding": self.config.get("decoding")}
+
+    @property
     def sign(self) -> int:
         """1 where a higher value is better, -1 where a lower one is."""
         return 1 if self.config.get("higher_is_better", True) else -1
