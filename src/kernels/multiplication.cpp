@@ -23,18 +23,14 @@ int64_t n_rows(const ggml_tensor & tensor) {
     return tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
 }
 
-const float * activations_of(const ggml_tensor & tensor, int64_t i1, int64_t i2, int64_t i3) {
-    return reinterpret_cast<const float *>(
-        static_cast<const char *>(tensor.data) + static_cast<size_t>(i1) * tensor.nb[1] +
-        static_cast<size_t>(i2) * tensor.nb[2] + static_cast<size_t>(i3) * tensor.nb[3]);
-}
-
 /// The activations that are multiplied for row `row` of an operation's result, its dimensions behind the first as one.
 const float * activations_of(const ggml_tensor & op, int64_t row) {
     const ggml_tensor & activations = *op.src[1];
-    const int64_t i1 = row % op.ne[1], i2 = row / op.ne[1] % op.ne[2], i3 = row / (op.ne[1] * op.ne[2]);
-    // a token's activations may be the same for all of its experts
-    return activations_of(activations, i1 % activations.ne[1], i2, i3);
+    const int64_t i1 = row % op.ne[1] % activations.ne[1];  // a token's may be the same for all of its experts
+    const int64_t i2 = row / op.ne[1] % op.ne[2], i3 = row / (op.ne[1] * op.ne[2]);
+    return reinterpret_cast<const float *>(
+        static_cast<const char *>(activations.data) + static_cast<size_t>(i1) * activations.nb[1] +
+        static_cast<size_t>(i2) * activations.nb[2] + static_cast<size_t>(i3) * activations.nb[3]);
 }
 
 /// Rows of the result that one matrix makes.
@@ -56,12 +52,10 @@ class WorkMemory {
             rows_ = whole_lines(static_cast<size_t>(n) * sizeof(int32_t));
             parts_ = whole_lines((n_experts + 1) * sizeof(Part));
             // the same kernel may serve few tokens of some experts and many of others; tiles that are not full at most double them
-            tokens_ = n_experts * whole_lines(1);
             for (const int64_t n_tokens : {int64_t{1}, n}) {
-                const Kernel kernel = kernel_of(n_tokens);
-                tokens_ = std::max(
-                    tokens_, n_experts * whole_lines(1) + kernel.tokens_bytes(weights_.type, weights_.ne[0], 2 * n));
+                tokens_ = std::max(tokens_, kernel_of(n_tokens).tokens_bytes(weights_.type, weights_.ne[0], 2 * n));
             }
+            tokens_ = whole_lines(tokens_) + n_experts * whole_lines(1);  // each expert's begin at a line
         } else {
             tokens_ = tokens_bytes(n);
         }
