@@ -292,7 +292,7 @@ class Bench {
     [[nodiscard]] double measure_cell_bytes() {
         ForwardPass & pass = methods_[0]->pass();
         const auto bytes_with = [&](int n_tokens) {
-            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens), prompts_[0][0]);
+            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens));  // any
             pass.memory_clear(false);
             pass.decode(llama_batch_get_one(tokens.data(), n_tokens));
             return static_cast<double>(llama_state_seq_get_size(pass.context(), 0));

@@ -173,8 +173,7 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
     app.add_option("--harp-negative-prompt", negative_prompt_,
                    "text that the view guidance reads instead of the prompt, formatted as the prompt is [default the "
-                   "prompt's last "
-                   "token]")
+                   "prompt's last token]")
         ->envname("HARP_NEGATIVE_PROMPT")
         ->type_name("TEXT")
         ->group(group);
@@ -184,8 +183,7 @@ void HarpFlags::add_to(CLI::App & app) {
     app.add_option(
            "--harp-kernels", kernels_,
            "matrix multiplication kernels for quantised weights on the CPU: on, harp's with the best instructions of "
-           "this "
-           "processor; avx2, vnni or amx, harp's with these; off, llama.cpp's [default on; with --harp-off, off]")
+           "this processor; avx2, vnni or amx, harp's with these; off, llama.cpp's [default on; with --harp-off, off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))
         ->type_name("")

@@ -63,12 +63,12 @@ class HarpFlags {
     void export_to_environment() const;
 
   private:
-    std::map<std::string, std::string> values_;
-    std::string preset_, negative_prompt_;
-    bool off_ = false;
     /// Of the flag, or what it is by default.
     [[nodiscard]] std::string kernels() const;
 
+    std::map<std::string, std::string> values_;
+    std::string preset_, negative_prompt_;
+    bool off_ = false;
     std::string kernels_;  // "" if it was not given
 };
 
