@@ -1,6 +1,5 @@
 #include "kernels/activations.h"
 
-#include <cassert>
 #include <cstring>
 
 #define GGML_COMMON_DECL_C
@@ -12,10 +11,6 @@ namespace harp::kernels {
 
 namespace {
 
-bool is_k(ggml_type weights) {
-    return ggml_blck_size(weights) == SUPER_BLOCK;
-}
-
 int sum_of(const int8_t * q, int n) {
     int sum = 0;
     for (int i = 0; i < n; ++i) sum += q[i];
@@ -26,38 +21,37 @@ int sum_of(const int8_t * q, int n) {
 struct Parts {
     int8_t * q;
     float * d;
-    void * sums;
+    float * sums;
+    int16_t * short_sums;
 };
 
-/// @param constant what has been added to each weight
-void quantize_8_0(const float * row, int64_t n_blocks, int constant, const Parts & to) {
+void quantize_8_0(const float * row, int64_t n_blocks, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
-    auto * sums = static_cast<int32_t *>(to.sums);
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_0 block;
         from_float(row + i * BLOCK, &block, BLOCK);
         std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
         to.d[i] = ggml_fp16_to_fp32(block.d);
-        sums[i] = constant * sum_of(block.qs, BLOCK);
+        to.sums[i] = static_cast<float>(sum_of(block.qs, BLOCK));
     }
 }
 
 void quantize_8_1(const float * row, int64_t n_blocks, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_1)->from_float;
-    auto * sums = static_cast<float *>(to.sums);
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_1 block;
         from_float(row + i * BLOCK, &block, BLOCK);
         std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
         to.d[i] = ggml_fp16_to_fp32(block.d);
-        sums[i] = ggml_fp16_to_fp32(block.s);
+        // ggml multiplies with d times the sum, rounded to float16
+        to.sums[i] = to.d[i] == 0 ? 0 : ggml_fp16_to_fp32(block.s) / to.d[i];
     }
 }
 
 /// @param n_together sums of 16 inputs that become one
 void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts & to) {
     const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_K)->from_float;
-    auto * sums = static_cast<int16_t *>(to.sums);
+    int64_t n_sums = 0;
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_K block;
         from_float(row + i * SUPER_BLOCK, &block, SUPER_BLOCK);
@@ -66,7 +60,8 @@ void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts
         for (int j = 0; j < SUPER_BLOCK / 16; j += n_together) {
             int sum = 0;
             for (int k = 0; k < n_together; ++k) sum += block.bsums[j + k];
-            *sums++ = static_cast<int16_t>(sum);
+            to.sums[n_sums] = static_cast<float>(sum);
+            to.short_sums[n_sums++] = static_cast<int16_t>(sum);
         }
     }
 }
@@ -75,11 +70,12 @@ void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts
 
 TokenLayout token_layout(ggml_type weights, int64_t n_inputs) noexcept {
     const auto n = static_cast<size_t>(n_inputs);
-    const size_t n_sums = weights == GGML_TYPE_Q6_K ? n / 16 : n / BLOCK;
+    const auto n_sums = n / (weights == GGML_TYPE_Q6_K ? 16 : BLOCK);
     TokenLayout layout{};
     layout.scales = n;
     layout.sums = layout.scales + n / static_cast<size_t>(ggml_blck_size(weights)) * sizeof(float);
-    layout.bytes = layout.sums + n_sums * (is_k(weights) ? sizeof(int16_t) : sizeof(int32_t));
+    layout.short_sums = layout.sums + n_sums * sizeof(float);
+    layout.bytes = layout.short_sums + (ggml_blck_size(weights) == SUPER_BLOCK ? n_sums * sizeof(int16_t) : 0);
     layout.bytes = (layout.bytes + 63) / 64 * 64;
     return layout;
 }
@@ -88,16 +84,17 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
     const TokenLayout layout = token_layout(weights, n_inputs);
     auto * bytes = static_cast<char *>(token);
     const Parts to{reinterpret_cast<int8_t *>(bytes), reinterpret_cast<float *>(bytes + layout.scales),
-                   bytes + layout.sums};
+                   reinterpret_cast<float *>(bytes + layout.sums),
+                   reinterpret_cast<int16_t *>(bytes + layout.short_sums)};
     const int64_t n_blocks = n_inputs / ggml_blck_size(weights);
     switch (weights) {
-        case GGML_TYPE_Q4_0: return quantize_8_0(row, n_blocks, 8, to);
-        case GGML_TYPE_Q5_0: return quantize_8_0(row, n_blocks, 16, to);
-        case GGML_TYPE_Q8_0: return quantize_8_0(row, n_blocks, 128, to);
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_Q5_0:
+        case GGML_TYPE_Q8_0: return quantize_8_0(row, n_blocks, to);
         case GGML_TYPE_Q4_1:
         case GGML_TYPE_Q5_1: return quantize_8_1(row, n_blocks, to);
         case GGML_TYPE_Q6_K: return quantize_k(row, n_blocks, 1, to);
-        default: assert(is_k(weights)); return quantize_k(row, n_blocks, 2, to);
+        default: return quantize_k(row, n_blocks, 2, to);
     }
 }
 

@@ -8,23 +8,18 @@
 
 namespace harp::kernels {
 
-/// A token's activations. Sums of quantised values go with the constant part of a weight:
-///
-/// | weights | scale of | sums |
-/// |---|---|---|
-/// | Q4_0, Q5_0, Q8_0 | 32 | int32 [n / 32], times 8, 16, 128 |
-/// | Q4_1, Q5_1 | 32 | float [n / 32], times the scale |
-/// | Q4_K, Q5_K | 256 | int16 [n / 32] |
-/// | Q6_K | 256 | int16 [n / 16], times 32 in the dot product |
+/// A token's activations: d * q. Their sums go with the constant part of weights. They are those of as many inputs as share a scale of
+/// the weights: 16 for Q6_K, else 32. The activations' own scale is that of 32 inputs, for K formats of 256.
 struct Activations {
-    const int8_t * q;  // [n_inputs]
-    const float * d;   // scales
-    const void * sums;
+    const int8_t * q;            // [n_inputs]
+    const float * d;             // [n_inputs / 32 or 256]
+    const float * sums;          // of q, [n_inputs / 32 or 16]
+    const int16_t * short_sums;  // the same for K formats
 };
 
 /// Where the parts of a quantised token are, in bytes from its first value.
 struct TokenLayout {
-    size_t scales, sums;
+    size_t scales, sums, short_sums;
     size_t bytes;  // of all, a multiple of 64
 };
 
@@ -42,7 +37,8 @@ void quantize_token(ggml_type weights, const float * row, int64_t n_inputs, int6
 /// @param token a quantised token
 [[nodiscard]] inline Activations view(const TokenLayout & layout, const char * token) noexcept {
     return {reinterpret_cast<const int8_t *>(token), reinterpret_cast<const float *>(token + layout.scales),
-            token + layout.sums};
+            reinterpret_cast<const float *>(token + layout.sums),
+            reinterpret_cast<const int16_t *>(token + layout.short_sums)};
 }
 
 }  // namespace harp::kernels

@@ -34,7 +34,7 @@ namespace {
 
 constexpr int TILE = 16;               // rows of a tile: tokens, outputs
 constexpr int TILE_BYTES = TILE * 64;  // 16 rows by 32 values of bfloat16, or 16 of float
-constexpr int PANEL = 2 * OUTPUTS;     // outputs
+constexpr int PANEL = 2 * TILE;        // outputs
 constexpr int PANEL_GROUPS = PANEL / GROUP;
 constexpr int PANELS = 8;         // that share a slice of the tokens
 constexpr int TOKENS = 2 * TILE;  // that are multiplied together
@@ -148,26 +148,31 @@ class Tiles {
 
 #endif
 
-Words bits(Floats values) {
-    return reinterpret_cast<Words>(values);
+constexpr size_t SIDE_BY_SIDE = 2;  // groups of a tile's outputs
+using Numbers = Floats<SIDE_BY_SIDE>;
+using Bits = Words<SIDE_BY_SIDE>;
+
+Bits bits(Numbers values) {
+    return reinterpret_cast<Bits>(values);
 }
 
 /// Pairs of numbers as pairs of bfloat16, rounded to nearest.
-Words bfloat16_pairs(Floats first, Floats second) {
+Bits bfloat16_pairs(Numbers first, Numbers second) {
     constexpr uint32_t HALF = 0x8000;
     return (bits(first) + HALF) >> 16 | ((bits(second) + HALF) & 0xFFFF0000);
 }
 
 /// Unpacks 32 inputs of 16 outputs as a tile: row i has inputs 2 i and 2 i + 1 of each output.
 template <class Packed>
-void unpack_tile(const Pair<Packed> & block, int j, char * tile) {
-    auto * rows = reinterpret_cast<Words *>(tile);
-    HARP_UNROLLED for (int half = 0; half < 2; ++half) {
-        const Line of = line(block, j, half);
-        HARP_UNROLLED for (int t = half * STEPS / 2; t < (half + 1) * STEPS / 2; ++t) {
-            const Words q = step(block, j, t);
-            const auto value = [&](Words byte) {
-                return of.scale * __builtin_convertvector(reinterpret_cast<Integers>(byte), Floats) + of.offset;
+void unpack_tile(const Blocks<Packed, SIDE_BY_SIDE> & block, size_t j, char * tile) {
+    auto * rows = reinterpret_cast<Bits *>(tile);
+    HARP_UNROLLED for (size_t half = 0; half < 2; ++half) {
+        const Line<SIDE_BY_SIDE> of = line(block, j, half);
+        HARP_UNROLLED for (size_t t = half * STEPS / 2; t < (half + 1) * STEPS / 2; ++t) {
+            const Bits q = step(block, j, t);
+            const auto value = [&](Bits byte) {
+                const auto number = reinterpret_cast<Integers<SIDE_BY_SIDE>>(byte);
+                return of.scale * __builtin_convertvector(number, Numbers) + of.offset;
             };
             rows[2 * t] = bfloat16_pairs(value(q & 255), value((q >> 8) & 255));
             rows[2 * t + 1] = bfloat16_pairs(value((q >> 16) & 255), value(q >> 24));
@@ -302,8 +307,9 @@ class TiledMultiplication {
         for (int half = 0; half < 2; ++half) {
             const Packed * blocks = block(group + int64_t{2} * half) + first;
             const Packed * next_blocks = block(group + int64_t{2} * half + 1) + first;
+            const ptrdiff_t next = (next_blocks - blocks) * static_cast<ptrdiff_t>(sizeof(Packed));
             for (int i = 0; i < n; ++i) {
-                unpack_tile(Pair<Packed>{blocks[i / IN_BLOCK], next_blocks[i / IN_BLOCK]}, i % IN_BLOCK,
+                unpack_tile(Blocks<Packed, SIDE_BY_SIDE>{blocks[i / IN_BLOCK], next}, static_cast<size_t>(i % IN_BLOCK),
                             scratch_.weights[i][half]);
             }
         }
@@ -340,20 +346,6 @@ void multiply(const Operands & operands) noexcept {
     TiledMultiplication<Packed>(operands).run();
 }
 
-auto multiply_of(ggml_type weights) -> decltype(Kernel::multiply) {
-    switch (weights) {
-        case GGML_TYPE_Q4_0: return multiply<PackedQ4_0>;
-        case GGML_TYPE_Q4_1: return multiply<PackedQ4_1>;
-        case GGML_TYPE_Q5_0: return multiply<PackedQ5_0>;
-        case GGML_TYPE_Q5_1: return multiply<PackedQ5_1>;
-        case GGML_TYPE_Q8_0: return multiply<PackedQ8_0>;
-        case GGML_TYPE_Q4_K: return multiply<PackedQ4_K>;
-        case GGML_TYPE_Q5_K: return multiply<PackedQ5_K>;
-        case GGML_TYPE_Q6_K: return multiply<PackedQ6_K>;
-        default: return nullptr;
-    }
-}
-
 }  // namespace
 
 #if defined(HARP_EMULATE_AMX)
@@ -366,7 +358,8 @@ bool allow_amx() noexcept {
 
 Kernel amx_kernel(ggml_type weights) noexcept {
 #endif
-    return {tokens_bytes, scratch_bytes, quantize, multiply_of(weights)};
+    return {tokens_bytes, scratch_bytes, quantize,
+            visit_packed(weights, []<class Packed>(Type<Packed>) { return multiply<Packed>; })};
 }
 
 }  // namespace harp::kernels

@@ -10,36 +10,75 @@
 
 #if defined(__x86_64__)
 
-#include "kernels/multiply_256.h"
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/few_tokens.h"
 
 namespace harp::kernels {
 
 namespace {
 
-struct Avx2 {
-    static constexpr int MOST_BITS = 6;
-    static constexpr int MOST_SUMS = 12;  // of 16 registers, beside weights and activations
+constexpr size_t steps_in_int16(int bits) {
+    return bits == 4 ? 8 : bits == 5 ? 4 : 2;
+}
 
-    static constexpr size_t steps_together(int bits) { return bits == 4 ? 8 : bits == 5 ? 4 : 2; }
+struct Avx2 {
+    static constexpr size_t GROUPS = 1;
+    static constexpr int MOST_BITS = 6;
+    /// Where weights take long to unpack, four steps of one register are what the registers hold best.
+    template <class Packed>
+    static constexpr size_t REGISTERS =
+        std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : 2;
+    template <class Packed>
+    static constexpr bool is_wide(int64_t /*n_tokens*/) {
+        return true;
+    }
+    /// As many as have their sums in registers, 12 of 16, where they have; with two multiplications a weight, fewer.
+    template <class Packed, size_t N_REGISTERS>
+    static constexpr size_t TOKENS = Packed::BITS > MOST_BITS               ? 4
+                                     : steps_in_int16(Packed::BITS) < STEPS ? 8
+                                                                            : std::min<size_t>(8, 12 / N_REGISTERS);
+
+    static constexpr size_t steps_together(int bits) { return steps_in_int16(bits); }
 
     /// sum + w0 a0 + w1 a1 and sum + w2 a2 + w3 a3 in each lane's halves, int16
-    static __m256i add_step(__m256i sum, __m256i weights, __m256i activations) {
-        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, activations));
+    static Words<1> add_step(Words<1> sum, Words<1> weights, Words<1> activations) {
+        const __m256i product =
+            _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations));
+        return reinterpret_cast<Words<1>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
     }
 
-    /// What stands in a lane's halves, times a scale in each of them, added: int32.
-    static __m256i scaled(__m256i sum, __m256i scale) { return _mm256_madd_epi16(sum, scale); }
+    /// What stands in a lane's halves, times a scale in each of them, added.
+    static Integers<1> total(Words<1> sum, __m256i scale) {
+        return reinterpret_cast<Integers<1>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
+    }
 
     static __m256i one() { return _mm256_set1_epi16(1); }
 
-    /// The first or second int16 of each pair in both of the lane's halves.
-    template <bool SECOND>
-    static __m256i scale(__m256i pairs) {
-        constexpr char b = SECOND ? 2 : 0;
-        return _mm256_shuffle_epi8(
-            pairs, _mm256_setr_epi8(b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8, b + 9, b + 8, b + 9, b + 12,
-                                    b + 13, b + 12, b + 13, b, b + 1, b, b + 1, b + 4, b + 5, b + 4, b + 5, b + 8,
-                                    b + 9, b + 8, b + 9, b + 12, b + 13, b + 12, b + 13));
+    static constexpr bool HAS_SCALES = true;
+
+    template <class Byte>
+    static __m256i pairs(const Byte (&bytes)[GROUP][2]) {
+        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i *>(bytes));
+        return static_cast<Byte>(-1) < 0 ? _mm256_cvtepi8_epi16(packed) : _mm256_cvtepu8_epi16(packed);
+    }
+
+    /// In both of the lane's halves.
+    static __m256i scale(__m256i pairs, size_t which) {
+        const __m256i first = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,  //
+                                               0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
+        return _mm256_shuffle_epi8(pairs, which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
+    }
+
+    static Integers<1> add_pairs(Integers<1> sum, __m256i pairs, Words<1> two) {
+        return sum + reinterpret_cast<Integers<1>>(_mm256_madd_epi16(pairs, reinterpret_cast<__m256i>(two)));
+    }
+
+    template <class Vector>
+    static Vector in_register(Vector value) {
+        asm volatile("" : "+x"(value));
+        return value;
     }
 };
 

@@ -1,48 +1,64 @@
-// The kernels for AVX-512 VNNI, in registers of 256 bits: one instruction multiplies a step and adds it, and every
-// processor that has it can do two at a time. Compiled with -mavx512vl -mavx512vnni and those of AVX2: nothing here may
-// be called without them.
+// The kernels for AVX-512 VNNI, in registers of 512 bits: one instruction multiplies a step of 16 outputs and adds it. Compiled with
+// -mavx512vnni, what comes with it and the flags for AVX2: nothing here may be called without them.
 //
-// HARP_EMULATE_VNNI: with the one instruction in AVX2's, exactly; for tests on processors that lack it.
+// HARP_EMULATE_VNNI: with plain integers, for tests on processors that lack it.
 #include "kernels/multiply.h"
 
 #if defined(__x86_64__)
 
-#include "kernels/multiply_256.h"
+#include "kernels/few_tokens.h"
 
 namespace harp::kernels {
 
 namespace {
 
 struct Vnni {
+    static constexpr size_t GROUPS = 2;
     static constexpr int MOST_BITS = 8;
-    static constexpr int MOST_SUMS = 16;  // of 32 registers
+    template <class Packed>
+    static constexpr size_t REGISTERS = 2;
+    /// K formats have twice as many sums for a token: two registers of outputs for four tokens, or one for eight.
+    template <class Packed, size_t REGISTERS>
+    static constexpr size_t TOKENS = Packed::INPUTS == SUPER_BLOCK && REGISTERS == 2 ? 4 : 8;
+    template <class Packed>
+    static constexpr bool is_wide(int64_t n_tokens) {
+        return Packed::INPUTS == BLOCK || n_tokens <= 4;
+    }
 
     static constexpr size_t steps_together(int /*bits*/) { return STEPS; }
 
     /// sum + w0 a0 + w1 a1 + w2 a2 + w3 a3 in each lane, int32
-    static __m256i add_step(__m256i sum, __m256i weights, __m256i activations) {
+    static Words<GROUPS> add_step(Words<GROUPS> sum, Words<GROUPS> weights, Words<GROUPS> activations) {
 #if defined(HARP_EMULATE_VNNI)
-        const __m256i even = _mm256_madd_epi16(_mm256_and_si256(weights, _mm256_set1_epi16(255)),
-                                               _mm256_srai_epi16(_mm256_slli_epi16(activations, 8), 8));
-        const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(weights, 8), _mm256_srai_epi16(activations, 8));
-        return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+        using Signed = Integers<GROUPS>;
+        for (int i = 0; i < STEP; ++i) {
+            const auto activation = reinterpret_cast<Signed>(activations << (24 - 8 * i)) >> 24;
+            sum += (weights >> (8 * i) & 255) * reinterpret_cast<Words<GROUPS>>(activation);
+        }
+        return sum;
 #else
-        return _mm256_dpbusd_epi32(sum, weights, activations);
+        return reinterpret_cast<Words<GROUPS>>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                                   reinterpret_cast<__m512i>(weights),
+                                                                   reinterpret_cast<__m512i>(activations)));
 #endif
     }
 
-    static __m256i scaled(__m256i sum, __m256i scale) {
-        return _mm256_mullo_epi32(sum, scale);
+    static constexpr bool HAS_SCALES = false;
+    struct One {};
+    static One one() {
+        return {};
     }
 
-    static __m256i one() {
-        return _mm256_set1_epi32(1);
+    static Integers<GROUPS> total(Words<GROUPS> sum, One /*scale*/) {
+        return reinterpret_cast<Integers<GROUPS>>(sum);
     }
 
-    /// The first or second int16 of each pair as the lane's int32.
-    template <bool SECOND>
-    static __m256i scale(__m256i pairs) {
-        return _mm256_srai_epi32(SECOND ? pairs : _mm256_slli_epi32(pairs, 16), 16);
+    template <class Vector>
+    static Vector in_register(Vector value) {
+#if !defined(HARP_EMULATE_VNNI)
+        asm volatile("" : "+v"(value));
+#endif
+        return value;
     }
 };
 

@@ -2,6 +2,7 @@
 
 #include <cassert>
 #include <cstring>
+#include <type_traits>
 
 #define GGML_COMMON_DECL_C  // with C++, structures without names inside unions
 #include "ggml-common.h"
@@ -119,9 +120,29 @@ void pack_row(const block_q6_K & block, int row, PackedQ6_K & packed) {
     }
 }
 
-template <class Block, class Packed>
+/// ggml's structure for a packed one's type.
+template <class Packed>
+struct Ggmls;
+template <>
+struct Ggmls<PackedQ4_0> : std::type_identity<block_q4_0> {};
+template <>
+struct Ggmls<PackedQ4_1> : std::type_identity<block_q4_1> {};
+template <>
+struct Ggmls<PackedQ5_0> : std::type_identity<block_q5_0> {};
+template <>
+struct Ggmls<PackedQ5_1> : std::type_identity<block_q5_1> {};
+template <>
+struct Ggmls<PackedQ8_0> : std::type_identity<block_q8_0> {};
+template <>
+struct Ggmls<PackedQ4_K> : std::type_identity<block_q4_K> {};
+template <>
+struct Ggmls<PackedQ5_K> : std::type_identity<block_q5_K> {};
+template <>
+struct Ggmls<PackedQ6_K> : std::type_identity<block_q6_K> {};
+
+template <class Packed>
 void pack_rows(const void * rows, int64_t n_blocks, int64_t n_outputs, void * packed) {
-    const auto * from = static_cast<const Block *>(rows);
+    const auto * from = static_cast<const typename Ggmls<Packed>::type *>(rows);
     auto * to = static_cast<Packed *>(packed);
     for (int64_t group = 0; group < n_outputs / GROUP; ++group) {
         for (int64_t block = 0; block < n_blocks; ++block, ++to) {
@@ -138,34 +159,14 @@ bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept {
 }
 
 size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept {
-    const auto n_blocks = static_cast<size_t>(n_inputs / ggml_blck_size(type));
-    switch (type) {
-        case GGML_TYPE_Q4_0: return n_blocks * sizeof(PackedQ4_0);
-        case GGML_TYPE_Q4_1: return n_blocks * sizeof(PackedQ4_1);
-        case GGML_TYPE_Q5_0: return n_blocks * sizeof(PackedQ5_0);
-        case GGML_TYPE_Q5_1: return n_blocks * sizeof(PackedQ5_1);
-        case GGML_TYPE_Q8_0: return n_blocks * sizeof(PackedQ8_0);
-        case GGML_TYPE_Q4_K: return n_blocks * sizeof(PackedQ4_K);
-        case GGML_TYPE_Q5_K: return n_blocks * sizeof(PackedQ5_K);
-        case GGML_TYPE_Q6_K: return n_blocks * sizeof(PackedQ6_K);
-        default: return 0;
-    }
+    const size_t bytes = visit_packed(type, []<class Packed>(Type<Packed>) { return sizeof(Packed); });
+    return static_cast<size_t>(n_inputs / ggml_blck_size(type)) * bytes;
 }
 
 void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs, void * packed) noexcept {
     assert(can_pack(type, n_inputs, n_outputs));
-    const int64_t n_blocks = n_inputs / ggml_blck_size(type);
-    switch (type) {
-        case GGML_TYPE_Q4_0: return pack_rows<block_q4_0, PackedQ4_0>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q4_1: return pack_rows<block_q4_1, PackedQ4_1>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q5_0: return pack_rows<block_q5_0, PackedQ5_0>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q5_1: return pack_rows<block_q5_1, PackedQ5_1>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q8_0: return pack_rows<block_q8_0, PackedQ8_0>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q4_K: return pack_rows<block_q4_K, PackedQ4_K>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q5_K: return pack_rows<block_q5_K, PackedQ5_K>(rows, n_blocks, n_outputs, packed);
-        case GGML_TYPE_Q6_K: return pack_rows<block_q6_K, PackedQ6_K>(rows, n_blocks, n_outputs, packed);
-        default: assert(false);
-    }
+    const auto pack_all = visit_packed(type, []<class Packed>(Type<Packed>) { return pack_rows<Packed>; });
+    pack_all(rows, n_inputs / ggml_blck_size(type), n_outputs, packed);
 }
 
 }  // namespace harp::kernels

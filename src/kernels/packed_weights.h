@@ -22,11 +22,14 @@ inline constexpr int SUPER_BLOCK = 256;  // inputs of a K format's block
 inline constexpr int STEPS = BLOCK / STEP;
 inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // of blocks in a super-block, whose nibbles share bytes
 
+// Each structure says its type, bits of a weight, inputs of a block and scales of 32 inputs.
+
 /// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
 struct PackedQ4_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_0;
     static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
 
     uint16_t d[GROUP];  // float16
     uint8_t q[STEPS / 2][GROUP][STEP];
@@ -37,6 +40,7 @@ struct PackedQ4_1 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_1;
     static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
 
     uint16_t d[GROUP];
     uint16_t m[GROUP];
@@ -48,6 +52,7 @@ struct PackedQ5_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_0;
     static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
 
     PackedQ4_0 low;
     uint8_t high[GROUP][STEP];
@@ -58,6 +63,7 @@ struct PackedQ5_1 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_1;
     static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
 
     PackedQ4_1 low;
     uint8_t high[GROUP][STEP];
@@ -68,6 +74,7 @@ struct PackedQ8_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
     static constexpr int BITS = 8;
     static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
 
     PackedQ4_0 low;
     uint8_t high[STEPS / 2][GROUP][STEP];
@@ -78,6 +85,7 @@ struct PackedQ4_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_K;
     static constexpr int BITS = 4;
     static constexpr int INPUTS = SUPER_BLOCK;
+    static constexpr int SCALES = 1;
 
     uint16_t d[GROUP];
     uint16_t dmin[GROUP];
@@ -91,6 +99,7 @@ struct PackedQ5_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_K;
     static constexpr int BITS = 5;
     static constexpr int INPUTS = SUPER_BLOCK;
+    static constexpr int SCALES = 1;
 
     PackedQ4_K low;
     uint8_t high[2 * PAIRS][GROUP][STEP];
@@ -101,12 +110,32 @@ struct PackedQ6_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
     static constexpr int BITS = 6;
     static constexpr int INPUTS = SUPER_BLOCK;
+    static constexpr int SCALES = 2;
 
     uint16_t d[GROUP];
     int8_t scales[2 * PAIRS][GROUP][2];
     uint8_t q[PAIRS][STEPS][GROUP][STEP];
     uint8_t high[2 * PAIRS][2][GROUP][STEP];
 };
+
+template <class Packed>
+struct Type {};
+
+/// Calls `visit` with Type<...> of the structure for weights of a type. For a type without one: a value that is zero.
+template <class Visit>
+auto visit_packed(ggml_type type, const Visit & visit) -> decltype(visit(Type<PackedQ4_0>{})) {
+    switch (type) {
+        case GGML_TYPE_Q4_0: return visit(Type<PackedQ4_0>{});
+        case GGML_TYPE_Q4_1: return visit(Type<PackedQ4_1>{});
+        case GGML_TYPE_Q5_0: return visit(Type<PackedQ5_0>{});
+        case GGML_TYPE_Q5_1: return visit(Type<PackedQ5_1>{});
+        case GGML_TYPE_Q8_0: return visit(Type<PackedQ8_0>{});
+        case GGML_TYPE_Q4_K: return visit(Type<PackedQ4_K>{});
+        case GGML_TYPE_Q5_K: return visit(Type<PackedQ5_K>{});
+        case GGML_TYPE_Q6_K: return visit(Type<PackedQ6_K>{});
+        default: return {};
+    }
+}
 
 /// Whether a matrix of this type and shape can be packed: of a type that has a structure here, with a multiple of 8 outputs.
 [[nodiscard]] bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept;

@@ -1,10 +1,12 @@
-// Packed weights as numbers, 16 outputs side by side: those of two groups. In the compiler's own vectors of 64 bytes, which it maps
-// to the registers that a processor has.
+// Packed weights as numbers: one register holds the same inputs of GROUPS groups of 8 outputs side by side. In the compiler's own
+// vectors, which it maps to the registers that a processor has.
 #pragma once
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/packed_weights.h"
 
@@ -13,128 +15,219 @@ namespace harp::kernels {
 // NOLINTBEGIN(misc-definitions-in-headers): a copy for each processor
 namespace {
 
-inline constexpr int OUTPUTS = 2 * GROUP;
+template <size_t GROUPS>
+struct Vectors;
+template <>
+struct Vectors<1> {
+    using Floats = float __attribute__((vector_size(32)));
+    using Words = uint32_t __attribute__((vector_size(32)));
+    using Integers = int32_t __attribute__((vector_size(32)));
+};
+template <>
+struct Vectors<2> {
+    using Floats = float __attribute__((vector_size(64)));
+    using Words = uint32_t __attribute__((vector_size(64)));
+    using Integers = int32_t __attribute__((vector_size(64)));
+};
 
-using Floats = float __attribute__((vector_size(64)));
-using Words = uint32_t __attribute__((vector_size(64)));
-using Integers = int32_t __attribute__((vector_size(64)));
+/// A number for each of the outputs side by side, or four bytes.
+template <size_t GROUPS>
+using Floats = typename Vectors<GROUPS>::Floats;
+template <size_t GROUPS>
+using Words = typename Vectors<GROUPS>::Words;
+template <size_t GROUPS>
+using Integers = typename Vectors<GROUPS>::Integers;
 
-/// The block of the first group and that of the second.
-template <class Packed>
-struct Pair {
+/// The same block of each group.
+template <class Packed, size_t GROUPS>
+struct Blocks {
     const Packed & first;
-    const Packed & second;
+    ptrdiff_t next;  // bytes from a group to the next
+
+    /// A part of the blocks, given that of the first.
+    template <class Part>
+    [[nodiscard]] Blocks<Part, GROUPS> part(const Part & of_first) const {
+        return {of_first, next};
+    }
 };
 
 /// x = scale * q + offset
+template <size_t GROUPS>
 struct Line {
-    Floats scale, offset;
+    Floats<GROUPS> scale, offset;
 };
 
-inline Words side_by_side(__m256i first, __m256i second) {
+/// What `load` makes of the bytes of each group, side by side.
+template <size_t GROUPS, class Load>
+auto side_by_side(const void * first, ptrdiff_t next, const Load & load) {
     using Half = uint32_t __attribute__((vector_size(32)));
-    return __builtin_shufflevector(reinterpret_cast<Half>(first), reinterpret_cast<Half>(second), 0, 1, 2, 3, 4, 5, 6,
-                                   7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
-
-/// Four bytes of each output.
-inline Words load_step(const uint8_t (&first)[GROUP][STEP], const uint8_t (&second)[GROUP][STEP]) {
-    return side_by_side(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(first)),
-                        _mm256_loadu_si256(reinterpret_cast<const __m256i *>(second)));
-}
-
-inline Floats load_halves(const uint16_t (&first)[GROUP], const uint16_t (&second)[GROUP]) {
-    const auto convert = [](const uint16_t(&halves)[GROUP]) {
-        return _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(halves))));
-    };
-    return reinterpret_cast<Floats>(side_by_side(convert(first), convert(second)));
-}
-
-/// The first or second byte of each pair, as numbers.
-template <class Byte>
-Floats load_bytes(const Byte (&first)[GROUP][2], const Byte (&second)[GROUP][2], int which) {
-    const auto widen = [](const Byte(&pairs)[GROUP][2]) {
-        return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(pairs)));
-    };
-    const Words at_top = side_by_side(widen(first), widen(second)) << (which == 0 ? 24 : 16);
-    if constexpr (static_cast<Byte>(-1) < 0) {
-        return __builtin_convertvector(reinterpret_cast<Integers>(at_top) >> 24, Floats);
+    const auto * bytes = static_cast<const char *>(first);
+    const auto of_first = reinterpret_cast<Half>(load(reinterpret_cast<const __m128i *>(bytes)));
+    if constexpr (GROUPS == 1) {
+        return of_first;
     } else {
-        return __builtin_convertvector(reinterpret_cast<Integers>(at_top >> 24), Floats);
+        static_assert(GROUPS == 2);
+        const auto of_second = reinterpret_cast<Half>(load(reinterpret_cast<const __m128i *>(bytes + next)));
+#if defined(__AVX512F__)
+        // GCC makes a shuffle of it, for which there is one unit less
+        const __m512i wide = _mm512_castsi256_si512(reinterpret_cast<__m256i>(of_first));
+        return reinterpret_cast<Words<GROUPS>>(_mm512_inserti64x4(wide, reinterpret_cast<__m256i>(of_second), 1));
+#else
+        return __builtin_shufflevector(of_first, of_second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
     }
 }
 
-inline Words nibbles(Words bytes, bool are_high) {
+/// Four bytes of each output.
+template <size_t GROUPS>
+Words<GROUPS> load_step(const uint8_t (&step)[GROUP][STEP], ptrdiff_t next) {
+    return side_by_side<GROUPS>(
+        step, next, [](const __m128i * bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)); });
+}
+
+template <size_t GROUPS>
+Floats<GROUPS> load_halves(const uint16_t (&halves)[GROUP], ptrdiff_t next) {
+    return reinterpret_cast<Floats<GROUPS>>(side_by_side<GROUPS>(
+        halves, next, [](const __m128i * bytes) { return _mm256_cvtph_ps(_mm_loadu_si128(bytes)); }));
+}
+
+/// The first or second byte of each pair, as numbers.
+template <size_t GROUPS, class Byte>
+Floats<GROUPS> load_bytes(const Byte (&pairs)[GROUP][2], ptrdiff_t next, size_t which) {
+    constexpr bool IS_SIGNED = static_cast<Byte>(-1) < 0;
+    const Words<GROUPS> words = side_by_side<GROUPS>(pairs, next, [](const __m128i * bytes) {
+        const __m128i pair = _mm_loadu_si128(bytes);
+        return IS_SIGNED ? _mm256_cvtepi16_epi32(pair) : _mm256_cvtepu16_epi32(pair);
+    });
+    const auto integers = reinterpret_cast<Integers<GROUPS>>(words);
+    const auto first = IS_SIGNED ? reinterpret_cast<Integers<GROUPS>>(words << 24) >> 24 : integers & 255;
+    return __builtin_convertvector(which == 0 ? first : integers >> 8, Floats<GROUPS>);
+}
+
+template <class Words>
+Words nibbles(Words bytes, bool are_high) {
     return (are_high ? bytes >> 4 : bytes) & 0x0F0F0F0F;
+}
+
+/// Bits from `bit` on that `mask` has, as bits from the fifth on.
+template <class Words>
+Words high_bits(Words plane, size_t bit, uint32_t mask) {
+    return (bit < 4 ? plane << (4 - bit) : plane >> (bit - 4)) & (mask << 4);
 }
 
 // ---- Each format: the quantised weights of step `t` of block `j` of 32, four bytes of each output, and how they become numbers ----
 
-inline Words step(const Pair<PackedQ4_0> & block, int /*j*/, int t) {
-    return nibbles(load_step(block.first.q[t % 4], block.second.q[t % 4]), t >= 4);
+template <size_t N>
+Words<N> step(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t t) {
+    return nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4);
 }
-inline Words step(const Pair<PackedQ4_1> & block, int /*j*/, int t) {
-    return nibbles(load_step(block.first.q[t % 4], block.second.q[t % 4]), t >= 4);
+template <size_t N>
+Words<N> step(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t t) {
+    return nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4);
 }
-/// A fifth bit, which is bit `t` of a plane.
-inline Words fifth_bit(Words plane, int t) {
-    return ((plane >> t) & 0x01010101) << 4;
+template <size_t N>
+Words<N> step(const Blocks<PackedQ5_0, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.low), j, t) |
+           high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
 }
-inline Words step(const Pair<PackedQ5_0> & block, int j, int t) {
-    return step(Pair<PackedQ4_0>{block.first.low, block.second.low}, j, t) |
-           fifth_bit(load_step(block.first.high, block.second.high), t);
+template <size_t N>
+Words<N> step(const Blocks<PackedQ5_1, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.low), j, t) |
+           high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
 }
-inline Words step(const Pair<PackedQ5_1> & block, int j, int t) {
-    return step(Pair<PackedQ4_1>{block.first.low, block.second.low}, j, t) |
-           fifth_bit(load_step(block.first.high, block.second.high), t);
+/// The high nibbles of a step.
+template <size_t N>
+Words<N> high_step(const Blocks<PackedQ8_0, N> & block, size_t t) {
+    return nibbles(load_step<N>(block.first.high[t % 4], block.next), t >= 4);
 }
-inline Words step(const Pair<PackedQ8_0> & block, int j, int t) {
-    return step(Pair<PackedQ4_0>{block.first.low, block.second.low}, j, t) |
-           nibbles(load_step(block.first.high[t % 4], block.second.high[t % 4]), t >= 4) << 4;
+template <size_t N>
+Words<N> step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.low), j, t) |
+           high_bits(load_step<N>(block.first.high[t % 4], block.next), t >= 4 ? 4 : 0, 0x0F0F0F0F);
 }
-inline Words step(const Pair<PackedQ4_K> & block, int j, int t) {
-    return nibbles(load_step(block.first.q[j / 2][t], block.second.q[j / 2][t]), j % 2 != 0);
+template <size_t N>
+Words<N> step(const Blocks<PackedQ4_K, N> & block, size_t j, size_t t) {
+    return nibbles(load_step<N>(block.first.q[j / 2][t], block.next), j % 2 != 0);
 }
-inline Words step(const Pair<PackedQ5_K> & block, int j, int t) {
-    return step(Pair<PackedQ4_K>{block.first.low, block.second.low}, j, t) |
-           fifth_bit(load_step(block.first.high[j], block.second.high[j]), t);
+template <size_t N>
+Words<N> step(const Blocks<PackedQ5_K, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.low), j, t) |
+           high_bits(load_step<N>(block.first.high[j], block.next), t, 0x01010101);
 }
-inline Words step(const Pair<PackedQ6_K> & block, int j, int t) {
-    const Words high = load_step(block.first.high[j][t / 4], block.second.high[j][t / 4]);
-    return nibbles(load_step(block.first.q[j / 2][t], block.second.q[j / 2][t]), j % 2 != 0) |
-           ((high >> (2 * (t % 4))) & 0x03030303) << 4;
+template <size_t N>
+Words<N> step(const Blocks<PackedQ6_K, N> & block, size_t j, size_t t) {
+    return nibbles(load_step<N>(block.first.q[j / 2][t], block.next), j % 2 != 0) |
+           high_bits(load_step<N>(block.first.high[j][t / 4], block.next), 2 * (t % 4), 0x03030303);
 }
 
 /// @param half  of the 32 inputs: only Q6_K has a scale for each
-inline Line line(const Pair<PackedQ4_0> & block, int /*j*/, int /*half*/, float constant = 8) {
-    const Floats d = load_halves(block.first.d, block.second.d);
+template <size_t N>
+Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/, float constant = 8) {
+    const Floats<N> d = load_halves<N>(block.first.d, block.next);
     return {d, -constant * d};
 }
-inline Line line(const Pair<PackedQ5_0> & block, int j, int half) {
-    return line(Pair<PackedQ4_0>{block.first.low, block.second.low}, j, half, 16);
+template <size_t N>
+Line<N> line(const Blocks<PackedQ5_0, N> & block, size_t j, size_t half) {
+    return line(block.part(block.first.low), j, half, 16);
 }
-inline Line line(const Pair<PackedQ8_0> & block, int j, int half) {
-    return line(Pair<PackedQ4_0>{block.first.low, block.second.low}, j, half, 128);
+template <size_t N>
+Line<N> line(const Blocks<PackedQ8_0, N> & block, size_t j, size_t half) {
+    return line(block.part(block.first.low), j, half, 128);
 }
-inline Line line(const Pair<PackedQ4_1> & block, int /*j*/, int /*half*/) {
-    return {load_halves(block.first.d, block.second.d), load_halves(block.first.m, block.second.m)};
+template <size_t N>
+Line<N> line(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t /*half*/) {
+    return {load_halves<N>(block.first.d, block.next), load_halves<N>(block.first.m, block.next)};
 }
-inline Line line(const Pair<PackedQ5_1> & block, int j, int half) {
-    return line(Pair<PackedQ4_1>{block.first.low, block.second.low}, j, half);
+template <size_t N>
+Line<N> line(const Blocks<PackedQ5_1, N> & block, size_t j, size_t half) {
+    return line(block.part(block.first.low), j, half);
 }
-inline Line line(const Pair<PackedQ4_K> & block, int j, int /*half*/) {
-    return {load_halves(block.first.d, block.second.d) *
-                load_bytes(block.first.scales[j / 2], block.second.scales[j / 2], j % 2),
-            -load_halves(block.first.dmin, block.second.dmin) *
-                load_bytes(block.first.mins[j / 2], block.second.mins[j / 2], j % 2)};
+// K formats: the line of the super-block, and what it is multiplied with for a block of 32 or half of it.
+
+template <size_t N>
+Line<N> super_line(const Blocks<PackedQ4_K, N> & block) {
+    return {load_halves<N>(block.first.d, block.next), -load_halves<N>(block.first.dmin, block.next)};
 }
-inline Line line(const Pair<PackedQ5_K> & block, int j, int half) {
-    return line(Pair<PackedQ4_K>{block.first.low, block.second.low}, j, half);
+template <size_t N>
+Line<N> super_line(const Blocks<PackedQ5_K, N> & block) {
+    return super_line(block.part(block.first.low));
 }
-inline Line line(const Pair<PackedQ6_K> & block, int j, int half) {
-    const Floats scale =
-        load_halves(block.first.d, block.second.d) * load_bytes(block.first.scales[j], block.second.scales[j], half);
-    return {scale, -32 * scale};
+template <size_t N>
+Line<N> super_line(const Blocks<PackedQ6_K, N> & block) {
+    const Floats<N> d = load_halves<N>(block.first.d, block.next);
+    return {d, -32 * d};
+}
+
+/// Where the scales of block `j` are, and what the offset is multiplied with: of two blocks, or of the two halves of one.
+inline const auto & scale_pairs(const PackedQ4_K & block, size_t j) {
+    return block.scales[j / 2];
+}
+inline const auto & scale_pairs(const PackedQ5_K & block, size_t j) {
+    return block.low.scales[j / 2];
+}
+inline const auto & scale_pairs(const PackedQ6_K & block, size_t j) {
+    return block.scales[j];
+}
+inline const auto & offset_pairs(const PackedQ4_K & block, size_t j) {
+    return block.mins[j / 2];
+}
+inline const auto & offset_pairs(const PackedQ5_K & block, size_t j) {
+    return block.low.mins[j / 2];
+}
+inline const auto & offset_pairs(const PackedQ6_K & block, size_t j) {
+    return block.scales[j];
+}
+template <class Packed>
+size_t which_of_pair(size_t j, size_t half) {
+    return Packed::SCALES == 2 ? half : j % 2;
+}
+
+template <class Packed, size_t N>
+requires(Packed::INPUTS == SUPER_BLOCK) Line<N> line(const Blocks<Packed, N> & block, size_t j, size_t half) {
+    const Line<N> of = super_line(block);
+    const size_t which = which_of_pair<Packed>(j, half);
+    return {of.scale * load_bytes<N>(scale_pairs(block.first, j), block.next, which),
+            of.offset * load_bytes<N>(offset_pairs(block.first, j), block.next, which)};
 }
 
 }  // namespace

@@ -1,0 +1,387 @@
+// The kernels for few tokens: weights are unpacked once for all tokens of a tile and multiplied as the small integers that they are.
+// multiply_avx2.cpp and multiply_vnni.cpp say how four inputs are multiplied and added. Each compiles this for its own processors, so
+// nothing here may be shared by the two: all of it is in an anonymous namespace.
+//
+// A tile is the outputs of a few registers for as many tokens as the registers hold. A block of 32 inputs is taken in steps of four:
+//
+//     weights      [w0 w1 w2 w3] of output r in lane r     uint8, unpacked once for all tokens
+//     activations  [a0 a1 a2 a3] in every lane             int8, one load with broadcast
+//     sum         += w0 a0 + w1 a1 + w2 a2 + w3 a3          in lane r, in a register, for each token
+//
+// and once a block: conversion, multiplication with the scales, addition.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "kernels/activations.h"
+#include "kernels/multiply.h"
+#include "kernels/packed_weights.h"
+#include "kernels/unpack.h"
+#include "kernels/unrolled.h"
+
+namespace harp::kernels {
+
+// NOLINTBEGIN(misc-definitions-in-headers): each of those that include this needs a copy of its own
+namespace {
+
+// What a set of instructions says of itself:
+//
+//     GROUPS                 of 8 outputs side by side in a register
+//     MOST_BITS              of a weight that it multiplies at once
+//     REGISTERS<Packed>      of outputs of a tile that share the loads of activations, at most; otherwise one
+//     is_wide<Packed>(n)     whether tiles for n tokens have REGISTERS
+//     TOKENS<Packed, n>      of a tile with n registers of outputs, at most
+//     steps_together(bits)   how many steps of weights of so many bits one sum holds
+//     add_step(sum, weights, activations)   sum with a step's products
+//     total(sum, scale)      the sum as an integer for each output, times a scale that it can have for nothing
+//     one()                  a scale of one
+//     HAS_SCALES             whether it can have others: then also
+//     pairs(bytes)           the pairs of bytes of each output, to be used as follows
+//     scale(pairs, which)    the first or the second of each as a scale
+//     add_pairs(sum, pairs, two)   sum with the products of each pair and two int16
+//     in_register(value)     computed here and kept in a register: without this GCC computes the products of many steps ahead and
+//                            spills them
+
+/// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
+/// prefetchers, which stop at the ends of pages, are not enough.
+constexpr size_t AHEAD = 4096;
+
+/// Asks for what stands AHEAD of part `part` of `n_parts` of the blocks.
+template <class Packed, size_t GROUPS>
+void prefetch(const Blocks<Packed, GROUPS> & blocks, size_t part, size_t n_parts) {
+    const size_t bytes = sizeof(Packed) / n_parts;
+    const char * ahead = reinterpret_cast<const char *>(&blocks.first) + AHEAD + part * bytes;
+    for (size_t group = 0; group < GROUPS; ++group, ahead += blocks.next) {
+        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
+    }
+}
+
+/// Outputs of a few registers for a few tokens: what is multiplied, and the sums so far.
+template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
+class Tile {
+  public:
+    /// @param groups  the first of the tile's groups
+    /// @param next    bytes from a group to the next
+    Tile(const Packed * groups, ptrdiff_t next, const TokenLayout & layout, const char * tokens)
+        : groups_(groups), next_(next) {
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            activations_[n] = view(layout, tokens + n * layout.bytes);
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                sums_[n][r] = Number{};
+            }
+        }
+    }
+
+    /// Adds block `i` of the groups. Its activations have one scale.
+    void add(int64_t i) {
+        constexpr size_t TOGETHER = std::min(2, Packed::INPUTS / BLOCK);  // blocks of 32 whose nibbles share bytes
+        constexpr size_t N_PAIRS = Packed::INPUTS / BLOCK / TOGETHER;
+        Parts parts;
+        for (size_t pair = 0; pair < N_PAIRS; ++pair) {
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                prefetch(blocks(i, r), pair, N_PAIRS);
+            }
+            HARP_UNROLLED for (size_t k = 0; k < TOGETHER; ++k) {
+                const size_t j = pair * TOGETHER + k;
+                if constexpr (INTEGERS) {
+                    if (Packed::SCALES == 2 || k == 0) add_constants(i, j, parts);
+                }
+                HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
+                    add_scaled(i, j, half, parts);
+                }
+            }
+        }
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                const float d = activations_[n].d[i];
+                if constexpr (INTEGERS) {
+                    const Line<GROUPS> of = super_line(blocks(i, r));
+                    sums_[n][r] += __builtin_convertvector(parts.integers[n][r], Number) * (of.scale * d);
+                    sums_[n][r] += __builtin_convertvector(parts.constants[n][r], Number) * (of.offset * d);
+                } else {
+                    sums_[n][r] += parts.numbers[n][r] * d;
+                }
+            }
+        }
+    }
+
+    [[nodiscard]] const auto & sum(size_t token, size_t at) const { return sums_[token][at]; }
+
+  private:
+    static constexpr size_t GROUPS = Isa::GROUPS;
+    using Number = Floats<GROUPS>;
+    using Word = Words<GROUPS>;
+    using Integer = Integers<GROUPS>;
+    using Scale = decltype(Isa::one());
+    using Products = Integer[TOKENS][REGISTERS];
+
+    /// Whether blocks are multiplied with their scales before they become numbers.
+    static constexpr bool INTEGERS = Isa::HAS_SCALES && Packed::INPUTS == SUPER_BLOCK;
+
+    /// Sums of a block's inputs, before the activations' scale. With INTEGERS those of the weights, and of what the super-block's
+    /// offset is multiplied with.
+    struct Parts {
+        Number numbers[TOKENS][REGISTERS] = {};
+        Products integers = {}, constants = {};
+    };
+
+    [[nodiscard]] Blocks<Packed, GROUPS> blocks(int64_t i, size_t at) const {
+        const auto * first = reinterpret_cast<const char *>(groups_) + static_cast<ptrdiff_t>(at * GROUPS) * next_;
+        return {reinterpret_cast<const Packed *>(first)[i], next_};
+    }
+
+    /// Adds those inputs of block `j` of 32 that share a scale.
+    void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
+        constexpr size_t N_STEPS = STEPS / Packed::SCALES;
+        const size_t scale = (static_cast<size_t>(i) * (Packed::INPUTS / BLOCK) + j) * Packed::SCALES + half;
+        const size_t at = scale * N_STEPS * STEP;
+        const auto unpack = [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); };
+        if constexpr (INTEGERS) {
+            Scale scales[REGISTERS];
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                scales[r] = Isa::scale(Isa::pairs(scale_pairs(blocks(i, r).first, j)), which_of_pair<Packed>(j, half));
+            }
+            add_products<Packed::BITS, N_STEPS>(at, scales, parts.integers, unpack);
+            return;
+        }
+        Products products = {};
+        Scale ones[REGISTERS];
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            ones[r] = Isa::one();
+        }
+        if constexpr (Packed::BITS <= Isa::MOST_BITS) {
+            add_products<Packed::BITS, N_STEPS>(at, ones, products, unpack);
+        } else {
+            add_products<4, N_STEPS>(at, ones, products,
+                                     [&](size_t r, size_t t) { return high_step(blocks(i, r), t); });
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    products[n][r] = products[n][r] << 4;
+                }
+            }
+            add_products<4, N_STEPS>(at, ones, products, [&](size_t r, size_t t) {
+                const auto block = blocks(i, r);
+                return step(block.part(block.first.low), j, t);
+            });
+        }
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            const Line<GROUPS> of = line(blocks(i, r), j, half);
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                const Number product = __builtin_convertvector(products[n][r], Number);
+                const Number constant = of.offset * activations_[n].sums[scale];
+                if constexpr (Packed::INPUTS == BLOCK) {
+                    parts.numbers[n][r] = product * of.scale + constant;
+                } else {
+                    parts.numbers[n][r] += constant;
+                    parts.numbers[n][r] += product * of.scale;
+                }
+            }
+        }
+    }
+
+    /// Adds what the offsets of block `j` and, where they share pairs, of the next are multiplied with.
+    void add_constants(int64_t i, size_t j, Parts & parts) const {
+        const size_t first = (static_cast<size_t>(i) * (SUPER_BLOCK / BLOCK) + j) * Packed::SCALES;
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            const auto pairs = Isa::pairs(offset_pairs(blocks(i, r).first, j));
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                parts.constants[n][r] =
+                    Isa::add_pairs(parts.constants[n][r], pairs, in_every_lane(activations_[n].short_sums + first));
+            }
+        }
+    }
+
+    /// Adds to `products` those of N_STEPS steps.
+    ///
+    /// @param at      which of a token's activations is the first
+    /// @param scales  of each register, which they are multiplied with
+    /// @param unpack  (register, step) -> weights below 2^BITS
+    template <int BITS, size_t N_STEPS, class Unpack>
+    void add_products(size_t at, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
+        constexpr size_t TOGETHER = Isa::steps_together(BITS);
+        if constexpr (TOGETHER >= N_STEPS) {
+            add_step_by_step<N_STEPS>(at, scales, products, unpack);
+        } else {
+            add_token_by_token<N_STEPS, TOGETHER>(at, scales, products, unpack);
+        }
+    }
+
+    /// Where one sum holds all steps: step by step, the sums of all tokens in registers.
+    template <size_t N_STEPS, class Unpack>
+    void add_step_by_step(size_t at, const Scale (&scales)[REGISTERS], Products & products,
+                          const Unpack & unpack) const {
+        Word sums[TOKENS][REGISTERS] = {};
+        HARP_UNROLLED for (size_t t = 0; t < N_STEPS; ++t) {
+            Word weights[REGISTERS];
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                weights[r] = unpack(r, t);
+            }
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                add_step(weights, activations_[n].q + at + t * STEP, sums[n]);
+            }
+        }
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                products[n][r] += Isa::total(sums[n][r], scales[r]);
+            }
+        }
+    }
+
+    /// Where a sum holds TOGETHER steps: token by token, the weights of four steps in registers.
+    template <size_t N_STEPS, size_t TOGETHER, class Unpack>
+    void add_token_by_token(size_t at, const Scale (&scales)[REGISTERS], Products & products,
+                            const Unpack & unpack) const {
+        constexpr size_t SPAN = 4;
+        static_assert(N_STEPS % SPAN == 0 && SPAN % TOGETHER == 0);
+        HARP_UNROLLED for (size_t span = 0; span < N_STEPS / SPAN; ++span) {
+            Word weights[SPAN][REGISTERS];
+            HARP_UNROLLED for (size_t t = 0; t < SPAN; ++t) {
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    weights[t][r] = Isa::in_register(unpack(r, span * SPAN + t));
+                }
+            }
+            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                const int8_t * activations = activations_[n].q + at + span * SPAN * STEP;
+                Integer of_span[REGISTERS] = {};
+                HARP_UNROLLED for (size_t part = 0; part < SPAN / TOGETHER; ++part) {
+                    Word sums[REGISTERS] = {};
+                    HARP_UNROLLED for (size_t t = part * TOGETHER; t < (part + 1) * TOGETHER; ++t) {
+                        add_step(weights[t], activations + t * STEP, sums);
+                    }
+                    HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                        of_span[r] += Isa::total(sums[r], scales[r]);
+                    }
+                }
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    products[n][r] = Isa::in_register(products[n][r] + of_span[r]);
+                }
+            }
+        }
+    }
+
+    /// Adds a step's products for one token to its sums.
+    static void add_step(const Word (&weights)[REGISTERS], const int8_t * activations, Word (&sums)[REGISTERS]) {
+        const Word four = in_every_lane(activations);
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            sums[r] = Isa::in_register(Isa::add_step(sums[r], weights[r], four));
+        }
+    }
+
+    static Word in_every_lane(const void * four_bytes) {
+        uint32_t word = 0;
+        std::memcpy(&word, four_bytes, sizeof(word));
+        return Word{} + word;
+    }
+
+    const Packed * groups_;
+    ptrdiff_t next_;
+    Activations activations_[TOKENS];
+    Number sums_[TOKENS][REGISTERS];
+};
+
+/// Where a tile's weights, tokens and outputs are.
+template <class Packed>
+struct Place {
+    const Packed * groups;
+    int64_t n_blocks;  // of a group
+    const char * tokens;
+    TokenLayout layout;
+    float * out;
+    int64_t out_stride;
+    const int32_t * rows;  // of `out`, of each token
+
+    [[nodiscard]] float * out_of(int64_t token) const {
+        return out + (rows == nullptr ? token : rows[token]) * out_stride;
+    }
+    /// Goes on to the tokens behind the first `n`.
+    void skip(int64_t n) {
+        tokens += static_cast<size_t>(n) * layout.bytes;
+        if (rows == nullptr) {
+            out += n * out_stride;
+        } else {
+            rows += n;
+        }
+    }
+};
+
+/// @param n_groups  those that there are, of a tile's; fewer only of one register
+template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
+HARP_FLATTEN void multiply_tile(const Place<Packed> & place, size_t n_groups) {
+    const bool is_full = n_groups == REGISTERS * Isa::GROUPS;
+    // a group that is not there: the first once more
+    const int64_t next = is_full ? place.n_blocks * static_cast<int64_t>(sizeof(Packed)) : 0;
+    Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, next, place.layout, place.tokens);
+    for (int64_t i = 0; i < place.n_blocks; ++i) tile.add(i);
+    HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+        float * out = place.out_of(static_cast<int64_t>(n));
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            const auto & sum = tile.sum(n, r);
+            if (is_full) {
+                std::memcpy(out + r * Isa::GROUPS * GROUP, &sum, sizeof(sum));
+            } else {
+                std::memcpy(out, &sum, n_groups * GROUP * sizeof(float));
+            }
+        }
+    }
+}
+
+template <class Isa, class Packed, size_t REGISTERS, size_t... N>
+void multiply_tile_of(const Place<Packed> & place, size_t n_groups, int64_t n_tokens,
+                      std::index_sequence<N...> /*numbers of tokens less one*/) {
+    using Function = void (*)(const Place<Packed> &, size_t);
+    static constexpr Function BY_TOKENS[] = {multiply_tile<Isa, Packed, REGISTERS, N + 1>...};
+    BY_TOKENS[n_tokens - 1](place, n_groups);
+}
+
+/// All tokens, in as few and as even parts as possible.
+template <class Isa, class Packed, size_t REGISTERS>
+void multiply_groups(Place<Packed> place, size_t n_groups, int64_t n_tokens) {
+    constexpr size_t TOKENS = Isa::template TOKENS<Packed, REGISTERS>;
+    constexpr auto MOST = static_cast<int64_t>(TOKENS);
+    for (int64_t n_parts = (n_tokens + MOST - 1) / MOST; n_parts > 0; --n_parts) {
+        const int64_t n = (n_tokens + n_parts - 1) / n_parts;
+        multiply_tile_of<Isa, Packed, REGISTERS>(place, n_groups, n, std::make_index_sequence<TOKENS>());
+        n_tokens -= n;
+        place.skip(n);
+    }
+}
+
+template <class Isa, class Packed>
+void multiply(const Operands & operands) noexcept {
+    constexpr size_t REGISTERS = Isa::template REGISTERS<Packed>;
+    Place<Packed> place{static_cast<const Packed *>(operands.groups),
+                        operands.n_inputs / Packed::INPUTS,
+                        static_cast<const char *>(operands.tokens),
+                        token_layout(Packed::TYPE, operands.n_inputs),
+                        operands.out,
+                        operands.out_stride,
+                        operands.rows};
+    const size_t tile_groups = (Isa::template is_wide<Packed>(operands.n_tokens) ? REGISTERS : 1) * Isa::GROUPS;
+    for (auto n_left = static_cast<size_t>(operands.n_groups); n_left > 0;) {
+        const bool is_wide = n_left >= REGISTERS * Isa::GROUPS && tile_groups == REGISTERS * Isa::GROUPS;
+        const size_t n_groups = is_wide ? tile_groups : std::min(n_left, Isa::GROUPS);
+        if (is_wide) {
+            multiply_groups<Isa, Packed, REGISTERS>(place, n_groups, operands.n_tokens);
+        } else {
+            multiply_groups<Isa, Packed, 1>(place, n_groups, operands.n_tokens);
+        }
+        n_left -= n_groups;
+        place.groups += static_cast<int64_t>(n_groups) * place.n_blocks;
+        place.out += n_groups * GROUP;
+    }
+}
+
+template <class Isa>
+Kernel kernel_with(ggml_type weights) {
+    return {tokens_bytes, [](int64_t) noexcept -> size_t { return 0; }, quantize_token,
+            visit_packed(weights, []<class Packed>(Type<Packed>) { return multiply<Isa, Packed>; })};
+}
+
+}  // namespace
+// NOLINTEND(misc-definitions-in-headers)
+
+}  // namespace harp::kernels
