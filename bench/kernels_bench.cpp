@@ -57,10 +57,8 @@ struct Problem {
     }
 };
 
-void multiply(benchmark::State & state, ggml_type type, Instructions instructions) {
+void multiply(benchmark::State & state, ggml_type type, const Kernel & kernel) {
     const int64_t n_tokens = state.range(0);
-    const Kernel kernel = instructions == Instructions::amx ? amx_kernel(type)  // for few tokens too
-                                                            : kernel_for(type, n_tokens, instructions);
     const Problem problem(kernel, type, n_tokens);
     std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
     for (auto _ : state) {
@@ -193,12 +191,20 @@ void register_all() {
     const Instructions best = best_instructions();
     for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
                                  GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
-        for (const Instructions instructions : ALL_INSTRUCTIONS) {
-            if (instructions == Instructions::none || instructions > best) continue;
-            const std::string name = std::string(ggml_type_name(type)) + "/" + std::string(name_of(instructions));
+        const struct {
+            const char * name;
+            Kernel kernel;
+            Instructions needed;
+        } kernels[] = {{"avx2", avx2_kernel(type), Instructions::avx2},
+                       {"vnni", vnni_kernel(type), Instructions::vnni},
+                       {"amx_bytes", amx_bytes_kernel(type), Instructions::amx},
+                       {"amx", amx_kernel(type), Instructions::amx}};
+        for (const auto & [name, kernel, needed] : kernels) {
+            if (needed > best) continue;
+            const std::string full_name = std::string(ggml_type_name(type)) + "/" + name;
             benchmark::internal::Benchmark * made = benchmark::RegisterBenchmark(
-                name.c_str(), [=](benchmark::State & state) { multiply(state, type, instructions); });
-            for (const int n_tokens : {1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512}) made->Arg(n_tokens);
+                full_name.c_str(), [=, kernel = kernel](benchmark::State & state) { multiply(state, type, kernel); });
+            for (const int n_tokens : {1, 2, 3, 4, 6, 8, 12, 16, 32, 48, 64, 128, 256, 512}) made->Arg(n_tokens);
             on_all_threads(made);
         }
     }

@@ -78,23 +78,18 @@ class Tile {
 
     /// Adds block `i` of the groups. Its activations have one scale.
     void add(int64_t i) {
-        constexpr size_t TOGETHER = std::min(2, Packed::INPUTS / BLOCK);  // blocks of 32 whose nibbles share bytes
-        constexpr size_t N_PAIRS = Packed::INPUTS / BLOCK / TOGETHER;
         Parts parts;
-        for (size_t pair = 0; pair < N_PAIRS; ++pair) {
+        for_each_32_inputs<Packed>([&](size_t j) {
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                prefetch(blocks(i, r), pair, N_PAIRS);
+                prefetch(blocks(i, r), j, Packed::INPUTS / BLOCK);
             }
-            HARP_UNROLLED for (size_t k = 0; k < TOGETHER; ++k) {
-                const size_t j = pair * TOGETHER + k;
-                if constexpr (INTEGERS) {
-                    if (Packed::SCALES == 2 || k == 0) add_constants(i, j, parts);
-                }
-                HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
-                    add_scaled(i, j, half, parts);
-                }
+            if constexpr (INTEGERS) {
+                if (Packed::SCALES == 2 || j % 2 == 0) add_constants(i, j, parts);
             }
-        }
+            HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
+                add_scaled(i, j, half, parts);
+            }
+        });
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 const float d = activations_[n].d[i];

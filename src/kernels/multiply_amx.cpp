@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/tiles.h"
 #include "kernels/unpack.h"
 #include "kernels/unrolled.h"
 
@@ -32,7 +33,6 @@ namespace harp::kernels {
 
 namespace {
 
-constexpr int TILE = 16;               // rows of a tile: tokens, outputs
 constexpr int TILE_BYTES = TILE * 64;  // 16 rows by 32 values of bfloat16, or 16 of float
 constexpr int PANEL = 2 * TILE;        // outputs
 constexpr int PANEL_GROUPS = PANEL / GROUP;
@@ -44,109 +44,11 @@ constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 /// Names of the tile registers.
 enum Register { SUM_00, SUM_01, SUM_10, SUM_11, TOKENS_0, TOKENS_1, WEIGHTS_0, WEIGHTS_1 };
 
-#if defined(HARP_EMULATE_AMX)
-
-/// Tile registers in memory, and what the instructions do with them.
-class Tiles {
-  public:
-    template <Register TO>
-    void zero() {
-        std::memset(registers_[TO], 0, TILE_BYTES);
-    }
-    template <Register TO>
-    void load(const void * from, size_t stride) {
-        for (size_t i = 0; i < TILE; ++i)
-            std::memcpy(registers_[TO][i], static_cast<const char *>(from) + i * stride, 64);
-    }
-    template <Register FROM>
-    void store(void * to, size_t stride) const {
-        for (size_t i = 0; i < TILE; ++i) std::memcpy(static_cast<char *>(to) + i * stride, registers_[FROM][i], 64);
-    }
-    /// sum[m][n] += a[m][2 k] b[k][2 n] + a[m][2 k + 1] b[k][2 n + 1]
-    template <Register SUM, Register A, Register B>
-    void multiply() {
-        for (int m = 0; m < TILE; ++m) {
-            for (int n = 0; n < TILE; ++n) {
-                float sum = 0;
-                std::memcpy(&sum, registers_[SUM][m] + 4 * n, sizeof(sum));
-                for (int k = 0; k < TILE; ++k) {
-                    for (int i = 0; i < 2; ++i) sum += half(A, m, 2 * k + i) * half(B, k, 2 * n + i);
-                }
-                std::memcpy(registers_[SUM][m] + 4 * n, &sum, sizeof(sum));
-            }
-        }
-    }
-
-  private:
-    [[nodiscard]] float half(Register tile, int row, int i) const {
-        uint16_t bits = 0;
-        std::memcpy(&bits, registers_[tile][row] + 2 * i, sizeof(bits));
-        const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-        float value = 0;
-        std::memcpy(&value, &wide, sizeof(value));
-        return value;
-    }
-
-    char registers_[8][TILE][64] = {};
-};
-
-#else
-
-/// The tile registers of this thread, all 16 rows by 64 bytes; what they were configured as before (ggml's kernels configure them
-/// once a thread) is put back.
-class Tiles {
-  public:
-    Tiles() noexcept {
-        _tile_storeconfig(&before_);
-        Configuration all;
-        // GCC 12 believes that the instruction reads eight bytes, and drops the stores to the others
-        asm volatile("" : : "r"(&all) : "memory");
-        _tile_loadconfig(&all);
-    }
-    ~Tiles() {
-        if (before_.palette == 0) {
-            _tile_release();
-        } else {
-            asm volatile("" : : "r"(&before_) : "memory");
-            _tile_loadconfig(&before_);
-        }
-    }
-    Tiles(const Tiles &) = delete;
-    Tiles & operator=(const Tiles &) = delete;
-    Tiles(Tiles &&) = delete;
-    Tiles & operator=(Tiles &&) = delete;
-
-    // GCC's intrinsics are macros that take nothing but a literal for a register
-    template <Register TO>
-    void zero() {
-        asm volatile("tilezero %%tmm%c0" : : "i"(TO));
-    }
-    template <Register TO>
-    void load(const void * from, size_t stride) {
-        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(TO) : "memory");
-    }
-    template <Register FROM>
-    void store(void * to, size_t stride) const {
-        asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(FROM) : "memory");
-    }
-    template <Register SUM, Register A, Register B>
-    void multiply() {
-        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
-    }
-
-  private:
-    struct alignas(64) Configuration {
-        uint8_t palette = 1;
-        uint8_t start_row = 0;
-        uint8_t reserved[14] = {};
-        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE};
-    };
-
-    Configuration before_;
-};
-
-#endif
+TileShapes all_whole() {
+    TileShapes shapes;
+    for (int i = 0; i < 8; ++i) shapes.set(i, TILE, 64);
+    return shapes;
+}
 
 constexpr size_t SIDE_BY_SIDE = 2;  // groups of a tile's outputs
 using Numbers = Floats<SIDE_BY_SIDE>;
@@ -217,12 +119,12 @@ void add_slice(Tiles & tiles, const Scratch & scratch, const char * tokens, size
         tiles.load<WEIGHTS_0>(scratch.weights[i][0], 64);
         tiles.load<WEIGHTS_1>(scratch.weights[i][1], 64);
         tiles.load<TOKENS_0>(tokens + static_cast<size_t>(i) * TILE_BYTES, 64);
-        tiles.multiply<SUM_00, TOKENS_0, WEIGHTS_0>();
-        tiles.multiply<SUM_01, TOKENS_0, WEIGHTS_1>();
+        tiles.multiply_bfloat16<SUM_00, TOKENS_0, WEIGHTS_0>();
+        tiles.multiply_bfloat16<SUM_01, TOKENS_0, WEIGHTS_1>();
         if constexpr (ALL) {
             tiles.load<TOKENS_1>(tokens + next_16 + static_cast<size_t>(i) * TILE_BYTES, 64);
-            tiles.multiply<SUM_10, TOKENS_1, WEIGHTS_0>();
-            tiles.multiply<SUM_11, TOKENS_1, WEIGHTS_1>();
+            tiles.multiply_bfloat16<SUM_10, TOKENS_1, WEIGHTS_0>();
+            tiles.multiply_bfloat16<SUM_11, TOKENS_1, WEIGHTS_1>();
         }
     }
     tiles.store<SUM_00>(sums, STRIDE);
@@ -308,9 +210,11 @@ class TiledMultiplication {
             const Packed * blocks = block(group + int64_t{2} * half) + first;
             const Packed * next_blocks = block(group + int64_t{2} * half + 1) + first;
             const ptrdiff_t next = (next_blocks - blocks) * static_cast<ptrdiff_t>(sizeof(Packed));
-            for (int i = 0; i < n; ++i) {
-                unpack_tile(Blocks<Packed, SIDE_BY_SIDE>{blocks[i / IN_BLOCK], next}, static_cast<size_t>(i % IN_BLOCK),
-                            scratch_.weights[i][half]);
+            for (int i = 0; i < n / IN_BLOCK; ++i) {
+                for_each_32_inputs<Packed>([&](size_t j) {
+                    unpack_tile(Blocks<Packed, SIDE_BY_SIDE>{blocks[i], next}, j,
+                                scratch_.weights[static_cast<size_t>(i * IN_BLOCK) + j][half]);
+                });
             }
         }
     }
@@ -338,7 +242,7 @@ class TiledMultiplication {
     Scratch & scratch_;
     int64_t n_blocks_;  // of a group
     int64_t slice_;
-    Tiles tiles_;
+    Tiles tiles_{all_whole()};
 };
 
 template <class Packed>

@@ -115,6 +115,21 @@ Words high_bits(Words plane, size_t bit, uint32_t mask) {
     return (bit < 4 ? plane << (4 - bit) : plane >> (bit - 4)) & (mask << 4);
 }
 
+/// Calls `use` with the number of each 32 inputs of a block. Neighbours, whose nibbles share bytes, are written out: the compiler knows
+/// which half of a byte is meant.
+template <class Packed, class Use>
+void for_each_32_inputs(const Use & use) {
+    constexpr size_t N = Packed::INPUTS / BLOCK;
+    if constexpr (N == 1) {
+        use(size_t{0});
+    } else {
+        for (size_t pair = 0; pair < N / 2; ++pair) {
+            use(2 * pair);
+            use(2 * pair + 1);
+        }
+    }
+}
+
 // ---- Each format: the quantised weights of step `t` of block `j` of 32, four bytes of each output, and how they become numbers ----
 
 template <size_t N>

@@ -149,7 +149,7 @@ class Operations : public ::testing::TestWithParam<std::tuple<ggml_type, const c
 
 TEST_P(Operations, OneMatrix) {
     Operation operation(type(), 1, random_);
-    for (const auto & [n_rows, n_tokens] : {std::pair{1, 1}, {3, 1}, {20, 1}, {5, 7}}) {
+    for (const auto & [n_rows, n_tokens] : {std::pair{1, 1}, {3, 1}, {12, 1}, {20, 1}, {5, 7}, {10, 7}}) {
         SCOPED_TRACE(std::to_string(n_rows) + " by " + std::to_string(n_tokens));
         operation.set_activations(n_rows, n_tokens, random_);
         expect_exact(operation);
@@ -159,7 +159,7 @@ TEST_P(Operations, OneMatrix) {
 /// Each token goes to two of six experts; experts without tokens, with few and with many, whose kernels may differ.
 TEST_P(Operations, ExpertsOfTokens) {
     Operation operation(type(), 6, random_);
-    for (const int n_tokens : {1, 2, 9, 40}) {
+    for (const int n_tokens : {1, 2, 9, 40, 110}) {
         for (const int n_rows : {1, 2}) {  // the same activations for both experts, or others
             for (const bool is_skewed : {false, true}) {
                 SCOPED_TRACE(std::to_string(n_tokens) + " tokens, " + std::to_string(n_rows) + " rows" +
