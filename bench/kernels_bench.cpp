@@ -197,7 +197,6 @@ void register_all() {
             Instructions needed;
         } kernels[] = {{"avx2", avx2_kernel(type), Instructions::avx2},
                        {"vnni", vnni_kernel(type), Instructions::vnni},
-                       {"amx_bytes", amx_bytes_kernel(type), Instructions::amx},
                        {"amx", amx_kernel(type), Instructions::amx}};
         for (const auto & [name, kernel, needed] : kernels) {
             if (needed > best) continue;

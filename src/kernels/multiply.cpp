@@ -10,20 +10,15 @@ namespace {
 
 constexpr std::string_view NAMES[] = {"none", "avx2", "vnni", "amx"};
 
-/// What is fastest with AMX depends on how often the unpacked weights are used (kernels_bench): for few tokens registers, then tiles of
-/// bytes, for which weights are hardly unpacked, then tiles of bfloat16, where nothing but multiplication is left. Q6_K has a scale
-/// for 16 inputs, half a tile of bytes.
-Kernel kernel_with_amx(ggml_type weights, int64_t n_tokens) noexcept {
-    const int64_t most_of_registers = weights == GGML_TYPE_Q6_K ? 16 : 10;
-    const int64_t most_of_bytes = weights == GGML_TYPE_Q6_K ? 0 : 64;
-    if (n_tokens <= most_of_registers) return vnni_kernel(weights);
-    return n_tokens <= most_of_bytes ? amx_bytes_kernel(weights) : amx_kernel(weights);
+/// Batches from here on are multiplied in tiles: for fewer tokens unpacking the weights takes longer than it saves (kernels_bench).
+int64_t least_tokens_of_tiles(ggml_type weights) noexcept {
+    return weights == GGML_TYPE_Q6_K ? 17 : 29;  // Q6_K, with twice as many scales, is slower in registers
 }
 
 #if defined(__x86_64__)
 
 bool has_amx() noexcept {
-    constexpr unsigned ALL = 1U << 22 | 1U << 24 | 1U << 25;  // bfloat16, tiles, int8 in edx of leaf 7
+    constexpr unsigned ALL = 1U << 22 | 1U << 24;  // bfloat16 and tiles, in edx of leaf 7
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & ALL) == ALL && allow_amx();
 }
@@ -66,7 +61,8 @@ Instructions best_instructions() noexcept {
 
 Kernel kernel_for(ggml_type weights, int64_t n_tokens, Instructions instructions) noexcept {
     switch (instructions) {
-        case Instructions::amx: return kernel_with_amx(weights, n_tokens);
+        case Instructions::amx:
+            return n_tokens < least_tokens_of_tiles(weights) ? vnni_kernel(weights) : amx_kernel(weights);
         case Instructions::vnni: return vnni_kernel(weights);
         case Instructions::avx2: return avx2_kernel(weights);
         default: return {};

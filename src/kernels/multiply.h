@@ -60,7 +60,6 @@ inline constexpr Instructions ALL_INSTRUCTIONS[] = {Instructions::none, Instruct
 // Each for its own instructions; only where the processor has them.
 [[nodiscard]] Kernel avx2_kernel(ggml_type weights) noexcept;
 [[nodiscard]] Kernel vnni_kernel(ggml_type weights) noexcept;
-[[nodiscard]] Kernel amx_bytes_kernel(ggml_type weights) noexcept;
 [[nodiscard]] Kernel amx_kernel(ggml_type weights) noexcept;
 
 /// Whether this process may use AMX; asks Linux for it.

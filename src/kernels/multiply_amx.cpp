@@ -44,12 +44,6 @@ constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 /// Names of the tile registers.
 enum Register { SUM_00, SUM_01, SUM_10, SUM_11, TOKENS_0, TOKENS_1, WEIGHTS_0, WEIGHTS_1 };
 
-TileShapes all_whole() {
-    TileShapes shapes;
-    for (int i = 0; i < 8; ++i) shapes.set(i, TILE, 64);
-    return shapes;
-}
-
 constexpr size_t SIDE_BY_SIDE = 2;  // groups of a tile's outputs
 using Numbers = Floats<SIDE_BY_SIDE>;
 using Bits = Words<SIDE_BY_SIDE>;
@@ -119,12 +113,12 @@ void add_slice(Tiles & tiles, const Scratch & scratch, const char * tokens, size
         tiles.load<WEIGHTS_0>(scratch.weights[i][0], 64);
         tiles.load<WEIGHTS_1>(scratch.weights[i][1], 64);
         tiles.load<TOKENS_0>(tokens + static_cast<size_t>(i) * TILE_BYTES, 64);
-        tiles.multiply_bfloat16<SUM_00, TOKENS_0, WEIGHTS_0>();
-        tiles.multiply_bfloat16<SUM_01, TOKENS_0, WEIGHTS_1>();
+        tiles.multiply<SUM_00, TOKENS_0, WEIGHTS_0>();
+        tiles.multiply<SUM_01, TOKENS_0, WEIGHTS_1>();
         if constexpr (ALL) {
             tiles.load<TOKENS_1>(tokens + next_16 + static_cast<size_t>(i) * TILE_BYTES, 64);
-            tiles.multiply_bfloat16<SUM_10, TOKENS_1, WEIGHTS_0>();
-            tiles.multiply_bfloat16<SUM_11, TOKENS_1, WEIGHTS_1>();
+            tiles.multiply<SUM_10, TOKENS_1, WEIGHTS_0>();
+            tiles.multiply<SUM_11, TOKENS_1, WEIGHTS_1>();
         }
     }
     tiles.store<SUM_00>(sums, STRIDE);
@@ -242,7 +236,7 @@ class TiledMultiplication {
     Scratch & scratch_;
     int64_t n_blocks_;  // of a group
     int64_t slice_;
-    Tiles tiles_{all_whole()};
+    Tiles tiles_;
 };
 
 template <class Packed>

@@ -1,4 +1,4 @@
-// The tile registers of AMX: eight, of up to 16 rows by 64 bytes.
+// The tile registers of AMX: eight, of 16 rows by 64 bytes.
 //
 // HARP_EMULATE_AMX: in plain C++, for tests on processors that lack them.
 #pragma once
@@ -9,24 +9,8 @@
 
 namespace harp::kernels {
 
-/// Rows of a tile with 16 columns of four bytes, sums among them.
+/// Rows of a tile: tokens, outputs.
 inline constexpr int TILE = 16;
-
-/// Rows and bytes of a row of each register; what is not named is not used.
-struct TileShapes {
-    struct alignas(64) {
-        uint8_t palette = 1;
-        uint8_t start_row = 0;
-        uint8_t reserved[14] = {};
-        uint16_t row_bytes[16] = {};
-        uint8_t rows[16] = {};
-    } configuration;
-
-    constexpr void set(int index, int rows, int row_bytes) {
-        configuration.rows[index] = static_cast<uint8_t>(rows);
-        configuration.row_bytes[index] = static_cast<uint16_t>(row_bytes);
-    }
-};
 
 // NOLINTBEGIN(misc-definitions-in-headers): the emulated ones and the real ones are not the same
 namespace {
@@ -36,66 +20,44 @@ namespace {
 /// Tile registers in memory, and what the instructions do with them.
 class Tiles {
   public:
-    explicit Tiles(const TileShapes & shapes) : shapes_(shapes) {}
-
     template <int TO>
     void zero() {
         std::memset(registers_[TO], 0, sizeof(registers_[TO]));
     }
     template <int TO>
     void load(const void * from, size_t stride) {
-        zero<TO>();
-        for (size_t i = 0; i < rows(TO); ++i) {
-            std::memcpy(registers_[TO][i], static_cast<const char *>(from) + i * stride, row_bytes(TO));
-        }
+        for (size_t i = 0; i < TILE; ++i)
+            std::memcpy(registers_[TO][i], static_cast<const char *>(from) + i * stride, 64);
     }
     template <int FROM>
     void store(void * to, size_t stride) const {
-        for (size_t i = 0; i < rows(FROM); ++i) {
-            std::memcpy(static_cast<char *>(to) + i * stride, registers_[FROM][i], row_bytes(FROM));
-        }
+        for (size_t i = 0; i < TILE; ++i) std::memcpy(static_cast<char *>(to) + i * stride, registers_[FROM][i], 64);
     }
     /// sum[m][n] += a[m][2 k] b[k][2 n] + a[m][2 k + 1] b[k][2 n + 1], of bfloat16
     template <int SUM, int A, int B>
-    void multiply_bfloat16() {
-        multiply<SUM, A, B, float, 2>([&](int tile, size_t row, size_t i) {
-            uint16_t bits = 0;
-            std::memcpy(&bits, registers_[tile][row] + 2 * i, sizeof(bits));
-            const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-            float value = 0;
-            std::memcpy(&value, &wide, sizeof(value));
-            return value;
-        });
-    }
-    /// sum[m][n] += a[m][4 k + i] b[k][4 n + i] for i = 0..3, of int8 and uint8
-    template <int SUM, int A, int B>
-    void multiply_bytes() {
-        multiply<SUM, A, B, int32_t, 4>([&](int tile, size_t row, size_t i) -> int32_t {
-            const char byte = registers_[tile][row][i];
-            return tile == A ? static_cast<int8_t>(byte) : static_cast<uint8_t>(byte);
-        });
-    }
-
-  private:
-    template <int SUM, int A, int B, class Sum, size_t TOGETHER, class Value>
-    void multiply(const Value & value) {
-        for (size_t m = 0; m < rows(A); ++m) {
-            for (size_t n = 0; n < TILE; ++n) {
-                Sum sum = 0;
+    void multiply() {
+        for (int m = 0; m < TILE; ++m) {
+            for (int n = 0; n < TILE; ++n) {
+                float sum = 0;
                 std::memcpy(&sum, registers_[SUM][m] + 4 * n, sizeof(sum));
-                for (size_t k = 0; k < rows(B); ++k) {
-                    for (size_t i = 0; i < TOGETHER; ++i) {
-                        sum += value(A, m, TOGETHER * k + i) * value(B, k, TOGETHER * n + i);
-                    }
+                for (int k = 0; k < TILE; ++k) {
+                    for (int i = 0; i < 2; ++i) sum += half(A, m, 2 * k + i) * half(B, k, 2 * n + i);
                 }
                 std::memcpy(registers_[SUM][m] + 4 * n, &sum, sizeof(sum));
             }
         }
     }
-    [[nodiscard]] size_t rows(int index) const { return shapes_.configuration.rows[index]; }
-    [[nodiscard]] size_t row_bytes(int index) const { return shapes_.configuration.row_bytes[index]; }
 
-    TileShapes shapes_;
+  private:
+    [[nodiscard]] float half(int tile, int row, int i) const {
+        uint16_t bits = 0;
+        std::memcpy(&bits, registers_[tile][row] + 2 * i, sizeof(bits));
+        const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+        float value = 0;
+        std::memcpy(&value, &wide, sizeof(value));
+        return value;
+    }
+
     char registers_[8][TILE][64] = {};
 };
 
@@ -104,12 +66,12 @@ class Tiles {
 /// The tile registers of this thread; what they were configured as before (ggml's kernels configure them once a thread) is put back.
 class Tiles {
   public:
-    explicit Tiles(const TileShapes & shapes) noexcept {
-        asm volatile("sttilecfg %0" : "=m"(before_.configuration));
-        configure(shapes);
+    Tiles() noexcept {
+        asm volatile("sttilecfg %0" : "=m"(before_));
+        configure(Configuration{});
     }
     ~Tiles() {
-        if (before_.configuration.palette == 0) {
+        if (before_.palette == 0) {
             asm volatile("tilerelease");
         } else {
             configure(before_);
@@ -134,18 +96,22 @@ class Tiles {
         asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(FROM) : "memory");
     }
     template <int SUM, int A, int B>
-    void multiply_bfloat16() {
+    void multiply() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
-    }
-    template <int SUM, int A, int B>
-    void multiply_bytes() {
-        asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
     }
 
   private:
-    static void configure(const TileShapes & shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes.configuration)); }
+    struct alignas(64) Configuration {
+        uint8_t palette = 1;
+        uint8_t start_row = 0;
+        uint8_t reserved[14] = {};
+        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE};
+    };
 
-    TileShapes before_;
+    static void configure(const Configuration & configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
+
+    Configuration before_;
 };
 
 #endif

@@ -21,7 +21,6 @@ namespace harp::kernels {
 
 Kernel emulated_vnni_kernel(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction in AVX2's
 Kernel emulated_amx_kernel(ggml_type weights) noexcept;   // multiply_amx.cpp with its tiles in C++
-Kernel emulated_amx_bytes_kernel(ggml_type weights) noexcept;
 
 namespace {
 
@@ -176,9 +175,6 @@ const Implementation IMPLEMENTATIONS[] = {
     {"VNNI", [](ggml_type type) { return vnni_kernel(type); }, Precision::of_ggml,
      [] { return best_instructions() >= Instructions::vnni; }},
     {"EmulatedAMX", [](ggml_type type) { return emulated_amx_kernel(type); }, Precision::bfloat16, has_avx2},
-    {"EmulatedAMXBytes", [](ggml_type type) { return emulated_amx_bytes_kernel(type); }, Precision::of_ggml, has_avx2},
-    {"AMXBytes", [](ggml_type type) { return amx_bytes_kernel(type); }, Precision::of_ggml,
-     [] { return best_instructions() >= Instructions::amx; }},
     {"AMX", [](ggml_type type) { return amx_kernel(type); }, Precision::bfloat16,
      [] { return best_instructions() >= Instructions::amx; }},
 };
