@@ -65,6 +65,19 @@ bool ends_text(const llama_vocab & vocab, llama_token token) {
     return (llama_vocab_get_attr(&vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED)) != 0;
 }
 
+/// The tokens' own texts, without the space that the vocabulary puts before a text.
+std::vector<std::string> pieces_of_text(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
+    const bool has_added_spaces = adds_space(vocab);
+    std::vector<std::string> pieces;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        std::string piece = common_token_to_piece(&vocab, tokens[i]);
+        const bool begins_text = i == 0 || ends_text(vocab, tokens[i - 1]);
+        if (has_added_spaces && begins_text && piece.starts_with(' ')) piece.erase(0, 1);
+        pieces.push_back(std::move(piece));
+    }
+    return pieces;
+}
+
 /// @param log_sum_exp of the row
 std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, double log_sum_exp,
                                      size_t n) {
@@ -90,6 +103,12 @@ std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const 
 
 size_t count_characters(const std::string & text) {
     return text.size() - static_cast<size_t>(std::count_if(text.begin(), text.end(), continues_character));
+}
+
+std::string text_of(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
+    std::string text;
+    for (const std::string & piece : pieces_of_text(vocab, tokens)) text += piece;
+    return text;
 }
 
 common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
@@ -127,16 +146,14 @@ common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
 
 PromptEcho::PromptEcho(const llama_vocab & vocab, const std::vector<llama_token> & prompt, size_t n_top)
     : n_top_(n_top) {
-    const bool has_added_spaces = adds_space(vocab);
+    const std::vector<std::string> pieces = pieces_of_text(vocab, prompt);
     size_t n_characters = 0;
     for (size_t i = 0; i < prompt.size(); ++i) {
         const bool is_added = i == 0 && llama_vocab_get_add_bos(&vocab) && prompt[i] == llama_vocab_bos(&vocab);
-        const bool begins_text = i == 0 || ends_text(vocab, prompt[i - 1]);
         LegacyEntry entry;
         entry.id = prompt[i];
-        entry.text = common_token_to_piece(&vocab, entry.id);
+        entry.text = pieces[i];
         entry.n_characters = n_characters;
-        if (has_added_spaces && begins_text && entry.text.starts_with(' ')) entry.text.erase(0, 1);
         if (!is_added) {
             text_ += entry.text;
             n_characters += count_characters(entry.text);

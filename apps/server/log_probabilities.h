@@ -24,6 +24,9 @@ struct Candidate {
 /// Characters that begin in `text`.
 [[nodiscard]] size_t count_characters(const std::string & text);
 
+/// The text that was tokenized, control tokens by their names: without the space that SentencePiece puts before it.
+[[nodiscard]] std::string text_of(const llama_vocab & vocab, const std::vector<llama_token> & tokens);
+
 /// A token of a prompt or an answer with its log-probability.
 struct LegacyEntry {
     llama_token id = 0;

@@ -328,8 +328,35 @@ class Hesitating(OneServer, unittest.TestCase):
         with_bos = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": True})["tokens"]
         without = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": False})["tokens"]
         self.assertEqual(with_bos, [1, *without])
-        self.assertEqual(self.server.post("/detokenize", {"tokens": without})["prompt"].strip(), PROMPTS[0])
+        for text in (PROMPTS[0], " " + PROMPTS[0], "", "two  words", "é 🦙"):
+            for special in (False, True):
+                tokens = self.server.post("/tokenize", {"prompt": text, "add_special_tokens": special})["tokens"]
+                self.assertEqual(self.server.post("/detokenize", {"tokens": tokens})["prompt"], "<s>" * special + text)
         self.assertEqual(self.server.post("/tokenize", {"content": PROMPTS[0]})["tokens"], without)
+
+    def test_no_token_is_asked_for(self):
+        for path, name in [("/completion", "n_predict"), ("/v1/completions", "max_tokens")]:
+            for n in (1, 2):
+                with self.subTest(path=path, n=n):
+                    said = self.server.post(path, {"prompt": PROMPTS[0], name: 0, "n": n, "logprobs": 1})
+                    choices = said["choices"] if "choices" in said else said if isinstance(said, list) else [said]
+                    self.assertEqual([choice.get("text", choice.get("content")) for choice in choices], [""] * n)
+                    if "choices" in said:
+                        self.assertEqual((said["usage"]["completion_tokens"], choices[0]["finish_reason"]), (0, "length"))
+                        self.assertEqual(choices[0]["logprobs"]["tokens"], [])
+            *_, last = self.server.stream(path, {"prompt": PROMPTS[0], name: 0})
+            self.assertEqual(last["choices"][0]["finish_reason"] if "choices" in last else last["stop_type"],
+                             "length" if "choices" in last else "limit")
+        self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))  # the slot goes on as before
+
+    def test_a_response_has_one_answer(self):
+        for more in ({"n": 2}, {"n_cmpl": 2}, {"n": 2, "stream": True}):
+            with self.subTest(more=more):
+                with self.assertRaises(urllib.error.HTTPError) as caught:
+                    self.server.post("/v1/responses", {"input": "Hi", "max_output_tokens": 4, **more})
+                self.assertEqual(caught.exception.code, 400)
+                self.assertIn("'n'", json.load(caught.exception)["error"]["message"])
+        self.assertEqual(self.server.post("/v1/responses", {"input": "Hi", "max_output_tokens": 4, "n": 1})["status"], "completed")
 
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_client(self):
