@@ -28,11 +28,12 @@ int run(int argc, char ** argv) {
     command.harp.add_to(command.app);
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
-    const std::optional<Options> options = command.harp.options();
+    std::optional<Options> options = command.harp.options();
     command.harp.refuse_negative_prompt("serve (a request has harp.negative_prompt)");
+    if (params.embedding) options.reset();  // such a server generates nothing
     set_default_options(options);
     command.harp.export_to_environment();  // the servers that a router starts for its models have the same
-    fmt::print(stderr, "harp: {}\n", cli::options_text(options));
+    fmt::print(stderr, "harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");
 
     std::setlocale(LC_NUMERIC, "C");
     std::signal(SIGPIPE, SIG_IGN);  // a client that hangs up is no reason to end

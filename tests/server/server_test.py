@@ -32,6 +32,8 @@ from running_server import EXACT, OneServer, Server
 T5 = MODELS / "random-t5.gguf"
 GEMMA = MODELS / "gemma-3-270m-Q4_K_M.gguf"
 HYBRID = MODELS / "random-lfm2.gguf"
+WINDOW = MODELS / "random-gemma3.gguf"
+BERT = MODELS / "random-bert.gguf"
 
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
@@ -407,6 +409,20 @@ class Memory(unittest.TestCase):
         self.assertNotEqual(shifted["content"], vanilla)
         self.assertEqual(server.complete(PROMPTS[1]), generate(PROMPTS[1]))
 
+    @unittest.skipUnless(WINDOW.is_file(), f"no {WINDOW}")
+    def test_restored_slot_of_a_sliding_window(self):
+        """A file holds the window alone: with --swa-full too, what it does not reach is read anew."""
+        with tempfile.TemporaryDirectory() as folder:
+            server = Server("-np", "2", "-c", "1024", "--swa-full", "--slot-save-path", folder, *EXACT, model=WINDOW)
+            try:
+                ask = {"prompt": TEXT, "n_predict": 8, "temperature": 0, "cache_prompt": True}
+                first = server.post("/completion", {**ask, "id_slot": 1})
+                server.post("/slots/1?action=save", {"filename": "slot"})
+                server.post("/slots/0?action=restore", {"filename": "slot"})
+                self.assertEqual(server.post("/completion", {**ask, "id_slot": 0})["content"], first["content"])
+            finally:
+                server.stop()
+
 
 class Checkpoints(unittest.TestCase):
     """Where memory cannot be cut, the server goes back to a checkpoint of a part of it: the twins must go with it."""
@@ -610,6 +626,19 @@ class Starting(unittest.TestCase):
         code, _, err = self.run_server("-m", str(T5), "--port", "0")
         self.assertEqual(code, 1)
         self.assertIn("encoder", err)
+
+    def test_embeddings(self):
+        """A server that generates nothing has HARP off, of a model that could hesitate too."""
+        for model in filter(Path.is_file, (BERT, TINY)):
+            with self.subTest(model=model.name):
+                server = Server("-c", "256", "--embedding", "--pooling", "mean", "--harp-beta", "0.5", model=model)
+                try:
+                    said = server.post("/v1/embeddings", {"input": "Once upon a time"})["data"]
+                finally:
+                    code, output = server.stop()
+                self.assertEqual(code, 0, output)
+                self.assertAlmostEqual(sum(x * x for x in said[0]["embedding"]), 1, places=3)
+                self.assertIn("harp: off", output)
 
     @needs_tiny
     def test_command_starts_it(self):
