@@ -53,7 +53,7 @@ class ModelFile:
 
     def _copy_tokenizer(self, reader):
         for field in reader.fields.values():
-            if field.name.startswith("tokenizer."):
+            if field.name.startswith("tokenizer.") and field.name != gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT:  # the architecture says it
                 is_array = field.types[0] == gguf.GGUFValueType.ARRAY
                 sub_type = field.types[-1] if is_array else None
                 self.writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
