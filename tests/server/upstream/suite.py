@@ -149,7 +149,7 @@ def run(server, arguments, folder=OUT):
              "HARP_SUITE_REPOSITORIES": json.dumps(repositories), "HARP_SUITE_FILES": json.dumps(files),
              "HARP_SUITE_PICTURES": json.dumps([str(picture) for picture in PICTURES]), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     with log.open("w") as output:
-        done = subprocess.run([sys.executable, "-m", "pytest", "-p", "suite_plugin", "-p", "no:cacheprovider", "-q", "--timeout=120",
+        done = subprocess.run([sys.executable, "-m", "pytest", "-p", "suite_plugin", "-p", "no:cacheprovider", "-q", "--timeout=400",
                                f"--junitxml={results}", *(arguments or ["unit"])], cwd=tests, env=environment(**extra), stdout=output,
                               stderr=subprocess.STDOUT, check=False)
     if not results.is_file() or done.returncode not in (0, 1):

@@ -14,6 +14,7 @@ import utils
 
 REPOSITORIES = json.loads(os.environ["HARP_SUITE_REPOSITORIES"])  # of Hugging Face: their files in the cache that suite.py makes
 FILES = json.loads(os.environ["HARP_SUITE_FILES"])  # name of a download: path of what stands in for it
+START_TIMEOUT = 300  # seconds: the machine may be busy
 PICTURES = json.loads(os.environ["HARP_SUITE_PICTURES"])
 
 utils.ServerPreset.load_all = staticmethod(lambda: None)
@@ -27,6 +28,8 @@ def start_if_here(self, *arguments, **more):
     if repository and self.model_hf_file and self.model_hf_file not in REPOSITORIES[repository]:
         pytest.skip(f"no file {self.model_hf_file}")
     self.offline = self.offline or bool(repository)
+    if not arguments:
+        more.setdefault("timeout_seconds", START_TIMEOUT)
     return start(self, *arguments, **more)
 
 
