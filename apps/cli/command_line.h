@@ -59,13 +59,12 @@ class HarpFlags {
     /// Has models loaded for our own kernels, or for llama.cpp's (harp/kernels.h).
     /// @throws Error{invalid_option} for instructions that this processor lacks
     void set_kernels() const;
+    /// Of --harp-kernels, or what it is by default.
+    [[nodiscard]] std::string kernels() const;
     /// Sets the environment variables to what options() gives, for processes that this one starts.
     void export_to_environment() const;
 
   private:
-    /// Of the flag, or what it is by default.
-    [[nodiscard]] std::string kernels() const;
-
     std::map<std::string, std::string> values_;
     std::string preset_, negative_prompt_;
     bool off_ = false;

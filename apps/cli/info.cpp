@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "commands.h"
+#include "harp/kernels.h"
 #include "loaded_model.h"
 #include "report.h"
 #include "terminal.h"
@@ -33,6 +34,8 @@ int info_command(int argc, char ** argv) {
         loaded.emplace(params, std::nullopt);
     }
     const llama_model & model = loaded->model();
+    json build = build_json();
+    build["kernels"] = line.harp.kernels() == "off" ? "llama.cpp's" : harp_kernel_instructions();
     json model_data = model_json(model, params.model.path);
     model_data["vocabulary"] = llama_vocab_n_tokens(&loaded->vocab());
     model_data["embedding"] = llama_model_n_embd(&model);
@@ -42,7 +45,7 @@ int info_command(int argc, char ** argv) {
     const json output = {
         {"model", model_data},
         {"harp", {{"supported", refusal.empty()}, {"refusal", refusal}, {"options", options_json(options)}}},
-        {"build", build_json()}};
+        {"build", build}};
     if (as_json) {
         write_out(dump(output, 2) + "\n");
         return exit_ok;
@@ -58,7 +61,6 @@ int info_command(int argc, char ** argv) {
         text += fmt::format("  {:<16} {:<10} {}\n", info.name, get_option(*options, info.name), info.meaning);
     }
     text += "build\n";
-    const json build = build_json();  // outlives the loop, which items() alone would not
     for (const auto & [key, value] : build.items()) text += fmt::format("  {:<16} {}\n", key, value.get<std::string>());
     write_out(text);
     return exit_ok;

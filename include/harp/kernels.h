@@ -20,8 +20,10 @@ extern "C" {
  * mixtures too. Logits differ from llama.cpp's by the order of float additions, which a quantised model magnifies, and with AMX by
  * the rounding of activations too.
  *
- * @return whether models will use them: false too where the processor has neither AVX2 nor AVX-512 VNNI, or llama.cpp was built
- * with GGML_BACKEND_DL, which has no place for them */
+ * With GGML_BACKEND_DL the back ends are loaded by this call if they are not yet (ggml_backend_load_all).
+ *
+ * @return whether models will use them: false too where the processor has neither AVX2 nor AVX-512 VNNI, or the CPU back end that
+ * was loaded has no place for them (of a build without our patches) */
 bool harp_set_kernels(bool is_enabled);
 
 /* Chooses the instructions of the kernels: "avx2", "vnni" (AVX-512 VNNI) or "amx" (few tokens as "vnni"), for all models and
@@ -30,7 +32,7 @@ bool harp_set_kernels(bool is_enabled);
  * @return false, and nothing changes, for another name or what this processor lacks */
 bool harp_set_kernel_instructions(const char * name);
 
-/* The instructions in use: one of those names, or "none" where the processor has none of them. */
+/* The instructions that models use with harp_set_kernels(true): one of those names, or "none" where it is false. */
 const char * harp_kernel_instructions(void);
 
 #ifdef __cplusplus

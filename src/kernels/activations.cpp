@@ -4,7 +4,7 @@
 
 #define GGML_COMMON_DECL_C
 #include "ggml-common.h"
-#include "ggml-cpu.h"
+#include "kernels/cpu_back_end.h"
 #include "kernels/packed_weights.h"
 
 namespace harp::kernels {
@@ -26,7 +26,7 @@ struct Parts {
 };
 
 void quantize_8_0(const float * row, int64_t n_blocks, const Parts & to) {
-    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
+    const ggml_from_float_t from_float = cpu_back_end().get_type_traits(GGML_TYPE_Q8_0)->from_float;
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_0 block;
         from_float(row + i * BLOCK, &block, BLOCK);
@@ -37,7 +37,7 @@ void quantize_8_0(const float * row, int64_t n_blocks, const Parts & to) {
 }
 
 void quantize_8_1(const float * row, int64_t n_blocks, const Parts & to) {
-    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_1)->from_float;
+    const ggml_from_float_t from_float = cpu_back_end().get_type_traits(GGML_TYPE_Q8_1)->from_float;
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_1 block;
         from_float(row + i * BLOCK, &block, BLOCK);
@@ -50,7 +50,7 @@ void quantize_8_1(const float * row, int64_t n_blocks, const Parts & to) {
 
 /// @param n_together sums of 16 inputs that become one
 void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts & to) {
-    const ggml_from_float_t from_float = ggml_get_type_traits_cpu(GGML_TYPE_Q8_K)->from_float;
+    const ggml_from_float_t from_float = cpu_back_end().get_type_traits(GGML_TYPE_Q8_K)->from_float;
     int64_t n_sums = 0;
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_K block;

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "ggml-backend-impl.h"
-#include "ggml-cpu.h"
 #include "harp/kernels.h"
+#include "kernels/cpu_back_end.h"
 #include "kernels/multiplication.h"
 #include "kernels/packed_weights.h"
 #include "traits.h"
@@ -74,10 +74,23 @@ ggml_backend_buffer_type_t buffer_type() {
     static ggml_backend_buffer_type type = {
         {[](ggml_backend_buffer_type_t) { return "HARP"; }, alloc_buffer,
          [](ggml_backend_buffer_type_t) -> size_t { return 64; }, nullptr, alloc_size, nullptr},
-        ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+        cpu_back_end().device,
         static_cast<ggml::cpu::extra_buffer_type *>(&ours),
     };
     return &type;
+}
+
+/// Puts our buffer type first in the CPU back end's list, once; true if it is there.
+bool install() {
+    static std::mutex mutex;
+    static bool is_installed = false;
+    const std::lock_guard lock(mutex);
+    if (!is_installed && best_instructions() != Instructions::none && load_cpu_back_end()) {
+        auto & types = cpu_back_end().get_extra_buffer_types();
+        types.insert(types.begin(), buffer_type());
+        is_installed = true;
+    }
+    return is_installed;
 }
 
 }  // namespace
@@ -86,13 +99,7 @@ ggml_backend_buffer_type_t buffer_type() {
 bool harp_set_kernels(bool is_enabled) {
     using namespace harp::kernels;
     enabled = is_enabled;
-    static std::once_flag is_installed;
-    std::call_once(is_installed, [&] {
-        if (best_instructions() == Instructions::none) return;
-        auto & types = ggml_backend_cpu_get_extra_buffer_types();
-        types.insert(types.begin(), buffer_type());
-    });
-    return is_enabled && best_instructions() != Instructions::none;
+    return install() && is_enabled;
 }
 
 bool harp_set_kernel_instructions(const char * name) {
@@ -105,5 +112,5 @@ bool harp_set_kernel_instructions(const char * name) {
 
 const char * harp_kernel_instructions(void) {
     using namespace harp::kernels;
-    return name_of(selected_instructions()).data();
+    return name_of(load_cpu_back_end() ? selected_instructions() : Instructions::none).data();
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <span>
 
+#include "kernels/cpu_back_end.h"
 #include "kernels/packed_weights.h"
 
 namespace harp::kernels {
@@ -160,7 +161,7 @@ void multiply(const ggml_compute_params & params, const ggml_tensor & op, std::s
     const auto first_group = [&](int64_t chunk) {
         return std::min(n_groups, chunk * n_panels / n_chunks * GROUPS_TOGETHER);
     };
-    for (int64_t i = params.ith; i < n_parts * n_chunks; i = ggml_threadpool_chunk_add(params.threadpool, 1)) {
+    for (int64_t i = params.ith; i < n_parts * n_chunks; i = cpu_back_end().chunk_add(params.threadpool, 1)) {
         const Part & part = parts[static_cast<size_t>(i / n_chunks)];
         const int64_t first = first_group(i % n_chunks), end = first_group(i % n_chunks + 1);
         const auto * groups =
@@ -207,14 +208,14 @@ bool Multiplication::compute_forward(ggml_compute_params * params, ggml_tensor *
     std::span<const Part> parts(&whole, 1);
     if (op->op == GGML_OP_MUL_MAT_ID) {
         if (params->ith == 0) sort_by_expert(*op, memory);
-        ggml_barrier(params->threadpool);
+        cpu_back_end().barrier(params->threadpool);
         const Part * end = memory.parts();
         while (end->n_tokens != 0) ++end;
         parts = {memory.parts(), end};
     }
     quantize(*params, *op, parts, memory);
-    if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
-    ggml_barrier(params->threadpool);
+    if (params->ith == 0) cpu_back_end().chunk_set(params->threadpool, params->nth);
+    cpu_back_end().barrier(params->threadpool);
     multiply(*params, *op, parts, memory);
     return true;
 }
