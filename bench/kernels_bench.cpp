@@ -57,8 +57,10 @@ struct Problem {
     }
 };
 
-void multiply(benchmark::State & state, ggml_type type, const Kernel & kernel) {
+void multiply(benchmark::State & state, ggml_type type, Instructions instructions) {
     const int64_t n_tokens = state.range(0);
+    const Kernel kernel = instructions == Instructions::amx ? amx_kernel(type)  // for few tokens too
+                                                            : kernel_for(type, n_tokens, instructions);
     const Problem problem(kernel, type, n_tokens);
     std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
     for (auto _ : state) {
@@ -79,7 +81,7 @@ constexpr int64_t BLOCKS = 1000;
 
 /// Sums of a tile, or with nothing beside them as many as keep the multipliers busy.
 template <bool ALL_OF_IT>
-constexpr size_t SUMS = ALL_OF_IT ? 5 : 8;
+constexpr size_t SUMS = ALL_OF_IT ? 5 : 12;
 
 /// What a block of Q4_0 needs once its steps are summed up: its constant, conversion, scales and addition.
 __attribute__((always_inline, target("avx2,fma"))) inline void add_block(__m256i product, __m256i constant,
@@ -101,9 +103,9 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
     NEEDED(bytes);
     NEEDED(scale);
     for (int64_t i = 0; i < BLOCKS; ++i) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int t = 0; t < STEPS; ++t) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
             for (__m256i & sum : sums) {
                 NEEDED(bytes);  // might have changed: no product may be used twice
                 const __m256i product = _mm256_maddubs_epi16(ALL_OF_IT ? bytes : sum, bytes);
@@ -111,34 +113,39 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
                 NEEDED(sum);
             }
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (size_t n = 0; ALL_OF_IT && n < SUMS<ALL_OF_IT>; ++n) {
             add_block(_mm256_madd_epi16(sums[n], bytes), bytes, scale, totals[n]);
         }
     }
 }
 
-/// The same with an instruction that adds to the sum by itself.
+/// The same in registers of 512 bits, with an instruction that adds to the sum by itself.
 template <bool ALL_OF_IT>
-__attribute__((target("avx2,fma,avx512vl,avx512vnni"))) void arithmetic_vnni() {
-    __m256i sums[SUMS<false>] = {};
-    __m256 totals[SUMS<false>] = {};
-    __m256i bytes = _mm256_set1_epi8(1);
-    __m256 scale = _mm256_set1_ps(0.5F);
+__attribute__((target("avx512f,avx512vnni"))) void arithmetic_vnni() {
+    __m512i sums[SUMS<false>] = {};
+    __m512 totals[SUMS<false>] = {};
+    __m512i bytes = _mm512_set1_epi8(1);
+    __m512 scale = _mm512_set1_ps(0.5F);
     NEEDED(bytes);
     NEEDED(scale);
     for (int64_t i = 0; i < BLOCKS; ++i) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int t = 0; t < STEPS; ++t) {
-#pragma GCC unroll 8
-            for (__m256i & sum : sums) {
-                sum = _mm256_dpbusd_epi32(sum, bytes, bytes);
+#pragma GCC unroll 12
+            for (__m512i & sum : sums) {
+                sum = _mm512_dpbusd_epi32(sum, bytes, bytes);
                 NEEDED(sum);
             }
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (size_t n = 0; ALL_OF_IT && n < SUMS<false>; ++n) {
-            add_block(sums[n], bytes, scale, totals[n]);
+            NEEDED(scale);
+            __m512 part = _mm512_mul_ps(scale, scale);
+            NEEDED(part);  // of each token's sums another
+            part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[n]), scale, part);
+            totals[n] = _mm512_fmadd_ps(part, scale, totals[n]);
+            NEEDED(totals[n]);
         }
     }
 }
@@ -152,7 +159,8 @@ void in_registers(benchmark::State & state) {
     const bool has_vnni = best_instructions() >= Instructions::vnni;
     for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();
     const size_t n_sums = has_vnni ? SUMS<false> : SUMS<ALL_OF_IT>;
-    state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * static_cast<int64_t>(n_sums) * GROUP * STEP);
+    const int n_outputs = has_vnni ? 2 * GROUP : GROUP;
+    state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * static_cast<int64_t>(n_sums) * n_outputs * STEP);
     state.SetLabel(has_vnni ? "vnni" : "avx2");
 }
 
@@ -191,18 +199,11 @@ void register_all() {
     const Instructions best = best_instructions();
     for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
                                  GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
-        const struct {
-            const char * name;
-            Kernel kernel;
-            Instructions needed;
-        } kernels[] = {{"avx2", avx2_kernel(type), Instructions::avx2},
-                       {"vnni", vnni_kernel(type), Instructions::vnni},
-                       {"amx", amx_kernel(type), Instructions::amx}};
-        for (const auto & [name, kernel, needed] : kernels) {
-            if (needed > best) continue;
-            const std::string full_name = std::string(ggml_type_name(type)) + "/" + name;
+        for (const Instructions instructions : ALL_INSTRUCTIONS) {
+            if (instructions == Instructions::none || instructions > best) continue;
+            const std::string name = std::string(ggml_type_name(type)) + "/" + std::string(name_of(instructions));
             benchmark::internal::Benchmark * made = benchmark::RegisterBenchmark(
-                full_name.c_str(), [=, kernel = kernel](benchmark::State & state) { multiply(state, type, kernel); });
+                name.c_str(), [=](benchmark::State & state) { multiply(state, type, instructions); });
             for (const int n_tokens : {1, 2, 3, 4, 6, 8, 12, 16, 32, 48, 64, 128, 256, 512}) made->Arg(n_tokens);
             on_all_threads(made);
         }
