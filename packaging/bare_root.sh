@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# A Debian system with nothing in it, in a folder, to try things as on a new machine. Source this file, as root.
+
+make_root() { # make_root: debootstrap of this machine's release into $bare; it is gone when the script ends
+    [[ $(id -u) == 0 ]] || { echo "this needs root: debootstrap, chroot" >&2 && exit 1; }
+    command -v debootstrap >/dev/null || { echo "apt-get install debootstrap, then call again" >&2 && exit 1; }
+    local release
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    bare=$(mktemp -d)
+    trap 'rm -rf --one-file-system "$bare"' EXIT
+    chmod 755 "$bare"
+    debootstrap --variant=minbase "$release" "$bare" >"$bare.log" || { tail "$bare.log" && exit 1; }
+    rm "$bare.log"
+    cp /etc/resolv.conf "$bare/etc/"
+    cp /etc/apt/apt.conf.d/*proxy* "$bare/etc/apt/apt.conf.d/" 2>/dev/null || true
+    in_root apt-get update -qq
+}
+
+in_root() { # in_root COMMAND...: in the bare system, with processes and mounts of its own; the network is this machine's
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    unshare --mount --pid --fork --kill-child bash -c '
+        set -e
+        root=$1
+        shift
+        mount --rbind /dev "$root/dev"
+        mount -t proc proc "$root/proc"
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
+            ${http_proxy+http_proxy="$http_proxy"} ${https_proxy+https_proxy="$https_proxy"} chroot "$root" "$@"
+    ' bash "$bare" "$@"
+}
+
+install_in_root() { # install_in_root PACKAGE...
+    in_root apt-get install -y -qq --no-install-recommends "$@" >"$bare/apt.log" 2>&1 || { tail -n 30 "$bare/apt.log" && exit 1; }
+}

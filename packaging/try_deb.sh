@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs the packages of packaging/deb.sh into a bare Debian system, tries what is in them, and removes them. As root.
+#
+#   packaging/try_deb.sh [MODEL]        default: .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
+#
+# An answer; the service's command as a user of its own, with a chat; the unit file under systemd's eyes; a program built against
+# libharp-dev; nothing left after purge.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+# shellcheck source=packaging/bare_root.sh
+source "$here/bare_root.sh"
+model=$(realpath "${1:-$here/../.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
+unit=/usr/lib/systemd/system/harp-server.service
+
+fail() {
+    echo "failed: $*" >&2
+    exit 1
+}
+
+server=
+end_server() { # the last of the processes that in_root starts one in the other: a signal to the first does not reach it
+    local last=$server child
+    [[ -n $server ]] || return 0
+    while child=$(pgrep --parent "$last"); do last=$child; done
+    kill "$last"
+    wait "$server"
+}
+
+make_root
+trap 'end_server || true; rm -rf --one-file-system "$bare"' EXIT
+in_root find / -xdev -not -path '/proc/*' -not -path '/var/*' | sort >"$bare/before"
+mkdir "$bare/try"
+cp "$here"/../build/deb/harp_*.deb "$bare/try/harp.deb"
+cp "$here"/../build/deb/libharp-dev_*.deb "$bare/try/libharp-dev.deb"
+cp -r "$here/../examples" "$bare/try/"
+
+echo "== install"
+install_in_root /try/harp.deb
+in_root dpkg-query --show --showformat '${Package} ${Version} ${Installed-Size} kB\n' harp
+in_root harp --version
+cp "$model" "$bare/var/lib/harp/model.gguf"
+in_root harp info -m /var/lib/harp/model.gguf 2>/dev/null | grep -E 'kernels|system'
+text=$(in_root harp generate -m /var/lib/harp/model.gguf -p "What is the capital of France?" -n 24 --temp 0 2>/dev/null)
+echo "$text"
+[[ $text == *Paris* ]] || fail "harp generate"
+
+echo "== the service's command, as a user of its own"
+in_root useradd --system --no-create-home harp-service
+echo secret >"$bare/etc/harp/api-keys"
+in_root install -d -o harp-service -m 700 /run/keys
+in_root install -o harp-service -m 600 /etc/harp/api-keys /run/keys/api-keys
+read -ra environment < <(sed -n 's/^Environment=//p' "$bare$unit")
+read -ra command < <(sed -n 's/^ExecStart=//p' "$bare$unit" | sed 's|%d|/run/keys|')
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+in_root runuser -u harp-service -- env "${environment[@]}" "LLAMA_ARG_PORT=$port" LLAMA_ARG_CTX_SIZE=2048 "${command[@]}" >"$bare/server.log" 2>&1 &
+server=$!
+python3 - "$port" <<'END' || { tail "$bare/server.log" && fail "the server"; }
+import json, sys, time, urllib.error, urllib.request
+url = f"http://127.0.0.1:{sys.argv[1]}"
+for _ in range(120):
+    try:
+        urllib.request.urlopen(url + "/health")
+        break
+    except OSError:
+        time.sleep(0.5)
+chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 24, "temperature": 0}
+def ask(**headers):
+    headers["Content-Type"] = "application/json"
+    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(chat).encode(), headers)
+    return json.load(urllib.request.urlopen(request))
+try:
+    ask()
+    raise SystemExit("answered without a key")
+except urllib.error.HTTPError as error:
+    assert error.code == 401, error
+text = ask(Authorization="Bearer secret")["choices"][0]["message"]["content"]
+print("with its key:", text)
+assert "Paris" in text
+END
+ps -o user:20,args -C harp-server | grep api-keys
+end_server || fail "the server ended with $?"
+server=
+
+echo "== unit file"
+install_in_root systemd
+in_root systemd-analyze verify "$unit" && echo "systemd has nothing to say against it"
+in_root systemd-analyze security --offline=true "$unit" | tail -n 1
+
+echo "== a program with libharp-dev"
+install_in_root /try/libharp-dev.deb g++ cmake make
+in_root bash -ec 'cmake -S /try/examples -B /try/build >/try/cmake.log && cmake --build /try/build >>/try/cmake.log || { cat /try/cmake.log; exit 1; }'
+in_root /try/build/simple /var/lib/harp/model.gguf "Once upon a time" 16 2>/dev/null
+
+echo "== removal"
+rm "$bare/var/lib/harp/model.gguf" "$bare/etc/harp/api-keys"
+in_root apt-get purge -y -qq harp libharp-dev >/dev/null 2>&1
+left=$(in_root find / -xdev -not -path '/proc/*' -not -path '/try/*' -not -path '/root/.cache/*' -iname '*harp*' -newer /before |
+    grep -vE '/var/lib/dpkg/info|sharp' || true)
+[[ -z $left ]] || fail "left behind: $left"
+echo "nothing is left"
