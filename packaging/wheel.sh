@@ -25,6 +25,7 @@ fetch llama.cpp
 PATH=$tools/bin:$PATH
 
 step "build (log: build/logs/wheel-build.log)"
+export CC=${CC:-cc} CXX=${CXX:-c++} # not those that this Python was built with
 if command -v ccache >/dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
     export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
