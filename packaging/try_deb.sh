@@ -94,7 +94,7 @@ in_root /try/build/simple /var/lib/harp/model.gguf "Once upon a time" 16 2>/dev/
 echo "== removal"
 rm "$bare/var/lib/harp/model.gguf" "$bare/etc/harp/api-keys"
 in_root apt-get purge -y -qq harp libharp-dev >/dev/null 2>&1
-left=$(in_root find / -xdev -not -path '/proc/*' -not -path '/try/*' -not -path '/root/.cache/*' -iname '*harp*' -newer /before |
+left=$(in_root find / -xdev -not -path '/proc/*' -not -path '/try/*' -not -path ~root/'.cache/*' -iname '*harp*' -newer /before |
     grep -vE '/var/lib/dpkg/info|sharp' || true)
 [[ -z $left ]] || fail "left behind: $left"
 echo "nothing is left"
