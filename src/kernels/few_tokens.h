@@ -87,7 +87,11 @@ class Tile {
                 if (Packed::SCALES == 2 || j % 2 == 0) add_constants(i, j, parts);
             }
             HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
-                add_scaled(i, j, half, parts);
+                if constexpr (INTEGERS) {
+                    add_scaled(i, j, half, parts);
+                } else {
+                    add_numbers(i, j, half, parts);
+                }
             }
         });
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -108,6 +112,7 @@ class Tile {
 
   private:
     static constexpr size_t GROUPS = Isa::GROUPS;
+    static constexpr size_t N_STEPS = STEPS / Packed::SCALES;  // that share a scale
     using Number = Floats<GROUPS>;
     using Word = Words<GROUPS>;
     using Integer = Integers<GROUPS>;
@@ -129,36 +134,41 @@ class Tile {
         return {reinterpret_cast<const Packed *>(first)[i], next_};
     }
 
-    /// Adds those inputs of block `j` of 32 that share a scale.
+    /// Number of those inputs of block `j` of 32 that share a scale, among the scales of all inputs.
+    static size_t scale_of(int64_t i, size_t j, size_t half) {
+        return (static_cast<size_t>(i) * (Packed::INPUTS / BLOCK) + j) * Packed::SCALES + half;
+    }
+
+    /// Adds those inputs of block `j` of 32 that share a scale, with INTEGERS.
     void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
-        constexpr size_t N_STEPS = STEPS / Packed::SCALES;
-        const size_t scale = (static_cast<size_t>(i) * (Packed::INPUTS / BLOCK) + j) * Packed::SCALES + half;
-        const size_t at = scale * N_STEPS * STEP;
-        const auto unpack = [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); };
-        if constexpr (INTEGERS) {
-            Scale scales[REGISTERS];
-            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                scales[r] = Isa::scale(Isa::pairs(scale_pairs(blocks(i, r).first, j)), which_of_pair<Packed>(j, half));
-            }
-            add_products<Packed::BITS, N_STEPS>(at, scales, parts.integers, unpack);
-            return;
+        Scale scales[REGISTERS];
+        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+            scales[r] = Isa::scale(Isa::pairs(pairs(blocks(i, r).first, j).scales), which_of_pair<Packed>(j, half));
         }
+        add_products<Packed::BITS>(scale_of(i, j, half) * N_STEPS * STEP, scales, parts.integers,
+                                   [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
+    }
+
+    /// Adds them as numbers.
+    void add_numbers(int64_t i, size_t j, size_t half, Parts & parts) const {
+        const size_t scale = scale_of(i, j, half);
+        const size_t at = scale * N_STEPS * STEP;
         Products products = {};
         Scale ones[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             ones[r] = Isa::one();
         }
         if constexpr (Packed::BITS <= Isa::MOST_BITS) {
-            add_products<Packed::BITS, N_STEPS>(at, ones, products, unpack);
+            add_products<Packed::BITS>(at, ones, products,
+                                       [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
         } else {
-            add_products<4, N_STEPS>(at, ones, products,
-                                     [&](size_t r, size_t t) { return high_step(blocks(i, r), t); });
+            add_products<4>(at, ones, products, [&](size_t r, size_t t) { return high_step(blocks(i, r), t); });
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                     products[n][r] = products[n][r] << 4;
                 }
             }
-            add_products<4, N_STEPS>(at, ones, products, [&](size_t r, size_t t) {
+            add_products<4>(at, ones, products, [&](size_t r, size_t t) {
                 const auto block = blocks(i, r);
                 return step(block.part(block.first.low), j, t);
             });
@@ -180,12 +190,12 @@ class Tile {
 
     /// Adds what the offsets of block `j` and, where they share pairs, of the next are multiplied with.
     void add_constants(int64_t i, size_t j, Parts & parts) const {
-        const size_t first = (static_cast<size_t>(i) * (SUPER_BLOCK / BLOCK) + j) * Packed::SCALES;
+        const size_t first = scale_of(i, j, 0);
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            const auto pairs = Isa::pairs(offset_pairs(blocks(i, r).first, j));
+            const auto offsets = Isa::pairs(pairs(blocks(i, r).first, j).offsets);
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 parts.constants[n][r] =
-                    Isa::add_pairs(parts.constants[n][r], pairs, in_every_lane(activations_[n].short_sums + first));
+                    Isa::add_pairs(parts.constants[n][r], offsets, in_every_lane(activations_[n].short_sums + first));
             }
         }
     }
@@ -195,18 +205,18 @@ class Tile {
     /// @param at      which of a token's activations is the first
     /// @param scales  of each register, which they are multiplied with
     /// @param unpack  (register, step) -> weights below 2^BITS
-    template <int BITS, size_t N_STEPS, class Unpack>
+    template <int BITS, class Unpack>
     void add_products(size_t at, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
         constexpr size_t TOGETHER = Isa::steps_together(BITS);
         if constexpr (TOGETHER >= N_STEPS) {
-            add_step_by_step<N_STEPS>(at, scales, products, unpack);
+            add_step_by_step(at, scales, products, unpack);
         } else {
-            add_token_by_token<N_STEPS, TOGETHER>(at, scales, products, unpack);
+            add_token_by_token<TOGETHER>(at, scales, products, unpack);
         }
     }
 
     /// Where one sum holds all steps: step by step, the sums of all tokens in registers.
-    template <size_t N_STEPS, class Unpack>
+    template <class Unpack>
     void add_step_by_step(size_t at, const Scale (&scales)[REGISTERS], Products & products,
                           const Unpack & unpack) const {
         Word sums[TOKENS][REGISTERS] = {};
@@ -227,7 +237,7 @@ class Tile {
     }
 
     /// Where a sum holds TOGETHER steps: token by token, the weights of four steps in registers.
-    template <size_t N_STEPS, size_t TOGETHER, class Unpack>
+    template <size_t TOGETHER, class Unpack>
     void add_token_by_token(size_t at, const Scale (&scales)[REGISTERS], Products & products,
                             const Unpack & unpack) const {
         constexpr size_t SPAN = 4;
@@ -355,10 +365,11 @@ void multiply(const Operands & operands) noexcept {
                         operands.out,
                         operands.out_stride,
                         operands.rows};
-    const size_t tile_groups = (Isa::template is_wide<Packed>(operands.n_tokens) ? REGISTERS : 1) * Isa::GROUPS;
+    constexpr size_t WIDE = REGISTERS * Isa::GROUPS;
+    const bool may_be_wide = Isa::template is_wide<Packed>(operands.n_tokens);
     for (auto n_left = static_cast<size_t>(operands.n_groups); n_left > 0;) {
-        const bool is_wide = n_left >= REGISTERS * Isa::GROUPS && tile_groups == REGISTERS * Isa::GROUPS;
-        const size_t n_groups = is_wide ? tile_groups : std::min(n_left, Isa::GROUPS);
+        const bool is_wide = may_be_wide && n_left >= WIDE;
+        const size_t n_groups = is_wide ? WIDE : std::min(n_left, Isa::GROUPS);
         if (is_wide) {
             multiply_groups<Isa, Packed, REGISTERS>(place, n_groups, operands.n_tokens);
         } else {

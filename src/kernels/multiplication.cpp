@@ -52,16 +52,15 @@ class WorkMemory {
             const auto n_experts = static_cast<size_t>(weights_.ne[2]);
             rows_ = whole_lines(static_cast<size_t>(n) * sizeof(int32_t));
             parts_ = whole_lines((n_experts + 1) * sizeof(Part));
-            // each expert has its own number of tokens, so any of the kernels for up to n; tiles that are not full at most double them
-            for_each_kernel_up_to(n, [&](const Kernel & kernel, int64_t n_tokens) {
-                tokens_ = std::max(tokens_, kernel.tokens_bytes(weights_.type, weights_.ne[0], 2 * n));
-                scratch_ = std::max(scratch_, whole_lines(kernel.scratch_bytes(n_tokens)));
-            });
+            // the same kernel may serve few tokens of some experts and many of others; tiles that are not full at most double them
+            for (const int64_t n_tokens : {int64_t{1}, n}) {
+                tokens_ = std::max(tokens_, kernel_of(n_tokens).tokens_bytes(weights_.type, weights_.ne[0], 2 * n));
+            }
             tokens_ = whole_lines(tokens_) + n_experts * whole_lines(1);  // each expert's begin at a line
         } else {
             tokens_ = tokens_bytes(n);
-            scratch_ = whole_lines(kernel_of(n).scratch_bytes(n));
         }
+        scratch_ = whole_lines(kernel_of(n).scratch_bytes(n));
     }
 
     [[nodiscard]] Kernel kernel_of(int64_t n_tokens) const {
@@ -87,13 +86,6 @@ class WorkMemory {
     }
 
   private:
-    /// Kernels change at powers of two or between them: each is met, with as many tokens as it may get or more than half of them.
-    template <class Use>
-    void for_each_kernel_up_to(int64_t n, const Use & use) const {
-        for (int64_t n_tokens = 1; n_tokens < n; n_tokens *= 2) use(kernel_of(n_tokens), 2 * n_tokens);
-        use(kernel_of(n), n);
-    }
-
     const ggml_tensor & weights_;
     size_t n_threads_;
     size_t rows_ = 0, parts_ = 0, tokens_ = 0, scratch_ = 0;

@@ -197,6 +197,7 @@ template <size_t N>
 Line<N> line(const Blocks<PackedQ5_1, N> & block, size_t j, size_t half) {
     return line(block.part(block.first.low), j, half);
 }
+
 // K formats: the line of the super-block, and what it is multiplied with for a block of 32 or half of it.
 
 template <size_t N>
@@ -213,24 +214,20 @@ Line<N> super_line(const Blocks<PackedQ6_K, N> & block) {
     return {d, -32 * d};
 }
 
-/// Where the scales of block `j` are, and what the offset is multiplied with: of two blocks, or of the two halves of one.
-inline const auto & scale_pairs(const PackedQ4_K & block, size_t j) {
-    return block.scales[j / 2];
+/// The scales of block `j` and what the offset is multiplied with, for each output: of two blocks, or of the two halves of one.
+template <class Byte>
+struct Pairs {
+    const Byte (&scales)[GROUP][2];
+    const Byte (&offsets)[GROUP][2];
+};
+inline Pairs<uint8_t> pairs(const PackedQ4_K & block, size_t j) {
+    return {block.scales[j / 2], block.mins[j / 2]};
 }
-inline const auto & scale_pairs(const PackedQ5_K & block, size_t j) {
-    return block.low.scales[j / 2];
+inline Pairs<uint8_t> pairs(const PackedQ5_K & block, size_t j) {
+    return pairs(block.low, j);
 }
-inline const auto & scale_pairs(const PackedQ6_K & block, size_t j) {
-    return block.scales[j];
-}
-inline const auto & offset_pairs(const PackedQ4_K & block, size_t j) {
-    return block.mins[j / 2];
-}
-inline const auto & offset_pairs(const PackedQ5_K & block, size_t j) {
-    return block.low.mins[j / 2];
-}
-inline const auto & offset_pairs(const PackedQ6_K & block, size_t j) {
-    return block.scales[j];
+inline Pairs<int8_t> pairs(const PackedQ6_K & block, size_t j) {
+    return {block.scales[j], block.scales[j]};
 }
 template <class Packed>
 size_t which_of_pair(size_t j, size_t half) {
@@ -240,9 +237,9 @@ size_t which_of_pair(size_t j, size_t half) {
 template <class Packed, size_t N>
 requires(Packed::INPUTS == SUPER_BLOCK) Line<N> line(const Blocks<Packed, N> & block, size_t j, size_t half) {
     const Line<N> of = super_line(block);
+    const auto [scales, offsets] = pairs(block.first, j);
     const size_t which = which_of_pair<Packed>(j, half);
-    return {of.scale * load_bytes<N>(scale_pairs(block.first, j), block.next, which),
-            of.offset * load_bytes<N>(offset_pairs(block.first, j), block.next, which)};
+    return {of.scale * load_bytes<N>(scales, block.next, which), of.offset * load_bytes<N>(offsets, block.next, which)};
 }
 
 }  // namespace
