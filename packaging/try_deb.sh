@@ -7,15 +7,12 @@
 # libharp-dev; nothing left after purge.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
+# shellcheck source=packaging/trying.sh
+source "$here/trying.sh"
 # shellcheck source=packaging/bare_root.sh
 source "$here/bare_root.sh"
 model=$(realpath "${1:-$here/../.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
 unit=/usr/lib/systemd/system/harp-server.service
-
-fail() {
-    echo "failed: $*" >&2
-    exit 1
-}
 
 server=
 end_server() { # the last of the processes that in_root starts one in the other: a signal to the first does not reach it
@@ -51,32 +48,10 @@ in_root install -d -o harp-service -m 700 /run/keys
 in_root install -o harp-service -m 600 /etc/harp/api-keys /run/keys/api-keys
 read -ra environment < <(sed -n 's/^Environment=//p' "$bare$unit")
 read -ra command < <(sed -n 's/^ExecStart=//p' "$bare$unit" | sed 's|%d|/run/keys|')
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 in_root runuser -u harp-service -- env "${environment[@]}" "LLAMA_ARG_PORT=$port" LLAMA_ARG_CTX_SIZE=2048 "${command[@]}" >"$bare/server.log" 2>&1 &
 server=$!
-python3 - "$port" <<'END' || { tail "$bare/server.log" && fail "the server"; }
-import json, sys, time, urllib.error, urllib.request
-url = f"http://127.0.0.1:{sys.argv[1]}"
-for _ in range(120):
-    try:
-        urllib.request.urlopen(url + "/health")
-        break
-    except OSError:
-        time.sleep(0.5)
-chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 24, "temperature": 0}
-def ask(**headers):
-    headers["Content-Type"] = "application/json"
-    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(chat).encode(), headers)
-    return json.load(urllib.request.urlopen(request))
-try:
-    ask()
-    raise SystemExit("answered without a key")
-except urllib.error.HTTPError as error:
-    assert error.code == 401, error
-text = ask(Authorization="Bearer secret")["choices"][0]["message"]["content"]
-print("with its key:", text)
-assert "Paris" in text
-END
+"$here/ask_server.py" "$port" secret || { tail "$bare/server.log" && fail "the server"; }
 ps -o user:20,args -C harp-server | grep api-keys
 end_server || fail "the server ended with $?"
 server=

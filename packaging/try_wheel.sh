@@ -6,6 +6,9 @@
 # An answer, harp serve with a chat and its page, a score in Python. Libraries that are mapped must come from the environment, except
 # the C and C++ library and what Python brings. Only numpy is installed beside the wheel.
 set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+# shellcheck source=packaging/trying.sh
+source "$here/trying.sh"
 wheel=$(realpath "$1") model=$(realpath "$2")
 work=$(mktemp -d)
 server=
@@ -17,11 +20,6 @@ trap clean_up EXIT
 cd "$work" # nothing of the repository is near
 unset PYTHONPATH LD_LIBRARY_PATH
 export PATH=/usr/local/bin:/usr/bin:/bin HOME=$work OMP_WAIT_POLICY=passive
-
-fail() {
-    echo "failed: $*" >&2
-    exit 1
-}
 
 check_maps() { # check_maps FILE: of a process that computes with the model
     local from='^/(usr/)?lib/.*/(ld-linux.*|lib(c|m|dl|rt|pthread|util|resolv|stdc\+\+|gcc_s)\.so.*)$' outside
@@ -50,27 +48,10 @@ echo "generate: $text"
 [[ $text == *Paris* ]] || fail "generate"
 ! grep load_backend generate.log || fail "llama.cpp's news reach the terminal"
 
-port=$(env/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 env/bin/harp serve -m "$model" --port "$port" -c 2048 >server.log 2>&1 &
 server=$!
-env/bin/python - "$port" <<'END' || { tail server.log; fail "harp serve"; }
-import json, sys, time, urllib.request
-url = f"http://127.0.0.1:{sys.argv[1]}"
-for _ in range(120):
-    try:
-        urllib.request.urlopen(url + "/health")
-        break
-    except OSError:
-        time.sleep(0.5)
-chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 24, "temperature": 0}
-request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(chat).encode(), {"Content-Type": "application/json"})
-answer = json.load(urllib.request.urlopen(request))
-print("chat:", answer["choices"][0]["message"]["content"], answer["usage"]["harp"])
-assert "Paris" in answer["choices"][0]["message"]["content"]
-page = urllib.request.urlopen(url + "/").read().decode()
-assert "<html" in page and "HARP" in page
-print("page:", len(page), "characters")
-END
+env/bin/python "$here/ask_server.py" "$port" || { tail server.log; fail "harp serve"; }
 awk '$6 ~ /^\// { print $6 }' "/proc/$server/maps" | sort -u >server.maps
 check_maps server.maps
 kill "$server"
