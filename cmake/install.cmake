@@ -1,11 +1,13 @@
 # cmake --install: our library and headers, beside what llama.cpp's own rules install.
 #
-# The package file is written by hand, as llama.cpp's is: an exported target could not name llama.cpp's, which exports none.
+# Components are those of cmake/package.cmake. The package file is written by hand, as llama.cpp's is: an exported target could not name llama.cpp's, which exports none.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-install(TARGETS harp harp_kernels LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/harp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS harp harp_kernels
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT programs NAMELINK_COMPONENT development
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/harp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 
 set(harp_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/harp)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/harp-config.cmake.in ${PROJECT_BINARY_DIR}/harp-config.cmake
@@ -13,4 +15,4 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/harp-config.cmake.in ${P
     PATH_VARS CMAKE_INSTALL_LIBDIR CMAKE_INSTALL_INCLUDEDIR)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/harp-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/harp-config.cmake ${PROJECT_BINARY_DIR}/harp-config-version.cmake
-    DESTINATION ${harp_package_dir})
+    DESTINATION ${harp_package_dir} COMPONENT development)

@@ -4,21 +4,17 @@
 # stand where another package's would.
 include(GNUInstallDirs)
 
-set(libraries harp llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
-install(TARGETS harp_cli harp_server RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT programs EXCLUDE_FROM_ALL)
+# llama.cpp's own rules have no components
+set(libraries llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
 get_target_property(headers ggml PUBLIC_HEADER) # ggml has them relative to its folder
 list(TRANSFORM headers PREPEND ${HARP_LLAMA_DIR}/ggml/)
 set_target_properties(ggml PROPERTIES PUBLIC_HEADER "${headers}")
 install(TARGETS ${libraries} EXCLUDE_FROM_ALL
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT programs NAMELINK_COMPONENT development
     PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
-install(TARGETS harp_kernels ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development EXCLUDE_FROM_ALL)
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/harp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-    COMPONENT development EXCLUDE_FROM_ALL)
-set(harp_folder ${PROJECT_BINARY_DIR})
 set(llama_folder ${PROJECT_BINARY_DIR}/llama.cpp)
 set(ggml_folder ${PROJECT_BINARY_DIR}/llama.cpp/ggml)
-foreach(name harp llama ggml)
+foreach(name llama ggml)
     install(FILES ${${name}_folder}/${name}-config.cmake ${${name}_folder}/${name}-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/${name} COMPONENT development EXCLUDE_FROM_ALL)
 endforeach()
