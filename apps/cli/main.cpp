@@ -107,6 +107,10 @@ int run(int argc, char ** argv) {
         std::find_if(commands.begin(), commands.end(), [&](const Command & c) { return c.name == name; });
     if (command != commands.end()) return run_command(*command, argc - 1, argv + 1);
     if (is_question(name)) return answer_question(argc, argv);
+    if (name.starts_with('-')) {
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("flag '{0}' without a command; flags follow one: harp generate {0} ...", name));
+    }
     std::string names;
     for (const Command & c : commands) names += fmt::format("{}{}", names.empty() ? "" : ", ", c.name);
     throw Error(ErrorCode::invalid_input, fmt::format("unknown command '{}'; commands: {}", name, names));

@@ -85,6 +85,9 @@ class Usage(CliTest):
             self.assertEqual(self.assert_ok(harp(question, *flags)).out, self.assert_ok(generate(*flags[2:], prompt=question)).out)
         self.assert_fault(harp("Who wrote Hamlet?", "--magic"), USAGE, "--magic")
 
+    def test_flag_without_a_command_is_told_where_flags_go(self):
+        self.assert_fault(harp("--help-llama"), USAGE, "'--help-llama' without a command", "harp generate --help-llama")
+
     def test_run_checks_arguments_before_it_builds(self):
         source = Path(__file__).resolve().parents[2]
         for name in ["run", "scripts/setup.sh", "apps/cli/main.cpp"]:
@@ -92,7 +95,7 @@ class Usage(CliTest):
             shutil.copy(source / name, self.folder / name)
         missing = str(self.folder / "missing.gguf")
         for arguments, *names in [(["frobnicate"], "unknown command 'frobnicate'", "generate, chat", "in quotes"),
-                                  (["--magic"], "unknown command '--magic'"), (["generate", "-m"], "'-m' needs a value"),
+                                  (["--magic"], "flag '--magic' without a command"), (["generate", "-m"], "'-m' needs a value"),
                                   (["Who wrote Hamlet?", "-m", missing], "no such file", "missing.gguf"),
                                   (["serve", "-m", missing], "no such file")]:
             with self.subTest(arguments=arguments):
