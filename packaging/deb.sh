@@ -18,10 +18,10 @@ dpkg-dev               tool:dpkg-shlibdeps
 fetch llama.cpp
 
 step "build (log: build/logs/build.log)"
-if command -v ccache >/dev/null; then export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
+use_ccache
 logged deb-configure "See the first 'CMake Error' above." cmake --preset release -B "$build" \
     -DHARP_BUILD_TESTS=OFF -DHARP_BUILD_BENCH=OFF -DHARP_SANITIZER_TESTS=OFF \
-    -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
+    "${portable_options[@]}" \
     -DCMAKE_INSTALL_BINDIR=lib/harp/bin -DCMAKE_INSTALL_LIBDIR=lib/harp/lib -DCMAKE_INSTALL_INCLUDEDIR=lib/harp/include
 build harp_cli harp_server
 

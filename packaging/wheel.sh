@@ -26,19 +26,13 @@ PATH=$tools/bin:$PATH
 
 step "build (log: build/logs/wheel-build.log)"
 export CC=${CC:-cc} CXX=${CXX:-c++} # not those that this Python was built with
-if command -v ccache >/dev/null; then
-    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
-    export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
-fi
+use_ccache
 rm -rf "$raw" "$out"/*.whl
-logged wheel-build "Mend the first error above and call again; what was built stays built." \
+CMAKE_ARGS="${portable_options[*]}" logged wheel-build "Mend the first error above and call again; what was built stays built." \
     pip wheel --verbose --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$raw" \
     --config-settings build-dir=build/portable \
     --config-settings "build.targets=_engine;_engine_stub;harp_cli;harp_server" \
-    --config-settings cmake.define.HARP_PYTHON_COMMANDS=ON \
-    --config-settings cmake.define.GGML_NATIVE=OFF \
-    --config-settings cmake.define.GGML_BACKEND_DL=ON \
-    --config-settings cmake.define.GGML_CPU_ALL_VARIANTS=ON .
+    --config-settings cmake.define.HARP_PYTHON_COMMANDS=ON .
 
 step "libraries of the system into the wheel, by auditwheel"
 logged auditwheel "" auditwheel repair --wheel-dir "$raw/repaired" "$raw"/harp_cpp-*.whl

@@ -190,6 +190,16 @@ cached() { # cached NAME VALUE: is that so in the build directory?
     grep -qE "^$1:[A-Z]+=$2\$" "$build/CMakeCache.txt" 2>/dev/null
 }
 
+use_ccache() { # for what cmake configures and builds from here on; the same source in another folder is the same source
+    command -v ccache >/dev/null || return 0
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
+}
+
+# for any processor: llama.cpp's CPU back end once for each kind, chosen at run time, as are the instructions of our kernels
+# shellcheck disable=SC2034 # of the scripts that source this one
+portable_options=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
+
 configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds the tests as it is
     if [[ -f $build/CMakeCache.txt ]] && ! cached CMAKE_HOME_DIRECTORY "$root"; then
         say "    the repository was moved: building anew"
@@ -200,16 +210,13 @@ configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds t
     }; }; then return 0; fi
     local options=("-DHARP_BUILD_TESTS=$1" "-DHARP_BUILD_BENCH=$1" "-DHARP_SANITIZER_TESTS=$1" "-DHARP_BUILD_PYTHON=$1")
     if [[ $1 == ON ]]; then options+=("-DPython_EXECUTABLE=$venv_python"); fi
-    if command -v ccache >/dev/null; then
-        options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-    fi
+    use_ccache
     (cd "$root" && logged configure "See the first 'CMake Error' above; a broken build directory is cured by: rm -r build" \
         cmake --preset release "${options[@]}")
 }
 
 build() { # build TARGET...
-    # ccache: the same source in another folder, such as a second clone, is the same source
-    export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
+    use_ccache
     NINJA_STATUS='[%f/%t %e] ' logged build "Mend the first error above and call again; what was built stays built." \
         cmake --build "$build" --target "$@"
 }
