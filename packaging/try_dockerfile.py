@@ -44,8 +44,9 @@ class Stage:
         mounts = f"mount --rbind /dev {self.root}/dev && mount -t proc proc {self.root}/proc"
         if CACHE.is_dir():
             mounts += f" && mkdir -p {self.root}/ccache && mount --bind {CACHE} {self.root}/ccache"
+        launcher = {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in ("C", "CXX") if CACHE.is_dir()}
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "CCACHE_DIR": "/ccache",
-                       "PIP_CERT": "/host-certificates",
+                       "PIP_CERT": "/host-certificates", **launcher,
                        **{name: value for name, value in os.environ.items() if name.endswith("_proxy")}, **self.environment}
         inner = ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), "chroot", str(self.root),
                  "sh", "-c", f"cd {shlex.quote(self.folder)} && exec \"$@\"", "sh",
@@ -129,12 +130,15 @@ def try_server(stage):
         if subprocess.run([ROOT / "packaging/ask_server.py", str(port), "secret"], check=False).returncode != 0:
             sys.exit(f"failed: the server\n{(stage.root / 'log').read_text()[-2000:]}")
     finally:
-        server.kill()
+        # the server itself: the kernel does not pass the end of unshare on to what has changed its user
+        subprocess.run(["pkill", "--signal", "KILL", "--parent", str(server.pid)], check=False)
+        server.wait()
 
 
 with tempfile.TemporaryDirectory() as folder:
     last = build(Path(folder))
-    size = subprocess.run(["du", "-sh", "-x", last.root, last.root / "opt/harp"], capture_output=True, text=True, check=True).stdout
-    print("sizes:", *size.split()[::2], "(all, /opt/harp)")
+    for part in [last.root, last.root / "opt/harp"]:
+        size = subprocess.run(["du", "-sh", "-x", part], capture_output=True, text=True, check=True).stdout.split()[0]
+        print(f"{size}  /{part.relative_to(last.root)}")
     try_server(last)
 print("the Dockerfile's steps work")
