@@ -16,17 +16,24 @@ make_root() { # make_root: debootstrap of this machine's release into $bare; it 
     in_root apt-get update -qq
 }
 
+seen_in_root=() # folders of this machine that the bare system sees, at the same place
+
 in_root() { # in_root COMMAND...: in the bare system, with processes and mounts of its own; the network is this machine's
     # shellcheck disable=SC2016 # expanded by the inner shell
     unshare --mount --pid --fork --kill-child bash -c '
         set -e
-        root=$1
-        shift
+        root=$1 n_seen=$2
+        shift 2
         mount --rbind /dev "$root/dev"
         mount -t proc proc "$root/proc"
+        for folder in "${@:1:n_seen}"; do
+            mkdir -p "$root$folder"
+            mount --bind "$folder" "$root$folder"
+        done
+        shift "$n_seen"
         exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
             ${http_proxy+http_proxy="$http_proxy"} ${https_proxy+https_proxy="$https_proxy"} chroot "$root" "$@"
-    ' bash "$bare" "$@"
+    ' bash "$bare" "${#seen_in_root[@]}" "${seen_in_root[@]}" "$@"
 }
 
 install_in_root() { # install_in_root PACKAGE...
