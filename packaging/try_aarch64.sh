@@ -3,8 +3,9 @@
 #
 #   packaging/try_aarch64.sh [MODEL]        default: .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 #
-# The unit tests; the laws and the authors' recorded runs on tiny models; an answer of MODEL. The build is in build/aarch64 and stays, so
-# that a second call builds what has changed. A first build takes about half an hour on two cores, the rest about a quarter.
+# The unit tests; the laws and the authors' recorded runs on stories260K; an answer of MODEL. The build is in build/aarch64 and stays, so
+# that a second call builds what has changed. On two busy cores a first build took 26 minutes, the
+# unit tests 5, the answer 2.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=scripts/setup.sh
@@ -67,7 +68,7 @@ step "unit tests"
 for name in "${unit_tests[@]}"; do try_test "$name"; done
 
 step "laws, recorded runs"
-try_test model_laws '--gtest_filter=*/stories260K:*/Random*' # SmolLM2 and Gemma: minutes for each law, emulated
+try_test model_laws '--gtest_filter=*/stories260K' # others take too long, emulated: LazyIsFused alone 3 minutes with this one
 try_test conformance_stories260K
 
 step "an answer"
