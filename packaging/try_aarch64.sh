@@ -69,7 +69,7 @@ for name in "${unit_tests[@]}"; do try_test "$name"; done
 
 step "laws, recorded runs"
 try_test model_laws '--gtest_filter=*/stories260K' # others take too long, emulated: LazyIsFused alone 3 minutes with this one
-try_test conformance_stories260K
+try_test conformance_stories260K '--gtest_filter=-*MistakeIsNoticed*' # planted mistakes: more than a minute each, emulated
 
 step "an answer"
 cp "$model" "$bare/model.gguf"
