@@ -197,7 +197,6 @@ use_ccache() { # for what cmake configures and builds from here on; the same sou
 }
 
 # for any processor: llama.cpp's CPU back end once for each kind, chosen at run time, as are the instructions of our kernels
-# shellcheck disable=SC2034 # of the scripts that source this one
 portable_options=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
 
 configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds the tests as it is

@@ -72,8 +72,8 @@ class SequenceIds : public ::testing::TestWithParam<bool> {  // a unified cache
         params.kv_unified = GetParam();
         Options options;
         options.threshold = 0;
-        options.schedule =
-            Schedule::fused;  // the automatic one goes by times: two passes could read in batches of other sizes
+        // the automatic one goes by times: two passes could read in batches of other sizes
+        options.schedule = Schedule::fused;
         return {*model_, params, is_on ? std::optional(options) : std::nullopt};
     }
     llama_model * model_ = nullptr;
