@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests/support"))
+from running_server import free_port
+
 MODEL = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".deps/models/SmolLM2-135M-Instruct.Q4_1.gguf").resolve()
 CACHE = Path.home() / ".cache/ccache"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -120,9 +122,7 @@ def try_server(stage):
     subprocess.run(["cp", MODEL, stage.root / "models/model.gguf"], check=True)
     (stage.root / "run/secrets").mkdir(parents=True)
     (stage.root / "run/secrets/api-keys").write_text("secret\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     stage.environment |= {"LLAMA_ARG_PORT": port, "OMP_WAIT_POLICY": "passive", "LLAMA_ARG_CTX_SIZE": 2048}
     with open(stage.root / "log", "wb") as log:
         server = subprocess.Popen(stage.command([*stage.entry, "-m", "/models/model.gguf"]), stdout=log, stderr=log)
