@@ -1,5 +1,6 @@
 #include "decoding/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -27,17 +28,31 @@ llama_sampler_ptr make_chain(const llama_model & model, common_params_sampling p
     return llama_sampler_ptr(llama_sampler_clone(common_sampler_get(sampler.get())));
 }
 
+/// Whether a chain with these settings takes the most probable token, whatever came before.
+bool is_greedy(const llama_model & model, const common_params_sampling & params) {
+    int32_t n_suppressed = 0;
+    llama_vocab_get_suppress_tokens(llama_model_get_vocab(&model), &n_suppressed);
+    const bool is_cold = params.temp <= 0 && params.mirostat == 0 &&
+                         std::ranges::count(params.samplers, COMMON_SAMPLER_TYPE_TEMPERATURE) > 0;
+    const bool leaves_best = params.xtc_probability <= 0 && params.typ_p >= 1 && params.adaptive_target < 0;
+    const bool keeps_logits = params.logit_bias.empty() && n_suppressed == 0 && params.penalty_repeat == 1 &&
+                              params.penalty_freq == 0 && params.penalty_present == 0 && params.dry_multiplier == 0;
+    return is_cold && leaves_best && keeps_logits && params.reasoning_budget_start.empty();
+}
+
 }  // namespace
 
 Sampler::Sampler(const llama_model & model, common_params_sampling params)
-    : Sampler(make_chain(model, params), make_grammar(model, common_grammar_value(params.grammar))) {}
+    : Sampler(make_chain(model, params), make_grammar(model, common_grammar_value(params.grammar)),
+              decoding::is_greedy(model, params)) {}
 
-Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar)
-    : chain_(std::move(chain)), grammar_(std::move(grammar)) {}
+Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, bool is_greedy)
+    : chain_(std::move(chain)), grammar_(std::move(grammar)), is_greedy_(is_greedy) {}
 
 Sampler Sampler::clone() const {
     return {llama_sampler_ptr(llama_sampler_clone(chain_.get())),
-            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr)};
+            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr),
+            is_greedy_};
 }
 
 void Sampler::begin(std::span<const llama_token> prompt) {
@@ -47,6 +62,9 @@ void Sampler::begin(std::span<const llama_token> prompt) {
 }
 
 llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
+    if (is_greedy_ && !under_grammar) {  // a chain reads and writes the whole vocabulary several times
+        return static_cast<llama_token>(std::ranges::max_element(logits) - logits.begin());
+    }
     candidates_.resize(logits.size());
     for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<llama_token>(i), logits[i], 0.0F};
     llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};

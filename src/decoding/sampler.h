@@ -26,11 +26,12 @@ class Sampler {
     void accept(llama_token token);
 
   private:
-    Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar);
+    Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, bool is_greedy);
     llama_token choose(std::span<const float> logits, bool under_grammar);
 
     llama_sampler_ptr chain_;
     llama_sampler_ptr grammar_;  // null: none
+    bool is_greedy_;              // the chain takes the most probable token, whatever came before
     std::vector<llama_token_data> candidates_;
 };
 

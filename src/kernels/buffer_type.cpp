@@ -11,6 +11,7 @@
 
 #include "ggml-backend-impl.h"
 #include "harp/kernels.h"
+#include "kernels/attention.h"
 #include "kernels/cpu_back_end.h"
 #include "kernels/multiplication.h"
 #include "kernels/packed_weights.h"
@@ -36,8 +37,10 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        const bool is_multiplication = op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
-        return is_multiplication && is_ours(op->src[0]) ? &multiplication_ : nullptr;
+        if (op->op == GGML_OP_FLASH_ATTN_EXT) {
+            return can_attend(*op) && is_multiplied_by_ours(op->src[0]) ? &attention_ : nullptr;
+        }
+        return is_multiplication(op) && is_ours(op->src[0]) ? &multiplication_ : nullptr;
     }
 
   private:
@@ -45,7 +48,18 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
         return weights != nullptr && weights->buffer != nullptr && weights->buffer->buft == buffer_type();
     }
 
+    static bool is_multiplication(const ggml_tensor * op) {
+        return op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
+    }
+
+    /// Whether `query` was made from a product with weights of ours: then its model was loaded for our kernels.
+    static bool is_multiplied_by_ours(const ggml_tensor * query) {
+        while (query != nullptr && !is_multiplication(query)) query = query->src[0];
+        return query != nullptr && is_ours(query->src[0]);
+    }
+
     Multiplication multiplication_;
+    Attention attention_;
 };
 
 void set_tensor(ggml_backend_buffer_t /*buffer*/, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -37,6 +38,47 @@ decoding::Sampler greedy_sampler(const llama_model & model) {
     common_params_sampling params;
     params.temp = 0;
     return {model, params};
+}
+
+/// Temperature 0 takes the most probable token, the first of equals, whatever else is set; unless a setting changes logits or may
+/// take the best away.
+TEST(Sampling, WithoutTemperature) {
+    llama_model * model = load(stories260k());
+    if (model == nullptr) GTEST_SKIP() << "stories260K not there";
+    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model)));
+    std::vector<float> logits(n_vocab);
+    for (size_t i = 0; i < n_vocab; ++i) logits[i] = static_cast<float>(i * 37 % 91) / 10;
+    const llama_token best = 340, next = 350;
+    logits[best] = logits[best + 1] = 10;
+    logits[next] = 9.9F;
+    struct Case {
+        const char * name;
+        void (*set)(common_params_sampling &);
+        llama_token expected;
+    };
+    const Case cases[] = {
+        {"nothing", [](auto &) {}, best},
+        {"the usual limits", [](auto & p) { p.top_k = 40, p.top_p = 0.5F, p.min_p = 0.2F, p.top_n_sigma = 1; }, best},
+        {"other order", [](auto & p) { std::ranges::reverse(p.samplers); }, best},
+        {"a bias", [](auto & p) { p.logit_bias = {{350, 5.0F}}; }, next},
+        {"repetition", [](auto & p) { p.penalty_repeat = 2; }, next},
+        {"presence", [](auto & p) { p.penalty_present = 5; }, next},
+        {"frequency", [](auto & p) { p.penalty_freq = 5; }, next},
+    };
+    for (const Case & c : cases) {
+        SCOPED_TRACE(c.name);
+        common_params_sampling params;
+        params.temp = 0;
+        c.set(params);
+        decoding::Sampler sampler(*model, params);
+        for (const llama_token token : {best, best + 1}) sampler.accept(token);  // so that they would be repeated
+        EXPECT_EQ(sampler.clone().sample(logits), c.expected);
+    }
+    common_params_sampling params;
+    params.temp = 0;
+    params.grammar = {COMMON_GRAMMAR_TYPE_USER, "root ::= [x]"};
+    const llama_token token = decoding::Sampler(*model, params).sample(logits);
+    EXPECT_EQ(common_token_to_piece(llama_model_get_vocab(model), token), "x");
 }
 
 /// `n` tokens of text without sense, always the same.

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <random>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -14,24 +13,16 @@
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
 #include "harp/kernels.h"
+#include "support/our_buffer_type.h"
 
 namespace harp::kernels {
 
 namespace {
 
+using testing::our_buffer_type;
+
 constexpr int64_t N_INPUTS = 512;
 constexpr int64_t N_OUTPUTS = 72;  // no multiple of what kernels take together
-
-ggml_backend_buffer_type_t our_buffer_type() {
-    harp_set_kernels(true);
-    ggml_backend_reg_t reg = ggml_backend_cpu_reg();
-    const auto extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
-        ggml_backend_reg_get_proc_address(reg, "ggml_backend_dev_get_extra_bufts"));
-    for (ggml_backend_buffer_type_t * type = extra(ggml_backend_reg_dev_get(reg, 0)); *type != nullptr; ++type) {
-        if (std::string_view(ggml_backend_buft_name(*type)) == "HARP") return *type;
-    }
-    return nullptr;
-}
 
 ggml_context_ptr new_context() {
     return ggml_context_ptr(ggml_init({16 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));

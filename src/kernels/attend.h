@@ -1,0 +1,337 @@
+// Attention of rows that share keys and values, block by block of cells with a running maximum (online softmax). attend_avx2.cpp and
+// attend_avx512.cpp compile it for registers of 8 and 16 floats, so nothing here may be shared by the two: all of it is in an
+// anonymous namespace.
+//
+// For each block of 32 cells that a row sees:
+//
+//     keys, values     converted to float32 once for all rows
+//     scores           4 cells by 2 or 4 rows in registers: a sum of lanes for each, then all of them added up across lanes together
+//     exp              in registers of cells
+//     out             += exp * value, a few rows by 4 registers of values
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "kernels/attention.h"
+#include "kernels/unpack.h"
+#include "kernels/unrolled.h"
+
+namespace harp::kernels {
+
+// NOLINTBEGIN(misc-definitions-in-headers): a copy for each processor
+namespace {
+
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+/// The algorithm for registers of 8 * GROUPS floats.
+template <size_t GROUPS>
+class Attending {
+  public:
+    explicit Attending(const AttentionPart & part)
+        : part_(part),
+          keys_(part.scratch),
+          values_(keys_ + ATTENTION_BLOCK * part.key_length),
+          scores_(values_ + ATTENTION_BLOCK * part.value_length) {}
+
+    HARP_FLATTEN void run() {
+        for (AttentionRow & row : part_.rows) {
+            row.maximum = -INFINITE;
+            row.sum = 0;
+            std::fill_n(row.out, part_.value_length, 0.0F);
+        }
+        for (size_t first = 0; first < part_.n_cells; first += ATTENTION_BLOCK) {
+            if (!find_rows(first)) continue;
+            load_cells(first);
+            score();
+            for (size_t i = 0; i < n_rows_; ++i) weigh(i, first);
+            add_values();
+        }
+    }
+
+  private:
+    static constexpr size_t LANES = 8 * GROUPS;
+    static constexpr size_t SCORED_CELLS = 4, SCORED_ROWS = LANES / SCORED_CELLS;
+    /// Rows and registers of values whose sums stay in registers, of which there are 16 or 32.
+    static constexpr size_t ADDED_ROWS = GROUPS == 1 ? 3 : 7, ADDED_REGISTERS = 4;
+    using Vector = Floats<GROUPS>;
+    using Lanes = std::make_integer_sequence<int, static_cast<int>(LANES)>;
+
+    static Vector load(const float * from) {
+        Vector vector;
+        std::memcpy(&vector, from, sizeof(vector));
+        return vector;
+    }
+    static void store(float * to, Vector vector) { std::memcpy(to, &vector, sizeof(vector)); }
+
+    static Vector load_half(const void * from) {
+#if defined(__AVX512F__)
+        if constexpr (GROUPS == 2) {
+            return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))));
+        }
+#endif
+        return reinterpret_cast<Vector>(side_by_side<GROUPS>(from, sizeof(__m128i), [](const __m128i * halves) {
+            return _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(halves)));
+        }));
+    }
+
+    /// Lanes i: of x where bit BIT of i is clear, of y where it is set; each added to its neighbour at the other value of the bit.
+    template <int BIT, int... I>
+    static Vector add_neighbours(Vector x, Vector y, std::integer_sequence<int, I...> /*lanes*/) {
+        constexpr auto N = static_cast<int>(LANES);
+        return __builtin_shufflevector(x, y, ((I & BIT) != 0 ? N + (I ^ BIT) : I)...) +
+               __builtin_shufflevector(x, y, ((I & BIT) != 0 ? N + I : I ^ BIT)...);
+    }
+
+    /// Lane i: the sum of the lanes of vectors[i].
+    template <int BIT = static_cast<int>(LANES) / 2>
+    static Vector sums_of(Vector (&vectors)[LANES]) {
+        if constexpr (BIT == 0) {
+            return vectors[0];
+        } else {
+            HARP_UNROLLED for (size_t i = 0; i < BIT; ++i) {
+                vectors[i] = add_neighbours<BIT>(vectors[i], vectors[i + BIT], Lanes());
+            }
+            return sums_of<BIT / 2>(vectors);
+        }
+    }
+
+    template <int BIT, int... I>
+    static Vector swapped(Vector vector, std::integer_sequence<int, I...> /*lanes*/) {
+        return __builtin_shufflevector(vector, vector, (I ^ BIT)...);
+    }
+
+    /// All lanes as one, by `two` of two vectors.
+    template <int BIT = static_cast<int>(LANES) / 2, class Two>
+    static float reduce(Vector vector, const Two & two) {
+        if constexpr (BIT == 0) {
+            return vector[0];
+        } else {
+            return reduce<BIT / 2>(two(vector, swapped<BIT>(vector, Lanes())), two);
+        }
+    }
+
+    static Vector greater(Vector a, Vector b) {
+        return a > b ? a : b;
+    }
+
+    /// exp(x) for x <= 0, with a relative error below 2^-21; 0 below -87.
+    static Vector exponential(Vector x) {
+        constexpr float LOG2_E = 1.44269504F, ROUNDING = 0x1.8p23F;
+        const Vector scaled = greater(x, Vector{} - 87.5F) * LOG2_E;
+        const Vector rounded = scaled + ROUNDING;  // the integer is in its last bits
+        const Vector rest = scaled - (rounded - ROUNDING);
+        Vector power = Vector{} + 1.5403530e-4F;  // 2^rest, by its series
+        HARP_UNROLLED for (const float factor :
+                           {1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F}) {
+            power = power * rest + factor;
+        }
+        const Vector result = reinterpret_cast<Vector>(reinterpret_cast<Integers<GROUPS>>(power) +
+                                                       (reinterpret_cast<Integers<GROUPS>>(rounded) << 23));
+        return x > -87.0F ? result : Vector{};
+    }
+
+    /// A mask's halves for the block at `first`: where they are, or in `copy` with 0 behind the last.
+    [[nodiscard]] const uint16_t * of_block(const uint16_t * mask, size_t first,
+                                            uint16_t (&copy)[ATTENTION_BLOCK]) const {
+        const size_t n = part_.n_cells - first;
+        if (n >= ATTENTION_BLOCK) return mask + first;
+        std::fill(std::copy_n(mask + first, n, copy), std::end(copy), uint16_t{0});
+        return copy;
+    }
+
+    /// Which cells of the block at `first` a row sees, a bit for each.
+    [[nodiscard]] uint32_t cells_seen(const uint16_t * mask, size_t first) const {
+        const size_t n = part_.n_cells - first;
+        const uint32_t all = n >= ATTENTION_BLOCK ? ~0U : (1U << n) - 1;
+        if (mask == nullptr) return all;
+        uint16_t copy[ATTENTION_BLOCK];
+        const uint16_t * halves = of_block(mask, first, copy);
+        const __m256i hidden = _mm256_set1_epi16(static_cast<int16_t>(0xFC00));
+        const auto compare = [&](int at) {
+            return _mm256_cmpeq_epi16(hidden, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(halves + at)));
+        };
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(compare(0), compare(16)), 0b11011000);
+        return ~static_cast<uint32_t>(_mm256_movemask_epi8(packed)) & all;
+    }
+
+    /// Finds the rows that see a cell of the block at `first`, and what any of them sees.
+    bool find_rows(size_t first) {
+        n_rows_ = 0;
+        seen_ = 0;
+        const uint16_t * last = nullptr;  // rows of a token follow one another and share their mask
+        uint32_t seen = part_.rows.empty() ? 0 : cells_seen(nullptr, first);
+        for (AttentionRow & row : part_.rows) {
+            if (row.mask != last) seen = cells_seen(row.mask, first);
+            last = row.mask;
+            if (seen == 0) continue;
+            rows_[n_rows_] = &row;
+            seen_of_[n_rows_++] = seen;
+            seen_ |= seen;
+        }
+        n_cells_ = static_cast<size_t>(std::bit_width(seen_));
+        return n_rows_ != 0;
+    }
+
+    /// Converts the block's cells that are seen; others, which may hold anything, become 0.
+    void load_cells(size_t first) {
+        const auto convert = [&](const char * from, size_t stride, size_t length, float * to) {
+            for (size_t cell = 0; cell < ATTENTION_BLOCK; ++cell, to += length) {
+                if ((seen_ >> cell & 1) == 0) {
+                    std::fill_n(to, length, 0.0F);
+                    continue;
+                }
+                const char * halves = from + (first + cell) * stride;
+                for (size_t i = 0; i < length; i += LANES) store(to + i, load_half(halves + 2 * i));
+            }
+        };
+        convert(part_.keys, part_.key_stride, part_.key_length, keys_);
+        convert(part_.values, part_.value_stride, part_.value_length, values_);
+    }
+
+    /// Calls `function` with N as a constant, 1 <= N <= MOST.
+    template <size_t MOST, class Function>
+    static void with_constant(size_t n, const Function & function) {
+        if constexpr (MOST > 1) {
+            if (n < MOST) return with_constant<MOST - 1>(n, function);
+        }
+        function(std::integral_constant<size_t, MOST>());
+    }
+
+    /// In as few and as even parts as possible: function(first, n) with n a constant.
+    template <size_t MOST, class Function>
+    static void in_parts(size_t n, const Function & function) {
+        size_t first = 0;
+        for (size_t n_parts = (n + MOST - 1) / MOST; n_parts > 0; --n_parts) {
+            const size_t of_part = (n - first + n_parts - 1) / n_parts;
+            with_constant<MOST>(of_part, [&](auto constant) { function(first, constant); });
+            first += of_part;
+        }
+    }
+
+    void score() {
+        in_parts<SCORED_ROWS>(n_rows_, [&](size_t first, auto n) {
+            for (size_t cell = 0; cell < n_cells_; cell += SCORED_CELLS) score<n()>(first, cell);
+        });
+    }
+
+    template <size_t N>
+    void score(size_t first, size_t cell) {
+        Vector sums[LANES] = {};  // [SCORED_ROWS][SCORED_CELLS]
+        const size_t length = part_.key_length;
+        const float * keys = keys_ + cell * length;
+        for (size_t i = 0; i < length; i += LANES) {
+            Vector of_cells[SCORED_CELLS];
+            HARP_UNROLLED for (size_t c = 0; c < SCORED_CELLS; ++c) {
+                of_cells[c] = load(keys + c * length + i);
+            }
+            HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
+                const Vector query = load(rows_[first + r]->query + i);
+                HARP_UNROLLED for (size_t c = 0; c < SCORED_CELLS; ++c) {
+                    sums[r * SCORED_CELLS + c] += query * of_cells[c];
+                }
+            }
+        }
+        const Vector scores = sums_of(sums);
+        HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
+            std::memcpy(scores_of(first + r) + cell, reinterpret_cast<const float *>(&scores) + r * SCORED_CELLS,
+                        SCORED_CELLS * sizeof(float));
+        }
+    }
+
+    [[nodiscard]] float * scores_of(size_t row) const {
+        return scores_ + row * ATTENTION_BLOCK;
+    }
+
+    /// Makes the scores of a row exp(score - maximum), 0 where it does not see, and its sums those for a new maximum.
+    void weigh(size_t i, size_t first) {
+        constexpr size_t N = ATTENTION_BLOCK / LANES;
+        AttentionRow & row = *rows_[i];
+        uint16_t copy[ATTENTION_BLOCK];
+        const uint16_t * mask = row.mask == nullptr ? nullptr : of_block(row.mask, first, copy);
+        Vector scores[N];
+        Vector greatest = Vector{} - INFINITE;
+        HARP_UNROLLED for (size_t n = 0; n < N; ++n) {
+            const size_t cell = n * LANES;
+            scores[n] = load(scores_of(i) + cell) * part_.scale;
+            if (mask != nullptr) scores[n] += load_half(mask + cell);
+            scores[n] = is_seen(seen_of_[i] >> cell, Lanes()) ? scores[n] : Vector{} - INFINITE;
+            greatest = greater(greatest, scores[n]);
+        }
+        const float maximum = std::max(row.maximum, reduce(greatest, greater));
+        Vector sum = {};
+        HARP_UNROLLED for (size_t n = 0; n < N; ++n) {
+            const Vector weights = exponential(scores[n] - maximum);
+            store(scores_of(i) + n * LANES, weights);
+            sum += weights;
+        }
+        if (row.maximum < maximum) {
+            const float factor = std::exp(row.maximum - maximum);  // 0 at first
+            row.sum *= factor;
+            for (size_t d = 0; d < part_.value_length; d += LANES) store(row.out + d, load(row.out + d) * factor);
+            row.maximum = maximum;
+        }
+        row.sum += reduce(sum, [](Vector a, Vector b) { return a + b; });
+    }
+
+    template <int... I>
+    static auto is_seen(uint32_t bits, std::integer_sequence<int, I...> /*lanes*/) {
+        const Words<GROUPS> bit = {1U << static_cast<unsigned>(I)...};
+        return (bit & bits) != 0;
+    }
+
+    void add_values() {
+        in_parts<ADDED_ROWS>(n_rows_, [&](size_t first, auto n) {
+            const auto n_registers = part_.value_length / LANES;
+            in_parts<ADDED_REGISTERS>(n_registers, [&](size_t at, auto n_at) { add<n(), n_at()>(first, at * LANES); });
+        });
+    }
+
+    template <size_t N, size_t REGISTERS>
+    void add(size_t first, size_t at) {
+        Vector sums[N][REGISTERS];
+        const float * weights[N];
+        HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
+            weights[r] = scores_of(first + r);
+            HARP_UNROLLED for (size_t i = 0; i < REGISTERS; ++i) {
+                sums[r][i] = load(rows_[first + r]->out + at + i * LANES);
+            }
+        }
+        const float * values = values_ + at;
+        for (size_t cell = 0; cell < n_cells_; ++cell, values += part_.value_length) {
+            HARP_UNROLLED for (size_t i = 0; i < REGISTERS; ++i) {
+                const Vector value = load(values + i * LANES);
+                HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
+                    sums[r][i] += value * weights[r][cell];
+                }
+            }
+        }
+        HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
+            HARP_UNROLLED for (size_t i = 0; i < REGISTERS; ++i) {
+                store(rows_[first + r]->out + at + i * LANES, sums[r][i]);
+            }
+        }
+    }
+
+    const AttentionPart & part_;
+    float *keys_, *values_, *scores_;  // of the block: [cells][key_length], [cells][value_length], [rows][cells]
+
+    // of the block
+    std::array<AttentionRow *, MOST_ATTENTION_ROWS> rows_;  // that see any of it
+    std::array<uint32_t, MOST_ATTENTION_ROWS> seen_of_;     // which cells each of them sees
+    size_t n_rows_ = 0;
+    uint32_t seen_ = 0;   // cells that any of them sees
+    size_t n_cells_ = 0;  // up to the last that any of them sees
+};
+
+}  // namespace
+// NOLINTEND(misc-definitions-in-headers)
+
+}  // namespace harp::kernels
