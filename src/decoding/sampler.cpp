@@ -51,8 +51,7 @@ Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, bool is_gre
 
 Sampler Sampler::clone() const {
     return {llama_sampler_ptr(llama_sampler_clone(chain_.get())),
-            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr),
-            is_greedy_};
+            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr), is_greedy_};
 }
 
 void Sampler::begin(std::span<const llama_token> prompt) {

@@ -31,7 +31,7 @@ class Sampler {
 
     llama_sampler_ptr chain_;
     llama_sampler_ptr grammar_;  // null: none
-    bool is_greedy_;              // the chain takes the most probable token, whatever came before
+    bool is_greedy_;             // the chain takes the most probable token, whatever came before
     std::vector<llama_token_data> candidates_;
 };
 

@@ -60,7 +60,11 @@ TEST(Sampling, WithoutTemperature) {
         {"nothing", [](auto &) {}, best},
         {"the usual limits", [](auto & p) { p.top_k = 40, p.top_p = 0.5F, p.min_p = 0.2F, p.top_n_sigma = 1; }, best},
         {"other order", [](auto & p) { std::ranges::reverse(p.samplers); }, best},
-        {"a bias", [](auto & p) { p.logit_bias = {{350, 5.0F}}; }, next},
+        {"a bias",
+         [](auto & p) {
+             p.logit_bias = {{350, 5.0F}};
+         },
+         next},
         {"repetition", [](auto & p) { p.penalty_repeat = 2; }, next},
         {"presence", [](auto & p) { p.penalty_present = 5; }, next},
         {"frequency", [](auto & p) { p.penalty_freq = 5; }, next},
