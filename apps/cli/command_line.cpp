@@ -182,7 +182,7 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
     app.add_option(
            "--harp-kernels", kernels_,
-           "matrix multiplication kernels for quantised weights on the CPU: on, harp's with the best instructions of "
+           "kernels for quantised models on the CPU: on, harp's with the best instructions of "
            "this processor; avx2, vnni or amx, harp's with these; off, llama.cpp's [default on; with --harp-off, off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))

@@ -1,5 +1,5 @@
-/* harp's matrix multiplication kernels for quantised weights on the CPU (docs/KERNELS.md): one to eight rows for little
- * more than the price of one, and faster prompts where there is AMX.
+/* harp's kernels for the CPU (docs/KERNELS.md), matrix multiplication with quantised weights and attention: one to eight
+ * rows for little more than the price of one, and faster prompts where there is AMX.
  *
  * A library of its own: link harp::kernels. It works with HARP and without, with handles of harp.h and of llama.h.
  */
@@ -17,8 +17,8 @@ extern "C" {
  * Thread-safe.
  *
  * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8, experts of
- * mixtures too. Logits differ from llama.cpp's by the order of float additions, which a quantised model magnifies, and with AMX by
- * the rounding of activations too.
+ * mixtures too. So does the attention of these models, with a cache in f16. Logits differ from llama.cpp's by the order and
+ * precision of float additions, which a quantised model magnifies, and with AMX by the rounding of activations too.
  *
  * With GGML_BACKEND_DL the back ends are loaded by this call if they are not yet (ggml_backend_load_all).
  *

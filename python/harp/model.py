@@ -17,7 +17,7 @@ class Model:
         path: of the GGUF file (of the first part, if it is split).
         n_threads: of decoding; None leaves it to llama.cpp.
         n_gpu_layers: layers in the GPU's memory, where the build has a GPU back end.
-        kernels: quantised models use our matrix multiplication kernels where the CPU has AVX2: faster than llama.cpp's
+        kernels: quantised models use our kernels where the CPU has AVX2: faster than llama.cpp's
             and equal to them up to the order of float additions; False for llama.cpp's.
         llama_args: llama.cpp's flags of models, samplers and drafts (others are refused), for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
 

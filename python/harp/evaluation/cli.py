@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
     run.add_argument("-t", "--threads", type=int, metavar="N", help="threads of a model (default: llama.cpp's)")
     run.add_argument("--kernels", choices=["on", "off"], default="on",
-                     help="matrix multiplication kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
+                     help="kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
                           "methods alike (default: on)")
     run.add_argument("--llama-args", default="", metavar="FLAGS", help='of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
     run.add_argument("--run-generated-code", action="store_true",
