@@ -197,8 +197,9 @@ void on_all_threads(benchmark::internal::Benchmark * made) {
 
 void register_all() {
     const Instructions best = best_instructions();
-    for (const ggml_type type : {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
-                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
+    for (const ggml_type type :
+         {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K,
+          GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4}) {
         for (const Instructions instructions : ALL_INSTRUCTIONS) {
             if (instructions == Instructions::none || instructions > best) continue;
             const std::string name = std::string(ggml_type_name(type)) + "/" + std::string(name_of(instructions));

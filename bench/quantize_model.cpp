@@ -7,13 +7,18 @@
 
 int main(int argc, char ** argv) {
     const std::map<std::string, llama_ftype> types = {
-        {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},   {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},   {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
-        {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M}, {"Q5_K", LLAMA_FTYPE_MOSTLY_Q5_K_M}, {"Q6_K", LLAMA_FTYPE_MOSTLY_Q6_K},
-        {"F16", LLAMA_FTYPE_MOSTLY_F16},
+        {"Q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},     {"Q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},
+        {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},     {"Q4_K", LLAMA_FTYPE_MOSTLY_Q4_K_M},
+        {"Q5_K", LLAMA_FTYPE_MOSTLY_Q5_K_M},   {"Q6_K", LLAMA_FTYPE_MOSTLY_Q6_K},
+        {"F16", LLAMA_FTYPE_MOSTLY_F16},       {"IQ4_NL", LLAMA_FTYPE_MOSTLY_IQ4_NL},
+        {"IQ4_XS", LLAMA_FTYPE_MOSTLY_IQ4_XS}, {"MXFP4", LLAMA_FTYPE_MOSTLY_MXFP4_MOE},
     };
     const auto type = argc == 4 ? types.find(argv[3]) : types.end();
     if (type == types.end()) {
-        std::fprintf(stderr, "usage: quantize_model INPUT.gguf OUTPUT.gguf Q4_0|Q4_1|Q8_0|Q4_K|Q5_K|Q6_K|F16\n");
+        std::fprintf(
+            stderr,
+            "usage: quantize_model INPUT.gguf OUTPUT.gguf Q4_0|Q4_1|Q8_0|Q4_K|Q5_K|Q6_K|IQ4_NL|IQ4_XS|MXFP4|F16\n"
+            "MXFP4: of a mixture's experts alone; the rest becomes Q8_0\n");
         return 2;
     }
     llama_model_quantize_params params = llama_model_quantize_default_params();

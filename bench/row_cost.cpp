@@ -204,8 +204,9 @@ int run(int argc, char ** argv) {
     Settings settings;
     std::string instructions;
     CLI::App app("What a batch of n rows costs, with ggml's kernels and with ours. Run it on an idle machine.");
-    app.add_option("-m,--model", settings.model,
-                   "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K")
+    app.add_option(
+           "-m,--model", settings.model,
+           "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4")
         ->required();
     app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit")
         ->delimiter(',')

@@ -16,8 +16,8 @@ extern "C" {
  * first call, on or off, must come before the first model is loaded: then llama.cpp asks, once, who can multiply.
  * Thread-safe.
  *
- * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K use them, with rows in multiples of 8, experts of
- * mixtures too. So does the attention of these models, with a cache in f16. Logits differ from llama.cpp's by the order and
+ * Weights of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4 use them, with rows in
+ * multiples of 8, experts of mixtures too. So does the attention of these models, with a cache in f16. Logits differ from llama.cpp's by the order and
  * precision of float additions, which a quantised model magnifies, and with AMX by the rounding of activations too.
  *
  * With GGML_BACKEND_DL the back ends are loaded by this call if they are not yet (ggml_backend_load_all).

@@ -90,7 +90,9 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
     switch (weights) {
         case GGML_TYPE_Q4_0:
         case GGML_TYPE_Q5_0:
-        case GGML_TYPE_Q8_0: return quantize_8_0(row, n_blocks, to);
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_IQ4_NL:
+        case GGML_TYPE_MXFP4: return quantize_8_0(row, n_blocks, to);
         case GGML_TYPE_Q4_1:
         case GGML_TYPE_Q5_1: return quantize_8_1(row, n_blocks, to);
         case GGML_TYPE_Q6_K: return quantize_k(row, n_blocks, 1, to);

@@ -138,6 +138,13 @@ class Attending {
         return x > -87.0F ? result : Vector{};
     }
 
+    /// The hyperbolic tangent.
+    static Vector tangent(Vector x) {
+        const Vector power = exponential(x < 0 ? 2 * x : -2 * x);
+        const Vector result = (1 - power) / (1 + power);
+        return x < 0 ? -result : result;
+    }
+
     /// A mask's halves for the block at `first`: where they are, or in `copy` with 0 behind the last.
     [[nodiscard]] const uint16_t * of_block(const uint16_t * mask, size_t first,
                                             uint16_t (&copy)[ATTENTION_BLOCK]) const {
@@ -261,6 +268,7 @@ class Attending {
         HARP_UNROLLED for (size_t n = 0; n < N; ++n) {
             const size_t cell = n * LANES;
             scores[n] = load(scores_of(i) + cell) * part_.scale;
+            if (part_.cap != 0) scores[n] = part_.cap * tangent(scores[n] / part_.cap);
             if (mask != nullptr) scores[n] += load_half(mask + cell);
             scores[n] = is_seen(seen_of_[i] >> cell, Lanes()) ? scores[n] : Vector{} - INFINITE;
             greatest = greater(greatest, scores[n]);

@@ -18,7 +18,16 @@ constexpr int64_t CHUNK = 512;
 
 constexpr auto MOST_ROWS = static_cast<int64_t>(MOST_ATTENTION_ROWS);
 
-/// From the first row's softmax on: over the chunks so far.
+/// What stands in an operation's parameters.
+struct Parameters {
+    explicit Parameters(const ggml_tensor & op) { std::memcpy(this, op.op_params, sizeof(*this)); }
+
+    float scale;  // of scores
+    float bias;   // greatest, of ALiBi
+    float cap;    // of scores; 0: none
+};
+
+/// A row's softmax over the chunks so far.
 struct Softmax {
     float maximum = -std::numeric_limits<float>::infinity();
     float sum = 0;
@@ -30,6 +39,14 @@ struct Softmax {
         const float before = std::exp(maximum - greatest), now = std::exp(chunk_maximum - greatest);
         for (int64_t i = 0; i < length; ++i) out[i] = out[i] * before + chunk[i] * now;
         sum = sum * before + chunk_sum * now;
+        maximum = greatest;
+    }
+
+    /// Adds an attention sink: a score without a value.
+    void add_sink(float score, float * out, int64_t length) {
+        const float greatest = std::max(maximum, score), before = std::exp(maximum - greatest);
+        for (int64_t i = 0; i < length; ++i) out[i] *= before;
+        sum = sum * before + std::exp(score - greatest);
         maximum = greatest;
     }
 
@@ -48,6 +65,7 @@ class Cut {
           query_(*op.src[0]),
           keys_(*op.src[1]),
           values_(*op.src[2]),
+          parameters_(op),
           n_shared_(query_.ne[2] / keys_.ne[2] * query_.ne[1]),
           n_parts_((n_shared_ + MOST_ROWS - 1) / MOST_ROWS),
           n_units_(query_.ne[3] * keys_.ne[2] * n_parts_),
@@ -75,6 +93,14 @@ class Cut {
     }
     [[nodiscard]] float * result(int64_t row) const { return static_cast<float *>(op_.data) + row * value_length(); }
 
+    /// Completes a row's result, the sum over its chunks.
+    void finish(int64_t row, Softmax & softmax) const {
+        if (const ggml_tensor * sinks = op_.src[4]; sinks != nullptr) {
+            softmax.add_sink(static_cast<const float *>(sinks->data)[row % query_.ne[2]], result(row), value_length());
+        }
+        softmax.divide(result(row), value_length());
+    }
+
     /// Attends to a chunk of cells. The rows' `out` is given.
     void attend(const Unit & unit, int64_t chunk, std::span<AttentionRow> rows, float * scratch) const {
         const int64_t first = chunk * CHUNK;
@@ -88,8 +114,6 @@ class Cut {
                     reinterpret_cast<const uint16_t *>(at(*mask, token(shared), 0, unit.stream % mask->ne[3])) + first;
             }
         }
-        float scale = 0;
-        std::memcpy(&scale, op_.op_params, sizeof(scale));
         const int64_t of_keys = unit.stream / (query_.ne[3] / keys_.ne[3]);
         const AttentionPart part = {rows,
                                     at(keys_, first, unit.head, of_keys),
@@ -99,7 +123,8 @@ class Cut {
                                     static_cast<size_t>(keys_.ne[0]),
                                     static_cast<size_t>(values_.ne[0]),
                                     static_cast<size_t>(std::min(CHUNK, keys_.ne[1] - first)),
-                                    scale,
+                                    parameters_.scale,
+                                    parameters_.cap,
                                     scratch};
         (selected_instructions() == Instructions::avx2 ? attend_avx2 : attend_avx512)(part);
     }
@@ -125,6 +150,7 @@ class Cut {
     }
 
     const ggml_tensor &op_, &query_, &keys_, &values_;
+    Parameters parameters_;
     int64_t n_shared_, n_parts_, n_units_, n_chunks_;
     bool is_split_;
 };
@@ -136,18 +162,18 @@ void attend_all(const Cut & cut, int64_t task, float * memory) {
     std::array<Softmax, MOST_ATTENTION_ROWS> softmax;
     const std::span<AttentionRow> rows(all.data(), static_cast<size_t>(unit.end - unit.first));
     const int64_t length = cut.value_length();
-    const auto result = [&](size_t i) { return cut.result(cut.row(unit, unit.first + static_cast<int64_t>(i))); };
+    const auto row = [&](size_t i) { return cut.row(unit, unit.first + static_cast<int64_t>(i)); };
     for (size_t i = 0; i < rows.size(); ++i) {
         rows[i].out = memory + cut.scratch() + static_cast<int64_t>(i) * length;
-        std::fill_n(result(i), length, 0.0F);
+        std::fill_n(cut.result(row(i)), length, 0.0F);
     }
     for (int64_t chunk = 0; chunk < cut.n_chunks(); ++chunk) {
         cut.attend(unit, chunk, rows, memory);
         for (size_t i = 0; i < rows.size(); ++i) {
-            softmax[i].add(rows[i].maximum, rows[i].sum, rows[i].out, result(i), length);
+            softmax[i].add(rows[i].maximum, rows[i].sum, rows[i].out, cut.result(row(i)), length);
         }
     }
-    for (size_t i = 0; i < rows.size(); ++i) softmax[i].divide(result(i), length);
+    for (size_t i = 0; i < rows.size(); ++i) cut.finish(row(i), softmax[i]);
 }
 
 /// Computes one chunk of a unit: `chunks` is [row][chunk][of_chunk].
@@ -177,7 +203,7 @@ void add_chunks(const Cut & cut, int64_t row, const float * chunks) {
         const float * chunk = chunks + (row * cut.n_chunks() + i) * cut.of_chunk();
         softmax.add(chunk[0], chunk[1], chunk + 2, out, cut.value_length());
     }
-    softmax.divide(out, cut.value_length());
+    cut.finish(row, softmax);
 }
 
 }  // namespace
@@ -186,16 +212,12 @@ bool can_attend(const ggml_tensor & op) noexcept {
     if (best_instructions() == Instructions::none || op.op != GGML_OP_FLASH_ATTN_EXT) return false;
     const ggml_tensor &query = *op.src[0], &keys = *op.src[1], &values = *op.src[2];
     const ggml_tensor * mask = op.src[3];
-    const ggml_tensor * sinks = op.src[4];
-    float bias = 0, cap = 0;  // of ALiBi, and of scores
-    std::memcpy(&bias, op.op_params + 1, sizeof(bias));
-    std::memcpy(&cap, op.op_params + 2, sizeof(cap));
     const auto is_cache = [](const ggml_tensor & tensor) {
         return tensor.type == GGML_TYPE_F16 && tensor.ne[0] % int64_t{ATTENTION_LENGTHS} == 0 &&
                tensor.nb[0] == sizeof(uint16_t);
     };
-    return bias == 0 && cap == 0 && sinks == nullptr && query.type == GGML_TYPE_F32 && query.nb[0] == sizeof(float) &&
-           is_cache(keys) && is_cache(values) && keys.ne[2] == values.ne[2] && keys.ne[3] == values.ne[3] &&
+    return Parameters(op).bias == 0 && query.type == GGML_TYPE_F32 && query.nb[0] == sizeof(float) && is_cache(keys) &&
+           is_cache(values) && keys.ne[2] == values.ne[2] && keys.ne[3] == values.ne[3] &&
            (mask == nullptr || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1));
 }
 

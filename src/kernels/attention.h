@@ -28,6 +28,7 @@ struct AttentionPart {
     size_t key_length, value_length;  // multiples of ATTENTION_LENGTHS
     size_t n_cells;
     float scale;      // of scores
+    float cap;        // of scores, by a hyperbolic tangent; 0: none
     float * scratch;  // attention_scratch() floats
 };
 

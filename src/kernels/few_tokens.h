@@ -120,7 +120,7 @@ class Tile {
     using Products = Integer[TOKENS][REGISTERS];
 
     /// Whether blocks are multiplied with their scales before they become numbers.
-    static constexpr bool INTEGERS = Isa::HAS_SCALES && Packed::INPUTS == SUPER_BLOCK;
+    static constexpr bool INTEGERS = Isa::HAS_SCALES && Packed::INPUTS == SUPER_BLOCK && Packed::BITS <= Isa::MOST_BITS;
 
     /// Sums of a block's inputs, before the activations' scale. With INTEGERS those of the weights, and of what the super-block's
     /// offset is multiplied with.
@@ -162,16 +162,15 @@ class Tile {
             add_products<Packed::BITS>(at, ones, products,
                                        [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
         } else {
-            add_products<4>(at, ones, products, [&](size_t r, size_t t) { return high_step(blocks(i, r), t); });
+            add_products<4>(at, ones, products,
+                            [&](size_t r, size_t t) { return high_step(blocks(i, r), j, half * N_STEPS + t); });
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                     products[n][r] = products[n][r] << 4;
                 }
             }
-            add_products<4>(at, ones, products, [&](size_t r, size_t t) {
-                const auto block = blocks(i, r);
-                return step(block.part(block.first.low), j, t);
-            });
+            add_products<4>(at, ones, products,
+                            [&](size_t r, size_t t) { return low_step(blocks(i, r), j, half * N_STEPS + t); });
         }
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             const Line<GROUPS> of = line(blocks(i, r), j, half);

@@ -120,6 +120,25 @@ void pack_row(const block_q6_K & block, int row, PackedQ6_K & packed) {
     }
 }
 
+void pack_row(const block_iq4_nl & block, int row, PackedIQ4_NL & packed) {
+    packed.nibbles.d[row] = block.d;
+    interleave(block.qs, row, packed.nibbles.q);
+}
+
+void pack_row(const block_iq4_xs & block, int row, PackedIQ4_XS & packed) {
+    packed.d[row] = block.d;
+    for (int j = 0; j < 2 * PAIRS; ++j) {
+        const int low = block.scales_l[j / 2] >> (j % 2 * 4) & 15, high = block.scales_h >> (2 * j) & 3;
+        packed.scales[j / 2][row][j % 2] = static_cast<int8_t>((low | high << 4) - 32);
+        interleave(block.qs + j * (BLOCK / 2), row, packed.q[j]);
+    }
+}
+
+void pack_row(const block_mxfp4 & block, int row, PackedMXFP4 & packed) {
+    packed.e[row] = block.e;
+    interleave(block.qs, row, packed.q);
+}
+
 /// ggml's structure for a packed one's type.
 template <class Packed>
 struct Ggmls;
@@ -139,6 +158,12 @@ template <>
 struct Ggmls<PackedQ5_K> : std::type_identity<block_q5_K> {};
 template <>
 struct Ggmls<PackedQ6_K> : std::type_identity<block_q6_K> {};
+template <>
+struct Ggmls<PackedIQ4_NL> : std::type_identity<block_iq4_nl> {};
+template <>
+struct Ggmls<PackedIQ4_XS> : std::type_identity<block_iq4_xs> {};
+template <>
+struct Ggmls<PackedMXFP4> : std::type_identity<block_mxfp4> {};
 
 template <class Packed>
 void pack_rows(const void * rows, int64_t n_blocks, int64_t n_outputs, void * packed) {

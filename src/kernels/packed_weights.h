@@ -118,6 +118,39 @@ struct PackedQ6_K {
     uint8_t high[2 * PAIRS][2][GROUP][STEP];
 };
 
+/// x = d * (value - 128), the value that IQ4_VALUES has for a nibble. Nibbles as in Q4_0.
+struct PackedIQ4_NL {
+    static constexpr ggml_type TYPE = GGML_TYPE_IQ4_NL;
+    static constexpr int BITS = 8;
+    static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
+
+    PackedQ4_0 nibbles;
+};
+
+/// x = d * scale * (value - 128), scale of a block of 32, whose nibbles are as in Q4_0.
+struct PackedIQ4_XS {
+    static constexpr ggml_type TYPE = GGML_TYPE_IQ4_XS;
+    static constexpr int BITS = 8;
+    static constexpr int INPUTS = SUPER_BLOCK;
+    static constexpr int SCALES = 1;
+
+    uint16_t d[GROUP];
+    int8_t scales[PAIRS][GROUP][2];
+    uint8_t q[2 * PAIRS][STEPS / 2][GROUP][STEP];
+};
+
+/// x = 2^(e - 128) * (value - 12), the value that MXFP4_VALUES has for a nibble. Nibbles as in Q4_0.
+struct PackedMXFP4 {
+    static constexpr ggml_type TYPE = GGML_TYPE_MXFP4;
+    static constexpr int BITS = 5;
+    static constexpr int INPUTS = BLOCK;
+    static constexpr int SCALES = 1;
+
+    uint8_t e[GROUP];
+    uint8_t q[STEPS / 2][GROUP][STEP];
+};
+
 template <class Packed>
 struct Type {};
 
@@ -133,6 +166,9 @@ auto visit_packed(ggml_type type, const Visit & visit) -> decltype(visit(Type<Pa
         case GGML_TYPE_Q4_K: return visit(Type<PackedQ4_K>{});
         case GGML_TYPE_Q5_K: return visit(Type<PackedQ5_K>{});
         case GGML_TYPE_Q6_K: return visit(Type<PackedQ6_K>{});
+        case GGML_TYPE_IQ4_NL: return visit(Type<PackedIQ4_NL>{});
+        case GGML_TYPE_IQ4_XS: return visit(Type<PackedIQ4_XS>{});
+        case GGML_TYPE_MXFP4: return visit(Type<PackedMXFP4>{});
         default: return {};
     }
 }

@@ -115,6 +115,33 @@ Words high_bits(Words plane, size_t bit, uint32_t mask) {
     return (bit < 4 ? plane << (4 - bit) : plane >> (bit - 4)) & (mask << 4);
 }
 
+// What a nibble stands for, made positive: those of IQ4 by 128, those of MXFP4 by 12.
+alignas(16) constexpr uint8_t IQ4_VALUES[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) constexpr uint8_t MXFP4_VALUES[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+/// The bytes of `table` that stand at `nibbles`.
+template <class Words>
+Words look_up(Words nibbles, const uint8_t (&table)[16]) {
+    const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i *>(table));
+    if constexpr (sizeof(Words) == sizeof(__m256i)) {
+        const __m256i twice = _mm256_broadcastsi128_si256(entries);
+        return reinterpret_cast<Words>(_mm256_shuffle_epi8(twice, reinterpret_cast<__m256i>(nibbles)));
+    } else {
+#if defined(__AVX512BW__)
+        const __m512i four_times = _mm512_broadcast_i32x4(entries);
+        return reinterpret_cast<Words>(_mm512_shuffle_epi8(four_times, reinterpret_cast<__m512i>(nibbles)));
+#else
+        using Half = uint32_t __attribute__((vector_size(32)));
+        Half halves[2];
+        std::memcpy(halves, &nibbles, sizeof(halves));
+        for (Half & half : halves) half = look_up(half, table);
+        std::memcpy(&nibbles, halves, sizeof(halves));
+        return nibbles;
+#endif
+    }
+}
+
 /// Calls `use` with the number of each 32 inputs of a block. Neighbours, whose nibbles share bytes, are written out: the compiler knows
 /// which half of a byte is meant.
 template <class Packed, class Use>
@@ -150,9 +177,13 @@ Words<N> step(const Blocks<PackedQ5_1, N> & block, size_t j, size_t t) {
     return step(block.part(block.first.low), j, t) |
            high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
 }
-/// The high nibbles of a step.
+/// The low and the high nibbles of a step of 8 bits.
 template <size_t N>
-Words<N> high_step(const Blocks<PackedQ8_0, N> & block, size_t t) {
+Words<N> low_step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.low), j, t);
+}
+template <size_t N>
+Words<N> high_step(const Blocks<PackedQ8_0, N> & block, size_t /*j*/, size_t t) {
     return nibbles(load_step<N>(block.first.high[t % 4], block.next), t >= 4);
 }
 template <size_t N>
@@ -175,6 +206,32 @@ Words<N> step(const Blocks<PackedQ6_K, N> & block, size_t j, size_t t) {
            high_bits(load_step<N>(block.first.high[j][t / 4], block.next), 2 * (t % 4), 0x03030303);
 }
 
+/// The nibbles themselves.
+template <size_t N>
+Words<N> nibble_step(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t t) {
+    return step(block.part(block.first.nibbles), j, t);
+}
+template <size_t N>
+Words<N> nibble_step(const Blocks<PackedIQ4_XS, N> & block, size_t j, size_t t) {
+    return nibbles(load_step<N>(block.first.q[j][t % 4], block.next), t >= 4);
+}
+template <class Packed, size_t N>
+Words<N> step(const Blocks<Packed, N> & block, size_t j, size_t t) {
+    return look_up(nibble_step(block, j, t), IQ4_VALUES);
+}
+template <class Packed, size_t N>
+Words<N> low_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
+    return step(block, j, t) & 0x0F0F0F0F;
+}
+template <class Packed, size_t N>
+Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
+    return step(block, j, t) >> 4 & 0x0F0F0F0F;
+}
+template <size_t N>
+Words<N> step(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t t) {
+    return look_up(nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4), MXFP4_VALUES);
+}
+
 /// @param half  of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/, float constant = 8) {
@@ -188,6 +245,18 @@ Line<N> line(const Blocks<PackedQ5_0, N> & block, size_t j, size_t half) {
 template <size_t N>
 Line<N> line(const Blocks<PackedQ8_0, N> & block, size_t j, size_t half) {
     return line(block.part(block.first.low), j, half, 128);
+}
+template <size_t N>
+Line<N> line(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t half) {
+    return line(block.part(block.first.nibbles), j, half, 128);
+}
+template <size_t N>
+Line<N> line(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t /*half*/) {
+    const Words<N> e = side_by_side<N>(
+        block.first.e, block.next, [](const __m128i * bytes) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)); });
+    const Words<N> denormal = (Words<N>{} + 0x00200000) << (e & 1);
+    const auto d = reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23);
+    return {d, -12 * d};
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t /*half*/) {
@@ -214,6 +283,12 @@ Line<N> super_line(const Blocks<PackedQ6_K, N> & block) {
     return {d, -32 * d};
 }
 
+template <size_t N>
+Line<N> super_line(const Blocks<PackedIQ4_XS, N> & block) {
+    const Floats<N> d = load_halves<N>(block.first.d, block.next);
+    return {d, -128 * d};
+}
+
 /// The scales of block `j` and what the offset is multiplied with, for each output: of two blocks, or of the two halves of one.
 template <class Byte>
 struct Pairs {
@@ -228,6 +303,9 @@ inline Pairs<uint8_t> pairs(const PackedQ5_K & block, size_t j) {
 }
 inline Pairs<int8_t> pairs(const PackedQ6_K & block, size_t j) {
     return {block.scales[j], block.scales[j]};
+}
+inline Pairs<int8_t> pairs(const PackedIQ4_XS & block, size_t j) {
+    return {block.scales[j / 2], block.scales[j / 2]};
 }
 template <class Packed>
 size_t which_of_pair(size_t j, size_t half) {

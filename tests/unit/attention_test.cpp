@@ -28,7 +28,8 @@ struct Shape {
     int64_t n_heads = 4, n_kv_heads = 2;
     int64_t n_tokens = 1, n_streams = 1, n_cells = 96;
     bool has_mask = true;
-    float cap = 0;  // of scores
+    float cap = 0;   // of scores
+    float bias = 0;  // greatest, of ALiBi
     bool has_sinks = false;
     ggml_type cache = GGML_TYPE_F16;
 };
@@ -40,6 +41,7 @@ std::string name_of(const Shape & s) {
                        std::to_string(s.n_cells);
     if (!s.has_mask) name += ", no mask";
     if (s.cap != 0) name += ", capped";
+    if (s.bias != 0) name += ", ALiBi";
     if (s.has_sinks) name += ", sinks";
     return name + ", " + ggml_type_name(s.cache);
 }
@@ -119,7 +121,7 @@ class Operation {
             s.has_mask ? ggml_new_tensor_4d(c, GGML_TYPE_F16, s.n_cells, s.n_tokens, 1, s.n_streams) : nullptr;
         ggml_tensor * sinks = s.has_sinks ? ggml_new_tensor_1d(c, GGML_TYPE_F32, s.n_heads) : nullptr;
         ggml_tensor * out = ggml_flash_attn_ext(c, queries, ggml_permute(c, keys, 0, 2, 1, 3),
-                                                ggml_permute(c, values, 0, 2, 1, 3), mask, scale(), 0.0F, s.cap);
+                                                ggml_permute(c, values, 0, 2, 1, 3), mask, scale(), s.bias, s.cap);
         if (sinks != nullptr) ggml_flash_attn_ext_add_sinks(out, sinks);
 
         const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(c, backend.get()));
@@ -148,7 +150,9 @@ class Operation {
             std::vector<double> weights(static_cast<size_t>(s.n_cells));
             double maximum = s.has_sinks ? sinks_[static_cast<size_t>(head)] : -INFINITE;
             for (int64_t cell = 0; cell < s.n_cells; ++cell) {
-                const float added = s.has_mask ? mask[static_cast<size_t>(row / s.n_heads * s.n_cells + cell)] : 0;
+                const auto slope = s.bias == 0 ? 1.0F : std::exp2(-s.bias * static_cast<float>(head + 1) / 4);
+                const float added =
+                    s.has_mask ? slope * mask[static_cast<size_t>(row / s.n_heads * s.n_cells + cell)] : 0;
                 double score = 0;
                 for (int64_t i = 0; i < s.key_length; ++i) {
                     score += double{result.queries[static_cast<size_t>(row * s.key_length + i)]} *
@@ -237,6 +241,11 @@ float scattered(int64_t stream, int64_t token, int64_t cell) {
     return (cell * 7 + stream) % 5 == token % 5 ? -0.125F * static_cast<float>(cell % 3) : -INFINITE;
 }
 
+/// What ALiBi multiplies with a head's slope.
+float distances(int64_t /*stream*/, int64_t /*token*/, int64_t cell) {
+    return cell <= 20 ? static_cast<float>(cell - 20) : -INFINITE;
+}
+
 class AttentionOf : public ::testing::TestWithParam<const char *> {
   protected:
     void SetUp() override {
@@ -277,6 +286,9 @@ TEST_P(AttentionOf, IsExact) {
         {.n_cells = 1300},  // several chunks, for threads to share
         {.n_heads = 32, .n_kv_heads = 16, .n_cells = 1300},
         {.n_heads = 3, .n_kv_heads = 1, .n_tokens = 2, .n_streams = 2, .n_cells = 1300},
+        {.n_tokens = 3, .cap = 2},
+        {.n_tokens = 3, .has_sinks = true},
+        {.n_tokens = 2, .n_streams = 2, .n_cells = 1300, .cap = 0.5F, .has_sinks = true},
     };
     for (const Shape & shape : shapes) {
         SCOPED_TRACE(name_of(shape));
@@ -295,11 +307,11 @@ TEST_P(AttentionOf, IsExact) {
 
 /// ggml computes what we do not: the result is right whoever does.
 TEST_P(AttentionOf, IsLeftToGgml) {
-    for (const Shape & shape : {Shape{.cap = 5}, Shape{.has_sinks = true}, Shape{.cache = GGML_TYPE_F32},
-                                Shape{.cache = GGML_TYPE_Q8_0}, Shape{.key_length = 40, .value_length = 40}}) {
+    for (const Shape & shape : {Shape{.bias = 8}, Shape{.cache = GGML_TYPE_F32}, Shape{.cache = GGML_TYPE_Q8_0},
+                                Shape{.key_length = 40, .value_length = 40}}) {
         SCOPED_TRACE(name_of(shape));
         Operation operation(shape, random_);
-        operation.set_mask(causal);
+        operation.set_mask(distances);
         EXPECT_LT(operation.largest_error(by_ours(operation)), 0.02);
     }
 }

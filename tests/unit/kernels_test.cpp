@@ -24,6 +24,11 @@ Kernel emulated_amx_kernel(ggml_type weights) noexcept;   // multiply_amx.cpp wi
 
 namespace {
 
+/// A block's exponent, of MXFP4.
+void set_exponent(char * block, std::mt19937 & random) {
+    *block = static_cast<char>(125 + random() % 4);
+}
+
 /// Where a block of a type has its float16 numbers, and how many.
 struct Halves {
     size_t at, n;
@@ -31,7 +36,9 @@ struct Halves {
 
 Halves halves(ggml_type type) {
     if (type == GGML_TYPE_Q6_K) return {ggml_type_size(type) - 2, 1};
-    const bool has_one = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q8_0;
+    if (type == GGML_TYPE_MXFP4) return {0, 0};
+    const bool has_one = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q8_0 ||
+                         type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_IQ4_XS;
     return {0, has_one ? size_t{1} : size_t{2}};
 }
 
@@ -75,6 +82,7 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
     const size_t block = ggml_type_size(type);
     std::uniform_real_distribution<float> scale(-2, 2);
     for (size_t at = 0; at < matrix.rows.size(); at += block) {
+        if (type == GGML_TYPE_MXFP4) set_exponent(matrix.rows.data() + at, random);
         for (size_t i = 0; i < halves(type).n; ++i) {
             const ggml_fp16_t half = ggml_fp32_to_fp16(random() % 8 == 0 ? 0.0F : scale(random));
             std::memcpy(matrix.rows.data() + at + halves(type).at + 2 * i, &half, sizeof(half));
@@ -251,6 +259,7 @@ TEST_P(Products, OfTheLargestSums) {
         const size_t block = ggml_type_size(type());
         const ggml_fp16_t one = ggml_fp32_to_fp16(1);
         for (size_t at = 0; at < matrix.rows.size(); at += block) {
+            if (type() == GGML_TYPE_MXFP4) set_exponent(matrix.rows.data() + at, random_);
             for (size_t i = 0; i < halves(type()).n; ++i) {
                 std::memcpy(matrix.rows.data() + at + halves(type()).at + 2 * i, &one, sizeof(one));
             }
@@ -282,7 +291,8 @@ TEST_P(Products, OfExtremeValues) {
 INSTANTIATE_TEST_SUITE_P(Types, Products,
                          ::testing::Combine(::testing::Values(GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0,
                                                               GGML_TYPE_Q5_1, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K,
-                                                              GGML_TYPE_Q5_K, GGML_TYPE_Q6_K),
+                                                              GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL,
+                                                              GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4),
                                             ::testing::ValuesIn(IMPLEMENTATIONS)),
                          [](const auto & tested) {
                              return std::string(ggml_type_name(std::get<ggml_type>(tested.param))) +

@@ -171,7 +171,8 @@ TEST_P(Operations, ExpertsOfTokens) {
 
 INSTANTIATE_TEST_SUITE_P(Types, Operations,
                          ::testing::Combine(::testing::Values(GGML_TYPE_Q4_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
-                                                              GGML_TYPE_Q4_K, GGML_TYPE_Q6_K),
+                                                              GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_XS,
+                                                              GGML_TYPE_MXFP4),
                                             ::testing::Values("avx2", "vnni", "amx")),
                          [](const auto & tested) {
                              return std::string(ggml_type_name(std::get<ggml_type>(tested.param))) +
