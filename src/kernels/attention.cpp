@@ -60,7 +60,7 @@ struct Softmax {
 /// An operation, cut into units of rows that share a head of keys and values in one stream, and those into chunks of cells.
 class Cut {
   public:
-    explicit Cut(const ggml_tensor & op, int n_threads)
+    Cut(const ggml_tensor & op, int n_threads)
         : op_(op),
           query_(*op.src[0]),
           keys_(*op.src[1]),

@@ -6,7 +6,6 @@
 #include <span>
 
 #include "ggml-cpu.h"
-#include "kernels/multiply.h"
 #include "traits.h"
 
 namespace harp::kernels {
