@@ -77,9 +77,7 @@ class Attending {
             return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))));
         }
 #endif
-        return reinterpret_cast<Vector>(side_by_side<GROUPS>(from, sizeof(__m128i), [](const __m128i * halves) {
-            return _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(halves)));
-        }));
+        return load_halves<GROUPS>(from, sizeof(__m128i));
     }
 
     /// Lanes i: of x where bit BIT of i is clear, of y where it is set; each added to its neighbour at the other value of the bit.

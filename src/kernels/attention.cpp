@@ -8,6 +8,7 @@
 
 #include "kernels/cpu_back_end.h"
 #include "kernels/multiplication.h"
+#include "kernels/work_memory.h"
 
 namespace harp::kernels {
 
@@ -88,7 +89,8 @@ class Cut {
         const int64_t part = number % n_parts_, head = number / n_parts_ % keys_.ne[2];
         return {number / n_parts_ / keys_.ne[2], head, part * n_shared_ / n_parts_, (part + 1) * n_shared_ / n_parts_};
     }
-    [[nodiscard]] int64_t row(const Unit & unit, int64_t shared) const {
+    [[nodiscard]] int64_t row(const Unit & unit, size_t i) const {
+        const int64_t shared = unit.first + static_cast<int64_t>(i);
         return (unit.stream * query_.ne[1] + token(shared)) * query_.ne[2] + query_head(unit, shared);
     }
     [[nodiscard]] float * result(int64_t row) const { return static_cast<float *>(op_.data) + row * value_length(); }
@@ -136,7 +138,10 @@ class Cut {
     }
     [[nodiscard]] int64_t of_thread() const { return scratch() + MOST_ROWS * value_length(); }
     [[nodiscard]] int64_t of_chunk() const { return 2 + value_length(); }  // maximum, sum, values
-    [[nodiscard]] int64_t of_chunks() const { return is_split_ ? n_rows() * n_chunks_ * of_chunk() : 0; }
+    [[nodiscard]] size_t bytes(int n_threads) const {
+        const int64_t of_chunks = is_split_ ? n_rows() * n_chunks_ * of_chunk() : 0;
+        return whole_lines(1) + static_cast<size_t>(n_threads * of_thread() + of_chunks) * sizeof(float);
+    }
 
   private:
     static const char * at(const ggml_tensor & tensor, int64_t i1, int64_t i2, int64_t i3) {
@@ -162,7 +167,7 @@ void attend_all(const Cut & cut, int64_t task, float * memory) {
     std::array<Softmax, MOST_ATTENTION_ROWS> softmax;
     const std::span<AttentionRow> rows(all.data(), static_cast<size_t>(unit.end - unit.first));
     const int64_t length = cut.value_length();
-    const auto row = [&](size_t i) { return cut.row(unit, unit.first + static_cast<int64_t>(i)); };
+    const auto row = [&](size_t i) { return cut.row(unit, i); };
     for (size_t i = 0; i < rows.size(); ++i) {
         rows[i].out = memory + cut.scratch() + static_cast<int64_t>(i) * length;
         std::fill_n(cut.result(row(i)), length, 0.0F);
@@ -182,10 +187,7 @@ void attend_chunk(const Cut & cut, int64_t task, float * memory, float * chunks)
     const int64_t chunk = task % cut.n_chunks();
     std::array<AttentionRow, MOST_ATTENTION_ROWS> all;
     const std::span<AttentionRow> rows(all.data(), static_cast<size_t>(unit.end - unit.first));
-    const auto result = [&](size_t i) {
-        const int64_t row = cut.row(unit, unit.first + static_cast<int64_t>(i));
-        return chunks + (row * cut.n_chunks() + chunk) * cut.of_chunk();
-    };
+    const auto result = [&](size_t i) { return chunks + (cut.row(unit, i) * cut.n_chunks() + chunk) * cut.of_chunk(); };
     for (size_t i = 0; i < rows.size(); ++i) rows[i].out = result(i) + 2;
     cut.attend(unit, chunk, rows, memory);
     for (size_t i = 0; i < rows.size(); ++i) {
@@ -223,16 +225,17 @@ bool can_attend(const ggml_tensor & op) noexcept {
 
 bool Attention::work_size(int n_threads, const ggml_tensor * op, size_t & size) {
     const Cut cut(*op, n_threads);
-    size = static_cast<size_t>(n_threads * cut.of_thread() + cut.of_chunks()) * sizeof(float);
+    size = cut.bytes(n_threads);
     return true;
 }
 
 bool Attention::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
     GGML_ASSERT(ggml_is_contiguous(op));
     const Cut cut(*op, params->nth);
-    auto * memory = static_cast<float *>(params->wdata) + params->ith * cut.of_thread();
-    float * chunks = static_cast<float *>(params->wdata) + params->nth * cut.of_thread();
-    GGML_ASSERT(params->wsize >= static_cast<size_t>(params->nth * cut.of_thread() + cut.of_chunks()) * sizeof(float));
+    GGML_ASSERT(params->wsize >= cut.bytes(params->nth));
+    auto * begin = static_cast<float *>(at_line(params->wdata));
+    float * memory = begin + params->ith * cut.of_thread();
+    float * chunks = begin + params->nth * cut.of_thread();
 
     const CpuBackEnd & back_end = cpu_back_end();
     if (params->ith == 0) back_end.chunk_set(params->threadpool, params->nth);

@@ -6,18 +6,13 @@
 
 #include "kernels/cpu_back_end.h"
 #include "kernels/packed_weights.h"
+#include "kernels/work_memory.h"
 
 namespace harp::kernels {
 
 namespace {
 
 std::atomic<Instructions> selected{Instructions::amx};
-
-/// Bytes up to the next multiple of a cache line.
-size_t whole_lines(size_t bytes) {
-    constexpr size_t LINE = 64;
-    return (bytes + LINE - 1) / LINE * LINE;
-}
 
 /// All dimensions but the first as one.
 int64_t n_rows(const ggml_tensor & tensor) {
@@ -70,12 +65,9 @@ class WorkMemory {
         return whole_lines(kernel_of(n_tokens).tokens_bytes(weights_.type, weights_.ne[0], n_tokens));
     }
 
-    [[nodiscard]] size_t bytes() const {
-        const size_t to_first_line = whole_lines(1);  // where the memory begins, ggml does not say
-        return to_first_line + rows_ + parts_ + tokens_ + n_threads_ * scratch_;
-    }
+    [[nodiscard]] size_t bytes() const { return whole_lines(1) + rows_ + parts_ + tokens_ + n_threads_ * scratch_; }
 
-    void set(void * memory) { begin_ = reinterpret_cast<char *>(whole_lines(reinterpret_cast<size_t>(memory))); }
+    void set(void * memory) { begin_ = static_cast<char *>(at_line(memory)); }
 
     [[nodiscard]] int32_t * rows() const { return reinterpret_cast<int32_t *>(begin_); }
     [[nodiscard]] Part * parts() const { return reinterpret_cast<Part *>(begin_ + rows_); }

@@ -86,7 +86,7 @@ Words<GROUPS> load_step(const uint8_t (&step)[GROUP][STEP], ptrdiff_t next) {
 }
 
 template <size_t GROUPS>
-Floats<GROUPS> load_halves(const uint16_t (&halves)[GROUP], ptrdiff_t next) {
+Floats<GROUPS> load_halves(const void * halves, ptrdiff_t next) {
     return reinterpret_cast<Floats<GROUPS>>(side_by_side<GROUPS>(
         halves, next, [](const __m128i * bytes) { return _mm256_cvtph_ps(_mm_loadu_si128(bytes)); }));
 }
@@ -157,15 +157,27 @@ void for_each_32_inputs(const Use & use) {
     }
 }
 
+/// Nibbles of step `t` of a block of 32: the first four steps are in the low ones.
+template <size_t N>
+Words<N> block_nibbles(const uint8_t (&q)[STEPS / 2][GROUP][STEP], ptrdiff_t next, size_t t) {
+    return nibbles(load_step<N>(q[t % 4], next), t >= 4);
+}
+
+/// x = scale * (q - constant)
+template <size_t N>
+Line<N> centred(Floats<N> scale, float constant) {
+    return {scale, -constant * scale};
+}
+
 // ---- Each format: the quantised weights of step `t` of block `j` of 32, four bytes of each output, and how they become numbers ----
 
 template <size_t N>
 Words<N> step(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t t) {
-    return nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4);
+    return block_nibbles<N>(block.first.q, block.next, t);
 }
 template <size_t N>
 Words<N> step(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t t) {
-    return nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4);
+    return block_nibbles<N>(block.first.q, block.next, t);
 }
 template <size_t N>
 Words<N> step(const Blocks<PackedQ5_0, N> & block, size_t j, size_t t) {
@@ -177,14 +189,14 @@ Words<N> step(const Blocks<PackedQ5_1, N> & block, size_t j, size_t t) {
     return step(block.part(block.first.low), j, t) |
            high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
 }
-/// The low and the high nibbles of a step of 8 bits.
+/// As below: here they lie apart.
 template <size_t N>
 Words<N> low_step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
     return step(block.part(block.first.low), j, t);
 }
 template <size_t N>
 Words<N> high_step(const Blocks<PackedQ8_0, N> & block, size_t /*j*/, size_t t) {
-    return nibbles(load_step<N>(block.first.high[t % 4], block.next), t >= 4);
+    return block_nibbles<N>(block.first.high, block.next, t);
 }
 template <size_t N>
 Words<N> step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
@@ -206,37 +218,33 @@ Words<N> step(const Blocks<PackedQ6_K, N> & block, size_t j, size_t t) {
            high_bits(load_step<N>(block.first.high[j][t / 4], block.next), 2 * (t % 4), 0x03030303);
 }
 
-/// The nibbles themselves.
 template <size_t N>
-Words<N> nibble_step(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.nibbles), j, t);
+Words<N> step(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t t) {
+    return look_up(step(block.part(block.first.nibbles), j, t), IQ4_VALUES);
 }
 template <size_t N>
-Words<N> nibble_step(const Blocks<PackedIQ4_XS, N> & block, size_t j, size_t t) {
-    return nibbles(load_step<N>(block.first.q[j][t % 4], block.next), t >= 4);
-}
-template <class Packed, size_t N>
-Words<N> step(const Blocks<Packed, N> & block, size_t j, size_t t) {
-    return look_up(nibble_step(block, j, t), IQ4_VALUES);
-}
-template <class Packed, size_t N>
-Words<N> low_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
-    return step(block, j, t) & 0x0F0F0F0F;
-}
-template <class Packed, size_t N>
-Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
-    return step(block, j, t) >> 4 & 0x0F0F0F0F;
+Words<N> step(const Blocks<PackedIQ4_XS, N> & block, size_t j, size_t t) {
+    return look_up(block_nibbles<N>(block.first.q[j], block.next, t), IQ4_VALUES);
 }
 template <size_t N>
 Words<N> step(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t t) {
-    return look_up(nibbles(load_step<N>(block.first.q[t % 4], block.next), t >= 4), MXFP4_VALUES);
+    return look_up(block_nibbles<N>(block.first.q, block.next, t), MXFP4_VALUES);
+}
+
+/// The low and the high nibbles of a step of 8 bits.
+template <class Packed, size_t N>
+Words<N> low_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
+    return nibbles(step(block, j, t), false);
+}
+template <class Packed, size_t N>
+Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
+    return nibbles(step(block, j, t), true);
 }
 
 /// @param half  of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/, float constant = 8) {
-    const Floats<N> d = load_halves<N>(block.first.d, block.next);
-    return {d, -constant * d};
+    return centred<N>(load_halves<N>(block.first.d, block.next), constant);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ5_0, N> & block, size_t j, size_t half) {
@@ -255,8 +263,7 @@ Line<N> line(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t /*half*/
     const Words<N> e = side_by_side<N>(
         block.first.e, block.next, [](const __m128i * bytes) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)); });
     const Words<N> denormal = (Words<N>{} + 0x00200000) << (e & 1);
-    const auto d = reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23);
-    return {d, -12 * d};
+    return centred<N>(reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23), 12);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t /*half*/) {
@@ -279,14 +286,12 @@ Line<N> super_line(const Blocks<PackedQ5_K, N> & block) {
 }
 template <size_t N>
 Line<N> super_line(const Blocks<PackedQ6_K, N> & block) {
-    const Floats<N> d = load_halves<N>(block.first.d, block.next);
-    return {d, -32 * d};
+    return centred<N>(load_halves<N>(block.first.d, block.next), 32);
 }
 
 template <size_t N>
 Line<N> super_line(const Blocks<PackedIQ4_XS, N> & block) {
-    const Floats<N> d = load_halves<N>(block.first.d, block.next);
-    return {d, -128 * d};
+    return centred<N>(load_halves<N>(block.first.d, block.next), 128);
 }
 
 /// The scales of block `j` and what the offset is multiplied with, for each output: of two blocks, or of the two halves of one.

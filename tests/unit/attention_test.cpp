@@ -13,13 +13,16 @@
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
 #include "harp/kernels.h"
-#include "support/our_buffer_type.h"
+#include "support/ggml_operations.h"
 
 namespace harp::kernels {
 
 namespace {
 
+using testing::normal_values;
 using testing::our_buffer_type;
+using testing::tensors_without_data;
+using testing::values_of;
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
@@ -50,11 +53,11 @@ std::string name_of(const Shape & s) {
 class Operation {
   public:
     Operation(const Shape & shape, std::mt19937 & random) : shape_(shape) {
-        fill(inputs_, N_INPUTS * shape.n_tokens * shape.n_streams, random);
-        fill(weights_, N_INPUTS * shape.n_heads * shape.key_length, random);
-        fill(keys_, shape.key_length * n_cached(), random);
-        fill(values_, shape.value_length * n_cached(), random);
-        fill(sinks_, shape.n_heads, random);
+        inputs_ = normal_values(N_INPUTS * shape.n_tokens * shape.n_streams, random);
+        weights_ = normal_values(N_INPUTS * shape.n_heads * shape.key_length, random);
+        keys_ = normal_values(shape.key_length * n_cached(), random);
+        values_ = normal_values(shape.value_length * n_cached(), random);
+        sinks_ = normal_values(shape.n_heads, random);
         mask_.assign(static_cast<size_t>(shape.n_cells * shape.n_tokens * shape.n_streams), 0.0F);
     }
 
@@ -100,9 +103,8 @@ class Operation {
 
     /// @param weights  where those are that make the queries
     [[nodiscard]] Result run(int n_threads, ggml_backend_buffer_type_t weights) const {
-        const ggml_backend_ptr backend(ggml_backend_cpu_init());
-        ggml_backend_cpu_set_n_threads(backend.get(), n_threads);
-        const ggml_context_ptr of_weights = new_context(), context = new_context();
+        const ggml_backend_ptr backend = testing::cpu_with_threads(n_threads);
+        const ggml_context_ptr of_weights = tensors_without_data(), context = tensors_without_data();
         ggml_context * c = context.get();
         const Shape & s = shape_;
         ggml_tensor * matrix = ggml_new_tensor_2d(of_weights.get(), TYPE, N_INPUTS, s.n_heads * s.key_length);
@@ -130,10 +132,8 @@ class Operation {
         set(values, values_);
         if (mask != nullptr) set(mask, mask_);
         if (sinks != nullptr) set(sinks, sinks_);
-        ggml_cgraph * graph = ggml_new_graph(c);
-        ggml_build_forward_expand(graph, out);
-        EXPECT_EQ(ggml_backend_graph_compute(backend.get(), graph), GGML_STATUS_SUCCESS);
-        return {get(product), get(out)};
+        testing::compute(backend.get(), c, out);
+        return {values_of(product), values_of(out)};
     }
 
     /// The largest difference of a result from the exact one.
@@ -187,14 +187,6 @@ class Operation {
     static constexpr int64_t N_INPUTS = 64;
     static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
 
-    static ggml_context_ptr new_context() {
-        return ggml_context_ptr(ggml_init({16 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));
-    }
-    static void fill(std::vector<float> & values, int64_t n, std::mt19937 & random) {
-        std::normal_distribution<float> normal;
-        values.resize(static_cast<size_t>(n));
-        for (float & value : values) value = normal(random);
-    }
     static void set(ggml_tensor * tensor, const std::vector<float> & values) {
         ASSERT_EQ(static_cast<size_t>(ggml_nelements(tensor)), values.size());
         std::vector<char> converted(ggml_nbytes(tensor));
@@ -205,11 +197,6 @@ class Operation {
                                 nullptr);
         }
         ggml_backend_tensor_set(tensor, converted.data(), 0, converted.size());
-    }
-    static std::vector<float> get(const ggml_tensor * tensor) {
-        std::vector<float> values(static_cast<size_t>(ggml_nelements(tensor)));
-        ggml_backend_tensor_get(tensor, values.data(), 0, values.size() * sizeof(float));
-        return values;
     }
     /// As a tensor of that type holds them.
     static std::vector<float> rounded(const std::vector<float> & values, ggml_type type) {

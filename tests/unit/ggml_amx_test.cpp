@@ -6,47 +6,23 @@
 #include <cstdint>
 #include <random>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
+#include "support/ggml_operations.h"
 
 namespace harp::testing {
 namespace {
 
 constexpr int64_t N_INPUTS = 512, N_OUTPUTS = 96;  // three blocks of outputs: each of two threads has some
 
-/// The buffer type whose multiplications take the AMX path; nullptr where the processor or the build has no AMX.
-ggml_backend_buffer_type_t amx_buffer_type() {
-    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    const auto extra_types = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts"));
-    if (extra_types == nullptr) return nullptr;
-    for (ggml_backend_buffer_type_t * type = extra_types(cpu); type != nullptr && *type != nullptr; ++type) {
-        if (std::string_view(ggml_backend_buft_name(*type)) == "AMX") return *type;
-    }
-    return nullptr;
-}
-
-std::vector<float> normal_values(int64_t n, std::mt19937 & random) {
-    std::normal_distribution<float> normal(0, 1);
-    std::vector<float> values(static_cast<size_t>(n));
-    for (float & value : values) value = normal(random);
-    return values;
-}
-
-ggml_context_ptr tensors_without_data() {
-    return ggml_context_ptr(
-        ggml_init({ggml_graph_overhead() + 8 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-}
-
 class Amx : public ::testing::TestWithParam<ggml_type> {
   protected:
     void SetUp() override {
         ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // it tells of each tensor
-        amx_ = amx_buffer_type();
+        amx_ = extra_buffer_type("AMX");  // multiplications with weights in it take the AMX path
         if (amx_ == nullptr) GTEST_SKIP() << "no AMX on this processor, or not in this build";
         const std::vector<float> exact = normal_values(N_INPUTS * N_OUTPUTS, random_);
         quantized_.resize(static_cast<size_t>(N_OUTPUTS) * ggml_row_size(GetParam(), N_INPUTS));
@@ -56,8 +32,7 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
     /// [n_tokens][N_OUTPUTS], by ggml from weights in the AMX buffer type.
     [[nodiscard]] std::vector<float> products(const std::vector<float> & tokens, int64_t n_tokens,
                                               int n_threads) const {
-        const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
-        ggml_backend_cpu_set_n_threads(cpu.get(), n_threads);
+        const ggml_backend_ptr cpu = cpu_with_threads(n_threads);
         const ggml_context_ptr of_weights = tensors_without_data(), of_rest = tensors_without_data();
         ggml_tensor * weights = ggml_new_tensor_2d(of_weights.get(), GetParam(), N_INPUTS, N_OUTPUTS);
         ggml_tensor * input = ggml_new_tensor_2d(of_rest.get(), GGML_TYPE_F32, N_INPUTS, n_tokens);
@@ -68,12 +43,8 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
         ggml_backend_tensor_set(weights, quantized_.data(), 0, quantized_.size());
         ggml_backend_tensor_set(input, tokens.data(), 0, tokens.size() * sizeof(float));
 
-        ggml_cgraph * graph = ggml_new_graph(of_rest.get());
-        ggml_build_forward_expand(graph, product);
-        EXPECT_EQ(ggml_backend_graph_compute(cpu.get(), graph), GGML_STATUS_SUCCESS);
-        std::vector<float> values(static_cast<size_t>(n_tokens * N_OUTPUTS), NAN);
-        ggml_backend_tensor_get(product, values.data(), 0, values.size() * sizeof(float));
-        return values;
+        compute(cpu.get(), of_rest.get(), product);
+        return values_of(product);
     }
 
     /// Root of the mean of squares of the differences from the dot products in double, relative to that of the latter.

@@ -13,28 +13,23 @@
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
 #include "harp/kernels.h"
-#include "support/our_buffer_type.h"
+#include "support/ggml_operations.h"
 
 namespace harp::kernels {
 
 namespace {
 
+using testing::normal_values;
 using testing::our_buffer_type;
 
 constexpr int64_t N_INPUTS = 512;
 constexpr int64_t N_OUTPUTS = 72;  // no multiple of what kernels take together
 
-ggml_context_ptr new_context() {
-    return ggml_context_ptr(ggml_init({16 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}));
-}
-
 /// One operation: [N_OUTPUTS][N_INPUTS] weights of `n_experts`, activations, and which experts each token has.
 class Operation {
   public:
     Operation(ggml_type type, int64_t n_experts, std::mt19937 & random) : type_(type), n_experts_(n_experts) {
-        std::normal_distribution<float> normal;
-        std::vector<float> values(static_cast<size_t>(N_INPUTS * N_OUTPUTS * n_experts));
-        for (float & value : values) value = normal(random);
+        const std::vector<float> values = normal_values(N_INPUTS * N_OUTPUTS * n_experts, random);
         rows_.resize(static_cast<size_t>(N_OUTPUTS * n_experts) * ggml_row_size(type, N_INPUTS));
         ggml_quantize_chunk(type, values.data(), rows_.data(), 0, N_OUTPUTS * n_experts, N_INPUTS, nullptr);
         weights_.resize(values.size());
@@ -45,9 +40,7 @@ class Operation {
     void set_activations(int64_t n_rows, int64_t n_tokens, std::mt19937 & random) {
         n_rows_ = n_rows;
         n_tokens_ = n_tokens;
-        activations_.resize(static_cast<size_t>(N_INPUTS * n_rows * n_tokens));
-        std::normal_distribution<float> normal;
-        for (float & value : activations_) value = normal(random);
+        activations_ = normal_values(N_INPUTS * n_rows * n_tokens, random);
     }
 
     /// [n_tokens][n_used]
@@ -55,9 +48,8 @@ class Operation {
 
     /// The result by ggml, with the weights in our buffer type: [n_tokens][n_used][N_OUTPUTS].
     [[nodiscard]] std::vector<float> run(int n_threads) const {
-        const ggml_backend_ptr backend(ggml_backend_cpu_init());
-        ggml_backend_cpu_set_n_threads(backend.get(), n_threads);
-        const ggml_context_ptr of_weights = new_context(), context = new_context();
+        const ggml_backend_ptr backend = testing::cpu_with_threads(n_threads);
+        const ggml_context_ptr of_weights = testing::tensors_without_data(), context = testing::tensors_without_data();
         ggml_tensor * weights = ggml_new_tensor_3d(of_weights.get(), type_, N_INPUTS, N_OUTPUTS, n_experts_);
         const ggml_backend_buffer_ptr weights_buffer(
             ggml_backend_alloc_ctx_tensors_from_buft(of_weights.get(), our_buffer_type()));
@@ -75,12 +67,8 @@ class Operation {
         const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), backend.get()));
         ggml_backend_tensor_set(activations, activations_.data(), 0, activations_.size() * sizeof(float));
         if (ids != nullptr) ggml_backend_tensor_set(ids, experts_.data(), 0, experts_.size() * sizeof(int32_t));
-        ggml_cgraph * graph = ggml_new_graph(context.get());
-        ggml_build_forward_expand(graph, result);
-        EXPECT_EQ(ggml_backend_graph_compute(backend.get(), graph), GGML_STATUS_SUCCESS);
-        std::vector<float> values(static_cast<size_t>(ggml_nelements(result)));
-        ggml_backend_tensor_get(result, values.data(), 0, values.size() * sizeof(float));
-        return values;
+        testing::compute(backend.get(), context.get(), result);
+        return testing::values_of(result);
     }
 
     /// The largest difference of `result` from the exact one, in lengths of weights times lengths of activations.
