@@ -174,10 +174,11 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
     params.kv_unified = true;
 }
 
-int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const std::vector<llama_token> & tokens,
+int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, decoding::Request request,
                    const BeamFlags & flags, bool as_json) {
+    const size_t n_prompt = request.prompt.size();
     ProgressLine progress;
-    progress.show(fmt::format("prompt: {} tokens", tokens.size()));
+    progress.show(fmt::format("prompt: {} tokens", n_prompt));
     decoding::Generator::Events events;
     events.on_prompt = [&](size_t /*request*/, size_t done, size_t total) {
         if (done < total) progress.show(fmt::format("prompt: {} of {} tokens", done, total));
@@ -189,10 +190,10 @@ int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const s
         }
         return !interrupt_requested;
     };
-    decoding::GenerationLimits limits = {loaded.params().n_predict, {}};
-    if (loaded.params().sampling.ignore_eos) limits.is_end = [](llama_token) { return false; };
-    const GenerationResult result =
-        decoding::Generator(loaded.pass()).answer({.prompt = tokens, .limits = limits, .beams = flags.options}, events);
+    request.limits = {loaded.params().n_predict, {}};
+    if (loaded.params().sampling.ignore_eos) request.limits.is_end = [](llama_token) { return false; };
+    request.beams = flags.options;
+    const GenerationResult result = decoding::Generator(loaded.pass()).answer(std::move(request), events);
     const bool is_interrupted = result.reason == decoding::StopReason::interrupted;
     progress.clear();
     if (as_json) {
@@ -206,7 +207,7 @@ int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const s
                              {"rows", result.n_rows},
                              {"seconds", {{"prompt", result.prompt_seconds}, {"search", result.seconds}}},
                              {"interrupted", is_interrupted},
-                             {"prompt", prompt_json(prompt, tokens.size())},
+                             {"prompt", prompt_json(prompt, n_prompt)},
                              {"harp", options_json(loaded.options())},
                              {"statistics", statistics_json(loaded.pass().statistics())},
                              {"model", model_json(loaded.model(), loaded.params().model.path)},
@@ -215,7 +216,7 @@ int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, const s
     } else {
         print_hypotheses(loaded, result, flags.n_best);
     }
-    print_beam_summary(loaded, prompt, tokens.size(), result, flags);
+    print_beam_summary(loaded, prompt, n_prompt, result, flags);
     return is_interrupted ? exit_interrupted : exit_ok;
 }
 

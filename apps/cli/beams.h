@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "decoding/beam_search.h"
+#include "decoding/request.h"
 #include "loaded_model.h"
 
 namespace harp::cli {
@@ -24,8 +25,11 @@ struct BeamFlags {
 /// @throws Error{invalid_option} if beams and their twins are more sequences than llama.cpp has
 void check_sequences(uint32_t beams, const std::optional<Options> & harp);
 
-/// Searches and prints: text, or one JSON object. @return the exit code
-[[nodiscard]] int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt,
-                                 const std::vector<llama_token> & tokens, const BeamFlags & flags, bool as_json);
+/// Searches and prints: text, or one JSON object.
+///
+/// @param request prompt and negative prompt; the rest of it comes from the flags
+/// @return the exit code
+[[nodiscard]] int generate_beams(LoadedModel & loaded, const FormattedPrompt & prompt, decoding::Request request,
+                                 const BeamFlags & flags, bool as_json);
 
 }  // namespace harp::cli

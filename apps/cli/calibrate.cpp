@@ -1,5 +1,5 @@
-// harp calibrate: which second look helps (look_search.h); or, with a target, a threshold for this model, from the entropies it
-// has on a text or in its own answer. docs/CALIBRATION.md explains the figures.
+// harp calibrate: which second look helps (look_search.h); or, with a target, a threshold for this model, from the entropies (or
+// ratios: --harp-gate) it has on a text or in its own answer. docs/CALIBRATION.md explains the figures.
 #include <fmt/format.h>
 
 #include <limits>
@@ -72,8 +72,8 @@ void Flags::add_to(CLI::App & app) {
     app.get_option("--max-tokens")->excludes(generate);
     search.add_to(app);
     for (const char * target : {"--target-share", "--target-cost", "--generate"}) {
-        for (const char * of_search :
-             {"--examples", "--metric", "--views", "--thresholds", "--betas", "--plausibilities", "--write-preset"}) {
+        for (const char * of_search : {"--examples", "--metric", "--views", "--gates", "--thresholds",
+                                       "--ratio-thresholds", "--betas", "--plausibilities", "--write-preset"}) {
             app.get_option(of_search)->excludes(app.get_option(target));
         }
     }
@@ -83,7 +83,7 @@ void Flags::add_to(CLI::App & app) {
     throw Error(ErrorCode::aborted, "interrupted");
 }
 
-/// Where the entropies are from.
+/// Where the steps are from.
 struct Source {
     ScoringText text;                          // or, of an answer, the prompt's tokens
     std::vector<decoding::TokenScore> scores;  // of a given text
@@ -97,7 +97,7 @@ Source take_text(LoadedModel & loaded, const std::string & given, const ScoringF
                                     [&](size_t done, size_t total) { return progress.show(done, total); });
     progress.clear();
     if (interrupt_requested) stop_interrupted();
-    for (const decoding::TokenScore & score : source.scores) c.entropies.push_back(score.record.entropy);
+    for (const decoding::TokenScore & score : source.scores) c.gate_values.push_back(score.record.gate(c.gate));
     c.vanilla = decoding::summarise(source.scores);
     return source;
 }
@@ -116,12 +116,12 @@ Source take_answer(LoadedModel & loaded, const std::string & given, const Flags 
          .limits = {flags.n_generate, loaded.params().antiprompt},
          .sampler = loaded.new_sampler()},
         [&](const decoding::GeneratedToken & token) {
-            c.entropies.push_back(token.record.entropy);
-            progress.show(fmt::format("answering: {} of {} tokens", c.entropies.size(), flags.n_generate));
+            c.gate_values.push_back(token.record.gate(c.gate));
+            progress.show(fmt::format("answering: {} of {} tokens", c.gate_values.size(), flags.n_generate));
             return !interrupt_requested;
         });
     if (result.reason == decoding::StopReason::interrupted) stop_interrupted();
-    if (c.entropies.empty())
+    if (c.gate_values.empty())
         throw Error(ErrorCode::invalid_input, "the model ended its answer at once; give another text, or --ignore-eos");
     return source;
 }
@@ -172,7 +172,7 @@ void apply_budget(Calibration & c, LoadedModel & loaded, const std::vector<llama
 
 void choose_threshold(const Flags & flags, const Options & base, Calibration & c) {
     c.wanted_share = std::min(flags.share.value_or(flags.cost ? 1.0 : default_share), c.bought.share);
-    c.choice = decoding::threshold_for_share(c.entropies, c.wanted_share);
+    c.choice = decoding::threshold_for_share(c.gate_values, c.wanted_share);
     c.recommended = base;
     c.recommended.threshold = c.choice.threshold;
 }
@@ -195,6 +195,7 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
     const ScoringProgress all;
     LoadedModel loaded(params, options_of_pass({&options, 1}));
     Calibration calibration;
+    calibration.gate = options.gate;
     const Source source = flags.n_generate > 0 ? take_answer(loaded, given, flags, calibration)
                                                : take_text(loaded, given, flags.scoring, calibration);
     if (flags.cost) apply_budget(calibration, loaded, source.text.tokens, *flags.cost);
@@ -206,7 +207,7 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
 
 /// The second look that helps.
 int calibrate_look(common_params params, const Flags & flags, const std::vector<Options> & sets,
-                   const std::string & given) {
+                   const std::string & given, const std::string & negative_prompt) {
     if (!flags.search.examples.empty()) {  // examples share batches
         params.n_parallel = 4;
         params.kv_unified = true;
@@ -214,7 +215,7 @@ int calibrate_look(common_params params, const Flags & flags, const std::vector<
     }
     const ScoringProgress all;
     LoadedModel loaded(params, options_of_pass(sets));
-    const Search search = run_search(loaded, given, flags.scoring, flags.search, sets);
+    const Search search = run_search(loaded, given, flags.scoring, flags.search, sets, negative_prompt);
     json about = search_json(search);
     about["seconds"] = all.seconds();
     about["examples_file"] = flags.search.examples;
@@ -251,20 +252,21 @@ int calibrate_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
-    line.harp.refuse_negative_prompt("calibrate");
     refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
     if (flags.has_target()) {
+        line.harp.refuse_negative_prompt("calibrate with a target");
         if (flags.n_generate == 0) limit_context(params);
         return calibrate_threshold(params, flags, *options, read_prompt(line, params));
     }
-    for (const char * name : {"beta", "plausibility", "view", "view_tokens", "strength"})
-        line.harp.refuse(name, "calibrate tries several (--views, --betas, --plausibilities)");
+    for (const char * name : {"beta", "plausibility", "gate", "view", "view_tokens", "strength"})
+        line.harp.refuse(name, "calibrate tries several (--views, --gates, --betas, --plausibilities)");
     const std::vector<Options> sets = flags.search.sets(*options);
+    line.harp.check_negative_prompt(sets);
     const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
     limit_context(params);
-    return calibrate_look(params, flags, sets, given);
+    return calibrate_look(params, flags, sets, given, line.harp.negative_prompt());
 }
 
 }  // namespace harp::cli

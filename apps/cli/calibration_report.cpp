@@ -39,15 +39,16 @@ std::string source_text(const Calibration & c) {
     const char * source = c.is_generated
                               ? "steps of an answer that the vanilla model generated"
                               : "steps of the given text (--generate takes those of an answer: hesitation in use)";
-    return fmt::format("{} {}\nentropy of the vanilla distribution:\n\n", c.entropies.size(), source);
+    const char * measured = c.gate == Gate::entropy ? "entropy" : "second best probability over the best";
+    return fmt::format("{} {}\n{} of the vanilla distribution:\n\n", c.gate_values.size(), source, measured);
 }
 
 std::string quantile_text(const Calibration & c) {
     std::string text = "quantiles:";
     for (const double q : quantiles)
-        text += fmt::format(" {:.0f} % {:.2f}{}", 100 * q, decoding::quantile(c.entropies, q),
+        text += fmt::format(" {:.0f} % {:.2f}{}", 100 * q, decoding::quantile(c.gate_values, q),
                             q == quantiles.back() ? "" : ",");
-    return text + fmt::format("; mean {:.2f}\n", mean_of(c.entropies));
+    return text + fmt::format("; mean {:.2f}\n", mean_of(c.gate_values));
 }
 
 std::string budget_text(const Calibration & c) {
@@ -68,7 +69,7 @@ std::string budget_text(const Calibration & c) {
 }
 
 std::string threshold_text(const Calibration & c) {
-    const auto n = static_cast<double>(c.entropies.size());
+    const auto n = static_cast<double>(c.gate_values.size());
     const double share = c.choice.share;
     return fmt::format(
         "threshold {:.10g}: {:.1f} % of these steps are above it (wanted: {:.1f} %; ± {:.1f} as a sample of {:.0f} "
@@ -78,8 +79,8 @@ std::string threshold_text(const Calibration & c) {
 
 json histogram_json(const Calibration & c) {
     json bins = json::array();
-    for (const HistogramBin & bin : decoding::histogram(c.entropies, max_bins)) {
-        const double share = static_cast<double>(bin.count) / static_cast<double>(c.entropies.size());
+    for (const HistogramBin & bin : decoding::histogram(c.gate_values, max_bins)) {
+        const double share = static_cast<double>(bin.count) / static_cast<double>(c.gate_values.size());
         bins.push_back({{"begin", bin.begin}, {"end", bin.end}, {"count", bin.count}, {"share", share}});
     }
     return bins;
@@ -122,7 +123,8 @@ std::string quoted(const std::string & word) {
 
 }  // namespace
 
-std::string histogram_text(const std::vector<HistogramBin> & bins, double threshold, size_t width) {
+std::string histogram_text(const std::vector<HistogramBin> & bins, const std::string & unit, double threshold,
+                           size_t width) {
     size_t most = 1;
     size_t total = 0;
     for (const HistogramBin & bin : bins) {
@@ -133,7 +135,7 @@ std::string histogram_text(const std::vector<HistogramBin> & bins, double thresh
     const std::string mark = fmt::format(" ◄ threshold {:.10g}", threshold);
     const size_t columns_beside = columns_before + mark.size() - 2;  // the mark's arrow has three bytes
     const size_t bar_width = std::max<size_t>(10, width > columns_beside ? width - columns_beside : 0);
-    std::string text = fmt::format("{:>11}  {:>7}\n", "bits", "share");
+    std::string text = fmt::format("{:>11}  {:>7}\n", unit, "share");
     for (const HistogramBin & bin : bins) {
         const auto count = static_cast<double>(bin.count);
         const bool is_marked = threshold >= bin.begin && threshold < bin.end;
@@ -145,22 +147,24 @@ std::string histogram_text(const std::vector<HistogramBin> & bins, double thresh
 }
 
 std::string calibration_text(const Calibration & c) {
-    const auto bins = decoding::histogram(c.entropies, max_bins);
-    return source_text(c) + histogram_text(bins, c.choice.threshold, std::min<size_t>(terminal_width(), 120)) +
-           quantile_text(c) + "\n" + budget_text(c) + threshold_text(c) + "\n" +
-           styled(stdout, Style::bold, c.command) + "\n";
+    const auto bins = decoding::histogram(c.gate_values, max_bins);
+    const size_t width = std::min<size_t>(terminal_width(), 120);
+    const std::string unit = c.gate == Gate::entropy ? "bits" : get_option(c.recommended, "gate");
+    return source_text(c) + histogram_text(bins, unit, c.choice.threshold, width) + quantile_text(c) + "\n" +
+           budget_text(c) + threshold_text(c) + "\n" + styled(stdout, Style::bold, c.command) + "\n";
 }
 
 json calibration_json(const Calibration & c) {
     json quantile = json::object();
-    for (const double q : quantiles) quantile[fmt::format("{}", q)] = decoding::quantile(c.entropies, q);
+    for (const double q : quantiles) quantile[fmt::format("{}", q)] = decoding::quantile(c.gate_values, q);
     const json recommended = options_json(c.recommended);
     json changed = json::object();
     for (const std::string_view name : changed_options(c.recommended))
         changed[std::string(name)] = recommended[std::string(name)];
     return {{"source", c.is_generated ? "generated answer" : "given text"},
-            {"steps", c.entropies.size()},
-            {"entropy", {{"mean", mean_of(c.entropies)}, {"quantiles", quantile}, {"histogram", histogram_json(c)}}},
+            {"steps", c.gate_values.size()},
+            {get_option(c.recommended, "gate"),
+             {{"mean", mean_of(c.gate_values)}, {"quantiles", quantile}, {"histogram", histogram_json(c)}}},
             {"target", target_json(c)},
             {"threshold", recommended["threshold"]},
             {"share", c.choice.share},
@@ -169,10 +173,11 @@ json calibration_json(const Calibration & c) {
             {"command", c.command}};
 }
 
-std::string command_with(const Options & options, const std::string & model_path) {
+std::string command_with(const Options & options, const std::string & model_path, const std::string & negative_prompt) {
     std::string text = "harp generate -m " + quoted(model_path);
     for (const std::string_view name : changed_options(options))
         text += fmt::format(" {} {}", flag_of(name), get_option(options, name));
+    if (!negative_prompt.empty()) text += " --harp-negative-prompt " + quoted(negative_prompt);
     return text;
 }
 

@@ -209,6 +209,7 @@ int chat_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    if (options) line.harp.check_negative_prompt({&*options, 1});
     LoadedModel loaded(params, options);
     if (!loaded.has_chat_template()) {
         fmt::print(stderr,

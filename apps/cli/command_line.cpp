@@ -31,6 +31,7 @@ std::string environment_name(std::string_view option) {
 
 constexpr const char * off_variable = "HARP_OFF";
 constexpr const char * kernels_variable = "HARP_KERNELS";
+constexpr const char * negative_prompt_variable = "HARP_NEGATIVE_PROMPT";
 
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
@@ -174,7 +175,7 @@ void HarpFlags::add_to(CLI::App & app) {
     app.add_option("--harp-negative-prompt", negative_prompt_,
                    "text that the view guidance reads instead of the prompt, formatted as the prompt is [default the "
                    "prompt's last token]")
-        ->envname("HARP_NEGATIVE_PROMPT")
+        ->envname(negative_prompt_variable)
         ->type_name("TEXT")
         ->group(group);
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, and no memory for one")
@@ -191,19 +192,27 @@ void HarpFlags::add_to(CLI::App & app) {
 }
 
 std::optional<Options> HarpFlags::options() const {
-    Options options = preset_.empty() ? Options{} : read_preset(preset_);
+    Options options = preset_.empty() ? Options{} : read_preset(preset_).options;
     for (const auto & [name, value] : values_) {
         if (!value.empty()) set_option(options, name, value);
     }
     validate(options);
     if (off_) return std::nullopt;
-    if (!negative_prompt_.empty() && options.view != View::guidance) {
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '--harp-negative-prompt': no effect with view {}; allowed: "
-                                "with --harp-view guidance",
-                                get_option(options, "view")));
-    }
     return options;
+}
+
+std::string HarpFlags::negative_prompt() const {
+    if (off_) return "";
+    if (!negative_prompt_.empty() || preset_.empty()) return negative_prompt_;
+    return options()->view == View::guidance ? read_preset(preset_).negative_prompt : "";
+}
+
+void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
+    const auto reads_it = [](const Options & options) { return options.view == View::guidance; };
+    if (negative_prompt_.empty() || sets.empty() || std::any_of(sets.begin(), sets.end(), reads_it)) return;
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("option '--harp-negative-prompt': no effect with view {}; allowed: with view guidance",
+                            get_option(sets.front(), "view")));
 }
 
 void HarpFlags::refuse_negative_prompt(std::string_view command) const {
@@ -236,6 +245,7 @@ void HarpFlags::export_to_environment() const {
     const std::optional<Options> chosen = options();
     ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
     ::setenv(kernels_variable, kernels().c_str(), 1);
+    ::setenv(negative_prompt_variable, negative_prompt().c_str(), 1);
     for (const OptionInfo & info : option_table()) {
         if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
     }

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,8 +49,11 @@ class HarpFlags {
     /// The options, or nullopt with --harp-off: those of the preset, and over them those of the flags.
     /// @throws Error{invalid_option} naming field, value and range, Error{invalid_input} of the preset
     [[nodiscard]] std::optional<Options> options() const;
-    /// What the view `guidance` reads in the prompt's place, as text; "" if it was not given.
-    [[nodiscard]] const std::string & negative_prompt() const { return negative_prompt_; }
+    /// What the view `guidance` reads in the prompt's place, as text: of the flag, or of the preset if its view is not
+    /// overridden; "" if neither has one, and with --harp-off.
+    [[nodiscard]] std::string negative_prompt() const;
+    /// Refuses --harp-negative-prompt where no options read it. @throws Error{invalid_option}
+    void check_negative_prompt(std::span<const Options> sets) const;
     /// For commands that have no use for it. @throws Error{invalid_option}
     void refuse_negative_prompt(std::string_view command) const;
     /// Refuses an option that the command sets itself, given as flag or environment variable.

@@ -250,12 +250,12 @@ int compare_command(int argc, char ** argv) {
     refuse_speculation(params);
     if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
     const std::vector<Set> sets = sets_of(*options, with);
-    const std::string prompt_text = read_prompt(line, params);
-
     std::vector<Options> looking;
     for (const Set & set : sets) {
         if (set.options) looking.push_back(*set.options);
     }
+    line.harp.check_negative_prompt(looking);
+    const std::string prompt_text = read_prompt(line, params);
     LoadedModel loaded(params, options_of_pass(looking));
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     const auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);

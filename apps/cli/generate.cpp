@@ -70,10 +70,9 @@ int generate_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
+    if (options) line.harp.check_negative_prompt({&*options, 1});
     const std::string prompt_text = read_prompt(line, params);
     beams.prepare(params, options);
-    if (beams.is_on() && !line.harp.negative_prompt().empty())
-        throw Error(ErrorCode::invalid_option, "option '--harp-negative-prompt': not with --beams");
     if (beams.is_on() && !trace_path.empty())
         throw Error(ErrorCode::invalid_option,
                     "option '--trace': not with --beams; --json has the records of each token");
@@ -82,7 +81,12 @@ int generate_command(int argc, char ** argv) {
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     auto prompt_tokens = loaded.tokenize(prompt.text, prompt.is_chat);
     append_pauses(prompt_tokens, loaded.vocab(), pause.n, pause.text);
-    if (beams.is_on()) return generate_beams(loaded, prompt, prompt_tokens, beams, as_json);
+    const auto negative_prompt = negative_prompt_of(loaded, line.harp, format);
+    if (beams.is_on()) {
+        return generate_beams(loaded, prompt,
+                              {.prompt = prompt_tokens, .limits = {}, .negative_prompt = negative_prompt}, beams,
+                              as_json);
+    }
     decoding::Sampler sampler = loaded.new_sampler();
     Trace trace(trace_path, loaded.vocab());
     trace.watch(loaded.pass());
@@ -113,7 +117,7 @@ int generate_command(int argc, char ** argv) {
     const GenerationResult result = generator.answer({.prompt = std::move(prompt_tokens),
                                                       .limits = {params.n_predict, params.antiprompt},
                                                       .sampler = std::move(sampler),
-                                                      .negative_prompt = negative_prompt_of(loaded, line.harp, format)},
+                                                      .negative_prompt = negative_prompt},
                                                      on_token, on_prompt);
     progress.clear();
     if (as_json) {

@@ -118,10 +118,12 @@ std::vector<TrialExample> windows_of(LoadedModel & loaded, const std::string & t
 }
 
 std::vector<decoding::TrialResult> run_part(LoadedModel & loaded, std::span<const TrialExample> examples,
-                                            std::span<const Options> sets, Metric metric, const std::string & name) {
+                                            std::span<const Options> sets, Metric metric, const std::string & name,
+                                            const std::vector<llama_token> & negative_prompt) {
     ScoringProgress progress(name + ": ", "readings");
-    auto results = decoding::run_trial(loaded.pass(), examples, sets, metric,
-                                       [&](size_t done, size_t total) { return progress.show(done, total); });
+    auto results = decoding::run_trial(
+        loaded.pass(), examples, sets, metric, [&](size_t done, size_t total) { return progress.show(done, total); },
+        negative_prompt);
     if (results.empty()) throw Error(ErrorCode::aborted, "interrupted");
     return results;
 }
@@ -142,12 +144,17 @@ const char * unit(Metric metric) {
     return metric == Metric::accuracy ? "points of accuracy" : "nats per token";
 }
 
+/// "2" bits, or "ratio 0.3".
+std::string threshold_of(const Options & o) {
+    return (o.gate == Gate::entropy ? "" : get_option(o, "gate") + " ") + get_option(o, "threshold");
+}
+
 /// The options that the search chose.
 std::string set_text(const Options & o) {
     std::string text = "view " + get_option(o, "view");
     if (o.view == View::last) text += fmt::format(" {}", o.view_tokens);
     if (has_masks(o.view)) text += fmt::format(", strength {}", get_option(o, "strength"));
-    text += fmt::format(", threshold {}, beta {}", get_option(o, "threshold"), get_option(o, "beta"));
+    text += fmt::format(", threshold {}, beta {}", threshold_of(o), get_option(o, "beta"));
     if (o.beta > 1) text += fmt::format(", plausibility {}", get_option(o, "plausibility"));
     return text;
 }
@@ -170,7 +177,7 @@ std::string views_text(const Search & search) {
                                    "plausibility", "hesitates", "- vanilla");
     for (const std::string & view : order) {
         const decoding::TrialResult & r = *best[view];
-        text += fmt::format("{:<16} {:>9} {:>6} {:>12}  {:>8.1f} %  {:>11}\n", view, get_option(r.options, "threshold"),
+        text += fmt::format("{:<16} {:>9} {:>6} {:>12}  {:>8.1f} %  {:>11}\n", view, threshold_of(r.options),
                             get_option(r.options, "beta"), get_option(r.options, "plausibility"),
                             100 * r.hesitation_share(), difference_figure(search.metric, r.mean() - search.vanilla));
     }
@@ -192,7 +199,13 @@ void SearchFlags::add_to(CLI::App & app) {
     app.add_option("--views", views, "views to try, with their strength or number of tokens")
         ->capture_default_str()
         ->group(group);
-    app.add_option("--thresholds", thresholds, "thresholds to try")->capture_default_str()->group(group);
+    app.add_option("--gates", gates, "gates to try: entropy, ratio")->capture_default_str()->group(group);
+    app.add_option("--thresholds", thresholds, "thresholds to try with the gate entropy, bits")
+        ->capture_default_str()
+        ->group(group);
+    app.add_option("--ratio-thresholds", ratio_thresholds, "thresholds to try with the gate ratio")
+        ->capture_default_str()
+        ->group(group);
     app.add_option("--betas", betas, "betas to try")->capture_default_str()->group(group);
     app.add_option("--plausibilities", plausibilities, "plausibilities to try with betas above 1")
         ->capture_default_str()
@@ -203,15 +216,22 @@ void SearchFlags::add_to(CLI::App & app) {
 }
 
 std::vector<Options> SearchFlags::sets(const Options & base) const {
-    const std::array axes = {make_axis("threshold", thresholds), make_axis("beta", betas),
-                             make_axis("plausibility", plausibilities)};
+    const Axis all_plausibilities = make_axis("plausibility", plausibilities);
     std::vector<Options> sets;
     for (const std::string & view : make_axis("view", views).values) {
-        Options of_view = base;
-        naming_flag("option '--views'", [&] { set_view(of_view, view); });
-        for (const Options & set : combine(of_view, axes, "--thresholds, --betas and --plausibilities")) {
-            const bool is_double = set.beta < 1 && get_option(set, "plausibility") != axes[2].values.front();
-            if (!set.is_vanilla() && !is_double) sets.push_back(set);
+        for (const std::string & gate : make_axis("gate", gates).values) {
+            Options of_view = base;
+            naming_flag("option '--views'", [&] { set_view(of_view, view); });
+            naming_flag("option '--gates'", [&] { set_option(of_view, "gate", gate); });
+            const bool is_ratio = of_view.gate == Gate::ratio;
+            const std::array axes = {make_axis("threshold", is_ratio ? ratio_thresholds : thresholds),
+                                     make_axis("beta", betas), all_plausibilities};
+            const std::string flags = is_ratio ? "--ratio-thresholds" : "--thresholds";
+            for (const Options & set : combine(of_view, axes, flags + ", --betas and --plausibilities")) {
+                const bool is_double =
+                    set.beta < 1 && get_option(set, "plausibility") != all_plausibilities.values.front();
+                if (!set.is_vanilla() && !is_double) sets.push_back(set);
+            }
         }
     }
     if (sets.empty() || sets.size() > most_sets) {
@@ -222,7 +242,7 @@ std::vector<Options> SearchFlags::sets(const Options & base) const {
 }
 
 Search run_search(LoadedModel & loaded, const std::string & text, const ScoringFlags & scoring,
-                  const SearchFlags & flags, std::vector<Options> sets) {
+                  const SearchFlags & flags, std::vector<Options> sets, const std::string & negative_prompt) {
     const bool is_text = flags.examples.empty();
     const auto examples = is_text ? windows_of(loaded, text, scoring) : read_examples(loaded, flags.examples);
     if (examples.size() < 2 * least_examples) {
@@ -234,10 +254,14 @@ Search run_search(LoadedModel & loaded, const std::string & text, const ScoringF
     Search search;
     search.metric =
         (flags.metric.empty() ? is_text : flags.metric == "log-likelihood") ? Metric::log_likelihood : Metric::accuracy;
-    if (is_text)
+    std::vector<llama_token> negative_tokens;
+    if (!negative_prompt.empty()) negative_tokens = loaded.tokenize(negative_prompt, /*parse_special=*/false);
+    if (is_text && negative_tokens.empty())
         std::erase_if(sets, [](const Options & o) { return o.view == View::guidance; });  // a text has no prompt
-    if (sets.empty())
-        throw Error(ErrorCode::invalid_option, "option '--views': guidance needs --examples: a text has no prompt");
+    if (sets.empty()) {
+        throw Error(ErrorCode::invalid_option,
+                    "option '--views': guidance needs --examples or --harp-negative-prompt: a text has no prompt");
+    }
     const auto middle = examples.begin() + static_cast<std::ptrdiff_t>(examples.size() / 2);
     const std::vector<TrialExample> development(examples.begin(), middle);
     const std::vector<TrialExample> check(middle, examples.end());
@@ -246,7 +270,7 @@ Search run_search(LoadedModel & loaded, const std::string & text, const ScoringF
 
     sets.push_back(vanilla_like(sets.front()));
     search.n_readings = decoding::count_readings(sets);
-    search.tries = run_part(loaded, development, sets, search.metric, "choosing");
+    search.tries = run_part(loaded, development, sets, search.metric, "choosing", negative_tokens);
     const std::vector<double> vanilla = std::exchange(search.tries.back().values, {});
     search.tries.pop_back();
     std::vector<std::vector<double>> values;
@@ -256,22 +280,24 @@ Search run_search(LoadedModel & loaded, const std::string & text, const ScoringF
     search.recommended = search.tries[search.best.index].options;
 
     const std::array finalists = {search.recommended, vanilla_like(search.recommended)};
-    const auto checked = run_part(loaded, check, finalists, search.metric, "checking the best");
+    const auto checked = run_part(loaded, check, finalists, search.metric, "checking the best", negative_tokens);
     search.check = decoding::paired_difference(checked[0].values, checked[1].values);
     search.check_best = checked[0].mean();
     search.check_vanilla = checked[1].mean();
     search.hesitation_share = checked[0].hesitation_share();
     search.helps = search.best.p_value <= significance && search.check.low() > 0;
     const std::string & path = loaded.params().model.path;
-    search.command = search.helps ? command_with(search.recommended, path) : command_without(path);
+    if (search.recommended.view == View::guidance) search.negative_prompt = negative_prompt;
+    search.command =
+        search.helps ? command_with(search.recommended, path, search.negative_prompt) : command_without(path);
     return search;
 }
 
 std::string search_text(const Search & s) {
     const decoding::TrialResult & best = s.tries[s.best.index];
-    std::string text =
-        fmt::format("{} sets of options tried on {} examples, in {} readings of each; vanilla: {}\n\n{}\n",
-                    s.tries.size(), s.n_development, s.n_readings, figure(s.metric, s.vanilla), views_text(s));
+    std::string text = fmt::format(
+        "{} sets of options tried on {} examples, in {} reading{} of each; vanilla: {}\n\n{}\n", s.tries.size(),
+        s.n_development, s.n_readings, s.n_readings == 1 ? "" : "s", figure(s.metric, s.vanilla), views_text(s));
     text += fmt::format("best: {}\n{} {}, p = {:.2g} (corrected for {} tries)\n\n", set_text(s.recommended),
                         difference_figure(s.metric, best.mean() - s.vanilla), unit(s.metric), s.best.p_value,
                         s.tries.size());
@@ -315,6 +341,7 @@ json search_json(const Search & s) {
 void write_preset(const Search & search, const std::string & path, const json & about) {
     json harp = options_json(search.recommended);
     harp.erase("enabled");
+    if (!search.negative_prompt.empty()) harp["negative_prompt"] = search.negative_prompt;
     std::ofstream file(path);
     file << dump({{"harp", harp}, {"found_by", about}}, 2) << '\n';
     file.close();

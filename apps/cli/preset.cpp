@@ -13,8 +13,8 @@ namespace harp::cli {
 
 using nlohmann::json;
 
-Options read_preset(const std::string & path) {
-    const auto refuse = [&](const std::string & why) -> Options {
+Preset read_preset(const std::string & path) {
+    const auto refuse = [&](const std::string & why) -> Preset {
         throw Error(ErrorCode::invalid_input, fmt::format("preset '{}': {}", path, why));
     };
     std::ifstream file(path);
@@ -22,19 +22,24 @@ Options read_preset(const std::string & path) {
     const json preset = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!preset.is_object() || !preset.contains("harp") || !preset["harp"].is_object())
         return refuse("not a JSON object with an object \"harp\" of options");
-    Options options;
+    Preset result;
     for (const auto & [name, value] : preset["harp"].items()) {
         if (name == "enabled") continue;  // as options_json() writes it
+        if (name == "negative_prompt") {
+            if (!value.is_string()) return refuse(fmt::format("harp.negative_prompt: {} is no string", value.dump()));
+            result.negative_prompt = value;
+            continue;
+        }
         if (!value.is_string() && !value.is_number())
             return refuse(fmt::format("harp.{}: {} is neither a number nor a string", name, value.dump()));
         try {
-            set_option(options, name, value.is_string() ? value.get<std::string>() : value.dump());
+            set_option(result.options, name, value.is_string() ? value.get<std::string>() : value.dump());
         } catch (const Error & error) {
             return refuse(error.what());
         }
     }
-    validate(options);
-    return options;
+    validate(result.options);
+    return result;
 }
 
 }  // namespace harp::cli

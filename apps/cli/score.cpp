@@ -41,8 +41,10 @@ void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
 
 std::vector<decoding::TokenScore> score_text(LoadedModel & loaded, const ScoringText & text,
                                              ScoringProgress & progress) {
-    auto scores = decoding::score(loaded.pass(), text.tokens, text.window,
-                                  [&](size_t done, size_t total) { return progress.show(done, total); });
+    const bool reads_negative = loaded.options() && loaded.options()->view == View::guidance;
+    auto scores = decoding::score(
+        loaded.pass(), text.tokens, text.window, [&](size_t done, size_t total) { return progress.show(done, total); },
+        reads_negative ? text.negative_prompt : std::vector<llama_token>());
     progress.clear();
     return scores;
 }
@@ -132,7 +134,6 @@ int score_command(int argc, char ** argv) {
     common_params params;
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
-    line.harp.refuse_negative_prompt("score");
     refuse_speculation(params);
     const std::vector<Axis> axes = parse_sweeps(sweeps);
     for (const Axis & axis : axes) line.harp.refuse(axis.name, "--sweep sets it");
@@ -142,11 +143,12 @@ int score_command(int argc, char ** argv) {
     Options effective = options.value_or(Options{});
     if (!options) effective.threshold = std::numeric_limits<double>::infinity();
     const std::vector<Options> combinations = combine(effective, axes, "--sweep");
+    if (options) line.harp.check_negative_prompt(combinations);
     const std::string prompt = read_prompt(line, params);
     limit_context(params);
 
     LoadedModel loaded(params, axes.empty() ? effective : options_of_pass(combinations));
-    const ScoringText text = read_scoring_text(loaded, prompt, flags);
+    const ScoringText text = read_scoring_text(loaded, prompt, flags, line.harp.negative_prompt());
     return axes.empty() ? score_once(loaded, text, options, as_json)
                         : score_sweep(loaded, text, *options, axes, combinations, as_json);
 }

@@ -24,8 +24,11 @@ struct ScoringFlags {
 struct ScoringText {
     std::vector<llama_token> tokens;
     size_t window = 0;  ///< tokens
+    std::vector<llama_token> negative_prompt;
 };
-[[nodiscard]] ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags);
+/// @param negative_prompt text, not formatted, as the text is not; "": none
+[[nodiscard]] ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags,
+                                            const std::string & negative_prompt = "");
 
 /// One line of progress, with the time left.
 class ScoringProgress {

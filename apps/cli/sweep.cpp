@@ -91,10 +91,11 @@ std::vector<decoding::SweepRow> run_sweep(LoadedModel & loaded, const ScoringTex
                                           std::span<const Options> combinations,
                                           const std::vector<decoding::TokenScore> & vanilla) {
     ScoringProgress progress;
-    return decoding::sweep(loaded.pass(), text.tokens, text.window, combinations, vanilla,
-                           [&](size_t done, size_t total, size_t pass, size_t n_passes) {
-                               return progress.show(pass * total + done, n_passes * total);
-                           });
+    const auto on_progress = [&](size_t done, size_t total, size_t pass, size_t n_passes) {
+        return progress.show(pass * total + done, n_passes * total);
+    };
+    return decoding::sweep(loaded.pass(), text.tokens, text.window, combinations, vanilla, on_progress,
+                           text.negative_prompt);
 }
 
 std::string sweep_table(std::span<const Axis> axes, const decoding::ScoreSummary & vanilla, double vanilla_seconds,

@@ -15,6 +15,7 @@
 #include "llama.h"
 #include "log.h"
 #include "server-stream.h"
+#include "server/request.h"
 
 int llama_server(common_params & params, int argc, char ** argv);  // of llama.cpp's server.cpp, which has no header
 
@@ -29,9 +30,9 @@ int run(int argc, char ** argv) {
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
     std::optional<Options> options = command.harp.options();
-    command.harp.refuse_negative_prompt("serve (a request has harp.negative_prompt)");
     if (params.embedding) options.reset();  // such a server generates nothing
     set_default_options(options);
+    set_default_negative_prompt(command.harp.negative_prompt());
     command.harp.export_to_environment();  // the servers that a router starts for its models have the same
     fmt::print(stderr, "harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");
 

@@ -42,15 +42,36 @@ void set_field(Options & options, const std::string & name, const common_json & 
     set_option(options, name, as_text(name, value));
 }
 
+std::string default_negative_prompt;
+
+/// The object "harp" of a request, with the default negative prompt where that applies. What is no object stays as it is.
+common_json fields_of(const common_json & body) {
+    common_json fields = common_json::object();
+    if (body.contains("harp") && !body.at("harp").is_null()) fields = body.at("harp");
+    const std::optional<Options> defaults = default_options();
+    if (!defaults || default_negative_prompt.empty() || !fields.is_object() || fields.contains("negative_prompt"))
+        return fields;
+    const bool is_guided = fields.contains("view") ? fields.at("view") == "guidance" : defaults->view == View::guidance;
+    if (is_guided) fields["negative_prompt"] = default_negative_prompt;
+    return fields;
+}
+
 }  // namespace
 
 common_json request_defaults_json() {
-    return common_json::parse(cli::options_json(default_options()).dump());
+    common_json defaults = common_json::parse(cli::options_json(default_options()).dump());
+    if (!default_negative_prompt.empty()) defaults["negative_prompt"] = default_negative_prompt;
+    return defaults;
+}
+
+void set_default_negative_prompt(std::string text) {
+    default_negative_prompt = std::move(text);
 }
 
 void format_negative_prompt(common_json & body, const FormatMessages & format) {
-    if (!body.contains("harp") || !body.at("harp").is_object() || !body.at("harp").contains("negative_prompt")) return;
-    common_json & negative_prompt = body.at("harp").at("negative_prompt");
+    common_json fields = fields_of(body);
+    if (!fields.is_object() || !fields.contains("negative_prompt")) return;
+    common_json & negative_prompt = fields.at("negative_prompt");
     if (negative_prompt.is_null() || negative_prompt == "") return;
     if (!negative_prompt.is_string() && !negative_prompt.is_array()) {
         throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) +
@@ -63,13 +84,12 @@ void format_negative_prompt(common_json & body, const FormatMessages & format) {
     } catch (const std::exception & error) {
         throw std::invalid_argument(std::string("harp.negative_prompt: ") + error.what());
     }
+    body["harp"] = fields;
 }
 
 std::optional<RequestOptions> request_options(const common_json & body) {
     const std::optional<Options> options = default_options();
-    if (!options && (!body.contains("harp") || body.at("harp").is_null())) return std::nullopt;
-    if (!body.contains("harp") || body.at("harp").is_null()) return RequestOptions{*options, {}};
-    const common_json & fields = body.at("harp");
+    const common_json fields = fields_of(body);
     if (!fields.is_object()) throw std::invalid_argument("harp: " + shown(fields) + " is not an object");
     bool enabled = options.has_value();
     if (fields.contains("enabled")) {

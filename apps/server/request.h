@@ -20,8 +20,10 @@ namespace harp::server {
 /// @throws std::invalid_argument
 void check_nesting(std::string_view body);
 
-/// What requests begin with, harp::default_options(): {"enabled": true, "threshold": 1, ...}
+/// What requests begin with: harp::default_options() and the default negative prompt, {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();
+/// The negative prompt of requests that have none and whose view is guidance; "" at first: none. Call it before the server starts.
+void set_default_negative_prompt(std::string text);
 
 struct RequestOptions {
     Options options;
@@ -30,13 +32,13 @@ struct RequestOptions {
 
 /// Formats messages as the prompt of a request.
 using FormatMessages = std::function<std::string(const common_json & messages)>;
-/// Where a chat's "harp" has a negative prompt, as messages or as the text of a user's message, it becomes text that is formatted
-/// as the prompt is.
+/// A chat's negative prompt, of its "harp" or the default, as messages or as the text of a user's message, becomes text in "harp"
+/// that is formatted as the prompt is.
 /// @throws std::invalid_argument, and what `format` throws
 void format_negative_prompt(common_json & body, const FormatMessages & format);
 
-/// Those defaults changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and the options but schedule},
-/// each optional.
+/// The defaults changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and the options but schedule},
+/// each optional; a negative prompt of null or "" is none.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);

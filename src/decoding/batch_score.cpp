@@ -105,6 +105,20 @@ std::vector<Reading> group_by_reading(std::span<const Options> sets) {
     return readings;
 }
 
+std::vector<llama_token> negative_prompt_for(const Reading & reading,
+                                             const std::vector<llama_token> & negative_prompt) {
+    const auto reads_it = [](const Options & options) {
+        return !options.is_vanilla() && options.view == View::guidance;
+    };
+    const bool is_read = std::any_of(reading.options.begin(), reading.options.end(), reads_it);
+    return is_read ? negative_prompt : std::vector<llama_token>();
+}
+
+size_t BatchScorer::Group::n_cells() const {
+    const size_t n_answer = rows().size() - asked.n_context;
+    return std::max(rows().size(), asked.negative_prompt.size() + n_answer);
+}
+
 BatchScorer::BatchScorer(ForwardPass & pass)
     : pass_(pass), mixed_(static_cast<size_t>(pass.n_vocab())), slots_(pass.n_seq_max()) {
     pass_.memory_clear(false);
@@ -132,6 +146,13 @@ size_t BatchScorer::submit(ScoreRequest request) {
         validate(options);
         if (!options.is_vanilla()) check_negative_prompt(request.negative_prompt, options);
     }
+    const size_t n_answer = request.tokens.size() - 1 - request.n_context;  // rows behind the context
+    if (!request.negative_prompt.empty() && request.negative_prompt.size() + n_answer > pass_.n_ctx_seq()) {
+        throw Error(ErrorCode::invalid_input,
+                    "the negative prompt has " + std::to_string(request.negative_prompt.size()) + " tokens, and " +
+                        std::to_string(n_answer) +
+                        " are read behind it; allowed: " + std::to_string(pass_.n_ctx_seq()) + " together (n_ctx)");
+    }
     Options reading;
     if (request.options.size() == 1) reading = request.options.front();
     if (request.options.size() > 1) reading = shared_reading(request.options);
@@ -158,8 +179,8 @@ bool BatchScorer::is_idle() const noexcept {
 /// Whether a group waits and the cells, which sequences may share, are enough for it beside those under way.
 bool BatchScorer::has_room_for_next() const {
     if (waiting_.empty()) return false;
-    size_t n_cells = waiting_.front()->rows().size();
-    for (const auto & group : slots_) n_cells += group ? group->rows().size() : 0;
+    size_t n_cells = waiting_.front()->n_cells();
+    for (const auto & group : slots_) n_cells += group ? group->n_cells() : 0;
     return n_cells <= pass_.n_ctx();
 }
 

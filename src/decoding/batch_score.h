@@ -35,6 +35,9 @@ struct Reading {
 };
 /// The fewest readings for those sets that are not vanilla.
 [[nodiscard]] std::vector<Reading> group_by_reading(std::span<const Options> sets);
+/// The negative prompt of a reading: none where its view does not read one.
+[[nodiscard]] std::vector<llama_token> negative_prompt_for(const Reading & reading,
+                                                           const std::vector<llama_token> & negative_prompt);
 
 struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation
@@ -88,6 +91,8 @@ class BatchScorer {
         [[nodiscard]] std::span<const llama_token> rows() const {
             return std::span(asked.tokens).first(asked.tokens.size() - 1);
         }
+        /// Cells of the sequence, or of its twin where a negative prompt makes that longer.
+        [[nodiscard]] size_t n_cells() const;
     };
 
     [[nodiscard]] bool has_room_for_next() const;

@@ -52,19 +52,21 @@ size_t output_rows_per_batch(const ForwardPass & pass) {
 }
 
 std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
-                              const OnScoreProgress & on_progress) {
-    return score_each(pass, tokens, window, {}, on_progress).front();
+                              const OnScoreProgress & on_progress, const std::vector<llama_token> & negative_prompt) {
+    return score_each(pass, tokens, window, {}, on_progress, negative_prompt).front();
 }
 
 std::vector<std::vector<TokenScore>> score_each(ForwardPass & pass, const std::vector<llama_token> & tokens,
                                                 size_t window, const std::vector<Options> & options,
-                                                const OnScoreProgress & on_progress) {
+                                                const OnScoreProgress & on_progress,
+                                                const std::vector<llama_token> & negative_prompt) {
     const llama_vocab & vocab = *llama_model_get_vocab(llama_get_model(pass.context()));
     BatchScorer scorer(pass);
     size_t n_rows = 0;
     for (auto & text : windows_of(pass, vocab, tokens, window)) {
         n_rows += text.size() - 1;
-        scorer.submit({.tokens = std::move(text), .n_context = 1, .options = options});
+        scorer.submit(
+            {.tokens = std::move(text), .n_context = 1, .options = options, .negative_prompt = negative_prompt});
     }
     std::map<size_t, std::vector<ScoreResult>> windows;
     while (!scorer.is_idle()) {

@@ -26,11 +26,13 @@ using OnScoreProgress = std::function<bool(size_t done, size_t total)>;
 /// Scores tokens[1..] of one sequence, in windows of at most `window` tokens; each window begins anew with the
 /// beginning-of-sequence token if the model wants one, and its own first token is not scored.
 ///
-/// @param window 2 .. pass.n_ctx_seq()
+/// @param window          2 .. pass.n_ctx_seq()
+/// @param negative_prompt what View::guidance reads instead of each window's first token
 /// @return one score a scored token, in order; if stopped, of the windows that are complete
 /// @throws Error{invalid_input} if there are fewer than two tokens or the window is out of range; what decode() throws
 [[nodiscard]] std::vector<TokenScore> score(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
-                                            const OnScoreProgress & on_progress);
+                                            const OnScoreProgress & on_progress,
+                                            const std::vector<llama_token> & negative_prompt = {});
 
 /// score() with several options from one reading (ScoreRequest::options says which can share one); the pass has others afterwards.
 ///
@@ -40,7 +42,8 @@ using OnScoreProgress = std::function<bool(size_t done, size_t total)>;
 [[nodiscard]] std::vector<std::vector<TokenScore>> score_each(ForwardPass & pass,
                                                               const std::vector<llama_token> & tokens, size_t window,
                                                               const std::vector<Options> & options,
-                                                              const OnScoreProgress & on_progress);
+                                                              const OnScoreProgress & on_progress,
+                                                              const std::vector<llama_token> & negative_prompt = {});
 
 /// Mean with its standard error, tokens taken as independent.
 struct Mean {

@@ -19,13 +19,16 @@ SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
 /// @return the scores of each member, or nullopt if stopped
 std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, const std::vector<llama_token> & tokens,
                                                         size_t window, const Reading & reading,
-                                                        const OnScoreProgress & on_progress) {
+                                                        const OnScoreProgress & on_progress,
+                                                        const std::vector<llama_token> & negative_prompt) {
     bool stopped = false;
+    const auto on_batch = [&](size_t done, size_t total) {
+        stopped = on_progress && !on_progress(done, total);
+        return !stopped;
+    };
     try {
-        auto scores = score_each(pass, tokens, window, reading.options, [&](size_t done, size_t total) {
-            stopped = on_progress && !on_progress(done, total);
-            return !stopped;
-        });
+        auto scores =
+            score_each(pass, tokens, window, reading.options, on_batch, negative_prompt_for(reading, negative_prompt));
         if (!stopped) return scores;
     } catch (const Error & error) {
         if (error.code() != ErrorCode::aborted) throw;
@@ -37,7 +40,7 @@ std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, cons
 
 std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                             std::span<const Options> combinations, const std::vector<TokenScore> & vanilla,
-                            const OnSweepProgress & on_progress) {
+                            const OnSweepProgress & on_progress, const std::vector<llama_token> & negative_prompt) {
     using Clock = std::chrono::steady_clock;
     std::vector<std::optional<SweepRow>> rows(combinations.size());
     for (size_t i = 0; i < combinations.size(); ++i) {
@@ -46,9 +49,10 @@ std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> &
     const std::vector<Reading> readings = group_by_reading(combinations);
     for (size_t r = 0; r < readings.size(); ++r) {
         const auto start = Clock::now();
-        const auto scores = run(pass, tokens, window, readings[r], [&](size_t done, size_t total) {
+        const auto on_batch = [&](size_t done, size_t total) {
             return !on_progress || on_progress(done, total, r, readings.size());
-        });
+        };
+        const auto scores = run(pass, tokens, window, readings[r], on_batch, negative_prompt);
         if (!scores) break;
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
         for (size_t k = 0; k < scores->size(); ++k) {

@@ -24,10 +24,12 @@ using OnSweepProgress = std::function<bool(size_t done, size_t total, size_t pas
 /// @param pass         made with the largest number of reframings among the combinations; its options are others afterwards
 /// @param vanilla      score() of the same tokens and window with an infinite threshold
 /// @param combinations each passes validate()
+/// @param negative_prompt for combinations with View::guidance
 /// @return the rows that are complete, in the order of `combinations`; fewer if stopped by on_progress or the abort callback
 /// @throws as score()
 [[nodiscard]] std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                                           std::span<const Options> combinations,
-                                          const std::vector<TokenScore> & vanilla, const OnSweepProgress & on_progress);
+                                          const std::vector<TokenScore> & vanilla, const OnSweepProgress & on_progress,
+                                          const std::vector<llama_token> & negative_prompt = {});
 
 }  // namespace harp::decoding

@@ -53,7 +53,8 @@ size_t count_readings(std::span<const Options> sets) {
 }
 
 std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExample> examples,
-                                   std::span<const Options> sets, Metric metric, const OnTrialProgress & on_progress) {
+                                   std::span<const Options> sets, Metric metric, const OnTrialProgress & on_progress,
+                                   const std::vector<llama_token> & negative_prompt) {
     std::vector<TrialResult> trial;
     for (const Options & options : sets) trial.push_back({options, std::vector<double>(examples.size()), 0, 0});
     const std::vector<Reading> readings = readings_of(sets);
@@ -76,7 +77,8 @@ std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExam
                 places[scorer.submit({.tokens = std::move(tokens),
                                       .n_context = examples[e].context.size(),
                                       .options = reading.options,
-                                      .mask_family = static_cast<uint32_t>(e)})] = {e, c};
+                                      .mask_family = static_cast<uint32_t>(e),
+                                      .negative_prompt = negative_prompt_for(reading, negative_prompt)})] = {e, c};
             }
             n_missing[e] = examples[e].continuations.size();
         }

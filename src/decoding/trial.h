@@ -38,12 +38,14 @@ using OnTrialProgress = std::function<bool(size_t done, size_t total)>;
 
 /// Tries each set on each example.
 ///
-/// @param sets each passes validate(); the pass was made with the most reframings among them
+/// @param sets            each passes validate(); the pass was made with the most reframings among them
+/// @param negative_prompt what sets with View::guidance read instead of the context; none: the context's last token
 /// @return [sets]; nothing if stopped
 /// @throws what BatchScorer throws; the pass has other options afterwards
 [[nodiscard]] std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExample> examples,
                                                  std::span<const Options> sets, Metric metric,
-                                                 const OnTrialProgress & on_progress);
+                                                 const OnTrialProgress & on_progress,
+                                                 const std::vector<llama_token> & negative_prompt = {});
 
 /// Readings that run_trial() makes of these sets.
 [[nodiscard]] size_t count_readings(std::span<const Options> sets);

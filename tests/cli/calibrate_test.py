@@ -31,6 +31,11 @@ class Calibrate(CliTest):
             (["--views", "guidance:3"], ["--views", "guidance:3"]),
             (["--thresholds", "x"], ["--thresholds", "threshold", "'x'"]),
             (["--betas", "0.5,-1"], ["--betas", "beta", "-1", "0..8"]),
+            (["--gates", "entropy,sideways"], ["--gates", "gate", "sideways", "entropy, ratio"]),
+            (["--gates", "ratio", "--ratio-thresholds", "-1"], ["--ratio-thresholds", "threshold", "-1"]),
+            (["--harp-gate", "ratio"], ["--harp-gate", "--gates"]),
+            (["--harp-negative-prompt", "x", "--views", "last"], ["--harp-negative-prompt", "guidance"]),
+            (["--harp-negative-prompt", "x", "--target-share", "0.2"], ["--harp-negative-prompt", "target"]),
             (["--betas", "1"], ["0 sets", "1..1000"]),
             (["--plausibilities", "2"], ["--plausibilities", "plausibility", "2", "0..1"]),
             (["--metric", "speed"], ["--metric"]),
@@ -64,6 +69,18 @@ class Calibrate(CliTest):
         self.assertEqual(data["recommended"], {"seed": 7, "threshold": data["threshold"]})
         for key in ["model", "build", "window", "seconds", "vanilla", "harp_options"]:
             self.assertIn(key, data)
+
+    def test_target_of_the_gate_ratio(self):
+        data = self.calibrate("--target-share", "0.3", "--harp-gate", "ratio")
+        self.assertNotIn("entropy", data)
+        self.assertLessEqual(data["ratio"]["histogram"][-1]["begin"], 1)
+        self.assertLess(data["threshold"], 1)
+        self.assertEqual(data["recommended"], {"gate": "ratio", "threshold": data["threshold"]})
+        scored = json.loads(self.assert_ok(harp("score", "-m", str(TINY), "-p", STORY * 3, "--json", "--harp-gate", "ratio",
+                                                "--harp-threshold", str(data["threshold"]))).out)
+        self.assertEqual(scored["hesitations"], round(data["share"] * data["steps"]))
+        text = self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", STORY, "--target-share", "0.3", "--harp-gate", "ratio")).out
+        self.assertNotIn("bits", text)
 
     def test_shares_at_the_ends(self):
         never = self.calibrate("--target-share", "0")
@@ -164,6 +181,39 @@ class Search(CliTest):
         self.assertAlmostEqual(check["interval"][1] - check["interval"][0], 2 * 1.96 * check["standard_error"])
         self.assertEqual(data["helps"], data["best"]["p_value"] <= 0.05 and check["interval"][0] > 0)
 
+    def test_gates(self):
+        rest = ["--views", "last:3", *self.FLAGS[2:], "--ratio-thresholds", "0.2"]
+        flags = [*rest, "--gates", "entropy,ratio"]
+        data = self.search("--examples", str(self.examples), *flags)
+        tries = [(t["options"]["gate"], t["options"]["threshold"], t["options"]["beta"]) for t in data["tries"]]
+        self.assertEqual(tries, [(g, t, b) for g, thresholds in (("entropy", (0.5, 1)), ("ratio", (0.2,))) for t in thresholds
+                                 for b in (0.5, 2, 2)])
+        self.assertEqual(data["development"]["readings"], 1)
+        alone = self.search("--examples", str(self.examples), *rest, "--gates", "ratio")
+        self.assertEqual([t["hesitations"] for t in alone["tries"]], [t["hesitations"] for t in data["tries"][-3:]])
+        self.assertEqual([t["difference"] for t in alone["tries"]], [t["difference"] for t in data["tries"][-3:]])
+
+    def test_negative_prompt(self):
+        flags = ["--views", "guidance", "--thresholds", "0", "--betas", "2", "--plausibilities", "0"]
+        figures = [self.search("--examples", str(self.examples), "-c", "128", *flags, *negative, "--metric", "log-likelihood")
+                   for negative in ([], ["--harp-negative-prompt", "The dog was red."], ["--harp-negative-prompt", STORY])]
+        differences = [figure["tries"][0]["difference"] for figure in figures]
+        self.assertEqual(len(set(differences)), 3, differences)
+        # a text has no prompt: guidance is tried on it with a negative one alone
+        text = ["-p", nonsense(1200), *flags[:-4], "--betas", "0.5", "--plausibilities", "0", "--window", "16"]
+        negative, preset = "zqz xqq vqx jvx kzz", self.folder / "look.json"
+        self.assert_fault(harp("calibrate", "-m", str(TINY), *text), USAGE, "guidance", "--harp-negative-prompt")
+        data = self.search(*text, "--harp-negative-prompt", negative, "--write-preset", str(preset))
+        self.assertTrue(data["helps"], data)
+        self.assertEqual(json.loads(preset.read_text())["harp"]["negative_prompt"], negative)
+        command = shlex.split(data["command"])
+        self.assertEqual(command[-2:], ["--harp-negative-prompt", negative])
+        answers = [json.loads(self.assert_ok(generate("-n", "12", "--json", "--temp", "0", "--harp-beta", "0", *flags)).out)["text"]
+                   for flags in (command[4:], ["--harp-preset", str(preset)], command[4:-2],
+                                 ["--harp-preset", str(preset), "--harp-view", "last"])]
+        self.assertEqual(answers[0], answers[1])
+        self.assertNotEqual(answers[0], answers[2])
+
     def test_choices(self):
         lines = [{"context": f"Question {i}:", "choices": [" a", " b", " c"], "answer": i % 3} for i in range(40)]
         data = self.search("--examples", str(self.write("choices.jsonl", lines)), *self.FLAGS)
@@ -213,7 +263,8 @@ class Search(CliTest):
 class Presets(CliTest):
     def test_bad_presets(self):
         for text, message in [("", "JSON"), ("[]", "harp"), ('{"harp": []}', "harp"), ('{"harp": {"betta": 1}}', "did you mean 'beta'"),
-                              ('{"harp": {"beta": 9}}', "0..8"), ('{"harp": {"beta": true}}', "harp.beta")]:
+                              ('{"harp": {"beta": 9}}', "0..8"), ('{"harp": {"beta": true}}', "harp.beta"),
+                              ('{"harp": {"negative_prompt": 5}}', "harp.negative_prompt")]:
             with self.subTest(text=text):
                 path = self.folder / "bad.json"
                 path.write_text(text)

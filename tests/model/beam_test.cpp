@@ -49,14 +49,16 @@ GenerationResult beam_decode(ForwardPass & pass, const std::vector<llama_token> 
 }
 
 GenerationResult search(llama_model & model, const std::optional<Options> & options, const BeamOptions & beams,
-                        bool unified = true, int n_predict = 24) {
+                        bool unified = true, int n_predict = 24, const std::vector<llama_token> & negative = {}) {
     ForwardPass pass(model, beam_context(beams.beams, unified), options);
     Generator::Events events;
     events.on_step = [&](size_t, const decoding::BeamSearch &) {
         EXPECT_EQ(pass.check_invariant(), "");
         return true;
     };
-    GenerationResult result = beam_decode(pass, once, n_predict, beams, ends_at_full_stop, events);
+    GenerationResult result = Generator(pass).answer(
+        {.prompt = once, .limits = {n_predict, {}, ends_at_full_stop}, .beams = beams, .negative_prompt = negative},
+        events);
     EXPECT_EQ(pass.check_invariant(), "");
     return result;
 }
@@ -152,14 +154,28 @@ TEST(Beams, SchedulesAndCachesAgree) {
 /// are decoded alone, one after the other.
 TEST(Beams, ScoresAreThoseOfTheTokensDecodedAlone) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    for (const bool harp : {false, true}) {
-        for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
-            std::optional<Options> options;
-            if (harp) options.emplace().schedule = schedule;
+    struct Case {
+        std::optional<Options> options;
+        std::vector<llama_token> negative;
+    };
+    const auto guided = [](Schedule schedule) {
+        return Options{.threshold = 0, .beta = 2, .view = View::guidance, .schedule = schedule};
+    };
+    const std::vector<Case> cases = {{std::nullopt, {}},
+                                     {Options{.schedule = Schedule::lazy}, {}},
+                                     {Options{.schedule = Schedule::fused}, {}},
+                                     {Options{.threshold = 0, .beta = 2, .view = View::last, .view_tokens = 3}, {}},
+                                     {guided(Schedule::lazy), {}},
+                                     {guided(Schedule::lazy), dog},
+                                     {guided(Schedule::fused), dog}};
+    for (const auto & [options, negative] : cases) {
+        for (const bool unified : {true, false}) {
             BeamOptions beams;
             beams.beams = 5;
-            for (const Hypothesis & hypothesis : search(model, options, beams).hypotheses) {
+            for (const Hypothesis & hypothesis : search(model, options, beams, unified, 24, negative).hypotheses) {
                 ForwardPass pass(model, beam_context(1), options);
+                pass.set_negative_prompt(0, negative);
+                pass.set_prompt_end(0, static_cast<llama_pos>(once.size()));
                 std::vector<llama_token> next = once;
                 llama_pos position = 0;
                 double sum = 0;

@@ -341,6 +341,40 @@ TEST(Scoring, TextsThatFitApartShareAPool) {
     for (const size_t i : {0U, 1U, 2U}) EXPECT_EQ(results[i].tokens.size(), i == 1 ? 239U : 249U);
 }
 
+/// A text's twin reads the negative prompt in the place of its first token; and twins that are longer than their texts share a
+/// pool too.
+TEST(Scoring, ReadsNegativePrompts) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    Options options = hesitant(0);
+    options.view = View::guidance;
+    options.beta = 0;  // the twin's own logits
+    ForwardPass pass(model, pool(64, 2), options);
+    const std::vector<llama_token> text = text_of(12, 300);
+    const size_t room = pass.n_ctx_seq() - 10;  // beside the rows behind the first
+    const std::vector<llama_token> negative = text_of(room - 50, 310);
+    BatchScorer scorer(pass);
+    for (int i = 0; i < 3; ++i)
+        scorer.submit({.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = negative});
+    const auto results = scores_of(scorer, 3);
+    std::vector<llama_token> twin = negative;
+    twin.insert(twin.end(), text.begin() + 1, text.end());
+    ForwardPass plain(model, small_context(), std::nullopt);
+    BatchScorer of_twin(plain);
+    of_twin.submit({.tokens = twin, .n_context = negative.size(), .options = {}});
+    const auto expected = scores_of(of_twin, 1).front();
+    for (const ScoreResult & result : results) {
+        ASSERT_EQ(result.tokens.size(), expected.tokens.size());
+        for (size_t i = 0; i < expected.tokens.size(); ++i)
+            EXPECT_NEAR(result.tokens[i].harp, expected.tokens[i].vanilla, 1e-4) << i;
+    }
+    scorer.submit({.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = text_of(room, 310)});
+    EXPECT_THROW(scorer.submit(
+                     {.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = text_of(room + 1, 310)}),
+                 Error)
+        << "no room for the twin";
+    scores_of(scorer, 4);
+}
+
 TEST(Scoring, VanillaLogitsAreKeptAsLongAsTheScorerLives) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass pass(model, small_context(), hesitant(0));

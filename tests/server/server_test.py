@@ -167,6 +167,31 @@ class Hesitating(OneServer, unittest.TestCase):
             caught.exception.close()
         self.assertEqual(ask(negative_prompt="A cat"), text)
 
+    def test_default_negative_prompt(self):
+        """It holds for requests with view guidance and none of their own, in the prompt's format."""
+        def answers(server, harp):
+            body = {"max_tokens": 12, "temperature": 0, "harp": harp}
+            chat = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "A dog"}], **body})
+            text = server.post("/v1/completions", {"prompt": "A dog", **body})
+            return chat["choices"][0]["message"]["content"], text["choices"][0]["text"]
+
+        guided = {"view": "guidance", "beta": 3, "threshold": 0}
+        own = answers(self.server, {**guided, "negative_prompt": "A cat"})
+        plain = answers(self.server, guided)
+        last = answers(self.server, {**guided, "view": "last"})
+        self.assertTrue(all(a != b for a, b in zip(own, plain)))
+        for flags in ([], ["--harp-view", "guidance"]):
+            with self.subTest(flags=flags):
+                server = Server("-c", "2048", *EXACT, *flags, "--harp-negative-prompt", "A cat")
+                self.addCleanup(server.stop)
+                self.assertEqual(server.get("/props")["harp"]["negative_prompt"], "A cat")
+                self.assertEqual(answers(server, guided), own)
+                self.assertEqual(answers(server, {**guided, "negative_prompt": ""}), plain)
+                self.assertEqual(answers(server, {**guided, "negative_prompt": None}), plain)
+                self.assertEqual(answers(server, {**guided, "view": "last"}), last)
+                if flags:
+                    self.assertEqual(answers(server, {"beta": 3, "threshold": 0}), own)
+
     def test_metrics(self):
         self.server.complete(PROMPTS[0], n=1)  # they show what loading decoded (a probe of the memory) from the first answer on
         before = counters(self.server)
