@@ -24,7 +24,7 @@ Options read_preset(const std::string & path) {
         return refuse("not a JSON object with an object \"harp\" of options");
     Options options;
     for (const auto & [name, value] : preset["harp"].items()) {
-        if (name == "enabled") continue;  // as options_json() writes it
+        if (name == "enabled") continue;  // written by options_json()
         if (!value.is_string() && !value.is_number())
             return refuse(fmt::format("harp.{}: {} is neither a number nor a string", name, value.dump()));
         try {

@@ -1,7 +1,7 @@
-// A preset: HARP options in a file, as harp calibrate writes them and every program reads them (--harp-preset).
+// A preset: HARP options in a file, as harp calibrate writes it and every program reads it (--harp-preset).
 //
 //   {"harp": {"view": "last", "threshold": 2, "beta": 2}, ...}     options that are not named have their defaults;
-//                                                                 beside "harp" stands whatever its writer has to say
+//                                                                 other members are ignored
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@
 
 namespace harp::cli {
 
-/// @throws Error{invalid_input} naming the file and what is wrong with it, Error{invalid_option}
+/// @throws Error{invalid_input} naming the file and its fault, Error{invalid_option}
 [[nodiscard]] Options read_preset(const std::string & path);
 
 }  // namespace harp::cli
