@@ -1,4 +1,4 @@
-// HARP in one request of the server: the options in its body, and what its steps said.
+// HARP in one request to the server: the options in its body, and its steps in the answer.
 //
 // patches/server-harp.patch calls this from llama.cpp's server, which parses, samples and answers.
 #pragma once
@@ -16,35 +16,35 @@
 
 namespace harp::server {
 
-/// Refuses bodies on which recursion over their values would overflow the stack.
+/// Refuses bodies so deeply nested that recursion over their values would overflow the stack.
 /// @throws std::invalid_argument
 void check_nesting(std::string_view body);
 
-/// What requests begin with, harp::default_options(): {"enabled": true, "threshold": 1, ...}
+/// The defaults of requests, which are harp::default_options(): {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();
 
 struct RequestOptions {
     Options options;
-    std::string negative_prompt;  ///< text, formatted as the prompt is; empty: the prompt's last token
+    std::string negative_prompt;  ///< text, formatted like the prompt; empty: the prompt's last token
 };
 
-/// Formats messages as the prompt of a request.
+/// Formats messages like the prompt of a request.
 using FormatMessages = std::function<std::string(const common_json & messages)>;
-/// Where a chat's "harp" has a negative prompt, as messages or as the text of a user's message, it becomes text that is formatted
-/// as the prompt is.
+/// If a chat's "harp" has a negative prompt, as messages or as the text of one user message, turns it into text
+/// formatted like the prompt.
 /// @throws std::invalid_argument, and what `format` throws
 void format_negative_prompt(common_json & body, const FormatMessages & format);
 
-/// Those defaults changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and the options but schedule},
-/// each optional.
+/// The defaults, changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and all options but
+/// schedule}, each optional.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);
 
-/// From now on the slot's sequence has these options. No-op on a context without HARP.
+/// Sets the options of the slot's sequence from now on. No-op on a context without HARP.
 /// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean and View::guidance does not read
-/// @param keeps_vanilla the candidates of step_of() will be asked for
-/// @return why the request cannot be had, for its client; empty if it can
+/// @param keeps_vanilla whether candidates of step_of() will be asked for
+/// @return why the request is impossible, for its client; empty if it is possible
 [[nodiscard]] std::string begin_request(llama_context * context, llama_seq_id slot,
                                         const std::optional<RequestOptions> & request, size_t n_prompt,
                                         bool keeps_vanilla);
@@ -52,16 +52,17 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
 /// The step that chose a token.
 struct TokenStep {
     StepRecord record;
-    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty where no second pass was mixed
+    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty if no second pass was mixed
 };
 
-/// The step of an output row of the last batch, with up to `n_candidates` candidates; nullopt on a context without HARP.
+/// The step of an output row of the last batch, with up to `n_candidates` candidates; nullopt on a context without
+/// HARP.
 [[nodiscard]] std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates);
 
-/// Counters of the context since the server started; zeros without HARP.
+/// The context's counters since the server started; zeros without HARP.
 [[nodiscard]] Statistics statistics_of(llama_context * context);
 
-/// The steps that chose a request's tokens.
+/// Counts the steps that chose a request's tokens.
 struct StepCounts {
     uint64_t steps = 0;
     uint64_t hesitations = 0;
