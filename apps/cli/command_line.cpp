@@ -227,7 +227,7 @@ void HarpFlags::set_kernels() const {
     const std::string chosen = kernels();
     harp_set_kernels(chosen != "off");
     if (chosen == "on" || chosen == "off" || harp_set_kernel_instructions(chosen.c_str())) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': '{}' is not on this processor, which "
+    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': this processor does not have '{}'; it "
                                                        "has {}",
                                                        chosen, harp_kernel_instructions()));
 }

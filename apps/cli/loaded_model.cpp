@@ -175,9 +175,9 @@ decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampli
     }
     std::string printed = captured.take();
     std::replace(printed.begin(), printed.end(), '\n', ' ');
-    throw Error(
-        ErrorCode::invalid_option,
-        fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made", reason, printed));
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be created", reason,
+                            printed));
 }
 
 std::vector<llama_token> LoadedModel::tokenize(const std::string & text, bool parse_special) {

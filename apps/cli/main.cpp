@@ -110,7 +110,7 @@ int run(int argc, char ** argv) {
     if (is_question(name)) return answer_question(argc, argv);
     if (name.starts_with('-')) {
         throw Error(ErrorCode::invalid_input,
-                    fmt::format("flag '{0}' without a command; flags follow one: harp generate {0} ...", name));
+                    fmt::format("flag '{0}' without a command; put a command before it: harp generate {0} ...", name));
     }
     std::string names;
     for (const Command & c : commands) names += fmt::format("{}{}", names.empty() ? "" : ", ", c.name);

@@ -151,7 +151,7 @@ void truncate(Pass & self, int64_t n) {
     const auto end = static_cast<llama_pos>(n);
     if (end < n_past && (!pass.can_continue_at(0, end) || !pass.memory_seq_rm(0, end, -1))) {
         throw Error(ErrorCode::unsupported_call,
-                    "n: this model's memory no longer holds what a token behind " + std::to_string(n) +
+                    "n: this model's memory no longer holds what a token after the first " + std::to_string(n) +
                         " needs (a sliding window that has moved on, or recurrent state); truncate(0) empties it");
     }
 }

@@ -65,7 +65,7 @@ std::unique_ptr<Drafter> Drafter::make(ForwardPass & target, const common_params
         throw Error(ErrorCode::invalid_input, what + error.what());
     }
     if (!impl->speculation)
-        throw Error(ErrorCode::invalid_input, "speculation: none of the types asked for can be had");
+        throw Error(ErrorCode::invalid_input, "speculation: none of the requested types is available");
     impl->batch = common_batch(context);
     return std::unique_ptr<Drafter>(new Drafter(std::move(impl)));
 }

@@ -266,7 +266,7 @@ bool Generator::make_room(const Events & events) {
 // A single request
 
 GenerationResult Generator::answer(Request request, Events events) {
-    if (!is_idle()) throw Error(ErrorCode::unsupported_call, "other answers are under way");
+    if (!is_idle()) throw Error(ErrorCode::unsupported_call, "other answers are in progress");
     std::optional<GenerationResult> answered;
     events.on_result = [&](size_t /*request*/, const GenerationResult & result) { answered = result; };
     const size_t number = submit(std::move(request));

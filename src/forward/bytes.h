@@ -67,7 +67,7 @@ class Reader {
     }
     std::span<const uint8_t> rest() { return bytes(left_.size()); }
     void expect_end() const {
-        if (!left_.empty()) throw Error(ErrorCode::invalid_state, "saved state has bytes behind its end");
+        if (!left_.empty()) throw Error(ErrorCode::invalid_state, "saved state has bytes after its end");
     }
 
   private:

@@ -40,7 +40,7 @@ class CostModel {
     static constexpr size_t max_rows = 32;
 
   private:
-    static constexpr size_t window = 9;       // calls of a size that the quartile is taken over, the latest
+    static constexpr size_t window = 9;       // latest calls of a size, from which the quartile is taken
     static constexpr size_t min_calls = 3;    // calls after which a size counts as measured
     static constexpr size_t max_trials = 32;  // steps for which lazy is tried to measure its catch-up batches
 

@@ -25,7 +25,7 @@ std::string architecture(const llama_model & model) {
 
 [[noreturn]] void refuse(const llama_model & model, const std::string & why) {
     throw Error(ErrorCode::unsupported_model,
-                "HARP cannot treat this model (architecture " + architecture(model) + "): " + why);
+                "HARP cannot be used with this model (architecture " + architecture(model) + "): " + why);
 }
 
 /// Largest difference between two rows of logits, relative to the range of the first; NaN if any value is not a number.

@@ -263,7 +263,7 @@ void Sequence::go_back_to(Reader & in, const Saved & saved) {
         }
         load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
         if (!memory_->remove(inner, end, -1)) {
-            throw Error(ErrorCode::invalid_state, "memory cannot be cut behind the saved rows");
+            throw Error(ErrorCode::invalid_state, "memory cannot be cut after the saved rows");
         }
     };
     go_back(ids_.clean, next_position(), n > 0);
