@@ -4,8 +4,8 @@
 #   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/models:/models:ro" -v "$PWD/api-keys:/run/secrets/api-keys:ro" \
 #       harp-server -m /models/model.gguf
 #
-# Safe by default: published on the loopback device only, an API key (one a line) required, no root, nothing written.
-# The program is made for the CPU it is built on; for other machines: --build-arg CMAKE_ARGS=-DGGML_NATIVE=OFF
+# Safe by default: published only on the loopback device, requires an API key (one per line), no root, writes nothing.
+# The program is built for this machine's CPU; for other machines: --build-arg CMAKE_ARGS=-DGGML_NATIVE=OFF
 FROM debian:bookworm-slim AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
@@ -26,7 +26,7 @@ RUN apt-get update \
 COPY --from=build /opt/harp/bin /opt/harp/bin
 COPY --from=build /opt/harp/lib /opt/harp/lib
 USER harp
-# inside the container all interfaces, else nothing could be published
+# all interfaces inside the container, otherwise nothing could be published
 ENV LLAMA_ARG_HOST=0.0.0.0 LLAMA_ARG_PORT=8080 LLAMA_ARG_API_KEY_FILE=/run/secrets/api-keys
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD curl -fsS http://127.0.0.1:8080/health

@@ -1,4 +1,4 @@
-// The text that forward_bench decodes: a context that may be repeated, and an answer that is not in it.
+// The text for forward_bench: a context, which may be repeated, and an answer that does not occur in it.
 #pragma once
 
 namespace harp::bench {

@@ -1,5 +1,4 @@
-// Micro-benchmarks of the method's pure functions: what HARP itself adds to a step, apart from the second
-// pass.
+// Micro-benchmarks of the method's pure functions: what HARP itself adds to a step besides the second pass.
 #include <benchmark/benchmark.h>
 
 #include <cstddef>
@@ -48,7 +47,7 @@ BENCHMARK_CAPTURE(perturb, dropout, Perturbation::dropout)->Arg(576)->Arg(4096)-
 BENCHMARK_CAPTURE(perturb, uniform, Perturbation::uniform)->Arg(576)->Arg(4096)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(perturb, gaussian, Perturbation::gaussian)->Arg(576)->Arg(4096)->Unit(benchmark::kMicrosecond);
 
-// In place, as the forward pass does it.
+// In place, like the forward pass.
 void mix(benchmark::State & state) {
     auto vanilla = random_row(static_cast<size_t>(state.range(0)), 3.0F);
     const auto reframed = vanilla;

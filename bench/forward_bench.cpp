@@ -1,8 +1,8 @@
 // What HARP costs: plain llama.cpp, HARP off, fused, lazy, auto and redraw 1 on one model, in one process, alternating.
 //
-// All methods are fed the same text, so all do the same steps. Equality comes first: HARP off must give plain llama.cpp's
-// logits bit for bit, and fused and lazy are compared step by step. Timed is a decode call with the logits ready; sampling
-// and tokenizing are not. The twin's prefill is timed on its own: it is paid once an answer, not once a token.
+// All methods decode the same text, so all do the same steps. First equality is checked: HARP off must give plain
+// llama.cpp's logits bit for bit, and fused is compared with lazy step by step. Decode calls are timed until logits are
+// ready, without sampling. The twin's prefill is timed separately, since it occurs once per answer, not per token.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -31,7 +31,7 @@ struct Settings {
     std::string model;
     std::vector<int> contexts = {128, 512, 2048};
     int n_tokens = 64;
-    int n_redraw_tokens = 8;  // of redraw 1, which decodes the whole context anew at each hesitation
+    int n_redraw_tokens = 8;  // for redraw 1, which decodes the whole context anew at each hesitation
     int n_rounds = 5;
     int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
     bool flash_attention = true;
@@ -64,7 +64,7 @@ std::vector<llama_token> tokenize(const llama_vocab * vocab, const std::string &
     return tokens;
 }
 
-/// `n` tokens of a text, repeated as often as it takes.
+/// `n` tokens of a text, which is repeated as needed.
 std::vector<llama_token> tokens_of(const llama_vocab * vocab, const char * text, int n, bool add_special) {
     std::vector<llama_token> tokens = tokenize(vocab, text, add_special);
     const std::vector<llama_token> again = tokenize(vocab, text, false);
@@ -77,18 +77,18 @@ std::vector<llama_token> tokens_of(const llama_vocab * vocab, const char * text,
 // ---------------------------------------------------------------------------------------------------------------------
 // Methods
 
-/// One way to decode the text: a pass of its own, or a plain context.
+/// One way to decode the text: with its own pass, or with a plain context.
 struct Method {
     std::string name;
     std::unique_ptr<ForwardPass> pass;  // null: plain llama.cpp
     llama_context_ptr plain;
-    int n_tokens = 0;                               // timed steps of a round
-    bool keeps_twin = false;                        // its twin holds the context before the timed steps
+    int n_tokens = 0;                               // timed steps per round
+    bool keeps_twin = false;                        // whether its twin holds the context before the timed steps
     std::vector<double> seconds = {};               // [round], per token
     std::vector<double> twin_prefill_seconds = {};  // [round], of the first hesitation
     Statistics statistics = {};                     // of the last round's timed steps
-    std::vector<std::vector<float>> logits = {};    // [step][n_vocab], of the warm-up round
-    std::vector<StepRecord> records = {};           // [step], likewise
+    std::vector<std::vector<float>> logits = {};    // [step][n_vocab], from the warm-up round
+    std::vector<StepRecord> records = {};           // [step], the same
 
     [[nodiscard]] llama_context * context() { return pass ? pass->context() : plain.get(); }
     void clear() { pass ? pass->memory_clear(false) : llama_memory_clear(llama_get_memory(plain.get()), false); }
@@ -111,11 +111,11 @@ struct Method {
 
 struct Equality {
     bool off_is_plain = false;      // bit for bit, all steps
-    double largest_difference = 0;  // of log-probabilities, fused against lazy, where both judged alike
+    double largest_difference = 0;  // of log-probabilities, fused and lazy, at steps that both judged alike
     int n_gate_differs = 0;         // steps where rounding moved the entropy over the threshold
 };
 
-/// Largest difference of the log-probabilities of two rows of logits, over tokens that are not negligible.
+/// Largest difference of the log-probabilities of two rows of logits, ignoring negligible tokens.
 double difference(const std::vector<float> & a, const std::vector<float> & b) {
     const auto log_sum = [](const std::vector<float> & row) {
         const double top = *std::max_element(row.begin(), row.end());
@@ -147,8 +147,8 @@ class ContextBench {
     }
 
     json run() {
-        for (int round = -1; round < settings_.n_rounds; ++round) {  // the first is warm-up, and gives the logits
-            const size_t n = methods_.size();  // each method is the first in some round: what ran before it matters
+        for (int round = -1; round < settings_.n_rounds; ++round) {  // the first is a warm-up, and gives the logits
+            const size_t n = methods_.size();  // rounds begin with different methods, because what ran before matters
             for (size_t i = 0; i < n; ++i) run_round(methods_[(i + static_cast<size_t>(round + 1)) % n], round < 0);
             if (round < 0) check_equality();
         }
@@ -188,7 +188,7 @@ class ContextBench {
         add("redraw 1", options, std::min(n, settings_.n_redraw_tokens), false);
     }
 
-    /// The context, with the twin caught up, then the timed steps.
+    /// Decodes the context, lets the twin catch up, then runs the timed steps.
     void run_round(Method & method, bool is_warm_up) {
         const std::span<const llama_token> tokens(tokens_);
         method.clear();
@@ -239,7 +239,7 @@ class ContextBench {
         if (!equality_.off_is_plain) throw Error(ErrorCode::decode_failed, "HARP off differs from plain llama.cpp");
     }
 
-    /// Bytes of the KV cache: its cells, at what a token of the saved sequence takes.
+    /// Bytes of the KV cache: its cells times what a token takes in the saved sequence.
     [[nodiscard]] double cache_bytes(Method & method) const {
         Method & plain = const_cast<Method &>(methods_[0]);
         const size_t after = llama_state_seq_get_size(plain.context(), 0);
@@ -285,7 +285,7 @@ class ContextBench {
                 {"cost_of_rows", cost_of_rows()}};
     }
 
-    /// c(n): a decode of one row of each of n sequences, relative to one. Each sequence holds the context.
+    /// c(n): the time to decode one row of each of n sequences, relative to one. Each sequence holds the context.
     [[nodiscard]] json cost_of_rows() const {
         constexpr std::array<int, 6> sizes{1, 2, 3, 4, 8, 16};
         const llama_context_ptr context(llama_init_from_model(&model_, params(sizes.back())));
@@ -402,10 +402,10 @@ int run(int argc, char ** argv) {
         ->delimiter(',')
         ->check(CLI::Range(2, 1 << 20))
         ->capture_default_str();
-    app.add_option("--tokens", settings.n_tokens, "timed tokens a round")
+    app.add_option("--tokens", settings.n_tokens, "timed tokens per round")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
-    app.add_option("--redraw-tokens", settings.n_redraw_tokens, "the same for redraw 1, which is slow; 0 leaves it out")
+    app.add_option("--redraw-tokens", settings.n_redraw_tokens, "the same for redraw 1, which is slow; 0 skips it")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     app.add_option("--rounds", settings.n_rounds, "rounds")->check(CLI::PositiveNumber)->capture_default_str();

@@ -1,6 +1,7 @@
-// Our kernels on weights that stay in the cache, by format, instructions and number of tokens, in multiply-adds a second of
-// all threads together; and the most that the processor's instructions allow, with nothing to load: where memory does not
-// limit, arithmetic does. Compare in one run with --benchmark_enable_random_interleaving=true.
+// Our kernels on weights that stay in the cache, by format, instructions and number of tokens, in multiply-adds per
+// second of all threads together. For comparison, the most that the processor's instructions allow with nothing to
+// load: where memory is not the limit, arithmetic is. Compare within one run, with
+// --benchmark_enable_random_interleaving=true.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -22,13 +23,13 @@ namespace {
 using namespace harp::kernels;
 
 constexpr int64_t N_INPUTS = 2048;
-constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0, for each thread its own
+constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0; each thread has its own
 
-/// A packed matrix and a batch's quantised tokens, of random values.
+/// A packed matrix and a batch's quantised tokens, with random values.
 struct Problem {
     std::vector<char> weights;
     std::vector<char> tokens_memory, scratch_memory;
-    char * tokens;  // in their memory, at multiples of 64
+    char * tokens;  // in their memory, aligned to 64 bytes
     char * scratch;
 
     Problem(const Kernel & kernel, ggml_type type, int64_t n_tokens)
@@ -59,7 +60,7 @@ struct Problem {
 
 void multiply(benchmark::State & state, ggml_type type, Instructions instructions) {
     const int64_t n_tokens = state.range(0);
-    const Kernel kernel = instructions == Instructions::amx ? amx_kernel(type)  // for few tokens too
+    const Kernel kernel = instructions == Instructions::amx ? amx_kernel(type)  // even for few tokens
                                                             : kernel_for(type, n_tokens, instructions);
     const Problem problem(kernel, type, n_tokens);
     std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
@@ -76,14 +77,14 @@ void multiply(benchmark::State & state, ggml_type type, Instructions instruction
 
 constexpr int64_t BLOCKS = 1000;
 
-/// Says that `value` is needed, in a register: DoNotOptimize would take memory.
+/// Makes the compiler keep `value` in a register; DoNotOptimize would put it in memory.
 #define NEEDED(value) asm volatile("" : "+v"(value))
 
-/// Sums of a tile, or with nothing beside them as many as keep the multipliers busy.
+/// Number of sums: those of a tile or, without the rest of the work, as many as keep the multipliers busy.
 template <bool ALL_OF_IT>
 constexpr size_t SUMS = ALL_OF_IT ? 5 : 12;
 
-/// What a block of Q4_0 needs once its steps are summed up: its constant, conversion, scales and addition.
+/// What is done with a block of Q4_0 after its steps: constant, conversion, scales and addition.
 __attribute__((always_inline, target("avx2,fma"))) inline void add_block(__m256i product, __m256i constant,
                                                                          __m256 & scale, __m256 & total) {
     NEEDED(scale);
@@ -92,8 +93,8 @@ __attribute__((always_inline, target("avx2,fma"))) inline void add_block(__m256i
     NEEDED(total);
 }
 
-/// Steps of blocks of Q4_0, in registers: nothing is loaded or unpacked. 32 pairs of bytes multiplied, neighbours added; with ALL_OF_IT
-/// also the addition to the sum and, after eight steps, conversion, scales and addition.
+/// Steps of blocks of Q4_0 in registers, without loading or unpacking: 32 pairs of bytes are multiplied and neighbours
+/// added. With ALL_OF_IT also the addition to the sum and, after eight steps, conversion, scales and addition.
 template <bool ALL_OF_IT>
 __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
     __m256i sums[SUMS<ALL_OF_IT>] = {};
@@ -107,7 +108,7 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
         for (int t = 0; t < STEPS; ++t) {
 #pragma GCC unroll 12
             for (__m256i & sum : sums) {
-                NEEDED(bytes);  // might have changed: no product may be used twice
+                NEEDED(bytes);  // as if it had changed, so that no product is reused
                 const __m256i product = _mm256_maddubs_epi16(ALL_OF_IT ? bytes : sum, bytes);
                 sum = ALL_OF_IT ? _mm256_add_epi16(sum, product) : product;
                 NEEDED(sum);
@@ -120,7 +121,7 @@ __attribute__((target("avx2,fma"))) void arithmetic_avx2() {
     }
 }
 
-/// The same in registers of 512 bits, with an instruction that adds to the sum by itself.
+/// The same in registers of 512 bits, with an instruction that adds to the sum itself.
 template <bool ALL_OF_IT>
 __attribute__((target("avx512f,avx512vnni"))) void arithmetic_vnni() {
     __m512i sums[SUMS<false>] = {};
@@ -142,7 +143,7 @@ __attribute__((target("avx512f,avx512vnni"))) void arithmetic_vnni() {
         for (size_t n = 0; ALL_OF_IT && n < SUMS<false>; ++n) {
             NEEDED(scale);
             __m512 part = _mm512_mul_ps(scale, scale);
-            NEEDED(part);  // of each token's sums another
+            NEEDED(part);  // computed anew for each token's sums
             part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[n]), scale, part);
             totals[n] = _mm512_fmadd_ps(part, scale, totals[n]);
             NEEDED(totals[n]);
@@ -164,7 +165,7 @@ void in_registers(benchmark::State & state) {
     state.SetLabel(has_vnni ? "vnni" : "avx2");
 }
 
-/// Multiplications of tiles, 16 by 16 sums of 32 products, four sums in turn.
+/// Multiplications of tiles: 16 by 16 sums of 32 products, with four sums in turn.
 void in_tiles(benchmark::State & state) {
     if (best_instructions() < Instructions::amx) {
         state.SkipWithError("no AMX");

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Writes a model of the shape of Llama-3.1-8B with few layers and random weights (float16), to measure decoding on.
+"""Writes a model with the shape of Llama-3.1-8B, few layers and random weights (float16), for measuring decoding.
 
     bench/make_8b_shape.py [--layers 4] [--experts N] [--seed N] --vocab VOCAB.gguf OUTPUT.gguf
 
-With --experts the feed-forward part of a layer is a mixture of N experts of an eighth of the width, four of them for each token.
-Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Matrix
-multiplications, which decoding consists of, cost the same whatever the weights. The tokenizer is copied from VOCAB.gguf and
-filled up with unused tokens. What the model says is noise: measure with it, and set a threshold by `harp calibrate`, as its
-entropies mean nothing.
-build/release/bench/quantize_model makes quantised files of it. Needs the Python package `gguf`.
+With --experts each layer's feed-forward part is a mixture of N experts of an eighth of the width, four of them for each token.
+Widths, heads, feed-forward and vocabulary are those of Llama-3.1-8B; its 32 layers would take 16 GB. Decoding consists of matrix
+multiplications, whose cost does not depend on the weights. The tokenizer is copied from VOCAB.gguf and padded with unused tokens.
+The model's output is noise: use it only to measure, and choose a threshold with `harp calibrate`, since its entropies mean
+nothing. build/release/bench/quantize_model quantises it. Needs the Python package `gguf`.
 """
 
 import argparse
@@ -30,7 +29,7 @@ OUTPUT_SCALE = 0.05  # the logits' standard deviation is this times sqrt(WIDTH):
 
 
 def copy_tokenizer(writer, reader):
-    """The tokenizer of a smaller vocabulary, its lists filled up to VOCABULARY."""
+    """Copies the tokenizer of a smaller vocabulary, with its lists padded to VOCABULARY."""
     for field in reader.fields.values():
         if not field.name.startswith("tokenizer."):
             continue
@@ -102,7 +101,7 @@ def write_model(path, reader, layers, experts, seed):
 def main():
     parser = argparse.ArgumentParser(description="Writes a random model of Llama-3.1-8B's shape with few layers.")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--experts", type=int, default=0, help="of each layer (default: none)")
+    parser.add_argument("--experts", type=int, default=0, help="experts of each layer (default: none)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vocab", type=Path, required=True, help="GGUF file whose tokenizer is copied")
     parser.add_argument("output", type=Path)

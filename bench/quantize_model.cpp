@@ -1,4 +1,4 @@
-// Quantises a GGUF model: llama.cpp's quantiser behind three arguments, for models that are measured.
+// Quantises a GGUF model for measurements: llama.cpp's quantiser with three arguments.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -18,7 +18,7 @@ int main(int argc, char ** argv) {
         std::fprintf(
             stderr,
             "usage: quantize_model INPUT.gguf OUTPUT.gguf Q4_0|Q4_1|Q8_0|Q4_K|Q5_K|Q6_K|IQ4_NL|IQ4_XS|MXFP4|F16\n"
-            "MXFP4: of a mixture's experts alone; the rest becomes Q8_0\n");
+            "MXFP4: only a mixture's experts; the rest becomes Q8_0\n");
         return 2;
     }
     llama_model_quantize_params params = llama_model_quantize_default_params();

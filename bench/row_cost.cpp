@@ -1,8 +1,8 @@
 // c(n): what a batch of n rows costs, with ggml's kernels and with ours, on one model, in one process, alternating.
 //
-// The model is loaded twice. Each row is the next token of a sequence of its own, as HARP's twins and beams are. Before anything is
-// timed, the two are compared: log-probabilities after the same tokens. Times are told in units of ggml's one row. In the same run a
-// plain reading of memory by as many threads says how near one row is to the speed of memory.
+// The model is loaded twice. Each row is the next token of a separate sequence, as with HARP's twins and with beams.
+// Before timing, both are compared by log-probabilities after the same tokens. The unit of times is one row with ggml's
+// kernels. The same run reads memory with as many threads, to show how near one row is to the speed of memory.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -38,14 +38,14 @@ struct Settings {
     int n_rounds = 9;
     int n_context = 32;  // tokens of each sequence before the timed ones
     int n_threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    bool is_prompt = false;  // rows are tokens of one sequence, the last of which has logits, instead of sequences
+    bool is_prompt = false;  // rows are tokens of one sequence, with logits at the last, instead of separate sequences
 };
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// A model as it is loaded with our kernels or without, and a context for the most rows.
+/// A model loaded with or without our kernels, and a context for the largest batch.
 class Loaded {
   public:
     Loaded(const Settings & settings, bool is_ours) : settings_(settings) {
@@ -69,7 +69,7 @@ class Loaded {
         }
     }
 
-    /// Seconds of one batch of `n` rows; the context is as before afterwards.
+    /// Seconds of one batch of `n` rows. Leaves the context as it was.
     double time(int n) {
         forward::BatchRows rows;
         for (int i = 0; i < n; ++i) {
@@ -112,7 +112,7 @@ class Loaded {
     llama_context_ptr context_;
 };
 
-/// Bytes of weights that each row needs: all but an embedding table of which it takes one line.
+/// Bytes of weights that each row reads: all weights except an embedding table, of which a row takes one line.
 double bytes_of_weights(const std::string & path) {
     const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), {true, nullptr}),
                                                                    &gguf_free);
@@ -127,7 +127,8 @@ double bytes_of_weights(const std::string & path) {
 }
 
 /// Kullback-Leibler divergence of the distribution with log-probabilities `b` from that with `a`, nats.
-/// @throws Error{decode_failed} if it is not a number: such a one is smaller than nothing, and would pass as equality
+/// @throws Error{decode_failed} if it is not a number, since NaN compares as neither larger nor smaller and would pass
+///                              as equal
 double divergence(const std::vector<double> & a, const std::vector<double> & b) {
     double sum = 0;
     for (size_t i = 0; i < a.size(); ++i) {
@@ -138,34 +139,34 @@ double divergence(const std::vector<double> & a, const std::vector<double> & b) 
     return sum;
 }
 
-/// Largest divergences of distributions after the same tokens. Exactly 0 where all weights are of K types and both
-/// kernels have an output a lane: they add integers within a block, and the blocks one after the other
-/// (Qwen2.5-Coder-1.5B Q4_K_M with VNNI and AMX).
+/// Largest divergences of distributions after the same tokens. Exactly 0 if all weights are of K types and both kernels
+/// have one output per lane: they add integers within a block, and add blocks in order (Qwen2.5-Coder-1.5B Q4_K_M with
+/// VNNI and AMX).
 struct Differences {
-    double of_ours = 0;   // from ggml's, in a batch of the same size
-    double of_ggmls = 0;  // in another batch from those in the first size of batch
+    double of_ours = 0;   // ours from ggml's, in a batch of the same size
+    double of_ggmls = 0;  // ggml's in a batch of another size from ggml's in one of the first size
 };
 
-/// Reads memory as fast as it comes: what the kernels can at best.
+/// Reads memory as fast as possible, which is the best that kernels can do.
 class MemoryReader {
   public:
     explicit MemoryReader(int n_threads)
         : n_threads_(static_cast<size_t>(n_threads)), memory_((size_t{512} << 20) / sizeof(uint64_t), 1) {}
 
-    /// Bytes a second, the best of three readings: in the first the threads of a model may still be waiting for more work.
+    /// Bytes per second, the best of three readings: during the first, threads of a model may still be spinning.
     [[nodiscard]] double speed() const { return std::max({read(), read(), read()}); }
 
   private:
     [[nodiscard]] double read() const {
         const size_t part = memory_.size() / n_threads_ / 8 * 8;
-        std::vector<uint64_t> sums(n_threads_ * 8);  // each on a cache line of its own
+        std::vector<uint64_t> sums(n_threads_ * 8);  // each on its own cache line
         const Clock::time_point start = Clock::now();
         std::vector<std::thread> threads;
         for (size_t i = 0; i < n_threads_; ++i) {
             threads.emplace_back([&, i] {
                 uint64_t sum = 0;
                 for (const uint64_t * at = memory_.data() + i * part; at < memory_.data() + (i + 1) * part; at += 8) {
-                    __builtin_prefetch(at + 512);  // a page ahead, as our kernels do
+                    __builtin_prefetch(at + 512);  // a page ahead, like our kernels
                     sum += std::accumulate(at, at + 8, uint64_t{0});
                 }
                 sums[i * 8] = sum;
@@ -173,7 +174,8 @@ class MemoryReader {
         }
         for (std::thread & thread : threads) thread.join();
         const double seconds = seconds_since(start);
-        if (sums[0] != part) throw Error(ErrorCode::decode_failed, "memory was not read");  // and so it is not left out
+        // also keeps the compiler from removing the reading
+        if (sums[0] != part) throw Error(ErrorCode::decode_failed, "memory was not read");
         return static_cast<double>(part * n_threads_ * sizeof(uint64_t)) / seconds;
     }
 
@@ -204,18 +206,18 @@ int run(int argc, char ** argv) {
     Settings settings;
     std::string instructions;
     CLI::App app("What a batch of n rows costs, with ggml's kernels and with ours. Run it on an idle machine.");
-    app.add_option(
-           "-m,--model", settings.model,
-           "GGUF, of a format that ours know: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4")
+    app.add_option("-m,--model", settings.model,
+                   "GGUF file in a format of our kernels: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, "
+                   "IQ4_XS, MXFP4")
         ->required();
-    app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit")
+    app.add_option("--rows", settings.rows, "sizes of batches; the first is the unit of times")
         ->delimiter(',')
         ->check(CLI::Range(1, 2048));
-    app.add_flag("--prompt", settings.is_prompt, "rows are the tokens of one prompt instead of one of each sequence");
+    app.add_flag("--prompt", settings.is_prompt, "rows are tokens of one prompt instead of separate sequences");
     app.add_option("--kernels", instructions, "instructions of our kernels: avx2, vnni, amx");
-    app.add_option("--rounds", settings.n_rounds, "measured rounds; before them one to warm up")
-        ->check(CLI::Range(1, 1000));
-    app.add_option("--context", settings.n_context, "tokens of each sequence before")->check(CLI::Range(1, 100000));
+    app.add_option("--rounds", settings.n_rounds, "measured rounds, after one to warm up")->check(CLI::Range(1, 1000));
+    app.add_option("--context", settings.n_context, "tokens of each sequence before the timed ones")
+        ->check(CLI::Range(1, 100000));
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512));
     CLI11_PARSE(app, argc, argv);
     if (settings.rows.empty()) settings.rows = {1};
@@ -234,7 +236,7 @@ int run(int argc, char ** argv) {
     Differences differences;
     const MemoryReader memory(settings.n_threads);
     std::vector<double> memory_speeds;
-    std::vector<double> first;  // ggml's of the first row, in the first size of batch
+    std::vector<double> first;  // ggml's for the first row, in a batch of the first size
     for (int round = -1; round < settings.n_rounds; ++round) {
         if (round >= 0) memory_speeds.push_back(memory.speed());
         for (size_t i = 0; i < settings.rows.size(); ++i) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Load on harp-server, and on other servers for comparison: are the answers right under load, and how fast do they come?
+"""Load on harp-server, and on other servers for comparison: are answers right under load, and how fast are they?
 
     bench/server_load.py -m model.gguf
     bench/server_load.py -m model.gguf --streams 1,8 --rounds 5 --json result.json \\
@@ -8,20 +8,20 @@
         --program llama=/opt/llama.cpp/bin/llama-server -- -t 2 -ctk q8_0
     bench/server_load.py --url here=http://127.0.0.1:8080 --streams 4
 
-Each round starts each program anew, one at a time, in turn, and in the next round the other way about (A B, B A, A B ...),
-with the same model and flags. Streams are clients that ask one greedy, streamed /completion after the other, each for
-exactly --tokens tokens, with prompts of a fixed list.
+Each round starts each program anew, one at a time, in alternating order (A B, B A, A B ...), with the same model and flags.
+Streams are clients. Each sends one greedy, streamed /completion after another, for exactly --tokens tokens, with prompts from
+a fixed list.
 
-First, in a program's first turn, answers are compared: each prompt alone, then at each number of streams. A batch's size
-changes rounding, so where an answer differs, its first differing token is looked at: "tie" is two candidates nearer than
---tie to each other in both runs, "gate" is an entropy so near HARP's threshold that only one of the runs hesitated; what is
-neither is called unexplained and ends the program with exit code 1, as does any failed request. With -ctk f32 -ctv f32 and
-float32 weights all should be exact.
+First, in a program's first turn, answers are compared: each prompt alone, and at each number of streams. The size of a batch
+changes rounding. So where an answer differs, its first differing token is examined: "tie" means two candidates nearer than
+--tie to each other in both runs, "gate" means an entropy so near HARP's threshold that only one of the runs hesitated. Any other
+difference is called unexplained and gives exit code 1, like a failed request. With -ctk f32 -ctv f32 and float32 weights all
+answers should be exact.
 
-Then times, without log-probabilities: tokens/s of all streams together, from the first request to the last answer; first:
-from sending a request to its first token (the wait for a slot included); next: between tokens of one answer; hesitations:
-share of steps. Numbers are medians over rounds, those in brackets the least and greatest round. Measure on an idle machine:
-this client takes part.
+Then times are measured, without log-probabilities. tokens/s: of all streams together, from the first request to the last answer;
+first: from sending a request to its first token, including the wait for a slot; next: between tokens of one answer; hesitations:
+share of steps. Numbers are medians over rounds, with the least and greatest round in brackets. Measure on an idle machine: this
+client uses the processor too.
 """
 
 import argparse
@@ -56,20 +56,20 @@ def say(text):
 
 
 class Fault(Exception):
-    """A request that was not answered as it should be."""
+    """A request that was not answered correctly."""
 
 
 # ---- a client ----
 
 
 def request_bytes(path, data):
-    """A POST of these bytes, after which the connection is closed."""
+    """A POST with these bytes, after which the connection is closed."""
     return (f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
             f"Content-Length: {len(data)}\r\n\r\n").encode() + data
 
 
 async def events(address, path, body):
-    """Sends a request; yields (time of arrival, event) of its streamed answer. Closing the generator hangs up."""
+    """Sends a request; yields (time of arrival, event) for its streamed answer. Closing the generator closes the connection."""
     reader, writer = await asyncio.open_connection(*address, limit=1 << 24)
     try:
         writer.write(request_bytes(path, json.dumps(body).encode()))
@@ -101,12 +101,12 @@ class Answer:
     first: float = math.nan  # seconds from the request to its first token
     gaps: list = field(default_factory=list)  # seconds between tokens
     last: dict = field(default_factory=dict)  # the last event, with counts
-    steps: list = field(default_factory=list)  # per token, with n_probs only: id, top_logprobs; HARP's entropy, hesitated
+    steps: list = field(default_factory=list)  # per token, only with n_probs: id, top_logprobs; with HARP entropy, hesitated
     fault: str = ""
 
 
 async def complete(address, body):
-    """The whole answer to a streamed /completion; what goes wrong is in its field `fault`."""
+    """The whole answer to a streamed /completion; an error is in its field `fault`."""
     answer, arrivals, raw = Answer(), [], []
     began = time.perf_counter()
     try:
@@ -114,7 +114,7 @@ async def complete(address, body):
             async for now, event in stream:
                 arrivals.append(now)
                 raw.append(event)
-        parts = [json.loads(event) for event in raw]  # only now: while tokens come the processor is the server's
+        parts = [json.loads(event) for event in raw]  # parsed only now, to leave the processor to the server while tokens come
         if not parts or "error" in parts[-1] or not parts[-1].get("stop"):
             raise Fault(f"the stream ended early: {parts[-1] if parts else 'empty'}")
         answer.text = "".join(part["content"] for part in parts)
@@ -128,7 +128,7 @@ async def complete(address, body):
 
 
 async def under_load(address, bodies, streams):
-    """Answers to all bodies, asked by so many clients at once, and the seconds it took."""
+    """Answers to all bodies, sent by this number of clients at once, and the time in seconds."""
     waiting, answers = collections.deque(enumerate(bodies)), [None] * len(bodies)
 
     async def client():
@@ -152,13 +152,13 @@ class Program:
 
     @contextlib.contextmanager
     def running(self, args):
-        """(address, process id or None), the server started for this turn and ended with it, whatever happens."""
+        """(address, process id or None); the server runs for this turn only, and is ended in any case."""
         if not self.command:
             yield self.address, None
             return
         slots = args.slots or max(args.streams)
         flags = ["-t", str(os.cpu_count()), "-np", str(slots), "-c", str(slots * args.context), *args.flags, *self.command[1:]]
-        server = running_server.Server.__new__(running_server.Server)  # one that is interrupted while it starts is ended too
+        server = running_server.Server.__new__(running_server.Server)  # created first, so that a server interrupted while it starts is ended too
         try:
             server.__init__(*flags, model=args.model, program=self.command[0])
             yield ("127.0.0.1", server.port), server.process.pid
@@ -194,7 +194,7 @@ def parse_url(text):
     return Program(name, [], (parts.hostname, parts.port))
 
 
-# ---- are answers those of the same request alone? ----
+# ---- are answers the same as for the request alone? ----
 
 
 def gap(step):
@@ -203,7 +203,7 @@ def gap(step):
 
 
 def difference(alone, loaded, tie):
-    """Where and why two answers to one request differ: (position, reason, gap alone, gap under load); None if they do not."""
+    """Where and why two answers to one request differ: (position, reason, gap alone, gap under load); None if they are equal."""
     for position, (a, b) in enumerate(zip(alone.steps, loaded.steps)):
         gated = a.get("hesitated") != b.get("hesitated")
         if gated and abs(a["entropy"] - b["entropy"]) <= tie and (a["id"] != b["id"] or alone.text != loaded.text):
@@ -217,7 +217,7 @@ def difference(alone, loaded, tie):
 
 
 async def compare(address, program, args, prompts):
-    """Exact share and differences at each number of streams."""
+    """Share of exact answers, and differences, for each number of streams."""
     ask = {"n_predict": args.tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": args.cache_prompt, "n_probs": 2}
     bodies = [{**ask, "prompt": prompt} for prompt in prompts[:args.check]]
     say(f"{program.name}: {len(bodies)} prompts alone")
@@ -252,7 +252,7 @@ def percentile(values, share):
 
 
 async def measure(address, program, args, prompts, number):
-    """One row for each number of streams."""
+    """One row of times for each number of streams."""
     ask = {"n_predict": args.tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": args.cache_prompt}
     warm = await complete(address, {**ask, "prompt": "Warm"})
     if warm.fault:
@@ -278,7 +278,7 @@ async def measure(address, program, args, prompts, number):
     return rows
 
 
-# ---- what is printed ----
+# ---- output ----
 
 
 def print_comparison(rows):
@@ -315,7 +315,7 @@ def print_faults(rows):
 
 
 def prompt_list(count, words):
-    """Distinct prompts of about so many words."""
+    """Distinct prompts of about this many words."""
     starts = [f"Once upon a time a {a} and a {b} met in the {place}."
               for a, b in itertools.permutations(ANIMALS, 2) for place in PLACES]
     more = " They talked about the weather, and then they went home together to eat."
@@ -324,18 +324,18 @@ def prompt_list(count, words):
 
 
 def add_server_options(parser, streams, slots="the most streams"):
-    parser.add_argument("-m", "--model", default=TINY, help="for all programs (default: the tiny model of the tests)")
+    parser.add_argument("-m", "--model", default=TINY, help="model for all programs (default: the tests' tiny model)")
     parser.add_argument("--program", action="append", type=parse_program, metavar="NAME=PATH [FLAG...]",
-                        help="a server and flags of its own, one word for the shell; may be repeated "
+                        help="a server and its own flags, quoted as one word; may be repeated "
                              "(default: harp-server with HARP and off)")
     parser.add_argument("--url", action="append", type=parse_url, metavar="NAME=http://HOST:PORT",
-                        help="a server that runs; may be repeated")
+                        help="a running server; may be repeated")
     parser.add_argument("--streams", type=lambda text: [int(part) for part in text.split(",")], default=streams, metavar="N,...",
-                        help=f"clients at once (default: {','.join(map(str, streams))})")
+                        help=f"numbers of clients at once (default: {','.join(map(str, streams))})")
     parser.add_argument("--slots", type=int, help=f"-np (default: {slots})")
-    parser.add_argument("--context", type=int, default=512, help="of a slot; -c is this times the slots (default: 512)")
+    parser.add_argument("--context", type=int, default=512, help="tokens of a slot; -c is this times the slots (default: 512)")
     parser.add_argument("flags", nargs="*", metavar="-- FLAG...",
-                        help="for all programs, after --; later flags win (-t is all processors)")
+                        help="flags for all programs, after --; later flags win (default of -t: all processors)")
 
 
 def programs_of(args):
@@ -346,15 +346,15 @@ def programs_of(args):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_server_options(parser, [1, 4, 16, 64])
-    parser.add_argument("--rounds", type=int, default=3, help="0 only compares answers (default: 3)")
-    parser.add_argument("--requests", type=int, default=2, help="of each stream, at least 4 in all (default: 2)")
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer (default: 64)")
-    parser.add_argument("--words", type=int, default=12, help="of each prompt, about (default: 12)")
-    parser.add_argument("--cache-prompt", action="store_true", help="slots may reuse what they hold of a prompt (default: no)")
-    parser.add_argument("--check", type=int, default=16, help="prompts whose answers are compared, 0: none (default: 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds; 0 only compares answers (default: 3)")
+    parser.add_argument("--requests", type=int, default=2, help="requests of each stream, at least 4 in all (default: 2)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default: 64)")
+    parser.add_argument("--words", type=int, default=12, help="approximate words of each prompt (default: 12)")
+    parser.add_argument("--cache-prompt", action="store_true", help="let slots reuse what they hold of a prompt (default: no)")
+    parser.add_argument("--check", type=int, default=16, help="number of prompts whose answers are compared (default: 16)")
     parser.add_argument("--tie", type=float, default=0.1,
-                        help="candidates this near are tied, nats; entropies, bits (default: 0.1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers of all rounds, seconds")
+                        help="candidates this near (nats), or entropies this near (bits), are tied (default: 0.1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers of all rounds, in seconds")
     return parser.parse_args()
 
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Minutes of mixed load on harp-server: does its memory stay flat, is each request answered as it should be?
+"""Minutes of mixed load on harp-server: does its memory stay flat, and is each request answered correctly?
 
     bench/server_soak.py                                    the tiny model, 10 minutes
     bench/server_soak.py -m model.gguf --minutes 60 --json soak.json
     bench/server_soak.py --url here=http://127.0.0.1:8080 --pid 4711
 
-So many clients ask, one request after the other, what a seeded generator draws: completions, chats, log-probabilities,
-prompts that fill a slot, all with other HARP options; clients that hang up before or in mid-answer; bad requests, each with
-the one status it must get. One more client asks the same greedy request all the time; with --exact it must always get the
-same answer (float32 weights: elsewhere the size of batches changes rounding). The server's memory is read each second:
-resident (RSS) and of it what is not a file's (the model file is mapped, so its part grows as it is touched). The verdict is
-on the latter: a line is fitted from the first minute on, and its rise up to the end must not exceed --allow. Exit code 1 if
-it does, if a request got another status, or if the server died.
+Each of several clients sends, one request after another, what a seeded generator draws: completions, chats, log-probabilities,
+prompts that fill a slot, all with varying HARP options; some hang up before or in mid-answer; bad requests must get their one
+correct status. One more client repeats the same greedy request; with --exact it must always get the same answer (with float32
+weights; otherwise the size of batches changes rounding). The server's memory is read each second: resident (RSS), and its part
+that is not of files (the model file is mapped, so its part grows as it is touched). The verdict is on the latter: a line is fitted
+from the first minute on, and its rise up to the end must not exceed --allow. Exit code 1 if it does, if a request got a wrong
+status, or if the server died.
 
-llama.cpp's prompt cache in main memory grows up to 8 GiB by design; --cache-ram 0 turns it off here (a flag after -- wins).
+llama.cpp's prompt cache in main memory grows up to 8 GiB by design; it is turned off here by --cache-ram 0 (a flag after -- wins).
 """
 
 import argparse
@@ -34,11 +34,11 @@ BAD = [("/completion", b"{\"prompt\": 5.5}", 400), ("/completion", b"{\"prompt\"
        ("/v1/chat/completions", b"{\"messages\": \"x\"}", 400), ("/completion", b"{\"prompt\": \"x\", \"n_predict\": -7}", 400),
        ("/completion", b"{\"prompt\": [1, 999999999]}", 400), ("/nowhere", b"{}", 404),
        ("/completion", json.dumps({"prompt": "x", "grammar": "root ::= ("}).encode(), 400)]
-WARM_UP = 60  # seconds, after which memory must be flat
+WARM_UP = 60  # seconds; memory must be flat afterwards
 
 
 async def post(address, path, data):
-    """The status of a request that is not streamed, and its answer."""
+    """The status and the answer of a request that is not streamed."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         writer.write(request_bytes(path, data))
@@ -49,7 +49,7 @@ async def post(address, path, data):
 
 
 class Client:
-    """Asks what its generator draws until the time is over, and counts."""
+    """Sends what its generator draws until the time is over, and counts."""
 
     def __init__(self, address, args, seed):
         self.address, self.args, self.random = address, args, random.Random(seed)
@@ -121,11 +121,11 @@ class Client:
                 await asyncio.wait_for(kind(), 300)
             except (Fault, OSError, EOFError, ValueError, IndexError, asyncio.TimeoutError) as fault:
                 self.faults[f"{kind.__name__}: {type(fault).__name__} {fault}"] += 1
-                await asyncio.sleep(0.2)  # a dead server is not asked a million times
+                await asyncio.sleep(0.2)  # so that a dead server is not asked a million times
 
 
 async def same_request(address, end):
-    """How many times which answer came to one greedy request."""
+    """How often each answer came to the same greedy request."""
     answers = collections.Counter()
     while time.monotonic() < end:
         answer = await complete(address, {"prompt": "Once upon a time", "n_predict": 32, "temperature": 0, "ignore_eos": True})
@@ -146,7 +146,7 @@ async def watch(pid, begin, end):
     while time.monotonic() < end:
         try:
             samples.append((time.monotonic() - begin, *memory(pid)))
-        except (OSError, KeyError):  # gone, or a zombie
+        except (OSError, KeyError):  # the process is gone, or a zombie
             say(f"the server died after {time.monotonic() - begin:.0f} s")
             return samples, False
         if len(samples) % 30 == 1:
@@ -166,7 +166,7 @@ async def soak(address, pid, args):
 
 
 def report(result, args):
-    """Prints it; whether all is well."""
+    """Prints the result. @return whether all is well"""
     print("asked:", ", ".join(f"{count} {kind}" for kind, count in sorted(result["asked"].items())))
     for fault, count in result["faults"].most_common(10):
         print(f"{count} times: {fault}")
@@ -191,11 +191,11 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_server_options(parser, [8], slots="half of them, so that some wait")
     parser.add_argument("--minutes", type=float, default=10, help="(default: 10)")
-    parser.add_argument("--allow", type=float, default=8, help="MiB that memory may rise after the first minute (default: 8)")
-    parser.add_argument("--pid", type=int, help="of the server at --url")
+    parser.add_argument("--allow", type=float, default=8, help="most MiB by which memory may rise after the first minute (default: 8)")
+    parser.add_argument("--pid", type=int, help="process id of the server at --url")
     parser.add_argument("--exact", action="store_true", help="exit code 1 if the same request got different answers")
     parser.add_argument("--without-harp", action="store_true", help="send no HARP options, for llama-server or --harp-off")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all samples and counts")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples and counts")
     args = parser.parse_args()
     args.slots = args.slots or max(1, args.streams[0] // 2)
     args.flags = ["--cache-ram", "0", *running_server.EXACT, *args.flags]

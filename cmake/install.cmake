@@ -1,6 +1,7 @@
-# cmake --install: our library and headers, beside what llama.cpp's own rules install.
+# cmake --install: our library and headers, in addition to what llama.cpp's own rules install.
 #
-# Components are those of cmake/package.cmake. The package file is written by hand, as llama.cpp's is: an exported target could not name llama.cpp's, which exports none.
+# The components are those of cmake/package.cmake. The package file is written by hand, like llama.cpp's: an exported target
+# could not refer to llama.cpp's targets, which are not exported.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 

@@ -1,6 +1,6 @@
-# llama.cpp, built from its pinned source (or from -DHARP_LLAMA_SOURCE=DIR) as a part of this build, with patches/ on it.
+# llama.cpp, built from its pinned source (or from -DHARP_LLAMA_SOURCE=DIR) as part of this build, with patches/ applied.
 #
-# Back-end options pass through as they are: -DGGML_CUDA=ON, -DGGML_VULKAN=ON, -DGGML_RPC=ON, ...
+# Back-end options are passed through unchanged: -DGGML_CUDA=ON, -DGGML_VULKAN=ON, -DGGML_RPC=ON, ...
 if(HARP_LLAMA_SOURCE)
     set(harp_llama_dir "${HARP_LLAMA_SOURCE}")
 else()
@@ -29,11 +29,11 @@ foreach(part TESTS TOOLS EXAMPLES SERVER APP UI)
     set(LLAMA_BUILD_${part} OFF CACHE BOOL "" FORCE)
 endforeach()
 set(LLAMA_USE_PREBUILT_UI OFF CACHE BOOL "" FORCE)
-# ccache is a matter of CMAKE_CXX_COMPILER_LAUNCHER (presets), not of ggml's own search for it
+# ccache is chosen by CMAKE_CXX_COMPILER_LAUNCHER (presets), not by ggml's own search
 set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
-# programs must find the libraries in the build tree and, installed, beside themselves
+# programs must find the libraries in the build tree and, once installed, next to themselves
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
-# llama.cpp would take its build number from our git history, and be compiled anew after each commit
+# otherwise llama.cpp takes its build number from our git history, and is compiled anew after each commit
 set(LLAMA_BUILD_NUMBER 0)
 set(LLAMA_BUILD_COMMIT "pinned-0.5.0")
 if(HARP_LLAMA_SOURCE)
@@ -47,12 +47,12 @@ endif()
 
 add_subdirectory("${harp_llama_dir}" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp")
 set(HARP_LLAMA_DIR "${harp_llama_dir}")
-if(GGML_RPC AND PROJECT_IS_TOP_LEVEL) # the other side, ggml-rpc-server: it must be of the same version
+if(GGML_RPC AND PROJECT_IS_TOP_LEVEL) # ggml-rpc-server, the other side, must be of the same version
     add_subdirectory("${harp_llama_dir}/tools/rpc" "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp/tools/rpc")
     set_target_properties(ggml-rpc-server PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endif()
 
-# headers that are not ours are not held to our warnings
+# no warnings from headers that are not ours
 foreach(target llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
     if(TARGET ${target})
         get_target_property(directories ${target} INTERFACE_INCLUDE_DIRECTORIES)

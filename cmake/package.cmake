@@ -1,12 +1,12 @@
 # `cpack -G DEB`: the packages harp (programs, their libraries, the service) and libharp-dev (headers, CMake files).
 #
-# packaging/deb.sh configures for it: all but links to the programs goes to /usr/lib/harp, since our llama.cpp is patched and must not
-# stand where another package's would.
+# packaging/deb.sh configures for it. Everything but links to the programs goes to /usr/lib/harp: our llama.cpp is patched and must
+# not be where another package's would be.
 include(GNUInstallDirs)
 
 # llama.cpp's own rules have no components
 set(libraries llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
-get_target_property(headers ggml PUBLIC_HEADER) # ggml has them relative to its folder
+get_target_property(headers ggml PUBLIC_HEADER) # paths relative to ggml's folder
 list(TRANSFORM headers PREPEND ${HARP_LLAMA_DIR}/ggml/)
 set_target_properties(ggml PROPERTIES PUBLIC_HEADER "${headers}")
 install(TARGETS ${libraries} EXCLUDE_FROM_ALL
@@ -19,7 +19,7 @@ foreach(name llama ggml)
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/${name} COMPONENT development EXCLUDE_FROM_ALL)
 endforeach()
 
-# what stands in the usual places
+# files in the usual places
 set(made ${PROJECT_BINARY_DIR}/packaging)
 file(MAKE_DIRECTORY ${made})
 if(NOT CMAKE_INSTALL_BINDIR STREQUAL bin)
@@ -60,7 +60,7 @@ set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS
-    ${PROJECT_BINARY_DIR}/bin ${PROJECT_BINARY_DIR}/src) # of the build: libraries that are in the package itself
+    ${PROJECT_BINARY_DIR}/bin ${PROJECT_BINARY_DIR}/src) # the build's: these libraries are in the package itself
 set(CPACK_DEBIAN_PROGRAMS_PACKAGE_NAME harp)
 set(CPACK_DEBIAN_PROGRAMS_PACKAGE_SECTION science)
 set(CPACK_COMPONENT_PROGRAMS_DESCRIPTION "language models that look twice when they hesitate

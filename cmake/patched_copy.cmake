@@ -1,11 +1,11 @@
-# patched_copy(SOURCE DESTINATION PATCHES...): a copy of llama.cpp's source with our patches on it.
+# patched_copy(SOURCE DESTINATION PATCHES...): a copy of llama.cpp's source with our patches applied.
 #
-# The source itself stays as it was fetched. Files keep their times, so that configuring again compiles only what the source or a patch
-# changed. A patch that does not fit exactly (no fuzz) ends the configuration.
+# The source itself is not changed. Files keep their times, so that configuring again compiles only what the source or a patch
+# has changed. A patch that does not fit exactly (no fuzz) ends the configuration with an error.
 function(patched_copy source destination)
-    file(REAL_PATH ${source} source) # a link would be copied as one, and the patches land in what it points to
+    file(REAL_PATH ${source} source) # else a link is copied as a link, and the patches change its target
     find_program(PATCH_EXECUTABLE patch REQUIRED)
-    file(REAL_PATH ${source} source) # of a link CMake would copy the link, and the patches would reach what it stands for
+    file(REAL_PATH ${source} source)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
     set(patched "")
     set(key "")

@@ -1,12 +1,12 @@
 # Warnings are errors, for our own code only: link harp_warnings PRIVATE.
-# (GCC's -Wnull-dereference and -Wmaybe-uninitialized find only faults of library headers at -O3.)
+# (Without GCC's -Wnull-dereference and -Wmaybe-uninitialized, which at -O3 only warn about library headers.)
 add_library(harp_warnings INTERFACE)
 target_compile_options(harp_warnings INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
     -Wimplicit-fallthrough $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -Werror)
 
 # HARP_SANITIZE=thread, or address,undefined: our code and the server under a sanitizer, with assertions; llama.cpp's libraries are
-# not instrumented. (The tests of the library have their own: HARP_SANITIZER_TESTS.)
+# not instrumented. (The library's tests have an option of their own, HARP_SANITIZER_TESTS.)
 set(HARP_SANITIZE "" CACHE STRING "Sanitizers of our code and of the server: thread, or address,undefined")
 if(HARP_SANITIZE)
     set(harp_sanitize_options -fsanitize=${HARP_SANITIZE} -g -UNDEBUG)

@@ -15,7 +15,7 @@ session = harp.Session(model, harp.HarpOptions(threshold=2.0, strength=0.05), n_
 question = "Name three rivers."
 prompt = model.apply_chat_template([{"role": "user", "content": question}]) if model.has_chat_template else question
 
-# %% The answer, with what the model knew at each step
+# %% The answer, with the record of each step
 stream = session.generate(prompt, max_tokens=40)
 tokens = list(stream)
 print(stream.answer.text)

@@ -1,4 +1,4 @@
-// llama.cpp's simplest generation loop, with HARP: four calls are renamed, nothing else changes.
+// llama.cpp's simplest generation loop with HARP: calls are renamed, and hesitations are counted.
 //
 //   simple MODEL.gguf "PROMPT" [N_TOKENS]
 #include <cstdio>
@@ -18,7 +18,7 @@ int main(int argc, char ** argv) {
     const int n_tokens = argc > 3 ? std::atoi(argv[3]) : 32;
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
 
-    harp_set_kernels(true);  // not needed: quantised models are faster with it
+    harp_set_kernels(true);  // optional: makes quantised models faster
     llama_model * model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (model == nullptr) {
         std::fprintf(stderr, "cannot load %s\n", argv[1]);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Waits until a harp-server is ready and has a chat with it.
+"""Waits until a harp-server is ready, and chats with it.
 
-    packaging/ask_server.py PORT [KEY]      with a key: without it there must be no answer; without one: its page too
+    packaging/ask_server.py PORT [KEY]      with a key, requests without it must be refused; without a key its page is checked too
 """
 
 import json

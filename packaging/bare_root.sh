@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A Debian system with nothing in it, in a folder, to try things as on a new machine. Source this file, as root.
+# A minimal Debian system in a folder, for trying things as on a new machine. Source this file, as root.
 
-make_root() { # make_root: debootstrap of this machine's release into $bare; it is gone when the script ends
+make_root() { # make_root: debootstrap of this machine's release into $bare, which is deleted when the script ends
     [[ $(id -u) == 0 ]] || { echo "this needs root: debootstrap, chroot" >&2 && exit 1; }
     command -v debootstrap >/dev/null || { echo "apt-get install debootstrap, then call again" >&2 && exit 1; }
     local release
@@ -16,9 +16,9 @@ make_root() { # make_root: debootstrap of this machine's release into $bare; it 
     in_root apt-get update -qq
 }
 
-seen_in_root=() # folders of this machine that the bare system sees, at the same place
+seen_in_root=() # folders of this machine that the bare system sees at the same path
 
-in_root() { # in_root COMMAND...: in the bare system, with processes and mounts of its own; the network is this machine's
+in_root() { # in_root COMMAND...: runs it in the bare system, with its own processes and mounts, and this machine's network
     # shellcheck disable=SC2016 # expanded by the inner shell
     unshare --mount --pid --fork --kill-child bash -c '
         set -e

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the Debian packages harp and libharp-dev: build/deb/harp_VERSION_amd64.deb, build/deb/libharp-dev_VERSION_amd64.deb.
 #
-# For the Debian release of this machine, and any processor: llama.cpp's CPU back end is there once for each kind of them.
-# packaging/try_deb.sh tries the packages. A first build takes about half an hour on two cores.
+# For the Debian release of this machine and any processor: there is a CPU back end of llama.cpp for each kind.
+# packaging/try_deb.sh tests the packages. A first build takes about half an hour on two cores.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes a release in build/dist: source archive, wheel, Debian packages, checksums.
 #
-#   packaging/release.sh [--draft]      --draft: without a clean tree and a section of this version in CHANGELOG.md
+#   packaging/release.sh [--draft]      --draft: does not require a clean tree and a section for this version in CHANGELOG.md
 #
-# The source archive has the pinned llama.cpp inside, so that it builds without a network: the Debian packages are built from it that way.
+# The source archive contains the pinned llama.cpp, so that it builds without a network. The Debian packages are built from it.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
@@ -31,7 +31,7 @@ tar --append --file "$dist/$name.tar" --sort=name --owner=0 --group=0 --numeric-
 gzip --best --no-name "$dist/$name.tar"
 
 step "Debian packages from the archive, without a network"
-work=$root/build/from-archive # kept: the next release builds less
+work=$root/build/from-archive # kept, so that the next release has less to build
 rm -rf "${work:?}/$name"
 mkdir -p "$work"
 tar --extract --gzip --file "$dist/$name.tar.gz" --directory "$work"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Cross-builds for aarch64 with Debian's compiler, in a bare Debian system, and tries the result under qemu-user. As root.
+# Cross-builds for aarch64 with Debian's compiler in a bare Debian system, and tests the result under qemu-user. As root.
 #
 #   packaging/try_aarch64.sh [MODEL]        default: .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 #
-# The unit tests; the laws and the authors' recorded runs on stories260K; an answer of MODEL. The build is in build/aarch64 and stays, so
-# that a second call builds what has changed. On two busy cores a first build took 26 minutes, the unit tests 5, the laws 8, the answer 2.
+# Tested are the unit tests, the laws and the authors' recorded runs on stories260K, and an answer of MODEL. The build stays in
+# build/aarch64, so that a second call builds only what has changed. On two busy cores a first build took 26 minutes, the unit tests 5,
+# the laws 8, the answer 2.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=scripts/setup.sh
@@ -17,14 +18,14 @@ HARP_STEPS=5
 model=$(realpath "${1:-$deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
 [[ -f $model ]] || fail "there is no $model"
 build=$root/build/aarch64
-# unit_kernels is of x86-64 alone; the last two find nothing of theirs here, and skip all
+# unit_kernels is for x86-64 only; the last two find none of their data here and skip all tests
 unit_tests=(unit_method unit_forward unit_decoding unit_llama_flags unit_multiplication unit_ggml_amx)
 model_tests=(model_laws conformance_stories260K)
 
-# emulated, in the bare system; threads that wait give the core to others
+# emulated, in the bare system; waiting threads free their core
 emulated() { in_root env OMP_WAIT_POLICY=passive "HARP_TEST_MODELS=$deps/models" "HARP_SHARED_DATA=$shared" qemu-aarch64 "$@"; }
 
-try_test() { # try_test NAME [ARGUMENT...]: an executable of GoogleTest; says how many tests passed and were skipped
+try_test() { # try_test NAME [ARGUMENT...]: runs a GoogleTest executable, and prints how many tests passed and were skipped
     local log=$logs/aarch64-$1.log started=$SECONDS passed skipped
     emulated "$(find "$build/tests" -type f -name "$1")" "${@:2}" >"$log" 2>&1 || { tail -n 30 "$log" >&2 && fail "$1"; }
     passed=$(sed -nE 's/^\[  PASSED  \] ([0-9]+) tests?.*/\1/p' "$log")
@@ -67,8 +68,8 @@ step "unit tests"
 for name in "${unit_tests[@]}"; do try_test "$name"; done
 
 step "laws, recorded runs"
-try_test model_laws '--gtest_filter=*/stories260K' # others take too long, emulated: LazyIsFused alone 3 minutes with this one
-try_test conformance_stories260K '--gtest_filter=-*MistakeIsNoticed*' # planted mistakes: more than a minute each, emulated
+try_test model_laws '--gtest_filter=*/stories260K' # emulated, others take too long: LazyIsFused takes 3 minutes even with this one
+try_test conformance_stories260K '--gtest_filter=-*MistakeIsNoticed*' # emulated, each planted mistake takes more than a minute
 
 step "an answer"
 cp "$model" "$bare/model.gguf"

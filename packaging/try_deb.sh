@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the packages of packaging/deb.sh into a bare Debian system, tries what is in them, and removes them. As root.
+# Installs the packages of packaging/deb.sh into a bare Debian system, tests their contents, and removes them. As root.
 #
 #   packaging/try_deb.sh [MODEL]        default: .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 #
-# An answer; the service's command as a user of its own, with a chat; the unit file under systemd's eyes; a program built against
-# libharp-dev; nothing left after purge.
+# Tested are an answer; the service's command as a separate user, with a chat; the unit file with systemd-analyze; a program built
+# with libharp-dev; and that nothing is left after purge.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=packaging/trying.sh
@@ -15,7 +15,7 @@ model=$(realpath "${1:-$here/../.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
 unit=/usr/lib/systemd/system/harp-server.service
 
 server=
-end_server() { # the last of the processes that in_root starts one in the other: a signal to the first does not reach it
+end_server() { # ends the innermost of the nested processes that in_root starts, which a signal to the first does not reach
     local last=$server child
     [[ -n $server ]] || return 0
     while child=$(pgrep --parent "$last"); do last=$child; done

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs the steps of the Dockerfile in bare Debian systems made by debootstrap, where there is no Docker, and asks the server. As root.
+"""Runs the steps of the Dockerfile without Docker, in bare Debian systems made by debootstrap, and asks the server. As root.
 
     packaging/try_dockerfile.py [MODEL]      default: .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-Understands what the Dockerfile uses. If the user has a ccache folder, the build uses it.
+Understands only the instructions that the Dockerfile uses. If the user has a ccache folder, the build uses it.
 """
 
 import json
@@ -26,7 +26,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def steps(text):
-    """(instruction, arguments) of the file, continued lines joined."""
+    """(instruction, arguments) of the file, with continued lines joined."""
     lines = re.sub(r"\\\n\s*", "", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
     for line in lines.splitlines():
         if line.strip():
@@ -35,7 +35,7 @@ def steps(text):
 
 
 class Stage:
-    """One system in a folder."""
+    """One Debian system in a folder."""
 
     def __init__(self, root, base):
         subprocess.run(["cp", "-a", base, root], check=True)
@@ -61,7 +61,7 @@ class Stage:
 
 
 def copy_sources(names, stage, destination):
-    """From the build's context, which is the repository without what .dockerignore names."""
+    """Copies from the build's context, which is the repository without the files in .dockerignore."""
     target = stage.path(destination)
     target.mkdir(parents=True, exist_ok=True)
     ignored = [f"--exclude=./{line}" for line in (ROOT / ".dockerignore").read_text().split()]
@@ -77,7 +77,7 @@ def build(work):
     release = re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text()).group(1)
     subprocess.run(["debootstrap", "--variant=minbase", release, base], check=True, stdout=subprocess.DEVNULL)
     (base / "etc/resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
-    (base / "host-certificates").write_bytes(CERTIFICATES.read_bytes())  # a network may have its own
+    (base / "host-certificates").write_bytes(CERTIFICATES.read_bytes())  # a network may have its own certificates
     stages, stage = {}, None
     for instruction, arguments in steps((ROOT / "Dockerfile").read_text()):
         started = time.monotonic()
@@ -117,7 +117,7 @@ def build(work):
 
 
 def try_server(stage):
-    """`docker run` with the folders that the Dockerfile's head names."""
+    """Like `docker run` with the folders named at the head of the Dockerfile."""
     (stage.root / "models").mkdir()
     subprocess.run(["cp", MODEL, stage.root / "models/model.gguf"], check=True)
     (stage.root / "run/secrets").mkdir(parents=True)
@@ -130,7 +130,7 @@ def try_server(stage):
         if subprocess.run([ROOT / "packaging/ask_server.py", str(port), "secret"], check=False).returncode != 0:
             sys.exit(f"failed: the server\n{(stage.root / 'log').read_text()[-2000:]}")
     finally:
-        # the server itself: the kernel does not pass the end of unshare on to what has changed its user
+        # kills the server itself: the kernel does not pass the end of unshare on to a process that has changed its user
         subprocess.run(["pkill", "--signal", "KILL", "--parent", str(server.pid)], check=False)
         server.wait()
 

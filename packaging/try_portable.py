@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A portable build (GGML_BACKEND_DL, GGML_CPU_ALL_VARIANTS) against the normal one: the same kernels are used, with the same answers.
+"""Compares a portable build (GGML_BACKEND_DL, GGML_CPU_ALL_VARIANTS) with the normal one: same kernels in use, same answers.
 
-    packaging/try_portable.py PORTABLE NORMAL MODEL      two commands harp, and a quantised model
+    packaging/try_portable.py PORTABLE NORMAL MODEL      two harp commands and a quantised model
 
 For example, after packaging/wheel.sh or packaging/deb.sh:
     packaging/try_portable.py build/portable/bin/harp build/release/bin/harp .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -24,7 +24,7 @@ def run(program, command, *flags):
 
 
 def kernels(program, *flags):
-    """What `harp info` says, and whether llama.cpp gave weights to our buffer type."""
+    """The build as `harp info` reports it, and whether llama.cpp gave weights to our buffer type."""
     done = run(program, "info", "--json", "-v", *flags)
     return json.loads(done.stdout)["build"], bool(re.search(r"HARP model buffer size", done.stderr))
 

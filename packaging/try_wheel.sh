@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs a wheel into an environment that has nothing else and tries what is in it.
+# Installs a wheel into an empty environment and tests its contents.
 #
 #   packaging/try_wheel.sh WHEEL MODEL      for example: build/wheel/*.whl .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 #
-# An answer, harp serve with a chat and its page, a score in Python. Libraries that are mapped must come from the environment, except
-# the C and C++ library and what Python brings. Only numpy is installed beside the wheel.
+# Tested are an answer, harp serve with a chat and its page, and a score in Python. Mapped libraries must come from the environment,
+# except the C and C++ libraries and what Python brings. Only numpy is installed in addition to the wheel.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=packaging/trying.sh
@@ -17,16 +17,16 @@ clean_up() {
     rm -rf "$work"
 }
 trap clean_up EXIT
-cd "$work" # nothing of the repository is near
+cd "$work" # away from the repository's files
 unset PYTHONPATH LD_LIBRARY_PATH
 export PATH=/usr/local/bin:/usr/bin:/bin HOME=$work OMP_WAIT_POLICY=passive
 
-check_maps() { # check_maps FILE: of a process that computes with the model
+check_maps() { # check_maps FILE: the maps of a process that has the model loaded
     local from='^/(usr/)?lib/.*/(ld-linux.*|lib(c|m|dl|rt|pthread|util|resolv|stdc\+\+|gcc_s)\.so.*)$' outside
     grep -q "^$work/env/.*/libggml-cpu-.*\.so" "$1" || fail "no CPU back end of the environment is loaded"
     grep -q "/libfmt" "$1" || fail "the list of mapped files is not complete"
     outside=$(grep -E '\.so(\.|$)' "$1" | grep -vE "^$work/env/|$from" | grep -vE "^($python|/usr)/lib.*/(lib)?python3?[^/]*/|^$python/lib/|libpython3" || true)
-    outside=$(grep -vE '/lib(z|bz2|lzma|ffi|crypto|ssl|expat|uuid|sqlite3)\.so' <<<"$outside" || true) # of Python's own modules
+    outside=$(grep -vE '/lib(z|bz2|lzma|ffi|crypto|ssl|expat|uuid|sqlite3)\.so' <<<"$outside" || true) # libraries of Python's own modules
     [[ -z $outside ]] || fail "files outside of the environment: $outside"
 }
 

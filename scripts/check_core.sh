@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 calls='\b(v?f?printf|f?puts|putchar|perror|_?exit|quick_exit|abort|terminate)[[:space:]]*\(|\bstd::(cout|cerr|clog|print(ln)?)\b'
-# comments are blanked, lines keep their numbers
+# blank out comments; line numbers stay the same
 found=$(find src/method src/forward src/capi src/kernels -name '*.h' -o -name '*.cpp' | sort | while IFS= read -r file; do
     sed -E 's,//.*,,; s,/\*.*\*/,,' "$file" | grep -nE "$calls" | sed "s,^,$file:," || true
 done)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks that our C++ files are laid out by .clang-format; `scripts/check_format.sh --fix` lays them out.
+# Checks that our C++ files are formatted by .clang-format; `scripts/check_format.sh --fix` formats them.
 #
-# clang-format's versions differ in their layout, so the pinned one of .deps/venv is preferred (./test installs it).
+# Versions of clang-format format differently, so the pinned one in .deps/venv is preferred (./test installs it).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ format=.deps/venv/bin/clang-format
 mode=(--dry-run -Werror)
 [[ ${1-} != --fix ]] || mode=(-i)
 
-# files new to git are checked too, files deleted but not yet committed are not
+# including files that are new to git, excluding files that are deleted but not yet committed
 files=()
 while IFS= read -r file; do
     [[ ! -f $file ]] || files+=("$file")

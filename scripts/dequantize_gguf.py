@@ -3,8 +3,8 @@
 
     scripts/dequantize_gguf.py INPUT.gguf OUTPUT.gguf
 
-Tests compare HARP with recorded runs of the authors' float32 implementation; they need the model those runs used.
-The output appears under its name only when it is complete. Needs the Python package `gguf`.
+Tests compare HARP with recorded runs of the authors' float32 implementation, and need the model that those runs used.
+The output gets its name only when it is complete. Needs the Python package `gguf`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FILE_TYPE_ALL_F32 = 0  # LLAMA_FTYPE_ALL_F32
 
 
 def add_metadata(reader, writer):
-    """Every key of the input as it is, but for the file type and what the writer adds of its own."""
+    """Copies every key of the input, except the file type and those that the writer adds itself."""
     for field in reader.fields.values():
         if field.name == gguf.Keys.General.ARCHITECTURE or field.name.startswith("GGUF."):
             continue
@@ -35,12 +35,12 @@ def add_metadata(reader, writer):
 
 
 def write_float32(source, target):
-    """Writes `source`, dequantised, to `target`, one tensor at a time: memory stays at the largest tensor's size."""
+    """Writes `source`, dequantised, to `target`. Works on one tensor at a time, so that memory is bounded by the largest."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.get_field(gguf.Keys.General.ARCHITECTURE).contents())
     add_metadata(reader, writer)
     for tensor in reader.tensors:
-        shape = [int(extent) for extent in reversed(tensor.shape)]  # ggml counts the fastest dimension first
+        shape = [int(extent) for extent in reversed(tensor.shape)]  # ggml puts the fastest dimension first
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), tensor.n_elements * 4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -65,7 +65,7 @@ def main():
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    # beside the output, so that the rename is atomic; the directory goes with whatever is in it
+    # next to the output, so that the rename is atomic; the directory is deleted with anything left in it
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".dequantize-") as work:
         unfinished = Path(work) / args.output.name
         write_float32(args.input, unfinished)

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Writes a tiny model of random weights (about 1 MB, float32), for tests of architectures of which no small real model exists.
+"""Writes a tiny model with random weights (about 1 MB, float32), for tests of architectures without a small real model.
 
     scripts/make_random_gguf.py --arch mmproj-gemma3|mmproj-qwen2vl [--seed N] OUTPUT.gguf
     scripts/make_random_gguf.py --arch mamba|lfm2|gemma3|qwen2vl|mixture|t5|bert --vocab VOCAB.gguf [--seed N] OUTPUT.gguf
 
-mamba  recurrent: no KV cache, one state a sequence
+mamba  recurrent: no KV cache, one state per sequence
 lfm2   hybrid: short convolutions (recurrent) and attention (KV cache)
-gemma3 layers with a sliding window of 16 tokens, every sixth without; embeddings scaled
+gemma3 layers with a sliding window of 16 tokens, every sixth layer without a window; embeddings scaled
 qwen2vl positions of three dimensions (M-RoPE)
 mixture Llama with six experts, two of them for each token
 t5     encoder-decoder, and
-bert   no causal language model at all: what HARP has to refuse
+bert   no causal language model at all: both must be refused by HARP
 
 mmproj-gemma3, mmproj-qwen2vl
-       vision encoders with the projector of that model family, for pictures of a few rows; they fit all of the above
+       vision encoders with the projector of that model family, for pictures of a few rows; they can be used with all models above
 
 The tokenizer is copied from VOCAB.gguf. The same seed gives the same bytes. The weights are scaled so that the entropy of
-the next token lies on both sides of HARP's default threshold. Needs the Python package `gguf`.
+the next token is sometimes below and sometimes above HARP's default threshold. Needs the Python package `gguf`.
 """
 
 import argparse
@@ -36,12 +36,12 @@ OUTPUT_SCALE = 1.0  # standard deviation of the output matrix: how peaked the ne
 
 
 class ModelFile:
-    """A GGUF being put together: metadata of the architecture, tokenizer, random tensors."""
+    """A GGUF file being written: metadata of the architecture, tokenizer, random tensors."""
 
     def __init__(self, path, arch, vocab, seed):
         is_projector = arch.startswith("mmproj-")
         self.writer = gguf.GGUFWriter(path, "clip" if is_projector else {"mixture": "llama"}.get(arch, arch))
-        self.random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen for good
+        self.random = np.random.RandomState(seed)  # the legacy generator, whose stream never changes
         self.writer.add_name(f"random {arch}, seed {seed}")
         self.writer.add_file_type(0)  # LLAMA_FTYPE_ALL_F32
         if is_projector:
@@ -53,7 +53,7 @@ class ModelFile:
 
     def _copy_tokenizer(self, reader):
         for field in reader.fields.values():
-            if field.name.startswith("tokenizer.") and field.name != gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT:  # the architecture says it
+            if field.name.startswith("tokenizer.") and field.name != gguf.Keys.Tokenizer.TOKEN_TYPE_COUNT:  # the architecture writes it
                 is_array = field.types[0] == gguf.GGUFValueType.ARRAY
                 sub_type = field.types[-1] if is_array else None
                 self.writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
@@ -63,7 +63,7 @@ class ModelFile:
         self.writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
 
     def matrix(self, name, *shape, scale=None):
-        """Normal entries; by default of variance 1/columns, which keeps the size of what is multiplied."""
+        """Normal entries, by default with variance 1/columns, which keeps the size of vectors multiplied by it."""
         scale = shape[-1] ** -0.5 if scale is None else scale
         self.tensor(f"{name}.weight", self.random.standard_normal(shape) * scale)
 
@@ -81,7 +81,7 @@ class ModelFile:
         self.matrix(f"{prefix}_v", kv_width, WIDTH)
 
     def transformer(self, layers):
-        """What is said of layers of attention with as many heads of keys and values, and feed-forward."""
+        """Metadata of layers with feed-forward and attention, with as many heads of keys and values as of queries."""
         self.writer.add_block_count(layers)
         self.writer.add_feed_forward_length(HIDDEN)
         self.writer.add_head_count(HEADS)
@@ -112,7 +112,7 @@ def mamba(model):
     layers, d_conv, d_state, dt_rank = 2, 4, 16, 4
     writer = model.writer
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(0)  # unused, but asked for
+    writer.add_feed_forward_length(0)  # unused, but required
     writer.add_head_count(0)
     writer.add_ssm_conv_kernel(d_conv)
     writer.add_ssm_inner_size(HIDDEN)
@@ -129,7 +129,7 @@ def mamba(model):
         model.tensor(f"{block}.ssm_conv1d.bias", 0.1 * model.random.standard_normal(HIDDEN))
         model.matrix(f"{block}.ssm_x", dt_rank + 2 * d_state, HIDDEN)
         model.matrix(f"{block}.ssm_dt", HIDDEN, dt_rank)
-        # as Mamba initialises: time steps log-uniform in 0.001..0.1 (through softplus), A = -1..-d_state, D = 1
+        # like Mamba's initialisation: time steps log-uniform in 0.001..0.1 (through softplus), A = -1..-d_state, D = 1
         steps = np.exp(model.random.uniform(np.log(1e-3), np.log(1e-1), HIDDEN))
         model.tensor(f"{block}.ssm_dt.bias", np.log(np.expm1(steps)))
         model.tensor(f"{block}.ssm_a", -np.tile(np.arange(1.0, d_state + 1), (HIDDEN, 1)))
@@ -192,7 +192,7 @@ def qwen2vl(model):
     writer = model.writer
     model.transformer(layers)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_sections([2, 3, 3, 0])  # time, height, width; half of a head's width in all
+    writer.add_rope_dimension_sections([2, 3, 3, 0])  # time, height, width; together half of a head's width
     model.embedding()
     model.output("output_norm")
     for i in range(layers):
@@ -256,7 +256,7 @@ def mmproj_gemma3(model):
 
 
 def mmproj_qwen2vl(model):
-    patch_size = 8  # 2 x 2 patches are merged: a row is 16 x 16 pixels
+    patch_size = 8  # 2 x 2 patches are merged, so a row is 16 x 16 pixels
     vision_encoder(model, "qwen2vl_merger", 64, patch_size)
     patches(model, "v.patch_embd.weight", patch_size)
     patches(model, "v.patch_embd.weight.1", patch_size)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Records what Hugging Face's beam search returns on stories260K in float32: reference data for ours.
+"""Records what Hugging Face's beam search returns on stories260K in float32, as reference data for our beam search.
 
     python scripts/record_hf_beams.py MODEL.gguf GOLDEN_FOLDER OUT.json
 
 MODEL.gguf     stories260K as a float32 GGUF
-GOLDEN_FOLDER  recorded greedy runs stories260K.{once,lily,dog}.vanilla.json: they give the prompts, and the model as loaded
-               here has to reproduce them (every id; the eight largest logits of every step) before anything is recorded
+GOLDEN_FOLDER  recorded greedy runs stories260K.{once,lily,dog}.vanilla.json: they give the prompts. The model loaded here
+               must reproduce them (every id; the eight largest logits of every step) before anything is recorded
 OUT.json       {"versions", "model", "runs": [{"prompt", "prompt_ids", "settings", "hypotheses"}]}; a hypothesis is
                {"ids", "score"}: the generated ids, with the eos id if it ended with one and no padding, and the value it
                was ranked by; in the order returned, best first
@@ -14,8 +14,8 @@ The recorded file was made with Python 3.11.7, torch 2.5.1, transformers 4.57.6,
 
     pip install torch==2.5.1 transformers==4.57.6 gguf==0.19.0 numpy==2.4.6
 
-Versions differ: up to 4.47 the stopping rule looked at the best candidate of a step even where it had just ended, later ones
-look at the best beam that goes on, as we do.
+Versions differ: up to 4.47 the stopping rule used the best candidate of a step even if it had just ended; later ones use the best
+beam that continues, as we do.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 GOLDEN_NAMES = ("once", "lily", "dog")
 LOGIT_TOLERANCE = 1e-4
 PAD = 0
-FULL_STOP = 426  # the token ".": as the eos id it makes beams finish
+FULL_STOP = 426  # the token "."; used as eos id so that beams finish
 END_OF_TEXT = 2  # the model's real eos id, which does not occur in these runs
 
 BLOCK_PARTS = {  # of a layer: GGUF name, transformers name
@@ -71,9 +71,9 @@ def load_config(reader):
 
 
 def halves_from_pairs(weights, n_head):
-    """Rows of Q or K as transformers wants them.
+    """Rows of Q or K in transformers' order.
 
-    RoPE turns pairs of rows of a head: neighbours in a GGUF, row i and row i + size / 2 in transformers.
+    RoPE rotates pairs of rows of a head: neighbouring rows in a GGUF, rows i and i + size / 2 in transformers.
     """
     rows, columns = weights.shape
     return weights.reshape(n_head, rows // n_head // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
@@ -146,7 +146,7 @@ def check_greedy(model, golden):
 
 
 def without_padding(ids, eos):
-    """Up to and including the first eos; all of them if there is none."""
+    """The ids up to and including the first eos; all of them if there is none."""
     if eos not in ids:
         return ids
     end = ids.index(eos) + 1
@@ -155,7 +155,7 @@ def without_padding(ids, eos):
 
 
 def record(model, golden, settings):
-    """One run: its settings and every hypothesis that it returns."""
+    """One run: its settings and all hypotheses that it returns."""
     prompt_ids = golden["prompt_ids"]
     output = generate(
         model, prompt_ids, num_return_sequences=settings["num_beams"], output_scores=True, **settings
@@ -171,7 +171,7 @@ def record(model, golden, settings):
 
 
 def all_settings():
-    """The settings every prompt is run with: beams that finish, then beams that never do."""
+    """The settings for every prompt: first those where beams finish, then those where none does."""
     for num_beams, length_penalty, early_stopping in itertools.product((2, 3, 5), (0.0, 1.0, 2.0), (True, False, "never")):
         yield {
             "num_beams": num_beams,
@@ -190,7 +190,7 @@ def all_settings():
 
 
 def write(path, model_name, runs):
-    """Compact JSON, one run a line."""
+    """Writes compact JSON, one run per line."""
 
     def compact(value):
         return json.dumps(value, separators=(",", ":"))
@@ -209,7 +209,7 @@ def main():
     parser.add_argument("output", type=Path, metavar="OUT.json")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(1)  # one order of summation
+    torch.set_num_threads(1)  # for a fixed order of summation
     model = load_model(arguments.model)
     goldens = [
         json.loads((arguments.golden / f"stories260K.{name}.vanilla.json").read_text()) for name in GOLDEN_NAMES

@@ -3,8 +3,8 @@
 
     scripts/run_clang_tidy.py [FILE...]     without files: all
 
-A source that was found clean is not read again until it, one of its headers, its command, .clang-tidy or clang-tidy
-itself changes; what was found clean is kept in $XDG_CACHE_HOME/harp/clang-tidy (~/.cache without that).
+A source without findings is not checked again until it, one of its headers, its command, .clang-tidy or clang-tidy itself
+changes. The clean ones are remembered in $XDG_CACHE_HOME/harp/clang-tidy (by default in ~/.cache).
 
 The checks are kept clean for clang-tidy 14 (Debian 12); with another version findings are shown but do not fail.
 """
@@ -25,7 +25,7 @@ BUILD = ROOT / "build/release"
 DATABASE = BUILD / "clang-tidy"  # compile commands that clang understands
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harp/clang-tidy"
 DIRECTORIES = ("src", "apps", "python", "tests", "bench")
-# The compiler's own warnings are the build's business, and GCC's options are not all clang's.
+# The build reports the compiler's own warnings, and clang does not know all of GCC's options.
 ARGUMENTS = ["--quiet", "--extra-arg=-Wno-error", "--extra-arg=-Wno-unknown-warning-option",
              "--extra-arg=-Qunused-arguments"]
 NOISE = re.compile(r"^(\d+ warnings? (treated as errors?|generated)|Suppressed|Use -header-filter)")
@@ -33,13 +33,13 @@ TESTED_VERSION = "14"
 
 
 def read_commands(wanted: set[Path]) -> dict[Path, dict[str, str]]:
-    """One compile command a source of ours: those that are also built under sanitizers are listed twice."""
+    """One compile command for each of our sources. (Those that are also built with sanitizers are listed twice.)"""
     commands: dict[Path, dict[str, str]] = {}
     for entry in json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8")):
         path = Path(entry["directory"], entry["file"])
         ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in DIRECTORIES
         if ours and (not wanted or path in wanted):
-            entry["command"] = re.sub(r" -fsched\S+", "", entry["command"])  # GCC's alone
+            entry["command"] = re.sub(r" -fsched\S+", "", entry["command"])  # only GCC has these
             commands.setdefault(path, entry)
     return commands
 
@@ -50,7 +50,7 @@ def read_includes() -> dict[str, list[str]]:
     includes: dict[str, list[str]] = {}
     for block in listed.split("\n\n"):
         title, *files = block.splitlines() or [""]
-        if title.endswith("(VALID)"):  # else not built since a change: what it includes now is not known
+        if title.endswith("(VALID)"):  # otherwise it was not built since a change, and its includes are unknown
             includes[title.partition(":")[0]] = [file.strip() for file in files]
     return includes
 
@@ -61,7 +61,7 @@ def digest(path: Path) -> str:
 
 
 def fingerprint(entry: dict[str, str], includes: dict[str, list[str]], version: str) -> str | None:
-    """Of all that a finding depends on; None where ninja does not know what the source includes."""
+    """A hash of everything that findings depend on; None if ninja does not know what the source includes."""
     output = re.search(r" -o (\S+)", entry["command"])
     files = includes.get(output[1]) if output else None
     if not files:
@@ -77,7 +77,7 @@ def fingerprint(entry: dict[str, str], includes: dict[str, list[str]], version: 
 
 
 def check(path: Path) -> tuple[bool, str]:
-    """Whether clang-tidy finds nothing, and what it says."""
+    """Whether clang-tidy finds nothing, and its output."""
     done = subprocess.run(["clang-tidy", *ARGUMENTS, "-p", DATABASE, path], capture_output=True, text=True, check=False)
     said = [line for line in (done.stdout + done.stderr).splitlines() if not NOISE.match(line)]
     return done.returncode == 0, "\n".join(said)

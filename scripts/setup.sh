@@ -1,8 +1,8 @@
-# shellcheck shell=bash disable=SC2034 # its variables are used by what sources it
+# shellcheck shell=bash disable=SC2034 # scripts that source it use its variables
 # Set-up steps shared by ./run and ./test: packages, Python environment, configure, build. Source this file.
 #
-# Steps talk on standard error and keep their full output in build/logs/. Each can be called again at any time: what is
-# there is left alone. HARP_STEPS is the number of steps that the caller announces.
+# Steps print to standard error and keep their full output in build/logs/. Each can be called again at any time; what exists is
+# not touched. HARP_STEPS is the number of steps that the caller announces.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 deps=$root/.deps
@@ -21,23 +21,23 @@ die() {
     exit 1
 }
 
-step() { # step TITLE: announces the next step, with the seconds since the start
+step() { # step TITLE: prints the next step and the seconds since the start
     step_number=$((step_number + 1))
     say "[$step_number/$HARP_STEPS, ${SECONDS} s] $1"
 }
 
-wait_for_lock() { # of this directory, open as descriptor 9
+wait_for_lock() { # waits for this directory's lock, descriptor 9
     until flock -w 5 9; do say "waiting for another set-up of this directory (${SECONDS} s)"; done
 }
 
-# --- running a long command: all output to a log, one line of progress on a terminal, elsewhere a line per 10 % and per 5 s ---
+# --- running a long command: all output to a log; progress as one line on a terminal, elsewhere a line per 10 % and per 5 s ---
 
 show_progress() { # show_progress NAME: reads a command's output; understands ninja's "[FINISHED/TOTAL SECONDS] what"
     local line='' part='' text=$1 shown=-1 total=0 percent left started=$SECONDS said=$SECONDS status
     while true; do
         IFS= read -r -t 1 part && status=0 || status=$?
         line+=$part
-        if ((status > 128)); then # no whole line for a second
+        if ((status > 128)); then # no complete line for a second
             if [[ -t 2 ]]; then
                 printf '\r\033[K    %.100s (%d s)' "${text//$'\t'/ }" $((SECONDS - started)) >&2
             elif ((SECONDS - said >= 5)); then
@@ -48,9 +48,9 @@ show_progress() { # show_progress NAME: reads a command's output; understands ni
         fi
         ((status == 0)) || break
         text=$line line='' percent=
-        if [[ $text =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # [0/1]: it configures anew first
+        if [[ $text =~ ^\[([1-9][0-9]*)/([0-9]+)\ ([0-9]+)[.0-9]*\]\ (.*) ]]; then # not [0/1]: that configures again first
             percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2]))
-            if ((BASH_REMATCH[2] != total)); then shown=-1 total=${BASH_REMATCH[2]}; fi # ninja counts anew once it has configured
+            if ((BASH_REMATCH[2] != total)); then shown=-1 total=${BASH_REMATCH[2]}; fi # ninja restarts its count after configuring
             left=$((BASH_REMATCH[3] * (BASH_REMATCH[2] - BASH_REMATCH[1]) / BASH_REMATCH[1]))
             text="$percent %, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}, about $left s left"
             [[ -t 2 ]] && text+=": ${BASH_REMATCH[4]}"
@@ -78,7 +78,7 @@ show_failure() { # show_failure LOG: the first failed build command with its err
     fi
 }
 
-logged() { # logged NAME ADVICE COMMAND...: runs it, output in build/logs/NAME.log; on failure shows why and says ADVICE
+logged() { # logged NAME ADVICE COMMAND...: runs COMMAND with output in build/logs/NAME.log; on failure shows why, and prints ADVICE
     local name=$1 log=$logs/$1.log advice=$2
     shift 2
     mkdir -p "$logs"
@@ -90,7 +90,7 @@ logged() { # logged NAME ADVICE COMMAND...: runs it, output in build/logs/NAME.l
 
 # --- system packages ---------------------------------------------------------------------------------------------------
 
-# One line each: Debian package, then what shows that it is there: tool:NAME, header:PATH, header-of-python:NAME or
+# Each line: a Debian package, then what shows that it is installed: tool:NAME, header:PATH, header-of-python:NAME or
 # python:MODULE.
 run_packages='
 build-essential        tool:c++
@@ -105,7 +105,7 @@ libcli11-dev           header:CLI/CLI.hpp
 libzip-dev             header:zip.h
 libfmt-dev             header:fmt/format.h
 '
-# Not asked for where packages cannot be installed: a faster second build, downloads of models by https.
+# Not required where packages cannot be installed. They make a second build faster and allow downloads of models by https.
 optional_packages='
 ccache                 tool:ccache
 libssl-dev             header:openssl/ssl.h
@@ -122,7 +122,7 @@ chromium               tool:chromium
 chromium-driver        tool:chromedriver
 '
 
-has_header() { # as the compiler looks for it, so that CPATH and the like count
+has_header() { # searches like the compiler, so that CPATH and the like count
     if command -v c++ >/dev/null; then
         printf '#if !__has_include(<%s>)\n#error missing\n#endif\n' "$1" | c++ -E -x c++ - >/dev/null 2>&1
     else
@@ -130,7 +130,7 @@ has_header() { # as the compiler looks for it, so that CPATH and the like count
     fi
 }
 
-missing_packages() { # missing_packages LIST: names of the packages of which nothing is found
+missing_packages() { # missing_packages LIST: names of the packages that are not found
     local package probe
     while read -r package probe; do
         case $probe in
@@ -170,10 +170,10 @@ ensure_packages() { # ensure_packages REQUIRED OPTIONAL (lists as above)
 
 # --- Python environment, sources and models ------------------------------------------------------------------------------
 
-ensure_python() { # .deps/venv with the packages of scripts/requirements.txt
+ensure_python() { # creates .deps/venv with the packages of scripts/requirements.txt
     local wanted=$root/scripts/requirements.txt stamp=$deps/venv/.requirements
     if cmp -s "$wanted" "$stamp" && "$venv_python" -c 'import gguf' 2>/dev/null; then return 0; fi
-    if ! "$venv_python" -m pip --version >/dev/null 2>&1; then # none yet, or of a Python that is gone
+    if ! "$venv_python" -m pip --version >/dev/null 2>&1; then # none yet, or its Python no longer exists
         mkdir -p "$deps"
         logged python-venv "Debian, Ubuntu: apt-get install python3-venv" python3 -m venv --clear "$deps/venv"
     fi
@@ -186,20 +186,20 @@ fetch() { "$root/scripts/fetch" "$1" || die "could not fetch $1 (see above)" "Ca
 
 # --- configure and build -------------------------------------------------------------------------------------------------
 
-cached() { # cached NAME VALUE: is that so in the build directory?
+cached() { # cached NAME VALUE: whether NAME has VALUE in the build directory
     grep -qE "^$1:[A-Z]+=$2\$" "$build/CMakeCache.txt" 2>/dev/null
 }
 
-use_ccache() { # for what cmake configures and builds from here on; the same source in another folder is the same source
+use_ccache() { # from here on for cmake; the same source in another folder counts as the same
     command -v ccache >/dev/null || return 0
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
     export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 }
 
-# for any processor: llama.cpp's CPU back end once for each kind, chosen at run time, as are the instructions of our kernels
+# for any processor: one CPU back end of llama.cpp per kind, chosen at run time like the instructions of our kernels
 portable_options=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
 
-configure() { # configure TESTS, ON or OFF; OFF leaves a directory that builds the tests as it is
+configure() { # configure TESTS, which is ON or OFF; OFF does not switch the tests off in a directory that builds them
     if [[ -f $build/CMakeCache.txt ]] && ! cached CMAKE_HOME_DIRECTORY "$root"; then
         say "    the repository was moved: building anew"
         rm -rf "$build"

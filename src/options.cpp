@@ -1,4 +1,4 @@
-// The option table: the one place that knows each option's name, default, range, help, parser and rule.
+// The option table: the only place that knows each option's name, default, range, help text, parser and rule.
 #include "harp/options.h"
 
 #include <algorithm>
@@ -18,12 +18,12 @@ namespace harp {
 
 namespace {
 
-// What became of a text that should be a value of one type.
+// The result of parsing text as a value of some type.
 enum class Parsed { ok, malformed, out_of_range };
 
-// ---- text of one type ----
+// ---- values as text ----
 //
-// `range` is the option's range text; for an enumeration it is the list of its names, in order of the
+// `range` is the option's range text. For an enumeration it is the list of its names, in the order of the
 // enumerators.
 
 template <class T>
@@ -51,7 +51,7 @@ Parsed parse(std::string_view text, std::string_view, T & value) {
     const auto [rest, error] = std::from_chars(text.data(), end, value);
     if (rest != end || error == std::errc::invalid_argument) return Parsed::malformed;
     if constexpr (std::is_same_v<T, float>) {
-        double wide = 0;  // too small for a float is as good as 0
+        double wide = 0;  // too small for a float counts as 0
         if (error == std::errc::result_out_of_range && parse(text, {}, wide) == Parsed::ok && std::fabs(wide) < 1) {
             value = 0;
             return Parsed::ok;
@@ -71,7 +71,7 @@ Parsed parse(std::string_view text, std::string_view range, T & value) {
 
 template <Number T>
 std::string to_text(T value, std::string_view) {
-    // the shortest text that reads back to the same number; 32 characters hold any double and any u64
+    // the shortest text that reads back as the same number; 32 characters are enough for any double or u64
     std::array<char, 32> buffer{};
     const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value);
     return {buffer.data(), result.ptr};
@@ -81,13 +81,13 @@ template <Enumeration T>
 std::string to_text(T value, std::string_view range) {
     const auto names = split_names(range);
     const auto index = static_cast<size_t>(value);
-    // a number cast to the type, for example by a caller in C, has no name
+    // a number without a name, for example cast to the enumeration by a C caller
     return index < names.size() ? std::string(names[index]) : std::to_string(index);
 }
 
 // ---- rules ----
 
-// NaN breaks each of these.
+// NaN fails each of these.
 bool threshold_allowed(const Options & o) {
     return o.threshold >= 0.0;
 }
@@ -110,7 +110,7 @@ bool any_value(const Options &) {
     return true;
 }
 
-// What can be said of strength before the perturbation is known.
+// The rule for strength while the perturbation is not known yet.
 bool strength_possible(const Options & o) {
     return o.strength >= 0.0F && std::isfinite(o.strength);
 }
@@ -127,8 +127,8 @@ struct Field {
     OptionInfo info;
     Parsed (*set)(Options &, std::string_view text, std::string_view range);
     std::string (*get)(const Options &, std::string_view range);
-    bool (*possible)(const Options &);  // whatever the other options are
-    bool (*allowed)(const Options &);   // together with the other options
+    bool (*possible)(const Options &);  // with some values of the other options
+    bool (*allowed)(const Options &);   // with the current values of the other options
 };
 
 template <auto Member>
@@ -201,7 +201,7 @@ constexpr size_t longest_name = std::max_element(infos.begin(), infos.end(), [](
 
 // ---- errors ----
 
-// What a message repeats of an input: it may be a request's, of any length.
+// An input as error messages repeat it. It may come from a request and be of any length.
 std::string shortened(std::string_view input) {
     constexpr size_t most = 64;
     return input.size() <= most ? std::string(input) : std::string(input.substr(0, most)) + "...";
@@ -252,8 +252,8 @@ const Field & find_field(std::string_view name) {
     return *found;
 }
 
-// An enumeration has no rule of its own: it is valid if its value has a name, that is, if its text reads
-// back.
+// An enumeration has no rule of its own. It is valid if its value has a name, which means that its text can be
+// read back.
 bool has_text(const Field & field, Options options) {
     return field.set(options, field.get(options, field.info.range), field.info.range) == Parsed::ok;
 }

@@ -14,10 +14,10 @@ struct BeamFlags {
     decoding::BeamOptions options = {.beams = 1};
     uint32_t n_best = 1;
 
-    /// @param prints_several with --n-best
+    /// @param prints_several whether to add --n-best
     void add_to(CLI::App & app, bool prints_several);
     [[nodiscard]] bool is_on() const noexcept { return options.beams > 1; }
-    /// Gives the context its sequences, with shared cells, before the model is loaded.
+    /// Before the model is loaded: makes the context large enough for the beams' sequences, which share cells.
     /// @throws Error{invalid_option} also where a flag cannot be combined with beams
     void prepare(common_params & params, const std::optional<Options> & harp) const;
 };

@@ -1,4 +1,5 @@
-// harp bench: vanilla, HARP, beam search, speculation and the rest on the same prompts and model, rounds interleaved, one table.
+// harp bench: vanilla, HARP, beam search, speculation and others on the same prompts and model, in interleaved rounds;
+// one table.
 #include <fmt/format.h>
 #include <sys/wait.h>
 
@@ -50,7 +51,7 @@ struct BenchFlags {
 };
 
 std::string kinds_help() {
-    std::string text = "what to measure, names with commas between:\n";
+    std::string text = "methods to measure, separated by commas:\n";
     for (const BenchKind & kind : bench_kinds()) text += fmt::format("{:<13} {}\n", kind.name, kind.meaning);
     return text +
            "(default: vanilla, harp, harp-lazy, harp-fused, beam, harp-beam, lookup, harp-lookup; with -md also draft, "
@@ -62,19 +63,19 @@ void BenchFlags::add_to(CLI::App & app) {
     for (const BenchKind & kind : bench_kinds()) names.push_back(kind.name);
     app.add_option("--methods", methods, kinds_help())->delimiter(',')->check(CLI::IsMember(names).description(""));
     app.add_option("--prompts", prompts_file,
-                   "a file of prompts: JSON lines with a field prompt, question, text or article; or a prompt a line "
-                   "(default: four of our own)");
+                   "file of prompts: JSON lines with a field prompt, question, text or article, or one prompt per line "
+                   "(default: four built-in prompts)");
     app.add_option("--n-prompts", n_prompts, "use the first N prompts [1..100000]")
         ->check(CLI::Range(1, 100000).description(""))
         ->capture_default_str();
-    app.add_option("--rounds", n_rounds, "measured rounds; before them one to warm up [1..1000]")
+    app.add_option("--rounds", n_rounds, "measured rounds, after one to warm up [1..1000]")
         ->check(CLI::Range(1, 1000).description(""))
         ->capture_default_str();
     add_format_flag(app, format);
     app.add_flag("--json", as_json, "print one JSON object");
     app.add_flag("--markdown", as_markdown, "print a Markdown table, with machine, model and options");
     app.add_option("--plot", plot, "also write the table's main figure into this SVG file");
-    app.add_option("--baseline", baseline, "a command line (sh) that is timed once a round beside the methods");
+    app.add_option("--baseline", baseline, "a shell command that is timed once per round, for comparison");
     beams.options.beams = 3;
     beams.add_to(app, /*prints_several=*/false);
 }
@@ -123,7 +124,7 @@ std::vector<BenchKind> chosen_kinds(const BenchFlags & flags, const common_param
     }
     std::vector<BenchKind> kinds;
     for (const BenchKind & kind : bench_kinds()) {
-        // vanilla always: the others are relative to it; and what a method's tokens are compared with
+        // besides the named methods: vanilla, which all are relative to, and methods that tokens are compared with
         const bool is_named = std::find(names.begin(), names.end(), kind.name) != names.end();
         const bool is_reference = std::any_of(bench_kinds().begin(), bench_kinds().end(), [&](const BenchKind & other) {
             return other.reference == kind.name && std::find(names.begin(), names.end(), other.name) != names.end();
@@ -137,7 +138,7 @@ std::vector<BenchKind> chosen_kinds(const BenchFlags & flags, const common_param
     return kinds;
 }
 
-/// One round of one method: sums over the prompts.
+/// Sums over the prompts of one round of one method.
 struct RoundSums {
     double decode_seconds = 0;
     double prompt_seconds = 0;
@@ -162,7 +163,7 @@ struct RoundSums {
 
 class Bench {
   public:
-    /// @param stock for the methods that are on a model of their own; may be null if none is
+    /// @param stock model for methods that need one of their own; may be null if no method does
     Bench(LoadedModel & loaded, LoadedModel * stock, const BenchFlags & flags, const std::vector<BenchKind> & kinds,
           const BenchMethod::Settings & settings, std::vector<std::vector<llama_token>> prompts)
         : flags_(flags), settings_(settings), prompts_(std::move(prompts)) {
@@ -206,7 +207,7 @@ class Bench {
     }
 
   private:
-    /// Round -1 warms up, and its tokens are compared. Each method is the first in some round.
+    /// Round -1 warms up, and gives the tokens to compare. Each round starts with another method.
     void run_round(int round) {
         const size_t n = methods_.size();
         for (size_t i = 0; i < n; ++i) {
@@ -265,7 +266,7 @@ class Bench {
         row.total_ratio = spread_of(total_ratios);
         row.first_token_seconds = spread_of(first_tokens);
         row.cache_bytes = cell_bytes_ * llama_n_ctx(method.pass().context());
-        const RoundSums & sums = rounds_[m].front();  // greedy: the same in each round
+        const RoundSums & sums = rounds_[m].front();  // the same in each round: greedy, or sampled with the same seed
         if (method.kind().hesitates && sums.n_judged > 0) {
             row.hesitation_share = static_cast<double>(sums.n_hesitations) / static_cast<double>(sums.n_judged);
             row.twin_rows_per_step = static_cast<double>(sums.n_twin_rows) / static_cast<double>(sums.n_steps);
@@ -288,11 +289,11 @@ class Bench {
         }
     }
 
-    /// Bytes of a cell of the KV cache: what a token adds to a saved sequence of vanilla.
+    /// Bytes of one cell of the KV cache: what one more token adds to the saved state of a vanilla sequence.
     [[nodiscard]] double measure_cell_bytes() {
         ForwardPass & pass = methods_[0]->pass();
         const auto bytes_with = [&](int n_tokens) {
-            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens));  // any
+            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens));  // any tokens will do
             pass.memory_clear(false);
             pass.decode(llama_batch_get_one(tokens.data(), n_tokens));
             return static_cast<double>(llama_state_seq_get_size(pass.context(), 0));
@@ -308,9 +309,9 @@ class Bench {
     ProgressLine progress_;
     std::vector<std::unique_ptr<BenchMethod>> methods_;          // [0] is vanilla
     std::vector<std::vector<RoundSums>> rounds_;                 // [method][round]
-    std::vector<std::vector<std::vector<llama_token>>> tokens_;  // [method][prompt], of the warm-up round
+    std::vector<std::vector<std::vector<llama_token>>> tokens_;  // [method][prompt], from the warm-up round
     std::vector<double> baseline_seconds_;
-    size_t n_rounds_ = 0;  // complete ones
+    size_t n_rounds_ = 0;  // complete rounds
     double cell_bytes_ = 0;
 };
 
@@ -339,8 +340,8 @@ void write_plot(const std::string & path, const BenchReport & report) {
 int bench_command(int argc, char ** argv) {
     CommandLine line(
         "bench",
-        "Measures vanilla decoding, HARP and the methods it is compared with on the same prompts and model, rounds\n"
-        "interleaved. Each answer has exactly -n tokens (64). Run it on an idle machine.",
+        "Measures vanilla decoding, HARP and the methods it is compared with on the same prompts and model, in\n"
+        "interleaved rounds. Each answer has exactly -n tokens (64). Run it on an idle machine.",
         "harp bench -m model.gguf --rounds 5 --markdown --plot bench.svg");
     BenchFlags flags;
     flags.add_to(line.app);

@@ -25,7 +25,8 @@ std::optional<Options> options_of(const BenchKind & kind, const Options & base) 
     return options;
 }
 
-/// The flags' speculation, or for a look-up that they do not describe a short one: 3 tokens found again, 8 proposed.
+/// Speculation as the flags ask for. A look-up that they do not describe is a short one: it searches 3 tokens and
+/// drafts 8.
 common_params with_draft(common_params params, Draft draft) {
     auto & speculation = params.speculative;
     if (draft == Draft::lookup) {
@@ -50,7 +51,7 @@ const std::vector<BenchKind> & bench_kinds() {
         {.name = "harp-lazy", .meaning = "schedule lazy", .hesitates = true, .schedule = Schedule::lazy},
         {.name = "harp-fused", .meaning = "schedule fused", .hesitates = true, .schedule = Schedule::fused},
         {.name = "harp-redraw1",
-         .meaning = "new masks at each hesitation: the paper to the letter",
+         .meaning = "new masks at each hesitation, exactly as in the paper",
          .hesitates = true,
          .redraw = 1},
         {.name = "nucleus", .meaning = "sampling with the sampler's flags, HARP off", .samples = true},
@@ -77,7 +78,7 @@ const std::vector<BenchKind> & bench_kinds() {
          .reference = "harp"},
         {.name = "pause", .meaning = "10 pause tokens before the answer, HARP off", .pause = 10},
         {.name = "stock",
-         .meaning = "vanilla as with --harp-kernels off; the model is loaded once more for it",
+         .meaning = "vanilla with --harp-kernels off; the model is loaded a second time for it",
          .stock = true},
     };
     return kinds;
@@ -101,7 +102,7 @@ BenchRun BenchMethod::run(const std::vector<llama_token> & prompt) {
     return kind_.beams ? run_beams(tokens) : run_sampling(tokens);
 }
 
-/// What has happened since `before`, when the prompt was there.
+/// Counts what happened since `before`, the statistics at the end of the prompt.
 void BenchMethod::count(const Statistics & before, BenchRun & run) const {
     const Statistics & now = pass_.statistics();
     run.n_judged = now.steps - before.steps;
@@ -143,7 +144,7 @@ BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
     Statistics before;
     const auto on_prompt = [&](size_t done, size_t total) {
         if (done < total) return;
-        // at the first hesitation the twins would read the prompt: here at once, so that it counts as the prompt's
+        // the twins would read the prompt at the first hesitation; they do it here, so that it counts as prompt
         if (kind_.hesitates) pass_.prepare_twins(0);
         run.prompt_seconds = seconds_since(start);
         before = pass_.statistics();

@@ -1,4 +1,4 @@
-// harp bench: the methods that are measured beside each other, and one measurement of one.
+// harp bench: the methods that it measures, and one measurement of one method.
 #pragma once
 
 #include <memory>
@@ -12,41 +12,41 @@
 
 namespace harp::cli {
 
-/// What is measured, as --methods names it.
+/// A method, as --methods names it.
 struct BenchKind {
     std::string name;
     std::string meaning;
     bool hesitates = false;                           ///< HARP on
-    std::optional<Schedule> schedule = std::nullopt;  ///< instead of the one of the flags
-    std::optional<uint32_t> redraw = std::nullopt;    ///< likewise
+    std::optional<Schedule> schedule = std::nullopt;  ///< replaces the flags' schedule
+    std::optional<uint32_t> redraw = std::nullopt;    ///< replaces the flags' redraw
     bool beams = false;                               ///< beam search
     enum class Draft { none, lookup, model } draft = Draft::none;
     bool samples = false;        ///< nucleus sampling; otherwise greedy
     uint32_t pause = 0;          ///< pause tokens before the answer
-    bool stock = false;          ///< on a model loaded for llama.cpp's own kernels
-    std::string reference = {};  ///< the method whose tokens it must give, if there is one
+    bool stock = false;          ///< on a second model, loaded with llama.cpp's own kernels
+    std::string reference = {};  ///< the method that must give the same tokens, if there is one
 };
 [[nodiscard]] const std::vector<BenchKind> & bench_kinds();
 
-/// One prompt answered once.
+/// One run of one prompt.
 struct BenchRun {
     std::vector<llama_token> tokens;
-    size_t n_steps = 0;         ///< of decoding: tokens, or steps of a beam search
-    double prompt_seconds = 0;  ///< the prompt, its twins' included
+    size_t n_steps = 0;         ///< decoding steps: tokens, or steps of a beam search
+    double prompt_seconds = 0;  ///< reading of the prompt, also by its twins
     double first_token_seconds = 0;
     double decode_seconds = 0;  ///< from the prompt's end to the last token
-    // of decoding, the prompt's last row and the twins' reading of the prompt not counted
+    // while decoding: without the prompt's last row and without the twins' reading of the prompt
     uint64_t n_judged = 0, n_hesitations = 0, n_twin_rows = 0;
 };
 
-/// A method with the context, sampler and drafter it runs on. Contexts of all methods live side by side, so that rounds can be
-/// interleaved.
+/// A method with the context, sampler and drafter that it runs on. All methods' contexts exist at the same time, so
+/// that rounds can be interleaved.
 class BenchMethod {
   public:
     struct Settings {
         Options options;  ///< of HARP
         decoding::BeamOptions beams;
-        size_t n_predict = 64;  ///< tokens of each answer, exactly: the model's end of text is not taken as one
+        size_t n_predict = 64;  ///< exact number of tokens of each answer: end tokens do not end it
     };
     /// @throws what LoadedModel::add_pass and Drafter::make throw
     BenchMethod(LoadedModel & loaded, const BenchKind & kind, const Settings & settings);

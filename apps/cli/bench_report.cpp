@@ -50,7 +50,7 @@ json spread_json(const Spread & s) {
     return {{"median", s.median}, {"min", s.low}, {"max", s.high}};
 }
 
-/// Text as it may stand in XML.
+/// Text escaped for XML.
 std::string escaped(const std::string & text) {
     std::string result;
     for (const char c : text) {
@@ -136,11 +136,11 @@ json bench_json(const BenchReport & report) {
 
 std::string bench_svg(const BenchReport & report) {
     constexpr double row_height = 26;
-    constexpr double left = 130;   // of the bars: names stand before them
-    constexpr double width = 520;  // of the bars
+    constexpr double left = 130;   // where bars begin, after the names
+    constexpr double width = 520;  // of the longest bar
     double largest = 1;
     for (const BenchRow & row : report.rows) largest = std::max(largest, row.step_ratio.high);
-    // a method of x100 would leave the others no width
+    // a method that takes 100 times as long would leave no width for the others
     const double limit = std::min(std::ceil(largest), 6.0);
     const auto x = [&](double ratio) { return left + width * std::min(ratio, limit) / limit; };
     const double height = 46 + row_height * static_cast<double>(report.rows.size()) + 24;

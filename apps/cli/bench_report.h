@@ -1,4 +1,4 @@
-// harp bench: what was measured, as a table for eyes, Markdown, JSON and a plot.
+// harp bench: the results as a table for people, as Markdown, as JSON and as a plot.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -10,23 +10,23 @@
 
 namespace harp::cli {
 
-/// A method's figures over all rounds. Ratios are taken within a round, to vanilla in the same round.
+/// A method's results over all rounds. Ratios are to vanilla in the same round.
 struct BenchRow {
     std::string name;
     std::string meaning;
     decoding::Spread steps_per_second;     ///< decoding only; a step of a beam search advances all beams
-    decoding::Spread step_ratio;           ///< time of a step / of a vanilla step; prompts excluded
-    decoding::Spread total_ratio;          ///< time of the answers / of vanilla's; prompts included
-    decoding::Spread first_token_seconds;  ///< of a prompt, mean over the prompts
+    decoding::Spread step_ratio;           ///< time of a step / time of a vanilla step, without prompts
+    decoding::Spread total_ratio;          ///< time of the answers / time of vanilla's, with prompts
+    decoding::Spread first_token_seconds;  ///< mean over the prompts
     double hesitation_share = -1;          ///< of judged rows; below 0: HARP off
     double twin_rows_per_step = 0;
-    double cache_bytes = 0;  ///< of its context: all cells
+    double cache_bytes = 0;  ///< of all cells of its context
     double acceptance = -1;  ///< of drafted tokens; below 0: no speculation
-    int n_same = -1;         ///< prompts whose tokens are the reference method's; below 0: none to compare with
+    int n_same = -1;         ///< prompts with the same tokens as the reference method; below 0: no such method
     std::string reference;
 };
 
-/// An external command, timed beside the methods.
+/// An external command that is timed along with the methods.
 struct BenchBaseline {
     std::string command;
     decoding::Spread seconds;
@@ -41,7 +41,7 @@ struct BenchReport {
     size_t n_predict = 0;
     int n_rounds = 0;
     bool is_complete = true;
-    std::vector<std::string> facts;  ///< machine, model, options: lines for people
+    std::vector<std::string> facts;  ///< machine, model, options, as lines for people
     nlohmann::json context;          ///< the same for programs
 };
 

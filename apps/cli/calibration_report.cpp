@@ -26,7 +26,7 @@ double mean_of(const std::vector<double> & values) {
     return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-/// A bar of `part` * `width` columns, to an eighth of one.
+/// A bar of `part` * `width` columns, precise to an eighth of a column.
 std::string bar(double part, size_t width) {
     constexpr std::array<const char *, 8> eighths = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
     const auto n = static_cast<size_t>(std::lround(part * static_cast<double>(width) * 8));

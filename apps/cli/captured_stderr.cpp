@@ -24,7 +24,7 @@ void release_at_exit() {
 }  // namespace
 
 CapturedStderr::CapturedStderr() : file_(std::tmpfile()) {
-    if (file_ == nullptr) return;  // no room for temporary files: then nothing is captured
+    if (file_ == nullptr) return;  // without room for temporary files nothing is captured
     std::fflush(stderr);
     stderr_ = dup(STDERR_FILENO);
     dup2(fileno(file_), STDERR_FILENO);

@@ -1,4 +1,4 @@
-// Keeps what code that prints for itself writes to standard error.
+// Captures what other code prints to standard error.
 #pragma once
 
 #include <cstdio>
@@ -6,9 +6,9 @@
 
 namespace harp::cli {
 
-/// While it lives, what is written to standard error is kept; what nobody took is written at its end, or when the process
-/// exits first. (llama.cpp's parsers print their errors, in several lines, and exit after --version and the like.)
-/// One at a time.
+/// While it exists, everything written to standard error is kept. What take() has not taken is printed when it is
+/// destroyed, or when the process exits before. (llama.cpp's parsers print errors in several lines, and exit after
+/// --version and the like.) Only one can exist at a time.
 class CapturedStderr {
   public:
     CapturedStderr();

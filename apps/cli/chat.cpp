@@ -80,7 +80,7 @@ class Chat {
         if (!loaded_.pass().enabled() || space == std::string::npos) {
             fmt::print(stderr, "{}\n",
                        loaded_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
-                                                : "HARP is off (--harp-off): start anew without it");
+                                                : "HARP is off; restart without --harp-off to use it");
             return;
         }
         try {
@@ -153,7 +153,7 @@ class Chat {
     std::vector<common_chat_msg> messages_;
 };
 
-/// Lines of standard input, with a prompt where it is a terminal.
+/// Reads lines of standard input, with a prompt if it is a terminal.
 class LineReader {
   public:
     /// @return nullopt at the end of the input, an empty line after Ctrl-C
@@ -194,7 +194,7 @@ class LineReader {
         }
         return line;
     }
-    std::string held_back_;  // read and not yet asked for
+    std::string held_back_;  // read, but not yet returned
 };
 
 }  // namespace
@@ -202,8 +202,8 @@ class LineReader {
 int chat_command(int argc, char ** argv) {
     CommandLine line(
         "chat",
-        "Talks with the model, several turns. The KV cache is kept between turns, for the reframed pass too.\n"
-        "Ctrl-C stops an answer, Ctrl-D leaves; /help lists what else one can say.",
+        "Talks with the model, in several turns. The KV cache is kept between turns, for the reframed pass too.\n"
+        "Ctrl-C stops an answer, Ctrl-D leaves; /help lists commands.",
         "harp chat -m model.gguf --harp-threshold 2");
     line.harp.add_to(line.app);
     common_params params;

@@ -38,7 +38,7 @@ bool is_set(const char * environment_variable) {
     return value != nullptr && *value != '\0';
 }
 
-/// The flags of llama.cpp's parser.
+/// The flags that llama.cpp's parser knows.
 class LlamaFlags {
   public:
     LlamaFlags(common_params & params, llama_example flags_of)
@@ -50,7 +50,7 @@ class LlamaFlags {
     LlamaFlags(const LlamaFlags &) = delete;
     LlamaFlags & operator=(const LlamaFlags &) = delete;
 
-    /// llama.cpp takes --n_predict for --n-predict.
+    /// llama.cpp accepts --n_predict for --n-predict.
     static std::string normal_name(std::string name) {
         if (name.rfind("--", 0) == 0) std::replace(name.begin(), name.end(), '_', '-');
         return name;
@@ -64,7 +64,7 @@ class LlamaFlags {
         return option.handler_string != nullptr || option.handler_int != nullptr ? 1 : 0;
     }
 
-    /// llama.cpp's help of those that a command takes, and the names of the others.
+    /// llama.cpp's help for the flags that a command accepts, and the names of the others.
     [[nodiscard]] std::string help(const std::string & command) {
         std::string text, refused;
         for (common_arg & option : options_) {
@@ -82,7 +82,7 @@ class LlamaFlags {
     std::map<std::string, const common_arg *> by_name_;
 };
 
-/// @throws Error{invalid_option} where the flag would do nothing
+/// @throws Error{invalid_option} if the flag would have no effect in this command
 void check_use(const std::string & command, const std::string & given, const common_arg & flag) {
     if (use_of_flag(command, LlamaFlags::normal_name(given), flag.get_args()) == FlagUse::works) return;
     if (command == "python") {
@@ -111,7 +111,7 @@ void check_integer(const std::string & flag, const std::string & value) {
     }
 }
 
-/// The first line of llama.cpp's message, without "error: " and without the names of the C++ functions that threw.
+/// The first line of llama.cpp's message, without "error: " and without the names of C++ functions that threw.
 std::string first_line(const std::string & text) {
     static const std::regex prefix("^error: ");
     static const std::regex option("^error while handling argument \"(.*?)\": ");
@@ -145,7 +145,7 @@ std::string version_text() {
 
 std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments) {
     try {
-        std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+        std::reverse(arguments.begin(), arguments.end());  // CLI11 reads them from the end
         app.parse(std::move(arguments));
     } catch (const CLI::CallForHelp &) {
         write_out(app.help());
@@ -168,12 +168,12 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_option("--harp-preset", preset_, "file of options, written by harp calibrate or by you; flags override it")
+    app.add_option("--harp-preset", preset_, "file of options, written by harp calibrate or by hand; flags override it")
         ->envname("HARP_PRESET")
         ->type_name("FILE")
         ->group(group);
     app.add_option("--harp-negative-prompt", negative_prompt_,
-                   "text that the view guidance reads instead of the prompt, formatted as the prompt is [default the "
+                   "text that the view `guidance` reads instead of the prompt, formatted like the prompt [default the "
                    "prompt's last token]")
         ->envname(negative_prompt_variable)
         ->type_name("TEXT")
@@ -183,8 +183,8 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
     app.add_option(
            "--harp-kernels", kernels_,
-           "kernels for quantised models on the CPU: on, harp's with the best instructions of "
-           "this processor; avx2, vnni or amx, harp's with these; off, llama.cpp's [default on; with --harp-off, off]")
+           "CPU kernels for quantised models: on, harp's with the best instructions of this processor; avx2, vnni or "
+           "amx, harp's with these instructions; off, llama.cpp's [default on; with --harp-off, off]")
         ->envname(kernels_variable)
         ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))
         ->type_name("")
@@ -236,7 +236,7 @@ void HarpFlags::set_kernels() const {
     const std::string chosen = kernels();
     harp_set_kernels(chosen != "off");
     if (chosen == "on" || chosen == "off" || harp_set_kernel_instructions(chosen.c_str())) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': '{}' is not on this processor, which "
+    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': this processor does not have '{}'; it "
                                                        "has {}",
                                                        chosen, harp_kernel_instructions()));
 }
@@ -254,12 +254,12 @@ void HarpFlags::export_to_environment() const {
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example,
                          llama_example flags_of)
     : app(description, "harp " + name), command_(name), flags_of_(flags_of) {
-    app.set_help_flag("-h,--help", "this text");
+    app.set_help_flag("-h,--help", "show this help");
     app.set_version_flag("--version", version_text());
-    app.add_flag("--help-llama,--usage", help_llama_, "the flags of llama.cpp that work here too");
+    app.add_flag("--help-llama,--usage", help_llama_, "show the flags of llama.cpp that work here");
     app.footer(
-        "llama.cpp's flags work as there, those that would do nothing here are refused. For example: -m FILE, -hf "
-        "REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
+        "llama.cpp's flags work as in llama.cpp; those that would have no effect here are refused. For example: -m "
+        "FILE, -hf REPO, -c N, -n N, -ngl N, -t N, --temp X,\n"
         "--top-p X, --seed N, --grammar TEXT, --json-schema TEXT, --lora FILE, --rpc HOSTS. --help-llama lists "
         "them.\n\n"
         "Example:\n  " +
@@ -283,7 +283,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     return std::nullopt;
 }
 
-/// Keeps llama.cpp's arguments in llama_arguments_. @return ours, each value joined to its flag: "--name=value"
+/// Puts llama.cpp's arguments into llama_arguments_. @return ours, each value joined to its flag: "--name=value"
 std::vector<std::string> CommandLine::split(int argc, char ** argv) {
     llama_arguments_ = {app.get_name()};
     std::vector<std::string> ours;
@@ -330,7 +330,8 @@ bool CommandLine::names_remote_model() const {
            is_set("LLAMA_ARG_MODEL_URL") || is_set("LLAMA_ARG_HF_REPO") || is_set("LLAMA_ARG_DOCKER_REPO");
 }
 
-/// A router: it starts a server for each model that is asked for, without these flags for each that llama.cpp has cached.
+/// If so, the server is a router: it starts a server for each model that is asked for. Without these flags and without
+/// a model it does so for each model in llama.cpp's cache.
 bool CommandLine::names_several_models() const {
     return has_llama_flag({"--models-dir", "--models-preset"}) || is_set("LLAMA_ARG_MODELS_DIR") ||
            is_set("LLAMA_ARG_MODELS_PRESET");
@@ -346,19 +347,20 @@ void CommandLine::add_default_model() {
 }
 
 void CommandLine::parse_llama_flags(common_params & params) {
-    // llama.cpp's own messages only where asked for (-v, -lv): errors reach the user as one line of ours. A server has a log.
+    // no messages of llama.cpp unless asked for (-v, -lv), since errors reach the user as one line; but a server has a
+    // log
     common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
     if (flags_of_ != LLAMA_EXAMPLE_SERVER) params.verbosity = LOG_LEVEL_OUTPUT;
-    params.warmup = false;  // the self-check of a ForwardPass is one
+    params.warmup = false;  // the self-check of a ForwardPass warms up too
     params.fit_params = llama_supports_gpu_offload();
 
     std::vector<char *> arguments = llama_argv();
     std::optional<CapturedStderr> captured;
-    if (!names_remote_model()) captured.emplace();  // a download shows its progress
+    if (!names_remote_model()) captured.emplace();  // a download must be able to show its progress
     const bool parsed = common_params_parse(static_cast<int>(arguments.size()), arguments.data(), params, flags_of_);
     common_log_set_verbosity_thold(params.verbosity);
     if (parsed) {
-        // remarks, and failures to open files that we name ourselves
+        // drop remarks, and failures to open files, which we report ourselves
         if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
         return;
     }

@@ -1,4 +1,4 @@
-// The command line of a subcommand: our own flags by CLI11, everything else by llama.cpp's parser.
+// The command line of a subcommand. CLI11 parses our own flags, llama.cpp's parser all others.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -20,7 +20,7 @@ namespace harp::cli {
 /// Exit codes of the program.
 enum ExitCode { exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130 };
 
-/// How a program ends that could not go on: by its user's fault, interrupted, or else.
+/// The exit code for an error: the user's fault, interrupted, or any other.
 [[nodiscard]] ExitCode exit_code_of(const Error & error) noexcept;
 
 /// "harp 0.1.0 (llama.cpp ...)"
@@ -36,36 +36,37 @@ void naming_flag(const std::string & flag, Function set) {
     }
 }
 
-/// The flag of an option: view_tokens has --harp-view-tokens.
+/// The flag of an option: --harp-view-tokens for view_tokens.
 [[nodiscard]] std::string flag_of(std::string_view option);
 
 /// Parses our own flags. @return an exit code if help was printed or a flag was wrong, else nullopt
 [[nodiscard]] std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments);
 
-/// The --harp- flags, one for each row of option_table(), --harp-preset, --harp-negative-prompt, --harp-off, and --harp-kernels.
+/// The --harp- flags: one for each row of option_table(), and --harp-preset, --harp-negative-prompt, --harp-off,
+/// --harp-kernels.
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
-    /// The options, or nullopt with --harp-off: those of the preset, and over them those of the flags.
-    /// @throws Error{invalid_option} naming field, value and range, Error{invalid_input} of the preset
+    /// The options, or nullopt with --harp-off. Flags override the preset.
+    /// @throws Error{invalid_option} naming field, value and range; Error{invalid_input} for the preset
     [[nodiscard]] std::optional<Options> options() const;
-    /// What the view `guidance` reads in the prompt's place, as text: of the flag, or of the preset if its view is not
-    /// overridden; "" if neither has one, and with --harp-off.
+    /// The text that the view `guidance` reads instead of the prompt: from the flag, or from the preset if its view is not
+    /// overridden. "" if neither has one, and with --harp-off.
     [[nodiscard]] std::string negative_prompt() const;
-    /// Refuses --harp-negative-prompt where no options read it. @throws Error{invalid_option}
+    /// Refuses --harp-negative-prompt if no options read it. @throws Error{invalid_option}
     void check_negative_prompt(std::span<const Options> sets) const;
-    /// For commands that have no use for it. @throws Error{invalid_option}
+    /// For commands that do not use it. @throws Error{invalid_option} if the flag was given
     void refuse_negative_prompt(std::string_view command) const;
-    /// Refuses an option that the command sets itself, given as flag or environment variable.
+    /// Refuses an option that the command sets itself, if it was given as flag or environment variable.
     /// @param why what to do instead
     /// @throws Error{invalid_option}
     void refuse(std::string_view name, std::string_view why) const;
-    /// Has models loaded for our own kernels, or for llama.cpp's (harp/kernels.h).
+    /// Sets whether models are loaded with our own kernels or llama.cpp's (harp/kernels.h).
     /// @throws Error{invalid_option} for instructions that this processor lacks
     void set_kernels() const;
-    /// Of --harp-kernels, or what it is by default.
+    /// The value of --harp-kernels, or its default.
     [[nodiscard]] std::string kernels() const;
-    /// Sets the environment variables to what options() gives, for processes that this one starts.
+    /// Sets the environment variables to match options(), for processes that this one starts.
     void export_to_environment() const;
 
   private:
@@ -75,11 +76,12 @@ class HarpFlags {
     std::string kernels_;  // "" if it was not given
 };
 
-/// A subcommand's parser: tells our flags from llama.cpp's and gives each to its parser. A flag of llama.cpp's that would do
-/// nothing in the command (llama_flags.h) is refused.
+/// A subcommand's parser: gives our flags and llama.cpp's to the right parser. Refuses flags of llama.cpp that would
+/// have no effect in the command (llama_flags.h).
 class CommandLine {
   public:
-    /// @param flags_of which of llama.cpp's programs to take the flags of; its command's have chat templates and speculation
+    /// @param flags_of whose flags to accept, of llama.cpp's programs; those of its CLI include chat templates and
+    ///                 speculation
     CommandLine(const std::string & name, const std::string & description, const std::string & example,
                 llama_example flags_of = LLAMA_EXAMPLE_CLI);
 
@@ -89,10 +91,10 @@ class CommandLine {
     /// Parses. @return an exit code if the program should end now (help was printed, or a flag was wrong), else nullopt
     [[nodiscard]] std::optional<int> parse(int argc, char ** argv, common_params & params);
 
-    /// Whether the user gave one of llama.cpp's flags (by any of the names listed).
+    /// Whether the user gave one of llama.cpp's flags, by any of the names listed.
     [[nodiscard]] bool has_llama_flag(std::initializer_list<const char *> names) const;
 
-    /// What llama.cpp's parser was given, [0] the program's name, as an argv; valid until the next parse().
+    /// The arguments for llama.cpp's parser as an argv, with the program's name at [0]; valid until the next parse().
     [[nodiscard]] std::vector<char *> llama_argv();
 
   private:
@@ -107,7 +109,7 @@ class CommandLine {
     std::optional<std::string> colour_;  // --color's value
     bool help_llama_ = false;
     std::vector<std::string> llama_arguments_;  // [0] is the program's name
-    std::set<std::string> llama_flags_;         // those given, without their values
+    std::set<std::string> llama_flags_;         // those that were given, without values
 };
 
 }  // namespace harp::cli

@@ -1,4 +1,4 @@
-// harp compare: the same prompt, vanilla and with sets of options side by side: where they part, entropies, what it costs.
+// harp compare: one prompt answered without HARP and with sets of options, side by side: differences, entropies, cost.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,13 +32,13 @@ struct Answer {
     }
 };
 
-/// What is compared.
+/// One of the things compared.
 struct Set {
     std::string name;
     std::optional<Options> options;  ///< nullopt: vanilla
 };
 
-/// "view=last,beta=2" over the options of the other flags.
+/// Parses "view=last,beta=2", which overrides `options`, those of the other flags.
 Set parse_set(const std::string & text, Options options) {
     for (const std::string & item : make_axis("", text).values) {
         const size_t equals = item.find('=');
@@ -80,12 +80,12 @@ Answer run(LoadedModel & loaded, ForwardPass & pass, const std::vector<llama_tok
     return answer;
 }
 
-/// Text in lines of a column's width, with the colour codes that do not count for it.
+/// Text broken into lines of a column's width. Colour codes do not count as width.
 class Column {
   public:
     Column(size_t width, bool colour) : width_(width), colour_(colour) {}
 
-    /// @param mark the token is where the answer parts from the vanilla one
+    /// @param mark whether the answer differs from the vanilla one from this token on
     void add(const GeneratedToken & token, bool mark) {
         held_back_ += token.piece;
         const std::string text = take_complete_utf8(held_back_);
@@ -97,7 +97,7 @@ class Column {
         }
     }
     [[nodiscard]] size_t n_lines() const { return lines_.size(); }
-    /// Line `i` filled up with spaces to the column's width.
+    /// Line `i`, padded with spaces to the column's width.
     [[nodiscard]] std::string line(size_t i) const {
         if (i >= lines_.size()) return std::string(width_, ' ');
         return lines_[i].text + std::string(width_ - lines_[i].n_columns, ' ');
@@ -112,7 +112,7 @@ class Column {
         if (lines_.empty() || character == "\n" || lines_.back().n_columns == width_) lines_.emplace_back();
         if (character == "\n") return;
         std::string text = colour_ ? shaded(character, record) : character;
-        if (mark && colour_) text = "\033[7m" + text;  // reversed; shaded() or the line below ends it
+        if (mark && colour_) text = "\033[7m" + text;  // reverse video; ended by shaded() or by the line below
         if (mark && colour_ && !record.hesitated) text += "\033[0m";
         lines_.back().text += text;
         ++lines_.back().n_columns;
@@ -136,7 +136,7 @@ bool is_same_text(const Answer & a, const Answer & b) {
 
 constexpr size_t least_width = 20;  // of a column
 
-/// The first column is the vanilla answer.
+/// Prints the answers side by side, the vanilla one first.
 void print_side_by_side(std::span<const Set> sets, std::span<const Answer> answers) {
     const size_t n = answers.size();
     const size_t width = std::max(least_width, (std::min<size_t>(terminal_width(), 80 * n) - 3 * (n - 1)) / n);
@@ -213,7 +213,7 @@ json answer_json(const Answer & answer) {
             {"statistics", statistics_json(answer.statistics)}};
 }
 
-/// Of an answer, and how it differs from the vanilla one.
+/// An answer, and how it differs from the vanilla one.
 json set_json(const Set & set, const Answer & answer, const Answer & vanilla) {
     json output = answer_json(answer);
     output["name"] = set.name;
@@ -228,9 +228,9 @@ json set_json(const Set & set, const Answer & answer, const Answer & vanilla) {
 int compare_command(int argc, char ** argv) {
     CommandLine line(
         "compare",
-        "Answers the same prompt without HARP and with one set of options or several, and shows the answers side by "
+        "Answers the same prompt without HARP and with one or more sets of options, and shows the answers side by "
         "side:\n"
-        "where they part, entropies, and what each cost.",
+        "where they differ, entropies, and what each cost.",
         "harp compare -m model.gguf -p \"Name the capital of Australia.\" --with view=last,beta=2,threshold=2 "
         "--with beta=0.5");
     bool as_json = false;
@@ -239,8 +239,8 @@ int compare_command(int argc, char ** argv) {
     line.app.add_flag("--json", as_json, "print one JSON object");
     line.app
         .add_option("--with", with,
-                    "NAME=VALUE,...: a set of HARP options, over those of the --harp- flags; given again, another one "
-                    "[default one set, of the flags]")
+                    "NAME=VALUE,...: a set of HARP options, which override the --harp- flags; repeat the flag for more "
+                    "sets [default one set, that of the --harp- flags]")
         ->allow_extra_args(false);
     add_format_flag(line.app, format);
     line.harp.add_to(line.app);

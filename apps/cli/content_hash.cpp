@@ -33,20 +33,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr off_t least_cached = off_t{1} << 20;  // bytes; less is read faster than it is looked up
-constexpr int64_t least_age = 3;                // seconds: clocks of file systems are coarse
+constexpr off_t least_cached = off_t{1} << 20;  // bytes; a smaller file is read faster than looked up
+constexpr int64_t least_age = 3;                // seconds, because clocks of file systems are coarse
 
 [[noreturn]] void fail(const std::string & path) {
     throw Error(ErrorCode::io, fmt::format("'{}' cannot be read: {}", path, std::strerror(errno)));
 }
 
-/// What tells a file from the one that was hashed: another size, time or inode is another content.
+/// What identifies the state of a file: another size, time or inode means other content.
 std::string state_of(const struct stat & info) {
     return fmt::format("{} {}.{:09} {}.{:09} {}", info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec,
                        info.st_ctim.tv_sec, info.st_ctim.tv_nsec, info.st_ino);
 }
 
-/// One file of the cache, of one path; nothing without a home.
+/// The cache's file for one path. Without a home folder nothing is kept or found.
 class CacheEntry {
   public:
     explicit CacheEntry(const std::string & path) {

@@ -1,4 +1,4 @@
-// The options that a run works with, for eyes and for programs.
+// The options in effect, for people and for programs.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-// harp generate: one prompt, one answer, streamed; a summary on stderr.
+// harp generate: one prompt, one answer, streamed; a summary on standard error.
 #include <fmt/format.h>
 
 #include <utility>
@@ -32,7 +32,7 @@ void print_summary(LoadedModel & loaded, const FormattedPrompt & prompt, const G
     fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
 }
 
-/// Pause tokens (arXiv 2310.02226), at inference only: text before the answer whose predictions nobody reads.
+/// Pause tokens (arXiv 2310.02226), at inference only: text before the answer whose predictions are not used.
 struct PauseFlags {
     uint32_t n = 0;
     std::string text = ".";
@@ -43,7 +43,7 @@ struct PauseFlags {
             ->check(CLI::Range(0U, 4096U))
             ->capture_default_str()
             ->group(group);
-        app.add_option("--pause-text", text, "what one pause is")->capture_default_str()->group(group);
+        app.add_option("--pause-text", text, "text of one pause")->capture_default_str()->group(group);
     }
 };
 
@@ -60,7 +60,7 @@ int generate_command(int argc, char ** argv) {
     bool as_json = false;
     add_format_flag(line.app, format);
     line.app.add_option("--trace", trace_path,
-                        "write one JSON line a step: token, entropy, top candidates of each pass");
+                        "write one JSON line per step: token, entropy, top candidates of each pass");
     line.app.add_flag("--json", as_json, "print one JSON object at the end instead of text");
     BeamFlags beams;
     beams.add_to(line.app, /*prints_several=*/true);
@@ -95,7 +95,7 @@ int generate_command(int argc, char ** argv) {
     const auto drafter = decoding::Drafter::make(loaded.pass(), loaded.params());
     decoding::Generator generator(loaded.pass(), drafter.get());
 
-    // the text is progress enough, where somebody sees it
+    // streamed text shows progress by itself, if somebody sees it
     const bool shows_count = as_json || (is_terminal(stderr) && !is_terminal(stdout));
     progress.show(fmt::format("prompt: {} tokens", prompt_tokens.size()));
     const auto on_prompt = [&](size_t done, size_t total) {

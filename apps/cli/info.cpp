@@ -12,9 +12,9 @@ namespace harp::cli {
 using nlohmann::json;
 
 int info_command(int argc, char ** argv) {
-    CommandLine line("info",
-                     "The model, whether HARP can treat it (by a self-check), the effective options and the build.",
-                     "harp info -m model.gguf --json");
+    CommandLine line(
+        "info", "Shows the model, whether HARP works with it (by a self-check), the options in effect and the build.",
+        "harp info -m model.gguf --json");
     bool as_json = false;
     line.app.add_flag("--json", as_json, "print one JSON object");
     line.harp.add_to(line.app);

@@ -18,7 +18,8 @@ std::atomic<bool> interrupt_requested = false;
 
 namespace {
 
-// Holds a byte while an interrupt is requested: what a poll waits for, where a flag could be set just before it.
+// Holds a byte while an interrupt is requested. poll() waits for it; a flag could be set just before the wait and be
+// missed.
 std::array<int, 2> interrupt_pipe = {-1, -1};
 
 void on_signal(int signal) {
@@ -35,9 +36,9 @@ void install_interrupt_handlers() {
         throw Error(ErrorCode::io, std::string("no pipe for Ctrl-C: ") + std::strerror(errno));
     struct sigaction action = {};
     action.sa_handler = on_signal;
-    sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a blocked read of input returns
+    sigaction(SIGINT, &action, nullptr);  // without SA_RESTART, so that a blocked read of input returns
     sigaction(SIGTERM, &action, nullptr);
-    // a reader that closes its end is an error of the write, with a message, not a silent death
+    // if the reader of a pipe closes it, the write fails with a message instead of the process dying silently
     std::signal(SIGPIPE, SIG_IGN);
 }
 

@@ -16,11 +16,12 @@ const Names sampling = {"generate", "chat", "compare", "bench", "calibrate", "py
 const Names none = {};
 
 struct Rule {
-    const Names & commands;  // where they work
-    Names flags;             // one name of each; of "--x, --no-x" one that stands alone works alone
+    const Names & commands;  // where the flags work
+    Names flags;             // one name of each flag; of "--x, --no-x" a name listed alone works alone
 };
 
-/// A flag is decided by the rule that names it as it was given, else by the one that names another name of it.
+/// The rule that lists a flag's name as it was given decides; if there is none, the rule that lists another of its
+/// names.
 const std::vector<Rule> & rules() {
     static const Names with_length = {"generate", "chat", "compare", "bench"};
     static const Names with_stop_strings = {"generate", "chat", "compare", "calibrate"};
@@ -34,7 +35,7 @@ const std::vector<Rule> & rules() {
         {all,
          {"--log-disable", "--log-file", "--log-jsonl", "--log-colors", "--verbose", "--verbosity", "--log-prefix",
           "--log-timestamps"}},
-        // the model, where it is and how it is loaded
+        // the model: where it is and how it is loaded
         {all,
          {"--model", "--model-url", "--docker-repo", "--hf-repo", "--hf-file", "--hf-token", "--offline",
           "--gpt-oss-20b-default", "--gpt-oss-120b-default", "--vision-gemma-4b-default",
@@ -52,7 +53,7 @@ const std::vector<Rule> & rules() {
           "--cache-type-k", "--cache-type-v", "--op-offload", "--rope-scaling", "--rope-scale", "--rope-freq-base",
           "--rope-freq-scale", "--yarn-orig-ctx", "--yarn-ext-factor", "--yarn-attn-factor", "--yarn-beta-slow",
           "--yarn-beta-fast"}},
-        // what is answered, and how far
+        // what is answered, and how much
         {given_text, {"--prompt", "--file", "--binary-file"}},
         {with_escapes, {"--escape"}},
         {answering, {"--system-prompt", "--system-prompt-file"}},
@@ -61,7 +62,7 @@ const std::vector<Rule> & rules() {
           "--reasoning-effort", "--reasoning-preserve"}},
         {with_length, {"--predict"}},
         {with_stop_strings, {"--reverse-prompt"}},
-        // the sampler; a Session of Python has arguments for the six that its Model does not take
+        // the sampler; a Python Session has arguments for the six that its Model does not accept
         {sampling,
          {"--samplers",
           "--sampler-seq",
@@ -125,10 +126,10 @@ const std::vector<Rule> & rules() {
           "--spec-ngram-map-k4v-min-hits",
           "--draft",
           "--draft-min"}},
-        // asks for what happens in any case
+        // flags that ask for what happens anyway
         {all, {"--no-mmproj", "--no-mmproj-auto"}},
         {answering, {"--no-context-shift", "--no-display-prompt"}},
-        // of other programs
+        // flags of other programs
         {none,
          {"--completion-bash",
           "--server-base",
@@ -159,7 +160,7 @@ const std::vector<Rule> & rules() {
          {"--mmproj", "--mmproj-url", "--mmproj-auto", "--mmproj-offload", "--mmproj-device", "--image",
           "--image-min-tokens", "--image-max-tokens", "--video-fps", "--video-timestamp-interval",
           "--video-ffmpeg-dir"}},
-        // of a thread pool that llama.cpp's own programs make
+        // flags of a thread pool, which only llama.cpp's own programs create
         {none,
          {"--cpu-mask", "--cpu-range", "--cpu-strict", "--prio", "--poll", "--cpu-mask-batch", "--cpu-range-batch",
           "--cpu-strict-batch", "--prio-batch", "--poll-batch", "--spec-draft-cpu-mask", "--spec-draft-cpu-range",

@@ -1,4 +1,4 @@
-// Which of llama.cpp's flags each command takes. All others are refused by name, so that none is taken and then does nothing.
+// Which of llama.cpp's flags each command accepts. It refuses all others by name, so that no flag is silently ignored.
 #pragma once
 
 #include <string>
@@ -9,20 +9,20 @@ struct common_arg;
 
 namespace harp::cli {
 
-/// What is known of a flag of llama.cpp's.
+/// What is known about a flag of llama.cpp.
 enum class FlagUse {
-    works,    ///< in this command
-    refused,  ///< known, and without effect there
-    unknown,  ///< nobody has decided yet (another llama.cpp): refused too
+    works,    ///< has an effect in this command
+    refused,  ///< known, and has no effect in this command
+    unknown,  ///< not in the table yet (another llama.cpp): refused too
 };
-/// @param command "generate", ...; "python" has the flags of a Model
-/// @param given   a name of the flag, as the user wrote it: "--no-mmproj" can be of use where "--mmproj" is not
-/// @param names   all its names
+/// @param command "generate", ...; "python" stands for a Model
+/// @param given   the flag's name as the user wrote it: "--no-mmproj" can have an effect where "--mmproj" has none
+/// @param names   all of the flag's names
 [[nodiscard]] FlagUse use_of_flag(std::string_view command, std::string_view given,
                                   const std::vector<std::string> & names);
-/// All commands with flags of llama.cpp's, but for serve, which takes all of the server's.
+/// All commands that accept flags of llama.cpp, except serve, which accepts all of the server's.
 [[nodiscard]] const std::vector<std::string_view> & commands_with_llama_flags();
-/// All flags that the table names, for the test that holds it against llama.cpp's parser.
+/// All flags in the table, for the test that compares it with llama.cpp's parser.
 [[nodiscard]] std::vector<std::string_view> flags_in_table();
 
 }  // namespace harp::cli

@@ -24,7 +24,7 @@ namespace harp::cli {
 
 namespace {
 
-/// The first error that llama.cpp logged since the last take(): its reason for a failure it reports as NULL.
+/// The first error that llama.cpp logged since the last take(). llama.cpp reports a failure as NULL, without a reason.
 class FirstLlamaError {
   public:
     static void callback(ggml_log_level level, const char * text, void * /*unused*/) {
@@ -69,7 +69,7 @@ void check_model_file(const std::string & what, const std::string & path) {
     }
 }
 
-/// llama.cpp takes these as they are: -5 becomes a huge unsigned number, 0 ends the program.
+/// llama.cpp does not check these: -5 becomes a huge unsigned number, 0 ends the program.
 void check_sizes(const common_params & params) {
     const auto check = [](const char * flag, int value, int least) {
         if (value >= least) return;
@@ -99,7 +99,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     check_sizes(params_);
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
-    // chosen here, so that the run can say it and both sides of a comparison share it
+    // chosen here, so that a run can report it and both sides of a comparison use the same seed
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
     llama_numa_init(params_.numa);
@@ -109,10 +109,10 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     params_.load_progress_callback_user_data = &progress;
     set_default_options(options_);
     (void)FirstLlamaError::take();
-    // llama.cpp would make a sampler too, and print its own errors of the grammar: new_sampler() makes ours
+    // llama.cpp would create a sampler too and print errors in the grammar itself; new_sampler() creates ours
     common_grammar grammar = std::exchange(params_.sampling.grammar, {});
     init_ = common_init_from_params(params_);
-    params_.load_progress_callback = nullptr;  // a draft model would be loaded with it, when the line is gone
+    params_.load_progress_callback = nullptr;  // a draft model would call it when the progress line is gone
     params_.load_progress_callback_user_data = nullptr;
     params_.sampling.grammar = std::move(grammar);
     progress.clear();
@@ -152,7 +152,7 @@ ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint
     return *find_pass(context);
 }
 
-/// (common_init_from_params has done so for the first context, and loaded the adapters.)
+/// (For the first context common_init_from_params has done this, and loaded the adapters.)
 void LoadedModel::adapt(llama_context * context) {
     common_set_adapter_lora(context, params_.lora_adapters);
     if (params_.control_vectors.empty()) return;
@@ -175,9 +175,9 @@ decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampli
     }
     std::string printed = captured.take();
     std::replace(printed.begin(), printed.end(), '\n', ' ');
-    throw Error(
-        ErrorCode::invalid_option,
-        fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be made", reason, printed));
+    throw Error(ErrorCode::invalid_option,
+                fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be created", reason,
+                            printed));
 }
 
 std::vector<llama_token> LoadedModel::tokenize(const std::string & text, bool parse_special) {
@@ -234,7 +234,7 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));
     }
-    // llama.cpp takes the last newline off a file; of one with lines that end in CR LF something is left
+    // llama.cpp removes the last newline of a file; if its lines end in CR LF, the CR is left
     if (is_given && !prompt.empty() && prompt.back() == '\r') prompt.pop_back();
     if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");

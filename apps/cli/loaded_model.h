@@ -1,4 +1,4 @@
-// A loaded model with its forward pass, sampler and chat template: what most subcommands work on.
+// A loaded model with its forward pass, sampler and chat template, which most subcommands use.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@
 
 namespace harp::cli {
 
-/// @throws Error naming the file and what is wrong with it (missing, not GGUF, truncated), or why HARP refuses the model
+/// @throws Error naming the file and its fault (missing, not GGUF, truncated), or why HARP refuses the model
 class LoadedModel {
   public:
     LoadedModel(common_params params, const std::optional<Options> & options);
@@ -26,22 +26,22 @@ class LoadedModel {
     [[nodiscard]] const std::optional<Options> & options() const { return options_; }
 
     /// Another pass on the same model with other options, for comparisons.
-    /// @param n_sequences of it; several share one KV cache
+    /// @param n_sequences sequences of the pass; several share one KV cache
     [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
     /// Gives a context of this model the flags' LoRA adapters and control vectors. @throws Error{invalid_option}
     void adapt(llama_context * context);
-    /// A sampler as the flags describe it, seeded anew.
+    /// A new sampler as the flags describe it, freshly seeded.
     [[nodiscard]] decoding::Sampler new_sampler() { return new_sampler(params_.sampling); }
-    /// @throws Error{invalid_option} naming what cannot be had, such as a grammar with a fault
+    /// @throws Error{invalid_option} naming what is impossible, for example a faulty grammar
     [[nodiscard]] decoding::Sampler new_sampler(const common_params_sampling & sampling);
-    /// The seed of all its samplers: --seed, or a random one chosen once.
+    /// The seed of all samplers: --seed, or a random one chosen once.
     [[nodiscard]] uint32_t sampler_seed() const { return params_.sampling.seed; }
 
-    /// Text to tokens: with the beginning-of-sequence token where the model wants one.
+    /// Tokenizes text, with the beginning-of-sequence token if the model uses one.
     /// @param parse_special whether "<|im_start|>" and the like in the text are control tokens
     [[nodiscard]] std::vector<llama_token> tokenize(const std::string & text, bool parse_special);
     [[nodiscard]] bool has_chat_template() const;
-    /// A conversation in the model's chat template, open for the assistant's answer.
+    /// A conversation in the model's chat template, up to where the assistant's answer begins.
     [[nodiscard]] std::string apply_chat_template(const std::vector<common_chat_msg> & messages) const;
 
   private:
@@ -51,37 +51,37 @@ class LoadedModel {
     common_params params_;
     std::optional<Options> options_;
     common_init_result_ptr init_;
-    ForwardPass * pass_ = nullptr;  // owned by its context
+    ForwardPass * pass_ = nullptr;  // owned by the registry, with its context
     std::vector<std::unique_ptr<llama_context, ContextDeleter>> extra_contexts_;
     common_chat_templates_ptr templates_;
 };
 
-/// For commands whose context need not be as large as the model allows, unless asked for.
+/// Limits the context size unless the user gave one, for commands that do not need the model's largest context.
 void limit_context(common_params & params);
-/// For commands that decode every token themselves. @throws Error{invalid_option}
+/// For commands that decode every token themselves. @throws Error{invalid_option} if speculation is asked for
 void refuse_speculation(const common_params & params);
 
 /// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
 /// @throws Error{invalid_input}
 [[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);
 
-/// A prompt as the model gets it.
+/// A prompt in the form in which the model gets it.
 struct FormattedPrompt {
     std::string text;
     bool is_chat = false;  ///< in the model's chat template
-    std::string why;       ///< why so, for people
+    std::string why;       ///< the reason, for people
 };
 void add_format_flag(CLI::App & app, std::string & format);
-/// @param format "raw", "chat" or "auto", of add_format_flag()
-/// @throws Error{invalid_option} where a template is asked for and the model has none
+/// @param format "raw", "chat" or "auto", from add_format_flag()
+/// @throws Error{invalid_option} if a chat template is asked for and the model has none
 [[nodiscard]] FormattedPrompt format_prompt(const LoadedModel & loaded, const std::string & prompt,
                                             const std::string & format);
-/// The tokens of --harp-negative-prompt, formatted as a prompt is; none if it was not given.
+/// The tokens of --harp-negative-prompt, formatted like a prompt; none if it was not given.
 [[nodiscard]] std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const HarpFlags & flags,
                                                           const std::string & format);
-/// Appends `n` times the tokens of `text` to a prompt. @throws Error{invalid_option} if it has none
+/// Appends the tokens of `text` to a prompt `n` times. @throws Error{invalid_option} if it has no tokens
 void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text);
-/// Number of tokens and format, for JSON.
+/// Number of tokens and format, as JSON.
 [[nodiscard]] nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens);
 [[nodiscard]] common_chat_msg chat_message(const std::string & role, const std::string & content);
 

@@ -1,4 +1,5 @@
-// harp: llama.cpp with a forward pass that hesitates. Chooses the subcommand; turns errors into one line and an exit code.
+// harp: llama.cpp with a forward pass that hesitates. Chooses the subcommand; turns errors into one line and an exit
+// code.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -23,7 +24,7 @@
 namespace harp::cli {
 namespace {
 
-/// Becomes harp-server, a program of its own, so that the command does not carry the server.
+/// Replaces the process by harp-server, a separate program, so that this one does not contain the server.
 int serve_command(int /*argc*/, char ** argv) {
     std::error_code unused;
     const auto server = std::filesystem::read_symlink("/proc/self/exe", unused).parent_path() / "harp-server";
@@ -57,7 +58,7 @@ std::string usage() {
         HARP_VERSION);
     for (const Command & command : commands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
     return text +
-           "\n`harp COMMAND --help` explains a command. The flags of llama.cpp work where they have a meaning.\n"
+           "\n`harp COMMAND --help` explains a command. llama.cpp's flags work where they apply.\n"
            "A question in quotes instead of a command is answered: harp \"Why is the sky blue?\"\n"
            "First steps:\n"
            "  harp generate -m model.gguf -p \"Why is the sky blue?\"\n"
@@ -65,7 +66,7 @@ std::string usage() {
 }
 
 int run_command(const Command & command, int argc, char ** argv) {
-    if (command.run == serve_command) return serve_command(argc, argv);  // handles signals itself
+    if (command.run == serve_command) return serve_command(argc, argv);  // the server handles signals itself
     install_interrupt_handlers();
     llama_backend_init();
     const int code = command.run(argc, argv);
@@ -74,12 +75,12 @@ int run_command(const Command & command, int argc, char ** argv) {
     return code;
 }
 
-/// Words in quotes, where a command was expected.
+/// Words in quotes where a command was expected.
 bool is_question(std::string_view text) {
     return !text.starts_with('-') && (text.ends_with('?') || text.find_first_of(" \t\n") != std::string_view::npos);
 }
 
-/// harp "QUESTION" FLAGS: harp generate -p "QUESTION" FLAGS
+/// harp "QUESTION" FLAGS stands for harp generate -p "QUESTION" FLAGS
 int answer_question(int argc, char ** argv) {
     std::string command = "generate", flag = "-p";
     std::vector<char *> arguments = {command.data(), flag.data()};
@@ -109,14 +110,14 @@ int run(int argc, char ** argv) {
     if (is_question(name)) return answer_question(argc, argv);
     if (name.starts_with('-')) {
         throw Error(ErrorCode::invalid_input,
-                    fmt::format("flag '{0}' without a command; flags follow one: harp generate {0} ...", name));
+                    fmt::format("flag '{0}' without a command; put a command before it: harp generate {0} ...", name));
     }
     std::string names;
     for (const Command & c : commands) names += fmt::format("{}{}", names.empty() ? "" : ", ", c.name);
     throw Error(ErrorCode::invalid_input, fmt::format("unknown command '{}'; commands: {}", name, names));
 }
 
-/// "harp generate", or "harp" where no command was named.
+/// "harp generate", or "harp" if no command was named.
 std::string program_name(int argc, char ** argv) {
     const bool is_command =
         argc > 1 && std::any_of(commands.begin(), commands.end(), [&](const Command & c) { return c.name == argv[1]; });

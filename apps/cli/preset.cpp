@@ -24,9 +24,10 @@ Preset read_preset(const std::string & path) {
         return refuse("not a JSON object with an object \"harp\" of options");
     Preset result;
     for (const auto & [name, value] : preset["harp"].items()) {
-        if (name == "enabled") continue;  // as options_json() writes it
+        if (name == "enabled") continue;  // written by options_json()
         if (name == "negative_prompt") {
-            if (!value.is_string()) return refuse(fmt::format("harp.negative_prompt: {} is no string", value.dump()));
+            if (!value.is_string())
+                return refuse(fmt::format("harp.negative_prompt: {} is not a string", value.dump()));
             result.negative_prompt = value;
             continue;
         }

@@ -1,8 +1,7 @@
-// A preset: HARP options in a file, as harp calibrate writes them and every program reads them (--harp-preset).
+// A preset: HARP options in a file, as harp calibrate writes it and every program reads it (--harp-preset).
 //
-//   {"harp": {"view": "last", "threshold": 2, "beta": 2}, ...}
-//
-// Options that are not named have their defaults. "harp" may have a "negative_prompt". Whatever stands beside "harp" is for people.
+//   {"harp": {"view": "last", "threshold": 2, "beta": 2}, ...}     options that are not named have their defaults; there may
+//                                                                 be a "negative_prompt"; members beside "harp" are ignored
 #pragma once
 
 #include <string>
@@ -13,9 +12,9 @@ namespace harp::cli {
 
 struct Preset {
     Options options;
-    std::string negative_prompt;  ///< text; "": none
+    std::string negative_prompt;  ///< text; "" if there is none
 };
-/// @throws Error{invalid_input} naming the file and what is wrong with it, Error{invalid_option}
+/// @throws Error{invalid_input} naming the file and its fault, Error{invalid_option}
 [[nodiscard]] Preset read_preset(const std::string & path);
 
 }  // namespace harp::cli

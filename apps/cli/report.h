@@ -1,4 +1,4 @@
-// What a run says about itself: the closing summary for eyes, and JSON for programs. Both carry options, build and model.
+// What a run reports: the closing summary for people, and JSON for programs. Both contain options, build and model.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -24,11 +24,11 @@ namespace harp::cli {
 /// A line of a summary: share of hesitations, cost of the second pass, schedule; empty with HARP off.
 [[nodiscard]] std::string hesitation_text(const ForwardPass & pass, const std::optional<Options> & options);
 
-/// A line of a summary: what speculation drafted and had accepted; empty without it.
+/// A line of a summary: how much was drafted and accepted; empty without speculation.
 [[nodiscard]] std::string speculation_text(const decoding::Drafter * drafter);
 [[nodiscard]] nlohmann::json speculation_json(const decoding::Drafter * drafter);
 
-/// JSON as text; bytes that are not UTF-8 are replaced, never thrown on.
+/// JSON as text. Bytes that are not UTF-8 are replaced instead of throwing.
 [[nodiscard]] std::string dump(const nlohmann::json & value, int indent = -1);
 
 }  // namespace harp::cli

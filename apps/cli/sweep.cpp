@@ -34,7 +34,7 @@ Axis make_axis(std::string name, const std::string & values) {
 }
 
 std::vector<Axis> parse_sweeps(const std::vector<std::string> & sweeps) {
-    // a schedule changes the cost alone
+    // without schedule, which changes only the cost
     constexpr std::array names =
         std::to_array<std::string_view>({"gate", "threshold", "beta", "plausibility", "view", "view_tokens",
                                          "perturbation", "strength", "reframings", "scope", "redraw", "seed"});

@@ -18,11 +18,11 @@ namespace harp::cli {
 namespace {
 
 constexpr const char * reset = "\033[0m";
-constexpr std::chrono::seconds between_lines(4);  // of progress, where stderr is no terminal
+constexpr std::chrono::seconds between_lines(4);  // between lines of progress if standard error is no terminal
 
 std::optional<bool> colours_wanted;
 
-/// Length of the UTF-8 character that begins with `lead`; 0 if no character begins so.
+/// Length of the UTF-8 character that begins with `lead`; 0 if none can.
 size_t character_length(unsigned char lead) {
     if (lead < 0x80) return 1;
     if (lead >= 0xC2 && lead < 0xE0) return 2;
@@ -146,7 +146,7 @@ void ProgressLine::show(const std::string & text) {
     const auto now = Clock::now();
     if (text_.empty()) {
         put_at_ = now - std::chrono::seconds(1);
-        if (!is_terminal(stderr)) put_at_ = now;  // what takes no time is not said there
+        if (!is_terminal(stderr)) put_at_ = now;  // short operations print nothing there
         counter_ = std::thread([this] { count_seconds(); });
     }
     text_ = text;

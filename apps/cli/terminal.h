@@ -1,4 +1,4 @@
-// What a person sees: colour on a terminal and none elsewhere, text streamed in whole UTF-8 characters, progress on stderr.
+// Terminal output: colour only on a terminal, text streamed in whole UTF-8 characters, progress on standard error.
 #pragma once
 
 #include <chrono>
@@ -13,46 +13,48 @@
 
 namespace harp::cli {
 
-/// Colour in all streams from now on, or in none (--color).
+/// From now on all streams show colour, or none does (--color).
 void set_colours(bool shown);
-/// Whether a stream shows colour: unless it was set, a terminal, and neither NO_COLOR set nor TERM=dumb.
+/// Whether a stream shows colour. If set_colours() was not called: a terminal does, unless NO_COLOR is set or
+/// TERM=dumb.
 [[nodiscard]] bool shows_colour(std::FILE * stream);
 [[nodiscard]] bool is_terminal(std::FILE * stream);
-/// Columns of the terminal, 80 where unknown.
+/// Columns of the terminal; 80 if unknown.
 [[nodiscard]] size_t terminal_width();
 
 enum class Style { bold, dim, red, green, yellow };
-/// `text` in a style where the stream shows colour, else as it is.
+/// `text` in a style if the stream shows colour, else unchanged.
 [[nodiscard]] std::string styled(std::FILE * stream, Style style, std::string_view text);
-/// The colour of a hesitating token, by its entropy: from yellow to red.
+/// `text` in the colour of a hesitating token, which depends on its entropy; other tokens are unchanged.
 [[nodiscard]] std::string shaded(std::string_view text, const StepRecord & record);
 
 /// Splits off the bytes of an unfinished UTF-8 character at the end of `text`. @return the finished part
 [[nodiscard]] std::string take_complete_utf8(std::string & text);
 /// @return offset of the first byte that is not UTF-8, or npos
 [[nodiscard]] size_t find_invalid_utf8(std::string_view text);
-/// `text` with each byte that is not UTF-8 replaced by U+FFFD, so that JSON takes it.
+/// `text` with each byte that is not UTF-8 replaced by U+FFFD, so that it can be written as JSON.
 [[nodiscard]] std::string to_valid_utf8(std::string_view text);
 
-/// Writes to stdout and flushes. @throws Error{io} if stdout is gone or full
+/// Writes to standard output and flushes. @throws Error{io} if it is closed or full
 void write_out(std::string_view text);
 
-/// Streams tokens to stdout, hesitating ones shaded.
+/// Streams tokens to standard output, hesitating ones coloured.
 class TokenPrinter {
   public:
     TokenPrinter();
     void print(std::string_view piece, const StepRecord & record);
-    /// Prints what is held back and ends the line.
+    /// Prints the bytes held back and ends the line.
     void finish();
 
   private:
     bool colour_;
-    std::string held_back_;  // start of a character whose other bytes come with later tokens
+    std::string held_back_;  // first bytes of a character that later tokens complete
     bool at_line_start_ = true;
 };
 
-/// What is under way, on stderr, from show() to clear(): on a terminal one line, rewritten in place, ten times a second at most;
-/// elsewhere a line every few seconds. It counts the seconds by itself while nothing new is shown.
+/// Shows on standard error what is in progress, from show() to clear(). On a terminal it is one line, rewritten in
+/// place at most ten times a second; elsewhere a line every few seconds. While the text does not change, it counts the
+/// seconds.
 class ProgressLine {
   public:
     ~ProgressLine() { clear(); }
@@ -64,13 +66,13 @@ class ProgressLine {
     void put(const std::string & text);
     void count_seconds();
 
-    std::mutex mutex_;  // of the following
+    std::mutex mutex_;  // protects the following
     std::condition_variable is_cleared_;
-    std::string text_;           // empty: nothing is under way
-    Clock::time_point said_at_;  // text_
+    std::string text_;           // empty: nothing is in progress
+    Clock::time_point said_at_;  // when text_ was set
     Clock::time_point put_at_;
     bool is_put_ = false;
-    std::thread counter_;  // runs while something is under way
+    std::thread counter_;  // runs while something is in progress
 };
 
 }  // namespace harp::cli

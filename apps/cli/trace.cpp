@@ -64,7 +64,7 @@ void Trace::write(const decoding::GeneratedToken & token) {
     line["ratio"] = token.record.ratio;
     line["hesitated"] = token.record.hesitated;
     const std::string text = dump(line) + "\n";
-    // flushed at once: a full disk is an error now, and an interrupted run leaves whole lines
+    // flushed at once, so that a full disk is an error now and an interrupted run leaves whole lines
     if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0) {
         throw Error(ErrorCode::io, fmt::format("cannot write the trace '{}': {}", path_, std::strerror(errno)));
     }

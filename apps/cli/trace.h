@@ -1,4 +1,4 @@
-// --trace FILE: one JSON line a step, with the top candidates of the vanilla, reframed and mixed logits.
+// --trace FILE: one JSON line per step, with the top candidates of the vanilla, reframed and mixed logits.
 #pragma once
 
 #include <cstdio>
@@ -14,7 +14,7 @@ namespace harp::cli {
 
 class Trace {
   public:
-    /// @param path where to; empty: no trace
+    /// @param path file to write; empty: no trace
     /// @throws Error{io} if the file cannot be opened
     Trace(const std::string & path, const llama_vocab & vocab);
 

@@ -88,7 +88,7 @@ llama_model_ptr load_model(const std::string & path) {
 
 int verify(const std::string & model_path, const std::vector<std::string> & files,
            const decoding::ReplaySettings & settings, bool as_json) {
-    // all of them before the first replay: bad input is one line, not a line below half a table
+    // reads all recordings before the first replay, so that bad input gives one line, not a line below half a table
     std::vector<std::variant<Recording, BeamRecording>> recordings;
     for (const std::string & file : files) {
         if (decoding::is_beam_recording(file)) {
@@ -167,7 +167,7 @@ int verify_command(int argc, char ** argv) {
         return verify(model_path, files, settings, as_json);
     } catch (const Error & error) {
         if (error.code() == ErrorCode::aborted) throw;
-        // 1 says that a run differs and nothing else: what cannot be replayed, for whatever reason, is bad input
+        // exit code 1 means only that a run differs; anything that cannot be replayed is bad input
         throw Error(ErrorCode::invalid_input, error.what());
     }
 }

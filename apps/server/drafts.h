@@ -1,6 +1,6 @@
-// Speculation in the server: second passes behind a draft's rejected tokens are spared, as `harp generate` does.
+// Speculation in the server: no second passes after a draft's rejected tokens, as in `harp generate`.
 //
-// patches/server-harp.patch decodes its batches by this.
+// patches/server-harp.patch calls this to decode its batches.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,15 @@ struct common_sampler;
 
 namespace harp::server {
 
-/// What a slot has in the batch: a token that was sampled and a draft of those after it. Of the slot; valid while it decodes.
+/// What a slot has in the batch: a sampled token and a draft of the tokens after it. Refers to the slot while it
+/// decodes.
 struct DraftedRows {
-    common_sampler & sampler;                 ///< a clone of it draws ahead
-    const std::vector<llama_token> & tokens;  ///< [n] the draft
-    const std::vector<int32_t> & rows;        ///< [n + 1] of the batch: the sampled token's, then the drafted ones'
+    common_sampler & sampler;                 ///< a clone of it samples ahead
+    const std::vector<llama_token> & tokens;  ///< [n], the draft
+    const std::vector<int32_t> & rows;        ///< [n + 1], rows of the batch: the sampled token's, then the draft's
 };
 
-/// llama_process of a batch in which these drafts stand, with llama_process's return values.
+/// llama_process for a batch with these drafts in it; the same return values.
 [[nodiscard]] int32_t decode(llama_context * context, common_batch & batch, const std::vector<DraftedRows> & drafts);
 
 }  // namespace harp::server

@@ -29,7 +29,7 @@ bool is_utf8(const std::string & text) {
     return true;
 }
 
-/// A token's bytes as JSON can hold them: part of a character as OpenAI's API writes it, "bytes:\xe2\x80".
+/// A token's bytes in a form that JSON can hold: part of a character becomes "bytes:\xe2\x80", as in OpenAI's API.
 std::string printable(const std::string & token) {
     if (is_utf8(token)) return token;
     std::string bytes = "bytes:";
@@ -41,7 +41,7 @@ common_json candidates_json(const std::vector<Candidate> & candidates, const Leg
     common_json object = common_json::object();
     for (const Candidate & candidate : candidates) {
         const std::string key = printable(candidate.id == entry.id ? entry.text : candidate.text);
-        if (!object.contains(key)) object[key] = candidate.logprob;  // the more probable one of two with the same text
+        if (!object.contains(key)) object[key] = candidate.logprob;  // of two with the same text the more probable
     }
     return object;
 }
@@ -53,19 +53,19 @@ common_json top_json(const LegacyEntry & entry) {
     return object;
 }
 
-/// Whether the vocabulary puts a space before a text, as SentencePiece's do.
+/// Whether the vocabulary puts a space before a text, as those of SentencePiece do.
 bool adds_space(const llama_vocab & vocab) {
     const std::vector<llama_token> tokens =
         common_tokenize(&vocab, "a", /*add_special=*/false, /*parse_special=*/false);
     return !tokens.empty() && common_token_to_piece(&vocab, tokens.front()).starts_with(' ');
 }
 
-/// Whether the text after this token is tokenized as a text of its own.
+/// Whether the text after this token is tokenized separately.
 bool ends_text(const llama_vocab & vocab, llama_token token) {
     return (llama_vocab_get_attr(&vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED)) != 0;
 }
 
-/// The tokens' own texts, without the space that the vocabulary puts before a text.
+/// The text of each token, without the space that the vocabulary puts before a text.
 std::vector<std::string> pieces_of_text(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
     const bool has_added_spaces = adds_space(vocab);
     std::vector<std::string> pieces;
@@ -78,7 +78,7 @@ std::vector<std::string> pieces_of_text(const llama_vocab & vocab, const std::ve
     return pieces;
 }
 
-/// @param log_sum_exp of the row
+/// @param log_sum_exp that of the row
 std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, double log_sum_exp,
                                      size_t n) {
     std::vector<llama_token> ids(logits.size());

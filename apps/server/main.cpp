@@ -1,4 +1,5 @@
-// harp-server: llama.cpp's server on a forward pass that hesitates. Parses the flags, sets HARP's defaults, calls the server.
+// harp-server: llama.cpp's server with a forward pass that hesitates. Parses the flags, sets HARP's defaults, calls the
+// server.
 #include <fmt/format.h>
 
 #include <clocale>
@@ -17,7 +18,7 @@
 #include "server-stream.h"
 #include "server/request.h"
 
-int llama_server(common_params & params, int argc, char ** argv);  // of llama.cpp's server.cpp, which has no header
+int llama_server(common_params & params, int argc, char ** argv);  // in llama.cpp's server.cpp, which has no header
 
 namespace harp::server {
 namespace {
@@ -30,14 +31,14 @@ int run(int argc, char ** argv) {
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
     std::optional<Options> options = command.harp.options();
-    if (params.embedding) options.reset();  // such a server generates nothing
+    if (params.embedding) options.reset();  // a server for embeddings generates nothing
     set_default_options(options);
     set_default_negative_prompt(command.harp.negative_prompt());
-    command.harp.export_to_environment();  // the servers that a router starts for its models have the same
+    command.harp.export_to_environment();  // for the servers that a router starts for its models
     fmt::print(stderr, "harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");
 
     std::setlocale(LC_NUMERIC, "C");
-    std::signal(SIGPIPE, SIG_IGN);  // a client that hangs up is no reason to end
+    std::signal(SIGPIPE, SIG_IGN);  // a client that hangs up must not end the server
     common_init();
     server_stream_session_manager_start();
     llama_backend_init();

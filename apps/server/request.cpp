@@ -17,17 +17,17 @@ namespace harp::server {
 
 namespace {
 
-/// A value of a request as a message repeats it: it may be of any length.
+/// A request's value as error messages repeat it. It may be of any length.
 std::string shown(const common_json & value) {
     constexpr size_t most = 64;
     const std::string text = value.dump();
     return text.size() <= most ? text : text.substr(0, most) + "...";
 }
 
-/// A JSON value as the text that set_option() takes.
+/// A JSON value as text that set_option() accepts.
 std::string as_text(const std::string & name, const common_json & value) {
     if (value.is_string()) return value.get<std::string>();
-    if (value.is_number_float()) {  // 7.0 is an integer in JSON
+    if (value.is_number_float()) {  // in JSON 7.0 is an integer too
         const auto number = value.get<double>();
         constexpr double exact = 9007199254740992;  // 2^53
         if (std::trunc(number) == number && std::abs(number) <= exact) return fmt::format("{:.0f}", number);
@@ -136,7 +136,7 @@ void check_nesting(std::string_view body) {
     for (size_t i = 0; i < body.size(); ++i) {
         const char c = body[i];
         if (in_string) {
-            if (c == '\\') ++i;  // what is escaped
+            if (c == '\\') ++i;  // skip the escaped character
             if (c == '"') in_string = false;
         } else if (c == '"') {
             in_string = true;
@@ -156,7 +156,7 @@ std::string begin_request(llama_context * context, llama_seq_id slot, const std:
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled() || !request) return {};
     try {
-        pass->set_sequence_options(slot, request->options, /*mask_family=*/0);  // the same answer in whatever slot
+        pass->set_sequence_options(slot, request->options, /*mask_family=*/0);  // the same answer in any slot
         std::vector<llama_token> negative_prompt;
         if (!request->negative_prompt.empty())
             negative_prompt =

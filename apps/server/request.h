@@ -1,4 +1,4 @@
-// HARP in one request of the server: the options in its body, and what its steps said.
+// HARP in one request to the server: the options in its body, and its steps in the answer.
 //
 // patches/server-harp.patch calls this from llama.cpp's server, which parses, samples and answers.
 #pragma once
@@ -16,37 +16,37 @@
 
 namespace harp::server {
 
-/// Refuses bodies on which recursion over their values would overflow the stack.
+/// Refuses bodies so deeply nested that recursion over their values would overflow the stack.
 /// @throws std::invalid_argument
 void check_nesting(std::string_view body);
 
-/// What requests begin with: harp::default_options() and the default negative prompt, {"enabled": true, "threshold": 1, ...}
+/// The defaults of requests, harp::default_options() and the negative prompt: {"enabled": true, "threshold": 1, ...}
 [[nodiscard]] common_json request_defaults_json();
-/// The negative prompt of requests that have none and whose view is guidance; "" at first: none. Call it before the server starts.
+/// Sets the negative prompt of requests with view guidance that have none. Call it before the server starts. @param text "": none
 void set_default_negative_prompt(std::string text);
 
 struct RequestOptions {
     Options options;
-    std::string negative_prompt;  ///< text, formatted as the prompt is; empty: the prompt's last token
+    std::string negative_prompt;  ///< text, formatted like the prompt; empty: the prompt's last token
 };
 
-/// Formats messages as the prompt of a request.
+/// Formats messages like the prompt of a request.
 using FormatMessages = std::function<std::string(const common_json & messages)>;
-/// A chat's negative prompt, of its "harp" or the default, as messages or as the text of a user's message, becomes text in "harp"
-/// that is formatted as the prompt is.
+/// Turns a chat's negative prompt, its own or the default one, into text formatted like the prompt. It may be messages, or the
+/// text of one user message.
 /// @throws std::invalid_argument, and what `format` throws
 void format_negative_prompt(common_json & body, const FormatMessages & format);
 
-/// The defaults changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and the options but schedule},
-/// each optional; a negative prompt of null or "" is none.
+/// The defaults, changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and all options but
+/// schedule}, each optional. A negative prompt of null or "" means none.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);
 
-/// From now on the slot's sequence has these options. No-op on a context without HARP.
+/// Sets the options of the slot's sequence from now on. No-op on a context without HARP.
 /// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean and View::guidance does not read
-/// @param keeps_vanilla the candidates of step_of() will be asked for
-/// @return why the request cannot be had, for its client; empty if it can
+/// @param keeps_vanilla whether candidates of step_of() will be asked for
+/// @return why the request is impossible, for its client; empty if it is possible
 [[nodiscard]] std::string begin_request(llama_context * context, llama_seq_id slot,
                                         const std::optional<RequestOptions> & request, size_t n_prompt,
                                         bool keeps_vanilla);
@@ -54,16 +54,17 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
 /// The step that chose a token.
 struct TokenStep {
     StepRecord record;
-    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty where no second pass was mixed
+    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty if no second pass was mixed
 };
 
-/// The step of an output row of the last batch, with up to `n_candidates` candidates; nullopt on a context without HARP.
+/// The step of an output row of the last batch, with up to `n_candidates` candidates; nullopt on a context without
+/// HARP.
 [[nodiscard]] std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates);
 
-/// Counters of the context since the server started; zeros without HARP.
+/// The context's counters since the server started; zeros without HARP.
 [[nodiscard]] Statistics statistics_of(llama_context * context);
 
-/// The steps that chose a request's tokens.
+/// Counts the steps that chose a request's tokens.
 struct StepCounts {
     uint64_t steps = 0;
     uint64_t hesitations = 0;

@@ -10,7 +10,7 @@ namespace harp::server {
 
 namespace {
 
-/// The one thing that a signal handler may touch. (std::counting_semaphore makes no such promise.)
+/// A semaphore that a signal handler may post. (std::counting_semaphore does not promise that it may.)
 class Semaphore {
   public:
     Semaphore() { sem_init(&semaphore_, /*pshared=*/0, 0); }

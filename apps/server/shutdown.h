@@ -1,4 +1,5 @@
-// Ends the server outside the signal handler that asks for it: what ends it takes locks that the interrupted thread may hold.
+// Ends the server outside the signal handler that asks for it, because ending it takes locks that the interrupted
+// thread may hold.
 #pragma once
 
 #include <atomic>
@@ -7,11 +8,11 @@
 
 namespace harp::server {
 
-/// While it lives, request_shutdown() makes a thread of its own call a function. One at a time.
+/// While it exists, request_shutdown() makes its thread call a function. Only one can exist at a time.
 class ShutdownThread {
   public:
     explicit ShutdownThread(std::function<void(int)> shut_down);
-    /// Waits for a call that was begun.
+    /// Waits for a call in progress.
     ~ShutdownThread();
     ShutdownThread(const ShutdownThread &) = delete;
     ShutdownThread & operator=(const ShutdownThread &) = delete;

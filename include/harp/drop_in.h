@@ -1,8 +1,8 @@
-/* Compiles a program written for llama.h onto HARP without a change to its source: force-include this header.
+/* Compiles a program written for llama.h with HARP, without a change to its source: force-include this header.
  *
- * Renaming at compile time leaves libllama's calls to itself alone, which interposing symbols at load time would not.
- * harp_init_from_model is not among the renames unless HARP_DROP_IN_CONTEXTS is defined: a library that creates
- * contexts of its own (draft models) should not have them hesitate.
+ * Renaming at compile time does not touch libllama's calls to itself; interposing symbols at load time would.
+ * harp_init_from_model is renamed only if HARP_DROP_IN_CONTEXTS is defined: a library that creates contexts of its own
+ * (draft models) should not have them hesitate.
  */
 #ifndef HARP_DROP_IN_H
 #define HARP_DROP_IN_H
@@ -13,7 +13,7 @@
 #define llama_init_from_model harp_init_from_model
 #endif
 #define llama_free harp_free
-/* the deleter of llama-cpp.h becomes another one, and so needs another name (one definition rule) */
+/* llama-cpp.h's deleter now calls harp_free, a different definition, so it needs another name (one definition rule) */
 #define llama_context_deleter harp_context_deleter
 #define llama_n_ctx harp_n_ctx
 #define llama_n_ctx_seq harp_n_ctx_seq

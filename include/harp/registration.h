@@ -1,6 +1,7 @@
-// The C++ side of the C API: which ForwardPass a handle means, and what contexts harp_init_from_model makes.
+// The C++ side of the C API: the ForwardPass behind a handle, and the options of contexts from harp_init_from_model.
 //
-// Code written for llama.h and compiled with harp/drop_in.h (llama.cpp's `common`, for example) reaches HARP through it.
+// Code written for llama.h and compiled with harp/drop_in.h (llama.cpp's `common`, for example) reaches HARP through
+// this.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// The compiled part of the Python package: thin, named as in C++; python/harp/ has what users call.
+// The compiled part of the Python package: a thin layer with the names of C++. Users call python/harp/.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -27,7 +27,8 @@ namespace harp::python {
 
 namespace nb = nanobind;
 
-/// The C locale for this thread as long as it lives. llama.cpp reads and writes numbers by it ("0.5"), whatever the program around us set.
+/// While it exists, this thread has the C locale. llama.cpp reads and writes numbers ("0.5") by the locale, which the
+/// program may have set.
 class PlainLocale {
   public:
     PlainLocale() : before_(uselocale(plain())) {}
@@ -44,17 +45,18 @@ class PlainLocale {
 };
 using InPlainLocale = nb::call_guard<PlainLocale>;
 
-/// In a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if there is a device other than the CPU
+/// Refuses devices in a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if
+/// there is one besides the CPU
 void refuse_shared_devices();
-/// Makes forked processes able to compute; once.
+/// Makes forked processes able to compute. To be called once.
 void watch_forks();
 
-/// Names and texts of options, as set_option() reads them; nullopt is HARP off.
+/// Names and values of options as text, as set_option() reads them; nullopt is HARP off.
 using OptionTexts = std::optional<std::map<std::string, std::string>>;
 /// @throws Error{invalid_option}
 [[nodiscard]] std::optional<Options> read_options(const OptionTexts & texts);
 
-/// A loaded model with its vocabulary and chat template. Immutable once made; many passes can work on it.
+/// A loaded model with its vocabulary and chat template. Immutable once created; many passes can use it.
 class Model {
   public:
     /// @param arguments llama.cpp's flags
@@ -95,20 +97,20 @@ class Pass {
 
     [[nodiscard]] ForwardPass & pass() const { return *pass_; }
     [[nodiscard]] const Model & model() const { return model_; }
-    /// With speculation where the model's flags ask for it. @throws what Drafter::make throws
+    /// With speculation if the model's flags ask for it. @throws what Drafter::make throws
     [[nodiscard]] decoding::Generator & generator();
     [[nodiscard]] decoding::BatchScorer & scorer();
-    /// Drops scores that were asked for and not given yet.
+    /// Drops scores that were asked for and not delivered yet.
     void abandon_scores() { scorer_.reset(); }
-    /// The memory to itself, for what decodes directly.
+    /// The pass with its memory to itself, for calls that decode directly.
     [[nodiscard]] ForwardPass & direct();
     [[nodiscard]] decoding::Sampler new_sampler(const Sampling & sampling) const;
-    /// Tokens that drafts proposed, and those of them that were confirmed.
+    /// Numbers of drafted tokens and of confirmed ones.
     [[nodiscard]] decoding::SpeculationStatistics speculation() const;
 
-    /// Held while a call works. @throws Error{unsupported_call} if another thread is in one
+    /// To be held during a call. @throws Error{unsupported_call} if another thread is in a call
     [[nodiscard]] std::unique_lock<std::mutex> hold();
-    /// Takes a request out: now or, where another thread is in a call, when the next one begins.
+    /// Removes a request: now or, if another thread is in a call, at the beginning of the next call.
     void cancel(size_t request);
 
   private:
@@ -124,9 +126,9 @@ class Pass {
     std::unique_ptr<decoding::Drafter> drafter_;
     std::unique_ptr<decoding::Generator> generator_;
     std::unique_ptr<decoding::BatchScorer> scorer_;
-    std::mutex mutex_;  // of the above
+    std::mutex mutex_;  // protects the above
     std::mutex cancelled_mutex_;
-    std::vector<size_t> cancelled_;  // requests to be taken out
+    std::vector<size_t> cancelled_;  // requests to be removed
 };
 
 void bind_model(nb::module_ & module);

@@ -1,5 +1,5 @@
-// Processes that are forked from one that has computed: in the child only the thread that forked lives on. Threads that others would
-// wait for are ended before the fork and started again after it, where they are needed.
+// Processes forked from one that has computed. In the child only the forking thread exists. Threads that it would wait
+// for are therefore ended before the fork, and started again after it where they are needed.
 #include <pthread.h>
 
 #include <atomic>
@@ -16,10 +16,11 @@ namespace harp::python {
 
 namespace {
 
-std::atomic<bool> is_forked = false;  // from a process that had loaded the module
+std::atomic<bool> is_forked = false;  // this process was forked after the module was loaded
 
-/// llama.cpp's CPU back end computes with OpenMP, whose threads the next parallel region of a child would wait for without end; so would
-/// the logger. Each thread of a process has OpenMP threads of its own, and it is the forking one that the child goes on with.
+/// llama.cpp's CPU back end computes with OpenMP, and the child's next parallel region would wait forever for its
+/// threads; so would the logger. Pausing the forking thread's own OpenMP threads is enough, since the child continues
+/// with this thread only.
 void before_fork() {
 #ifdef HARP_OPENMP
     (void)omp_pause_resource_all(omp_pause_hard);

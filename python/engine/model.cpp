@@ -28,7 +28,7 @@ Model::Model(const std::string & path, const std::vector<std::string> & argument
     common_params params;
     if (line.parse(static_cast<int>(argv.size()), argv.data(), params))
         throw Error(ErrorCode::invalid_option, "the flags ask for help or a version, not for a model");
-    params.n_ctx = 64;  // llama.cpp's `common` loads a model together with a context, which is not used
+    params.n_ctx = 64;  // llama.cpp's `common` also creates a context, which is not used
     loaded_ = std::make_unique<cli::LoadedModel>(std::move(params), std::nullopt);
 }
 

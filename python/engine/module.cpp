@@ -1,4 +1,4 @@
-// Module harp._engine. Errors of the engine become harp.HarpError with their code.
+// Module harp._engine. Errors of the engine become harp.HarpError with the same code.
 #include "engine.h"
 #include "ggml-backend.h"
 #include "harp/error.h"
@@ -9,7 +9,7 @@ namespace harp::python {
 namespace {
 
 void raise(PyObject * type, const Error & error) {
-    const std::string text = error.what();  // a path in it need not be UTF-8
+    const std::string text = error.what();  // it may contain a path, which need not be UTF-8
     const nb::object message =
         nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
     const nb::object exception = nb::handle(type)(message, to_string(error.code()));

@@ -18,7 +18,7 @@ using decoding::GeneratedToken;
 using decoding::GenerationResult;
 using decoding::ScoreResult;
 
-std::mutex default_options_mutex;  // set_default_options() is for the whole process
+std::mutex default_options_mutex;  // set_default_options() applies to the whole process
 
 nb::bytes bytes_of(const std::string & text) {
     return nb::bytes(text.data(), text.size());
@@ -28,7 +28,7 @@ nb::tuple token_tuple(llama_token id, const std::string & piece, llama_pos posit
     return nb::make_tuple(id, bytes_of(piece), position, record.entropy, record.hesitated);
 }
 
-/// One batch of generation: ([(request, token)], [(request, result)]).
+/// Runs one batch of generation. @return ([(request, token)], [(request, result)])
 nb::tuple generate_batch(Pass & self) {
     std::vector<std::pair<size_t, GeneratedToken>> tokens;
     std::vector<std::pair<size_t, GenerationResult>> results;
@@ -68,8 +68,8 @@ nb::tuple score_tuple(const ScoreResult & result) {
                           result.seconds);
 }
 
-/// One batch of scoring: [(request, [for each of its options (vanilla, harp, entropy, hesitated lists, is_greedy,
-/// is_vanilla_greedy, seconds)])].
+/// Runs one batch of scoring. @return [(request, [for each of its options (vanilla, harp, entropy, hesitated lists,
+/// is_greedy, is_vanilla_greedy, seconds)])]
 nb::list score_batch(Pass & self) {
     std::vector<std::pair<size_t, std::vector<ScoreResult>>> finished;
     {
@@ -88,13 +88,13 @@ nb::list score_batch(Pass & self) {
     return list;
 }
 
-/// Logits of rows, which Python owns.
+/// Logits of some rows; Python will own them.
 struct Rows {
     std::unique_ptr<std::vector<float>> logits;  // [records, n_vocab]
     std::vector<StepRecord> records;
 };
 
-/// Appends tokens to sequence 0. @return of all rows, or of the last
+/// Appends tokens to sequence 0. @return all rows, or only the last
 Rows append(ForwardPass & pass, const std::vector<llama_token> & tokens, bool all) {
     if (tokens.empty()) throw Error(ErrorCode::invalid_input, "there are no tokens");
     if (all && tokens.size() > pass.n_batch()) {
@@ -104,7 +104,7 @@ Rows append(ForwardPass & pass, const std::vector<llama_token> & tokens, bool al
     const llama_pos first = pass.memory_seq_pos_max(0) + 1;
     try {
         decoding::decode_feed(pass, {.tokens = tokens, .first = first, .n_silent = all ? 0 : tokens.size() - 1});
-    } catch (...) {  // the batches before it are taken back too
+    } catch (...) {  // also takes back the batches before the failed one
         (void)decoding::cut_sequence(pass, 0, first);
         throw;
     }
@@ -139,7 +139,7 @@ nb::tuple forward(Pass & self, const std::vector<llama_token> & tokens, bool all
         hesitated);
 }
 
-/// @throws Error{invalid_input} if `n` is not in 0..n_past, Error{unsupported_call} where the memory cannot go back
+/// @throws Error{invalid_input} if `n` is not in 0..n_past, Error{unsupported_call} if the memory cannot go back
 void truncate(Pass & self, int64_t n) {
     const auto held = self.hold();
     ForwardPass & pass = self.direct();
@@ -151,7 +151,7 @@ void truncate(Pass & self, int64_t n) {
     const auto end = static_cast<llama_pos>(n);
     if (end < n_past && (!pass.can_continue_at(0, end) || !pass.memory_seq_rm(0, end, -1))) {
         throw Error(ErrorCode::unsupported_call,
-                    "n: this model's memory no longer holds what a token behind " + std::to_string(n) +
+                    "n: this model's memory no longer holds what a token after the first " + std::to_string(n) +
                         " needs (a sliding window that has moved on, or recurrent state); truncate(0) empties it");
     }
 }
@@ -209,13 +209,13 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
                                                    "; allowed: " + std::to_string(least) + ".." + std::to_string(most));
     };
     check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences());
-    // positions and counts of cells, the twins' among them, are of 31 bits
+    // positions and numbers of cells have 31 bits, including those of the twins
     const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
     check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
     refuse_shared_devices();
     const llama_model & weights = model.loaded().model();
-    if (!options &&
-        (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {  // HARP refuses them itself
+    // with HARP on ForwardPass refuses such models itself
+    if (!options && (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {
         throw Error(ErrorCode::unsupported_model, "model '" + model.path() +
                                                       "' has an encoder; only decoder-only language "
                                                       "models generate and score");

@@ -21,5 +21,5 @@ __all__ = ["Answer", "Forward", "HarpError", "HarpOptions", "Hypothesis", "Model
 
 
 def build_info() -> dict:
-    """Versions of harp and llama.cpp, compiler, and what the CPU can do."""
+    """Versions of harp and llama.cpp, the compiler, and the CPU's instruction sets."""
     return _json.loads(_engine.build_info())

@@ -1,4 +1,4 @@
-"""Checks of arguments that the engine would take for something else, or refuse in words of its own."""
+"""Checks of arguments that the engine would misread, or refuse with a less helpful message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UINT32_MAX = 2**32 - 1
 
 
 def strings(name: str, value: str | Iterable[str]) -> list[str]:
-    """A list of texts; one text is a list of one, not its letters.
+    """A list of texts. A single text is a list of one, not of its letters.
 
     Raises:
         TypeError: naming the argument, if it is neither.
@@ -23,7 +23,7 @@ def strings(name: str, value: str | Iterable[str]) -> list[str]:
 
 
 def texts(name: str, value: Iterable[str], allowed: str) -> list[str]:
-    """A list of texts, where one text alone has no meaning.
+    """A list of texts, for arguments where a single text makes no sense.
 
     Raises:
         TypeError: naming the argument and what is allowed.
@@ -36,7 +36,7 @@ def texts(name: str, value: Iterable[str], allowed: str) -> list[str]:
 
 
 def items(name: str, value: Iterable, allowed: str) -> list:
-    """A list of what an iterable gives; a text, bytes and a mapping are none.
+    """A list of an iterable's items. A text, bytes or a mapping is not accepted.
 
     Raises:
         TypeError: naming the argument and what is allowed.
@@ -50,7 +50,7 @@ def whole(name: str, value: int, least: int, most: int, code: str = "invalid_opt
     """A whole number in a range.
 
     Raises:
-        TypeError: if it is no whole number; HarpError: naming the argument, value and range.
+        TypeError: if it is not a whole number; HarpError: naming the argument, value and range.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: {_shown(value)}; allowed: a whole number, {least}..{most}")
@@ -61,10 +61,10 @@ def whole(name: str, value: int, least: int, most: int, code: str = "invalid_opt
 
 
 def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX) -> list[int]:
-    """Token ids, of a vocabulary where the engine would say it too late.
+    """Token ids, checked against the vocabulary where the engine would report an error too late.
 
     Raises:
-        TypeError: if it is no sequence of whole numbers; HarpError: naming the argument, index, value and range.
+        TypeError: if it is not a sequence of whole numbers; HarpError: naming the argument, index, value and range.
     """
     ids = items(name, value, "token ids")
     return [whole(f"{name}[{index}]", id, 0, n_vocab - 1, "invalid_input") for index, id in enumerate(ids)]

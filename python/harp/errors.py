@@ -1,8 +1,8 @@
-"""The one exception of the engine."""
+"""The engine's one exception type."""
 
 
 class HarpError(RuntimeError):
-    """What the engine refused or could not do.
+    """The engine refused something or failed.
 
     Attributes:
         code: for programs: ``invalid_option``, ``invalid_batch``, ``unsupported_model``, ``unsupported_call``,
@@ -14,5 +14,5 @@ class HarpError(RuntimeError):
         super().__init__(message)
         self.code = code
 
-    def __reduce__(self):  # an exception crosses processes
+    def __reduce__(self):  # exceptions are pickled between processes
         return type(self), (str(self), self.code)

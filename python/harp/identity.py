@@ -1,6 +1,6 @@
-"""What the results of a model depend on, apart from HARP's options: contents of all its files, of adapters and whatever else flags name.
+"""What the results of a model depend on besides HARP's options: the content of its files, of adapters, and of other files that flags name.
 
-Contents are known by their SHA-256. Of large files it is kept in the user's cache folder by path, size and times, so that asking again is quick.
+Contents are identified by SHA-256. Hashes of large files are cached in the user's cache folder by path, size and times.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from . import _engine
 
-#: variables of llama.cpp that change no answer
+#: variables of llama.cpp that do not change answers
 HARMLESS = ("LLAMA_ARG_THREADS", "LLAMA_ARG_LOG_", "LLAMA_ARG_HOST", "LLAMA_ARG_PORT", "LLAMA_ARG_PERF")
 
 
 @functools.cache
 def sha256_of(path: str | os.PathLike) -> str:
-    """Of a file's content; looked at once in a process.
+    """SHA-256 of a file's content, computed once per process.
 
     Raises:
         HarpError: ``io``, naming the file.
@@ -28,13 +28,13 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def model_hash(path: str | os.PathLike) -> str | dict[str, str]:
-    """SHA-256 of a model's file; of a split model each part's, by name."""
+    """SHA-256 of a model's file; for a split model that of each part, by name."""
     files = _engine.model_files(os.fspath(path))
     return sha256_of(files[0]) if len(files) == 1 else {Path(file).name: sha256_of(file) for file in files}
 
 
 def named_files(texts: Iterable[str]) -> dict[str, str | dict[str, str]]:
-    """Hashes of the files that flags' values name, by their names there: FILE, FILE:SCALE, or several with commas between."""
+    """Hashes of the files named in flags' values, by those names: FILE, FILE:SCALE, or several separated by commas."""
     found = {}
     for text in texts:
         [items] = list(csv.reader([text])) or [[]]
@@ -45,6 +45,6 @@ def named_files(texts: Iterable[str]) -> dict[str, str | dict[str, str]]:
 
 
 def llama_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """llama.cpp's flags that are given by environment variables, without those that change no answer."""
+    """llama.cpp's flags that are given by environment variables, except those that do not change answers."""
     return {name: value for name, value in sorted(environment.items())
             if name.startswith("LLAMA_ARG_") and not name.startswith(HARMLESS)}

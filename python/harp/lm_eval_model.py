@@ -1,8 +1,8 @@
-"""`lm_eval --model harp`: lm-evaluation-harness on a forward pass that hesitates.
+"""`lm_eval --model harp`: lm-evaluation-harness with a forward pass that hesitates.
 
     lm_eval --model harp --model_args path=model.gguf,threshold=1.5 --tasks lambada_openai --batch_size 8
 
-HARP scoring: the log-probability of each token is that of the mixed logits where the step before it hesitates.
+Scoring with HARP: if the step before a token hesitates, the token's log-probability is that of the mixed logits.
 """
 
 from __future__ import annotations
@@ -29,46 +29,46 @@ from .session import Answer, Sampling, Score, Session
 
 log = logging.getLogger(__name__)
 OPTION_NAMES = {option.name for option in fields(HarpOptions)}
-#: lm-eval's and transformers' names of what the samplers can do
+#: names of sampling settings in lm-eval and transformers, and ours
 SAMPLING_NAMES = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
                   "repetition_penalty": "repeat_penalty"}
 
 
 @dataclass
 class Cost:
-    """What the answer to one request took."""
+    """The cost of answering one request."""
 
     n_tokens: int = 0  #: generated, or scored
     seconds: float = 0.0  #: its share of the engine's time
     steps: int = 0
     hesitations: int = 0
-    entropies: np.ndarray = field(default_factory=lambda: np.zeros(0))  #: bits, one a token
+    entropies: np.ndarray = field(default_factory=lambda: np.zeros(0))  #: bits, one per token
 
 
 class HarpLM(TemplateLM):
     """HARP as lm-eval's model.
 
     Args:
-        path: of the GGUF file; also as ``pretrained``.
+        path: the GGUF file; also as ``pretrained``.
         enabled: False is plain llama.cpp.
-        batch_size: sequences in flight.
-        max_length: tokens that are read; the last of a continuation is not, since nothing follows it. Longer contexts lose their beginning;
-            a continuation that has more tokens is an error.
-        max_gen_toks: of answers whose task does not say.
-        seed_of_sampler: of requests that sample.
-        shared_masks: all contexts have the same masks, as with ``harp score``; else each context has its own, drawn from
+        batch_size: sequences decoded at once.
+        max_length: tokens that are read. The last token of a continuation is not read, since nothing follows it. Contexts that are too long
+            lose their beginning; a continuation that is too long is an error.
+        max_gen_toks: most tokens of an answer, if the task does not say.
+        seed_of_sampler: for requests that sample.
+        shared_masks: all contexts have the same masks, as with ``harp score``. Otherwise each context has its own, drawn from
             ``seed`` and the context's text, so that examples are independent.
         beams: above 1, generation is a beam search.
-        pause: texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
+        pause: number of texts ``pause_text`` appended to each prompt (arXiv 2310.02226).
         n_threads: None leaves it to llama.cpp.
-        kernels: Model's; by default as ``enabled``.
+        kernels: as in Model; the default is the value of ``enabled``.
         llama_args: more flags of llama.cpp: a list, or a text as a shell would read it.
-        add_bos_token: whether texts are read behind a beginning-of-sequence token; None leaves it to the model. lm-eval's local-completions reads
-            without it.
-        prefix_token_id: what an empty context is read as; the beginning-of-sequence token, or without one the end token.
-        negative_prompt: text that the view ``guidance`` reads in the place of each context.
-        preset: file of options (HarpOptions.from_preset), which ``options`` go over.
-        beside: option sets whose scores come from the same readings, for on_response alone (Session.score_each).
+        add_bos_token: whether texts are read after a beginning-of-sequence token; None leaves it to the model. lm-eval's local-completions
+            reads without it.
+        prefix_token_id: stands for an empty context; by default the beginning-of-sequence token, or the end token if there is none.
+        negative_prompt: text that the view ``guidance`` reads instead of each context.
+        preset: file of options (HarpOptions.from_preset); ``options`` override it.
+        beside: more sets of options to score from the same readings; only on_response gets their scores (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
     """
 
@@ -114,11 +114,11 @@ class HarpLM(TemplateLM):
         self.beams = beams
         self.pause_tokens = pause * model.tokenize(pause_text, add_special=False)
         self._bos_text = model.detokenize([model.bos], special=True) if model.bos >= 0 else ""
-        #: called as each request is answered: its index, the response, and what it took; then for each option set beside,
-        #: which is 1, 2, ...
+        #: called when a request is answered: its index, the response, its cost, and 0; for the option sets of `beside` 1, 2, ...
+        #: instead of 0
         self.on_response: Callable[[int, object, Cost, int], None] | None = None
 
-    # What TemplateLM asks for
+    # What TemplateLM requires
 
     @property
     def eot_token_id(self) -> int:
@@ -135,7 +135,7 @@ class HarpLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the request cache: other models or flags, other names."""
+        """For lm-eval's request cache: differs for other models or flags."""
         name = self.model.info["fingerprint"]
         flags, environment = self.model.llama_args, llama_environment()
         if flags or environment:
@@ -187,11 +187,11 @@ class HarpLM(TemplateLM):
         return responses
 
     def _fitted(self, strings, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
-        """Context and continuation as lm-eval's Hugging Face backend reads them: max_length tokens, of which the last token is none."""
+        """Context and continuation cut as in lm-eval's Hugging Face backend: max_length tokens, not counting the last one, which is not read."""
         if not 1 <= len(continuation) <= self.max_length:
             raise ValueError(f"the continuation{f' {_shortened(strings[1])}' if strings else ''} has {len(continuation)} tokens; "
                              f"allowed: 1..{self.max_length} (max_length)")
-        context = context or [self.prefix_token_id]  # a text of spaces, which lm-eval gives to the continuation
+        context = context or [self.prefix_token_id]  # a context of only spaces, which lm-eval moves to the continuation
         most = self.max_length + 1 - len(continuation)
         if len(context) > most and not self._warned_of_length:
             self._warned_of_length = True
@@ -270,7 +270,7 @@ def _shortened(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Generation:
-    """lm-eval's gen_kwargs in our words."""
+    """lm-eval's gen_kwargs by our names."""
 
     until: list[str]
     max_tokens: int

@@ -1,4 +1,4 @@
-"""A loaded model: vocabulary and chat template. What decodes with it is a Session."""
+"""A loaded model: vocabulary and chat template. A Session decodes with it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .arguments import items, texts, token_ids
 
 
 class Model:
-    """A GGUF model, loaded once; many sessions can work on it.
+    """A GGUF model, loaded once; many sessions can use it.
 
     Args:
-        path: of the GGUF file (of the first part, if it is split).
-        n_threads: of decoding; None leaves it to llama.cpp.
-        n_gpu_layers: layers in the GPU's memory, where the build has a GPU back end.
-        kernels: quantised models use our kernels where the CPU has AVX2: faster than llama.cpp's
-            and equal to them up to the order of float additions; False for llama.cpp's.
-        llama_args: llama.cpp's flags of models, samplers and drafts (others are refused), for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
+        path: the GGUF file (the first part, if it is split).
+        n_threads: threads for decoding; None leaves it to llama.cpp.
+        n_gpu_layers: layers in the GPU's memory, if the build has a GPU back end.
+        kernels: quantised models use our kernels if the CPU has AVX2. They are faster than llama.cpp's
+            and equal to them up to the order of float additions. False uses llama.cpp's.
+        llama_args: llama.cpp's flags for models, samplers and drafts (others are refused), for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
 
     Raises:
         HarpError: ``invalid_input`` (no such file, not GGUF, truncated), ``invalid_option`` (a flag).
@@ -39,12 +39,12 @@ class Model:
 
     @property
     def n_vocab(self) -> int:
-        """Tokens of the vocabulary."""
+        """Number of tokens in the vocabulary."""
         return self._engine.n_vocab
 
     @property
     def n_ctx_train(self) -> int:
-        """Tokens of the context that the model was trained with."""
+        """Context size in tokens that the model was trained with."""
         return self._engine.n_ctx_train
 
     @property
@@ -68,29 +68,29 @@ class Model:
 
     @property
     def chat_template(self) -> str:
-        """The Jinja text in the file; empty if there is none."""
+        """The chat template in the file, as Jinja text; empty if there is none."""
         return self._engine.chat_template
 
     @property
     def info(self) -> dict:
-        """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint``: SHA-256 of the file's content, of a split
-        model of all parts'. A large file is read for it once, as long as it does not change."""
+        """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint``: the SHA-256 of the file's content (of all
+        parts' hashes, if the model is split). A large file is read for it only once as long as it does not change."""
         return json.loads(self._engine.info())
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text.
 
         Args:
-            add_special: the beginning-of-sequence token before it, where the model wants one.
-            parse_special: ``<|im_start|>`` and the like in the text are control tokens.
+            add_special: put the beginning-of-sequence token before it, if the model uses one.
+            parse_special: read ``<|im_start|>`` and the like in the text as control tokens.
         """
         return self._engine.tokenize(text, add_special, parse_special)
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
-        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+        """The text of tokens; bytes that are not UTF-8 become U+FFFD.
 
         Args:
-            special: control tokens by their names, instead of nothing.
+            special: show control tokens by name; otherwise they are left out.
         """
         tokens = token_ids("tokens", tokens, self.n_vocab)
         return b"".join(self._engine.piece(token, special) for token in tokens).decode("utf-8", "replace")
@@ -100,7 +100,7 @@ class Model:
         return self._engine.is_end(token)
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation, ``[{"role": ..., "content": ...}, ...]``, as the model wants it, open for its answer.
+        """A conversation, ``[{"role": ..., "content": ...}, ...]``, in the model's chat template, up to where the answer begins.
 
         Raises:
             HarpError: ``unsupported_call`` if the model has no chat template.

@@ -1,4 +1,4 @@
-"""The options of HARP, as in C++, on the command line and in requests (docs/OPTIONS.md)."""
+"""The options of HARP, the same as in C++, on the command line and in requests (docs/OPTIONS.md)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .errors import HarpError
 
 @dataclass(frozen=True)
 class HarpOptions:
-    """When and how the model looks twice. The defaults are the authors'.
+    """When and how the model takes a second look. The defaults are the authors'.
 
     Args:
-        gate: what is compared with the threshold: ``entropy`` of the next token in bits (the paper), or ``ratio`` of its second best
-            probability to its best.
-        threshold: θ, >= 0, ``math.inf`` is never; a step hesitates where the gate is greater.
-        beta: β, 0..8. Below 1 the share of the vanilla logits in the mix (the paper); 1 is vanilla; above 1 what the second
-            pass says is subtracted (contrast).
-        plausibility: α, 0..1: with beta above 1 only tokens at least this share as probable as the best one change; 0 is all.
+        gate: what is compared with the threshold: ``entropy`` of the next token in bits (the paper), or ``ratio`` of the second best
+            probability to the best.
+        threshold: θ, >= 0; a step hesitates where the gate is greater; ``math.inf``: never.
+        beta: β, 0..8. Below 1 the share of the vanilla logits in the mix (the paper); 1 is vanilla; above 1 the second pass is
+            subtracted (contrast).
+        plausibility: α, 0..1: with beta above 1 only tokens at least this share as probable as the best one change; 0: all.
         view: what the second pass reads: ``perturbed`` embeddings (the paper), ``masked`` tokens, the answer without the
             prompt (``guidance``), or the ``last`` tokens.
         view_tokens: how many tokens ``last`` reads.
@@ -29,9 +29,9 @@ class HarpOptions:
         strength: dropout and masked 0..1 (δ); uniform α > 0; gaussian σ > 0, relative to a row's RMS.
         reframings: 1..8 perturbed passes, whose logits are averaged; 1 with ``guidance`` and ``last``.
         schedule: ``auto``, ``fused`` or ``lazy``: when the twin's rows are computed; the logits are the same.
-        redraw: new masks at every Nth hesitation; 0 never, 1 at each one (the paper to the letter).
-        scope: ``all`` positions are perturbed (the paper), or those ``generated``.
-        seed: of the masks, independent of the sampler's.
+        redraw: new masks at every Nth hesitation; 0 never, 1 at each one (exactly the paper).
+        scope: ``all`` positions are perturbed (the paper), or only those ``generated``.
+        seed: seed of the masks, independent of the sampler's seed.
 
     Raises:
         HarpError: ``invalid_option``, naming field, value and range.
@@ -59,15 +59,15 @@ class HarpOptions:
 
     @property
     def has_masks(self) -> bool:
-        """Whether what the second pass reads is a matter of chance, so of ``seed``."""
+        """Whether the second pass depends on random masks, and so on ``seed``."""
         return self.view in ("perturbed", "masked")
 
     @classmethod
     def from_preset(cls, path: str | os.PathLike, **changes) -> HarpOptions:
-        """Options from a file, as ``harp calibrate --write-preset`` writes it; ``changes`` go over them.
+        """Options from a file written by ``harp calibrate --write-preset``; ``changes`` override them.
 
         Raises:
-            HarpError: ``invalid_input``, naming the file and what is wrong with it; ``invalid_option``.
+            HarpError: ``invalid_input``, naming the file and its fault; ``invalid_option``.
         """
         try:
             with open(path, encoding="utf-8") as file:
@@ -79,7 +79,7 @@ class HarpOptions:
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
-        if isinstance(values.get("threshold"), str):  # "inf"
+        if isinstance(values.get("threshold"), str):  # for example "inf"
             values["threshold"] = float(values["threshold"])
         return cls(**{**values, **changes})
 
@@ -89,5 +89,5 @@ class HarpOptions:
 
 
 def texts(options: HarpOptions | None) -> dict[str, str] | None:
-    """What the engine reads; None is HARP off."""
+    """The options as the engine reads them; None is HARP off."""
     return None if options is None else options._texts()

@@ -1,4 +1,4 @@
-"""Decoding with a model: generation, scores, logits, beam search, with HARP or without."""
+"""Decoding with a model: generation, scores, logits and beam search, with and without HARP."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Sampling:
         top_p: nucleus; 1 is off.
         min_p: 0 is off.
         repeat_penalty: 1 is off.
-        seed: of the sampler.
-        grammar: GBNF that the answer must follow; empty is off.
+        seed: seed of the sampler.
+        grammar: a GBNF grammar that the answer must follow; empty is off.
     """
 
     temperature: float = 0.0
@@ -48,8 +48,8 @@ class Token:
     """A generated token and the step that chose it."""
 
     id: int
-    text: str  #: what it adds to the text; empty where it ends inside a UTF-8 character
-    piece: bytes  #: its own bytes
+    text: str  #: what it adds to the text; empty if it ends inside a UTF-8 character
+    piece: bytes  #: the token's own bytes
     position: int  #: in the sequence
     entropy: float  #: of the vanilla distribution, bits
     hesitated: bool  #: the gate was above the threshold
@@ -57,20 +57,20 @@ class Token:
 
 @dataclass
 class Answer:
-    """What a prompt was answered with."""
+    """The answer to a prompt."""
 
     tokens: list[Token] = field(default_factory=list)
-    text: str = ""  #: up to the stop string, if one ended it
-    #: ``end_of_text``, ``stop_string``, ``length`` or ``context_full``; None while it grows
+    text: str = ""  #: up to the stop string, if one ended the answer
+    #: ``end_of_text``, ``stop_string``, ``length``, ``context_full``, or ``interrupted`` (closed early); None while it grows
     stop_reason: str | None = None
-    steps: int = 0  #: tokens sampled, the end token included
-    hesitations: int = 0  #: of these steps
-    seconds: float = 0.0  #: its share of the engine's time, by rows of batches, the prompt included
+    steps: int = 0  #: sampled tokens, including an end token
+    hesitations: int = 0  #: among these steps
+    seconds: float = 0.0  #: its share of the engine's time, by rows of batches, including the prompt
 
 
 @dataclass(frozen=True)
 class Score:
-    """Log-likelihoods of a continuation, vanilla and HARP over the same tokens. Natural logarithm, one item a token."""
+    """Log-likelihoods of a continuation, vanilla and with HARP for the same tokens. Natural logarithm, one item per token."""
 
     vanilla: np.ndarray  #: float64 [n]
     harp: np.ndarray  #: float64 [n]; equals ``vanilla`` where no second pass was mixed in
@@ -82,13 +82,13 @@ class Score:
 
     @property
     def log_likelihood(self) -> float:
-        """Sum of ``harp``; without HARP, of ``vanilla``."""
+        """Sum of ``harp``; without HARP this is the sum of ``vanilla``."""
         return float(self.harp.sum())
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Logits of a forward pass with what happened at each row."""
+    """Logits of a forward pass and what happened at each row."""
 
     logits: np.ndarray  #: float32 [rows, n_vocab], read-only
     entropies: np.ndarray  #: float64 [rows], of the vanilla distributions, bits
@@ -104,20 +104,20 @@ class Hypothesis:
     score: float  #: log-probability, normalised by length
     log_probability: float
     is_finished: bool  #: ends with an end token
-    seconds: float  #: of the whole search
+    seconds: float  #: time of the whole search
 
 
 class Session:
     """A forward pass that hesitates, with a KV cache for one or many sequences at once.
 
-    Not for several threads at a time: a second one gets a HarpError. The interpreter lock is released while it decodes, so
-    sessions of their own run beside each other.
+    Not for several threads at a time: a second thread gets a HarpError. The interpreter lock is released during decoding, so
+    different sessions can run in parallel.
 
     Args:
-        options: HARP's; None is plain llama.cpp: nothing is doubled, no second pass.
-        n_ctx: tokens of each sequence, prompt and answer.
-        n_sequences: how many the batch calls keep in flight; also the most beams of a search.
-        unified: one pool of KV cells for all sequences; beam_search() then shares them.
+        options: HARP's options; None is plain llama.cpp, without a second pass or memory for one.
+        n_ctx: tokens of each sequence, prompt and answer together.
+        n_sequences: how many sequences the batch calls decode at once; also the most beams of a search.
+        unified: all sequences share one pool of KV cells, and the beams of beam_search() share cells.
 
     Raises:
         HarpError: ``unsupported_model`` by name (encoder-decoder, embeddings only, ...), ``invalid_option``.
@@ -129,13 +129,13 @@ class Session:
         self.options = options
         n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences)
         n_streams = n_sequences * (1 + options.reframings if options else 1)
-        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // n_streams)  # positions and cells, the twins' too, are of 31 bits
+        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // n_streams)  # positions and cells have 31 bits, including those of the twins
         self._pass = _engine.Pass(model._engine, texts(options), n_ctx, n_sequences, unified)
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that a sequence has room for."""
+        """Number of tokens that a sequence has room for."""
         return self._pass.n_ctx
 
     @property
@@ -144,27 +144,27 @@ class Session:
 
     @property
     def statistics(self) -> dict:
-        """Since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds; of speculation, tokens
-        ``drafted`` and ``accepted``."""
+        """Counters since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds; with speculation also
+        tokens ``drafted`` and ``accepted``."""
         return self._pass.statistics()
 
     def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                  sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_family: int = 0,
                  negative_prompt: str | Sequence[int] = ()) -> Stream:
-        """Answers one prompt, token by token: an iterator of Token, whose ``answer`` is complete at its end.
+        """Answers one prompt, token by token. Returns an iterator of Token; its ``answer`` is complete when it ends.
 
-        A prompt that begins as an earlier call's prompt and answer do, as in a conversation, is decoded only from there on.
+        If the prompt begins like the prompt and answer of an earlier call (a conversation), only the rest is decoded.
 
         Args:
             prompt: a text (tokenized with its special tokens), or token ids.
-            max_tokens: -1 is until the model ends or the context is full.
-            stop: a text, or several, that end the answer; not part of ``answer.text``.
-            options: over those of the session, for this answer.
-            mask_family: which of the seed's mask families: other numbers, other masks.
-            negative_prompt: what the view ``guidance`` reads in the prompt's place, as ``prompt``; empty: its last token.
+            max_tokens: -1: until the model ends or the context is full.
+            stop: one or several texts that end the answer; not part of ``answer.text``.
+            options: override the session's options for this answer.
+            mask_family: which of the seed's mask families to use; another number gives other masks.
+            negative_prompt: what the view ``guidance`` reads instead of the prompt, given like ``prompt``; empty: the prompt's last token.
 
         Raises:
-            HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later what decoding raises.
+            HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later whatever decoding raises.
         """
         return self._submit(prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
 
@@ -172,9 +172,9 @@ class Session:
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
                       mask_families: Iterable[int] | None = None,
                       negative_prompt: str | Sequence[int] = ()) -> Iterator[tuple[int, Answer]]:
-        """Answers many prompts, ``n_sequences`` at a time in one batch: (index of the prompt, Answer) as they end.
+        """Answers many prompts, ``n_sequences`` at a time in one batch. Yields (index of the prompt, Answer) as answers end.
 
-        Arguments as of generate(). Leaving the iterator early drops what is not answered.
+        The arguments are those of generate(). Leaving the iterator early drops prompts that are not answered yet.
         """
         prompts = items("prompts", prompts, "a list of prompts; for one prompt: [prompt], or generate()")
         families = _families(mask_families, len(prompts))
@@ -195,17 +195,17 @@ class Session:
     def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
               options: HarpOptions | None = None, mask_families: Iterable[int] | None = None,
               negative_prompt: str | Sequence[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
-        """Log-likelihoods of continuations, many at once: for each (context, continuation) a Score, in their order.
+        """Log-likelihoods of continuations, many at once: a Score for each (context, continuation), in the same order.
 
-        Texts are tokenized apart, the context with its special tokens; give token ids where the border matters. The context is
-        what the views call the prompt.
+        The texts are tokenized separately, the context with its special tokens; give token ids if the border matters. The
+        context is what the views call the prompt.
 
         Args:
-            negative_prompt: as of generate(), for all requests.
-            on_score: called with index and score as each is ready.
+            negative_prompt: as in generate(), for all requests.
+            on_score: called with index and Score when each is ready.
 
         Raises:
-            HarpError: ``invalid_input`` if a context or continuation has no tokens, or both no room in the context.
+            HarpError: ``invalid_input`` if a context or continuation has no tokens, or if they do not fit into the context.
         """
         scores = self.score_each(requests, [options or self.options], mask_families=mask_families,
                                  negative_prompt=negative_prompt,
@@ -218,11 +218,11 @@ class Session:
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        They may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and ``threshold``; None
-        among them is vanilla. Up to rounding each is what score() gives with it. ``seconds`` is of the whole reading; of vanilla, without that of second passes.
+        The options may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and ``threshold``; None
+        among them is vanilla. Up to rounding each score is what score() gives. ``seconds``: of the whole reading; of vanilla, without second passes.
 
         Raises:
-            HarpError: as score(); ``invalid_option`` if the options cannot share a reading.
+            HarpError: as in score(); ``invalid_option`` if the options cannot share a reading.
         """
         pairs = "a list of pairs (context, continuation)"
         requests = items("requests", requests, pairs)
@@ -262,30 +262,30 @@ class Session:
                      is_vanilla_greedy, seconds)
 
     def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
-        """Appends tokens to the session's sequence; the logits after the last one, or after each.
+        """Appends tokens to the session's sequence. Returns the logits after the last one, or after each.
 
         Args:
-            tokens: [n] ids; with ``all`` at most a batch of them.
+            tokens: [n] ids; with ``all`` at most one batch of them.
 
         Raises:
-            HarpError: ``context_full``, ``invalid_batch`` (a token): the sequence is as it was, or empty where its memory cannot
-                go back (recurrent models, a sliding window that has moved on): see n_past. ``unsupported_call`` while answers are
-                under way.
+            HarpError: ``context_full``, ``invalid_batch`` (a token): the sequence is as before, or empty if its memory cannot
+                go back (recurrent models, a sliding window that has moved on); see n_past. ``unsupported_call`` while answers
+                are in progress.
         """
         logits, entropies, hesitated = self._pass.forward(token_ids("tokens", tokens), all)
         return Forward(logits, np.array(entropies), np.array(hesitated))
 
     @property
     def n_past(self) -> int:
-        """Tokens that forward() has put into the sequence."""
+        """Number of tokens that forward() has put into the sequence."""
         return self._pass.n_past
 
     def truncate(self, n: int) -> None:
-        """Keeps the first ``n`` tokens of forward()'s sequence, 0 to n_past.
+        """Keeps only the first ``n`` tokens of forward()'s sequence, 0 to n_past.
 
         Raises:
-            HarpError: ``invalid_input`` if ``n`` is out of range; ``unsupported_call`` where the memory cannot go back (recurrent
-                models, a sliding window that has moved on); 0 always can.
+            HarpError: ``invalid_input`` if ``n`` is out of range; ``unsupported_call`` if the memory cannot go back (recurrent models, a
+                sliding window that has moved on); 0 is always possible.
         """
         self._pass.truncate(whole("n", n, 0, self.n_past, "invalid_input"))
 
@@ -311,7 +311,7 @@ class Session:
         return token_ids("tokens", text, self.model.n_vocab)
 
     def _negative(self, prompt: str | Sequence[int]) -> list[int]:
-        """Nothing is no negative prompt, and not one of a beginning-of-sequence token."""
+        """Tokens of a negative prompt. An empty text is no negative prompt, rather than one of a beginning-of-sequence token."""
         return self._tokens(prompt) if len(prompt) > 0 else []
 
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
@@ -325,7 +325,7 @@ class Session:
         return stream
 
     def _next_batch(self) -> None:
-        """One batch of the engine: each stream gets what is its."""
+        """Runs one batch of the engine, and gives each stream its tokens."""
         tokens, results = self._pass.generate_batch()
         for request, token in tokens:
             if stream := self._streams.get(request):
@@ -336,7 +336,7 @@ class Session:
 
 
 def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
-    """One for each of so many requests."""
+    """A mask family for each of `n` requests."""
     if mask_families is None:
         return [0] * n
     families = items("mask_families", mask_families, "a list of whole numbers, one for each request")
@@ -346,7 +346,7 @@ def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
 
 
 class _Decoder:
-    """Texts of tokens whose bytes may end inside a UTF-8 character."""
+    """Decodes tokens to text; a token's bytes may end inside a UTF-8 character."""
 
     def __init__(self):
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -357,7 +357,7 @@ class _Decoder:
 
 
 class Stream:
-    """The tokens of one answer as they come."""
+    """Iterator over the tokens of one answer as they come."""
 
     def __init__(self, session: Session, request: int, stop: Sequence[str]):
         self.answer = Answer()
@@ -365,7 +365,7 @@ class Stream:
         self._request = request
         self._stop = stop
         self._decoder = _Decoder()
-        self._n_read = 0  # of the answer's tokens
+        self._n_read = 0  # number of the answer's tokens already returned
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -379,8 +379,7 @@ class Stream:
         return self.answer.tokens[self._n_read - 1]
 
     def close(self) -> None:
-        """Ends the answer here, or after the batch that another thread is decoding. Also what happens when the iterator is
-        dropped."""
+        """Ends the answer now, or after the batch that another thread is decoding. Also called when the iterator is dropped."""
         if self.answer.stop_reason is None:
             self._session._pass.cancel(self._request)
             self.answer.stop_reason = "interrupted"

@@ -45,7 +45,7 @@ void ConvertedBatch::add_embeddings(const llama_batch_ext & batch) {
         embeddings_.insert(embeddings_.end(), begin, begin + static_cast<std::ptrdiff_t>(batch.n_embd));
     }
     view_.embd = embeddings_.data();
-    if (batch.tokens[0].id != LLAMA_TOKEN_NULL) return;  // both: the token's one position counts
+    if (batch.tokens[0].id != LLAMA_TOKEN_NULL) return;  // rows with token and embedding have the token's one position
     for (size_t section = 0; section < batch.n_pos_per_embd; ++section) {
         for (const auto & token : batch.tokens) positions_.push_back(token.pos[section]);
     }

@@ -1,4 +1,4 @@
-// A llama_batch_ext as a llama_batch, which ForwardPass::decode takes.
+// Converts a llama_batch_ext to a llama_batch, which ForwardPass::decode takes.
 #pragma once
 
 #include <vector>
@@ -8,13 +8,13 @@
 
 namespace harp::capi {
 
-/// The arrays of the llama_batch that says the same as a llama_batch_ext (opaque in llama.h; its definition is the pinned
-/// source's src/llama-batch.h). Token rows have a position each, rows of embeddings as many as the model has a row
-/// (M-RoPE), in llama_batch's order: all first ones, then all second ones, ...
+/// Arrays of the llama_batch that means the same as a llama_batch_ext (opaque in llama.h; the pinned source defines it
+/// in src/llama-batch.h). A token row has one position, an embedding row as many as the model has for each row
+/// (M-RoPE), in llama_batch's order: all first positions, then all second positions, ...
 class ConvertedBatch {
   public:
-    /// @throws Error{invalid_batch} where llama_process refuses: token ids or embeddings in some rows and not in others,
-    ///                              embeddings of another width than the decoder's
+    /// @throws Error{invalid_batch} where llama_process refuses too: token ids or embeddings in only some of the rows,
+    ///                              or embeddings of another width than the decoder's
     explicit ConvertedBatch(const llama_batch_ext & batch);
     [[nodiscard]] const llama_batch & batch() const noexcept { return view_; }
     ConvertedBatch(const ConvertedBatch &) = delete;

@@ -16,7 +16,7 @@ void set_last_error(const char * text) noexcept {
     try {
         message = text;
     } catch (...) {
-        message = "out of memory";  // short enough to be held without an allocation
+        message = "out of memory";  // short enough to need no allocation
     }
 }
 

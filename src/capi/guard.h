@@ -1,4 +1,4 @@
-// Between C++ and the C API: what a call throws comes back as a value, with its message in harp_last_error().
+// The border between C++ and the C API: exceptions become return values, and their messages harp_last_error().
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace harp::capi {
 
-/// This thread's message, of the last call of the C API. One that there is no memory for is cut down to "out of memory".
+/// The message of this thread's last C API call. It becomes "out of memory" if there is no memory to store it.
 void set_last_error(const char * text) noexcept;
 [[nodiscard]] const char * last_error() noexcept;
 
-/// Runs `call`. @return what it gives; where it throws, what `on_error` makes of the code
+/// Runs `call`. @return its value; if it throws, `on_error` of the error's code
 template <typename Call, typename OnError>
 auto guarded(Call && call, OnError && on_error) noexcept -> decltype(call()) {
     set_last_error("");
@@ -21,22 +21,22 @@ auto guarded(Call && call, OnError && on_error) noexcept -> decltype(call()) {
     } catch (const Error & error) {
         set_last_error(error.what());
         return on_error(error.code());
-    } catch (const std::exception & error) {  // out of memory, for example
+    } catch (const std::exception & error) {  // for example out of memory
         set_last_error(error.what());
-    } catch (...) {  // observers, row perturbations and samplers are other people's, in any language
+    } catch (...) {  // callbacks of the caller (observers, samplers, ...) may throw anything
         set_last_error("an exception of an unknown type");
     }
     return on_error(ErrorCode::decode_failed);
 }
 
-/// For calls that give the same whatever failed.
+/// For calls with one error value.
 template <typename Value>
 auto always(Value value) noexcept {
     return [value](ErrorCode) { return value; };
 }
-/// For calls that give nothing.
+/// For calls that return nothing.
 inline void message_alone(ErrorCode /*code*/) noexcept {}
-/// For calls that decode: llama_decode's return values.
+/// For calls that decode: the return value that llama_decode has for this error.
 [[nodiscard]] int32_t decode_result(ErrorCode code) noexcept;
 
 }  // namespace harp::capi

@@ -1,4 +1,5 @@
-// The C API: options, contexts, decoding, memory. Finds the ForwardPass of a handle, turns errors into llama.cpp's return values.
+// The C API: options, contexts, decoding, memory. Finds a handle's ForwardPass and turns errors into llama.cpp's return
+// values.
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -28,7 +29,7 @@ Defaults & defaults() {
     return instance;
 }
 
-/// A C enum by the number it holds: a C program may have put any there, which C++ must not read as the enum.
+/// Reads a C enum as an int first: a C program may have stored any number there, which C++ must not read as an enum.
 template <typename To, typename From>
 To enum_of(const From & value) {
     static_assert(sizeof(From) == sizeof(int));
@@ -147,7 +148,7 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
         [&]() -> llama_context * {
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
             const std::optional<harp::Options> options = harp::default_options();
-            // as harp_set_sampler refuses one: sampled in the graph, tokens would be drawn before the mix
+            // like harp_set_sampler: a sampler inside the graph would draw tokens before the mix
             if (options) params.n_samplers = 0;
             return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
         },

@@ -53,7 +53,7 @@ llama_context * adopt(std::unique_ptr<ForwardPass> pass) {
 
 bool release(llama_context * context) {
     Registry & r = registry();
-    std::unique_ptr<ForwardPass> pass;  // destroyed after the lock
+    std::unique_ptr<ForwardPass> pass;  // declared before the lock, so destroyed after it is released
     const std::unique_lock lock(r.mutex);
     const auto it = r.by_context.find(context);
     if (it == r.by_context.end()) return false;

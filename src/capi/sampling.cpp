@@ -1,4 +1,4 @@
-// The C API: samplers, which see the final logits.
+// The C API: sampling from the final logits.
 #include <string>
 #include <vector>
 
@@ -12,7 +12,7 @@ using harp::Error;
 using harp::ErrorCode;
 using harp::ForwardPass;
 
-/// llama_sampler_sample with the pass's logits.
+/// Like llama_sampler_sample, with the pass's logits.
 llama_token sample(llama_sampler * smpl, ForwardPass & pass, int32_t idx) {
     const float * logits = pass.logits(idx);
     if (logits == nullptr) {

@@ -1,4 +1,4 @@
-// The C API: states in the caller's buffers and in files.
+// The C API: states in buffers of the caller and in files.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -24,8 +24,8 @@ using harp::capi::write_state_file;
 
 constexpr size_t no_bytes = 0;
 
-/// Tokens of a file to the caller, as llama.cpp does it: without room for them only their number.
-/// @return whether the state is wanted too  @throws Error{invalid_state} if they are more than there is room for
+/// Copies a file's tokens to the caller. As in llama.cpp, without a buffer for them it gives only their number.
+/// @return whether the state is wanted too  @throws Error{invalid_state} if the buffer is too small
 bool give_tokens(const StateFile & file, llama_token * tokens_out, size_t capacity, size_t * n_tokens_out) {
     if (tokens_out != nullptr && file.tokens.size() > capacity) {
         throw Error(ErrorCode::invalid_state, std::to_string(file.tokens.size()) +
@@ -110,7 +110,7 @@ size_t harp_state_seq_set_data(llama_context * ctx, const uint8_t * src, size_t 
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Files. With HARP off they are llama.cpp's own.
+// Files. With HARP off these are llama.cpp's own.
 
 bool harp_state_save_file(llama_context * ctx, const char * path_session, const llama_token * tokens,
                           size_t n_token_count) {

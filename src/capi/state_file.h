@@ -1,6 +1,7 @@
-// Files that hold tokens and a state with twins. With HARP off llama.cpp writes and reads its own.
+// Files that hold tokens and a state with twins. With HARP off llama.cpp's own files are used instead.
 //
-// Layout: 32-bit words "HRPS", version, what (0 a whole context, 1 a sequence), n tokens; the tokens; the state to the end.
+// Layout: 32-bit words "HRPS", version, kind (0 a whole context, 1 a sequence), n tokens; then the tokens; then the
+// state.
 #pragma once
 
 #include <cstddef>
@@ -18,15 +19,15 @@ enum class StateKind : uint32_t { context = 0, sequence = 1 };
 struct StateFile {
     std::vector<llama_token> tokens;
     std::vector<uint8_t> state;
-    size_t n_bytes = 0;  // of the file
+    size_t n_bytes = 0;  // size of the file
 };
 
-/// Writes it beside `path` first, so that a failure leaves what was there. @return bytes
+/// Writes to a file beside `path` and renames it, so that a failure leaves an older file intact. @return bytes written
 /// @throws Error{invalid_state} if it cannot be written
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state);
 
-/// @param with_state false leaves `state` empty: who wants the tokens need not read all of it
+/// @param with_state false: leave `state` empty, for callers that only want the tokens
 /// @throws Error{invalid_state} if it cannot be read or is not such a file
 [[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bool with_state);
 

@@ -53,7 +53,7 @@ std::span<const float> Answer::logits(int32_t row) const {
     return {pass_.logits(row), static_cast<size_t>(pass_.n_vocab())};
 }
 
-/// What is known of a step that is taken with it.
+/// Counts the step's hesitation. @return the step's record; empty if nobody wants it and it would cost an entropy
 StepRecord Answer::record(int32_t row) {
     const StepRecord record = request_.records || pass_.enabled() ? pass_.step(row) : StepRecord{};
     result_.n_hesitations += record.hesitated ? 1 : 0;
@@ -102,7 +102,7 @@ std::optional<GeneratedToken> Answer::sample(int32_t row, llama_pos position) {
     return token;
 }
 
-/// (A sample that a second pass may still change counts as it is; ForwardPass asks again after that pass.)
+/// A sample counts even if a second pass may still change it: ForwardPass asks again after that pass.
 size_t Answer::count_useful_rows(int32_t row, std::span<const llama_token> draft) const {
     Sampler ahead = sampler_->clone();
     for (size_t i = 0; i < draft.size(); ++i) {

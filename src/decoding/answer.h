@@ -1,4 +1,4 @@
-// A request under way: its answer as it grows, by samples or by steps of a beam search, and why it ends.
+// A request in progress: its answer as it grows, by sampling or by steps of a beam search, and why it ends.
 #pragma once
 
 #include <optional>
@@ -13,7 +13,7 @@ namespace harp::decoding {
 struct GeneratedToken {
     llama_token id = 0;
     std::string piece;       ///< bytes of the token; may end inside a UTF-8 character
-    llama_pos position = 0;  ///< it will take
+    llama_pos position = 0;  ///< that the token will take
     StepRecord record;       ///< of the step that chose it
 };
 
@@ -21,52 +21,52 @@ enum class StopReason {
     end_of_text,   ///< the model chose an end token (not reported, not part of the text), or the search is decided
     stop_string,   ///< one of the stop strings is in the text
     length,        ///< n_predict tokens
-    context_full,  ///< no room for another token
+    context_full,  ///< there is no room for another token
     interrupted,   ///< the callback or the abort callback said stop
 };
 [[nodiscard]] const char * to_string(StopReason reason) noexcept;
 
 struct GenerationResult {
     StopReason reason = StopReason::length;
-    std::string text;  ///< of the generated tokens, stop string and what its last token has behind it included
+    std::string text;  ///< of all generated tokens, with the stop string and the rest of its last token
     int n_generated = 0;
-    int n_steps = 0;            ///< tokens sampled, the end token included; of a beam search its steps
-    int n_hesitations = 0;      ///< of these steps; of a beam search those of all its beams
-    size_t n_prompt = 0;        ///< tokens of the prompt that were decoded; the others the sequence held already
-    size_t n_rows = 0;          ///< decoded behind the prompt, drafts included
-    double prompt_seconds = 0;  ///< of the prompt's batches its share, by rows; of a beam search the twins' reading too
-    double seconds = 0;         ///< from there to the last token, of batches likewise its share
-    std::vector<Hypothesis> hypotheses;  ///< of a beam search, best first, at most `beams`; text is that of the best
+    int n_steps = 0;            ///< sampled tokens, including an end token; in a beam search its steps
+    int n_hesitations = 0;      ///< among these steps; in a beam search those of all beams
+    size_t n_prompt = 0;        ///< tokens of the prompt that were decoded; the sequence already held the others
+    size_t n_rows = 0;          ///< rows decoded after the prompt, including drafts
+    double prompt_seconds = 0;  ///< share, by rows, of the prompt's batches; in a beam search also the twins' reading
+    double seconds = 0;         ///< from there to the last token, again by share of the batches
+    std::vector<Hypothesis> hypotheses;  ///< of a beam search, best first, at most `beams`; `text` is the best one's
 };
 
 class Answer {
   public:
-    /// Behind the request's prompt.
+    /// An answer to the request's prompt, with nothing generated yet.
     Answer(ForwardPass & pass, size_t number, Request request);
 
     [[nodiscard]] size_t number() const noexcept { return number_; }
     [[nodiscard]] Request & request() noexcept { return request_; }
     [[nodiscard]] const GenerationLimits & limits() const noexcept { return request_.limits; }
-    [[nodiscard]] GenerationResult & result() noexcept { return result_; }  ///< prompt, rows, seconds: the loop's
+    [[nodiscard]] GenerationResult & result() noexcept { return result_; }  ///< the loop sets prompt, rows, seconds
 
-    /// Why it may not go on; nullopt: it may.
+    /// Why the answer has to end; nullopt: it can go on.
     [[nodiscard]] std::optional<StopReason> stop_reason() const;
     /// The result of an answer that ends here.
     [[nodiscard]] GenerationResult finish(StopReason reason);
 
-    /// Samples the token that follows `row` of the pass's last batch, and takes it into the text.
-    /// @param position that the token will take
+    /// Samples the token that follows `row` of the pass's last batch, and appends it to the text.
+    /// @param position the position that the token will take
     /// @return nullopt if the model chose to end
     [[nodiscard]] std::optional<GeneratedToken> sample(int32_t row, llama_pos position);
-    /// How many rows from `row` on are of use, of one that is followed by those of a draft: samples ahead, with the logits as
-    /// they are now. Rows behind the first token that differs from the draft will be taken back.
+    /// How many rows are useful, of `row` and the draft's rows after it. Samples ahead from the logits as they are now;
+    /// rows after the first sample that differs from the draft will be taken back.
     [[nodiscard]] size_t count_useful_rows(int32_t row, std::span<const llama_token> draft) const;
 
-    /// Which sequence holds each running beam, or, sampled or before the first step, the one answer.
+    /// The sequence of each running beam; when sampling, or before the first step, the answer's one sequence.
     [[nodiscard]] std::vector<llama_seq_id> & beams() noexcept { return beams_; }
-    /// nullptr if the answer is sampled.
+    /// nullptr if the answer is sampled, not searched.
     [[nodiscard]] const BeamSearch * search() const noexcept { return search_ ? &*search_ : nullptr; }
-    /// A step of the search.
+    /// Takes a step of the search.
     /// @param rows [running beams] of the pass's last batch
     const std::vector<BeamSearch::Branch> & advance(std::span<const int32_t> rows);
 
@@ -78,7 +78,7 @@ class Answer {
     ForwardPass & pass_;
     size_t number_;
     Request request_;
-    std::optional<Sampler> sampler_;  // the request's stays as it is, to begin once more
+    std::optional<Sampler> sampler_;  // a clone: the request's stays unchanged, for starting again
     std::optional<BeamSearch> search_;
     std::vector<llama_seq_id> beams_;
     bool has_stop_string_ = false;

@@ -1,4 +1,5 @@
-// A recorded beam search of the authors' implementation, and its replay: the same search here, compared step by step.
+// A recorded beam search of the authors' implementation, and its replay: the same search run here, compared step by
+// step.
 #pragma once
 
 #include <cstddef>
@@ -37,16 +38,16 @@ struct BeamReplayResult {
     size_t n_steps = 0;
     bool same_result = false;
     double score_difference = 0;       ///< largest, over beams that agree
-    size_t n_states_differing = 0;     ///< steps after which the beams were others
+    size_t n_states_differing = 0;     ///< steps after which the beams differed
     size_t first_state_differing = 0;  ///< the first of these; n_steps if none
     std::string first_mismatch;        ///< for people; empty if none
 
-    /// The result is the authors', and the scores of the same beams are. States may differ: the authors' finished beams
-    /// can take on another slot's score (a view of an array that is overwritten), which is not imitated.
+    /// True if the result and the scores of equal beams are the authors'. States may differ: the authors' finished
+    /// beams can take over another slot's score (a view of an array that is overwritten), which is not imitated here.
     [[nodiscard]] bool passed(double tolerance) const noexcept { return same_result && score_difference <= tolerance; }
 };
 
-/// Runs the search, vanilla as theirs. One context of its own: unified float32 KV cache, no flash attention.
+/// Runs the search without HARP, as the authors did, in its own context: unified float32 KV cache, no flash attention.
 /// @param model the recording's weights in float32
 /// @throws Error{invalid_input} if the recording does not belong to the model; what ForwardPass throws
 [[nodiscard]] BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording,

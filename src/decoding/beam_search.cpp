@@ -25,7 +25,7 @@ std::vector<BeamCandidate> top_candidates(std::span<const float> logits, size_t 
     const auto is_better = [&](llama_token a, llama_token b) {
         return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
     };
-    // a heap of the k best so far with the worst on top: nearly all tokens cost one comparison with it
+    // a heap of the best k so far, the worst on top, so that nearly every token costs one comparison
     std::vector<llama_token> best;
     best.reserve(k + 1);
     const auto n_vocab = static_cast<llama_token>(logits.size());
@@ -52,7 +52,7 @@ BeamSearch::BeamSearch(const BeamOptions & options, size_t max_length, IsEnd is_
 }
 
 size_t BeamSearch::n_candidates() const {
-    // the prompt alone must be able to start all beams, and as many that end at once
+    // the prompt alone must be able to start all beams, even if as many candidates end at once
     return n_steps_ == 0 ? std::max<size_t>(options_.candidates, size_t{2} * options_.beams) : options_.candidates;
 }
 
@@ -102,14 +102,14 @@ void BeamSearch::advance_standard(std::span<const std::vector<BeamCandidate>> ca
     for (size_t i = 0; i < beams_.size(); ++i) {
         for (const BeamCandidate & c : candidates[i]) choices.push_back({i, i, c, beams_[i].sum + c.log_probability});
     }
-    // all running beams have the same length: the sums rank them as the scores would
+    // all running beams have the same length, so ranking by sums is ranking by scores
     std::stable_sort(choices.begin(), choices.end(), [](const Choice & a, const Choice & b) { return a.sum > b.sum; });
 
     std::vector<Hypothesis> next;
     for (size_t rank = 0; rank < choices.size() && next.size() < options_.beams; ++rank) {
         const Choice & choice = choices[rank];
         if (is_end_(choice.candidate.token)) {
-            // an end that is not among the best beams is no hypothesis: with a greedy beam it would not be chosen
+            // an end token below the best beams gives no hypothesis: greedy search, with one beam, would not choose it
             if (rank < options_.beams) keep_finished(extend(choice, records, true));
         } else {
             branches_.push_back({choice.running, choice.candidate.token});
@@ -136,13 +136,13 @@ bool BeamSearch::is_decided() const {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The authors' code, as observed
+// The authors' code, as observed in its runs
 
 void BeamSearch::advance_authors(std::span<const std::vector<BeamCandidate>> candidates,
                                  std::span<const StepRecord> records) {
     struct Entry {
         Hypothesis hypothesis;
-        size_t running;  // number of the beam it continues
+        size_t running;  // number of the running beam that it continues
     };
     const size_t n_taken = n_steps_ == 0 ? options_.beams : options_.candidates;
     std::vector<Entry> entries;

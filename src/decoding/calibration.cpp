@@ -12,11 +12,11 @@ namespace harp::decoding {
 
 namespace {
 
-/// A number in [low, high) with few decimals: one that a person can type. `high` may be infinite.
+/// A number in [low, high) with few decimals, so that a person can type it. `high` may be infinite.
 double round_number_between(double low, double high) {
     const double middle = std::isinf(high) ? low : low + (high - low) / 2;
     for (double scale = 100; scale <= 1e15; scale *= 10) {
-        // upwards too: at the largest entropy the middle is the lower end
+        // also try rounding up: if `high` is infinite `middle` is `low`, and rounding may go below it
         for (const double rounded : {std::round(middle * scale) / scale, std::ceil(middle * scale) / scale}) {
             if (rounded >= low && rounded < high) return rounded;
         }
@@ -32,7 +32,7 @@ ThresholdChoice threshold_for_share(std::vector<double> entropies, double share)
     std::sort(entropies.begin(), entropies.end(), std::greater<>());
     const size_t n = entropies.size();
     const double wanted = share * static_cast<double>(n);
-    // k steps can hesitate without the others if the k-th differs from the next; the threshold itself cannot be below 0
+    // exactly k steps can hesitate if the k-th entropy differs from the next one; a threshold cannot be below 0
     const auto next = [&](size_t k) { return k < n ? entropies[k] : 0.0; };
     const auto can_hesitate = [&](size_t k) { return k == 0 || entropies[k - 1] > next(k); };
     size_t best = 0;
@@ -123,10 +123,10 @@ BestOfMany best_of(std::span<const std::vector<double>> values, std::span<const 
         }
     };
     add_signed([](size_t) { return false; });
-    const float observed = sums[best.index] * (1 - 1e-5F);  // a tie is as good, however its sum was rounded
+    const float observed = sums[best.index] * (1 - 1e-5F);  // slightly less, so that a tie counts whatever its rounding
     constexpr int n_flips = 4000;
-    std::mt19937 random(1);  // the same answer each time
-    int n_as_good = 1;       // the data themselves
+    std::mt19937 random(1);  // a fixed seed, for the same answer each time
+    int n_as_good = 1;       // the data as they are count as one of the flips
     for (int flip = 0; flip < n_flips; ++flip) {
         add_signed([&](size_t) { return (random() & 1U) != 0; });
         if (*std::max_element(sums.begin(), sums.end()) >= observed) ++n_as_good;

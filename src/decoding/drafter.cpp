@@ -22,10 +22,10 @@ bool asks_for_speculation(const common_params & params) {
 }
 
 struct Drafter::Impl {
-    common_params_speculative params;                // the speculation refers to it
-    common_speculative_init_result_ptr draft_model;  // its model and context; null for look-up alone
+    common_params_speculative params;                // referred to by `speculation`
+    common_speculative_init_result_ptr draft_model;  // model and context; null for n-gram look-up
     common_speculative_ptr speculation;
-    common_batch batch;  // rows of the target, as the speculation wants to see them
+    common_batch batch;  // the target's rows in the form that the speculation takes
 
     [[nodiscard]] llama_memory_t memory() const {
         return params.draft.ctx_dft != nullptr ? llama_get_memory(params.draft.ctx_dft) : nullptr;
@@ -65,7 +65,7 @@ std::unique_ptr<Drafter> Drafter::make(ForwardPass & target, const common_params
         throw Error(ErrorCode::invalid_input, what + error.what());
     }
     if (!impl->speculation)
-        throw Error(ErrorCode::invalid_input, "speculation: none of the types asked for can be had");
+        throw Error(ErrorCode::invalid_input, "speculation: none of the requested types is available");
     impl->batch = common_batch(context);
     return std::unique_ptr<Drafter>(new Drafter(std::move(impl)));
 }
@@ -87,7 +87,7 @@ std::vector<llama_token> Drafter::draft(llama_seq_id sequence, const std::vector
         true, static_cast<int32_t>(n_max), position, last, &tokens, &result};
     common_speculative_draft(impl_->speculation.get());
     if (result.size() > n_max) result.resize(n_max);
-    // the draft model has decoded its own proposal; follow() will do so again, with what the target saw
+    // the draft model has decoded its own proposal; follow() decodes those positions again, with the target's tokens
     truncate(sequence, position);
     statistics_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     statistics_.drafted += result.size();

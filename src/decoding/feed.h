@@ -1,4 +1,4 @@
-// How text gets into a sequence, and out of it again: tokens become rows of batches here, of one sequence or of several.
+// How tokens get into a sequence and out again: here they become rows of batches, of one sequence or of several.
 #pragma once
 
 #include <cstddef>
@@ -11,38 +11,38 @@
 
 namespace harp::decoding {
 
-/// @throws Error{invalid_option} if there is a negative prompt and the options have no use for it
+/// @throws Error{invalid_option} if there is a negative prompt that the options do not use
 void check_negative_prompt(std::span<const llama_token> negative_prompt, const Options & options);
 
-/// Tokens that a sequence is to decode, behind those it holds.
+/// Tokens that a sequence is to decode after those it holds.
 struct Feed {
     llama_seq_id sequence = 0;
     std::span<const llama_token> tokens;
     llama_pos first = 0;  ///< position of tokens[0]
-    size_t n_silent = 0;  ///< of the tokens, the first: nobody wants their logits
-    size_t n_done = 0;    ///< of the tokens, decoded already
+    size_t n_silent = 0;  ///< number of leading tokens whose logits are not wanted
+    size_t n_done = 0;    ///< number of leading tokens that are decoded already
 };
 
-/// What a batch still has room for.
+/// How much a batch still has room for.
 struct Room {
     size_t rows = 0;
     size_t outputs = std::numeric_limits<size_t>::max();
 };
 
-/// Adds the next tokens of a feed to a batch, as many as it has room for. @return how many
+/// Adds as many of a feed's next tokens to a batch as fit. @return how many
 size_t add_rows(forward::BatchRows & rows, Room & room, const Feed & feed);
 
 /// Called after each batch. @return false to stop
 using OnFed = std::function<bool(size_t n_done)>;
-/// Decodes a feed to its end, in batches.
-/// @param most_outputs of a batch
+/// Decodes a whole feed, in batches.
+/// @param most_outputs output rows per batch
 /// @throws what ForwardPass::decode throws; the batches before the failed one stay
 void decode_feed(ForwardPass & pass, Feed feed, const OnFed & on_fed = {},
                  size_t most_outputs = std::numeric_limits<size_t>::max());
 
-/// Cuts a sequence at position `end`. Where its memory cannot go back there (a sliding window that has moved on, recurrent
-/// state) it is emptied.
-/// @return where it ends now: `end` or 0
+/// Cuts a sequence at position `end`. If its memory cannot go back there (a sliding window that has moved on, recurrent
+/// state), the sequence is emptied.
+/// @return where the sequence now ends: `end` or 0
 [[nodiscard]] llama_pos cut_sequence(ForwardPass & pass, llama_seq_id sequence, llama_pos end);
 
 }  // namespace harp::decoding

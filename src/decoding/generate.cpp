@@ -49,7 +49,7 @@ size_t Generator::n_cells(bool of_free_slots) const {
     return n;
 }
 
-/// The best first: those that hold most of the request's prompt, and of those the ones that lose least.
+/// Best first: those that hold most of the request's prompt; among equals those that lose the fewest cells.
 std::vector<Slot *> Generator::free_slots(const Request & request) {
     std::vector<Slot *> free;
     for (Slot & slot : slots_) {
@@ -69,7 +69,7 @@ void Generator::begin_waiting() {
         std::vector<Slot *> slots = free_slots(waiting_.front().second);
         const size_t n_at_work = n_cells(/*of_free_slots=*/false);
         if (slots.size() < n_sequences || (n_at_work > 0 && n_at_work + n_prompt >= pass_.n_ctx())) return;
-        for (size_t i = slots.size() - 1; i > 0; --i) {  // what is kept gives way
+        for (size_t i = slots.size() - 1; i > 0; --i) {  // kept prefixes make room
             const size_t n_kept = n_cells(/*of_free_slots=*/true) - slots[0]->n_cells();
             if (n_at_work + n_kept + n_prompt >= pass_.n_ctx()) slots[i]->empty();
         }
@@ -80,7 +80,7 @@ void Generator::begin_waiting() {
     }
 }
 
-/// Takes a request out of its slots. @return its answer; null if it was in none
+/// Takes a request out of its slots. @return its answer; null if it had none
 std::shared_ptr<Answer> Generator::release(size_t number) {
     std::shared_ptr<Answer> answer;
     for (Slot & slot : slots_) {
@@ -98,7 +98,7 @@ void Generator::end(const Slot & slot, StopReason reason, const Events & events)
 // Batches
 
 void Generator::next_batch(const Events & events) {
-    // rows are left where a callback has thrown
+    // if a callback threw, rows of the last batch are still there to be sampled
     const bool has_rows = std::any_of(slots_.begin(), slots_.end(), [](const Slot & slot) { return slot.has_row(); });
     if (!has_rows) decode(events);
     for (Slot & slot : slots_) {
@@ -114,7 +114,7 @@ void Generator::next_batch(const Events & events) {
     }
 }
 
-/// A step of a beam search. @return why it ends here
+/// Takes a step of a beam search. @return why it ends here
 std::optional<StopReason> Generator::search(Answer & answer, const Events & events) {
     std::vector<int32_t> rows;
     for (const llama_seq_id beam : answer.beams()) rows.push_back(slot_of(beam).take_row());
@@ -125,8 +125,8 @@ std::optional<StopReason> Generator::search(Answer & answer, const Events & even
     return stop;
 }
 
-/// The beams share the prompt's cells, and those of the tokens that they have in common (unified cache: a copy marks cells). A
-/// beam's first continuation keeps its sequence, its others get copies in sequences of beams that died.
+/// Beams share the cells of the prompt and of the tokens they have in common (unified cache: a copy only marks cells).
+/// A beam's first continuation keeps its sequence. Its other continuations are copied to sequences of beams that died.
 ///
 ///   before   0:A  1:B  2:C      the step keeps A·x, A·y, C·z
 ///   after    0:A  1:A' 2:C      sequence 1 is emptied and becomes a copy of 0
@@ -152,7 +152,7 @@ void Generator::follow(Answer & answer, const std::vector<BeamSearch::Branch> & 
     }
 }
 
-/// One batch: of answers the tokens sampled last, with drafts; what is left of it goes to prompts.
+/// Decodes one batch: the latest tokens of the answers, with drafts, then as much of the prompts as still fits.
 void Generator::decode(const Events & events) {
     const auto start = Clock::now();
     for (Slot & slot : slots_) slot.settle();
@@ -168,8 +168,7 @@ void Generator::decode(const Events & events) {
     }
     if (rows_.size() == 0) return;
     for (Slot & slot : slots_) slot.take_rows();
-    for (const Slot & slot :
-         slots_) {  // beams' twins share the prompt too, if it is decoded for one before they branch
+    for (const Slot & slot : slots_) {  // decoded before the beams branch, so that their twins share the prompt too
         if (slot.has_row() && slot.reads_prompt() && slot.answer().request().n_sequences() > 1)
             pass_.prepare_twins(slot.sequence());
     }
@@ -188,7 +187,7 @@ void Generator::decode(const Events & events) {
     }
 }
 
-/// Answers have equal shares of the batch.
+/// Drafts for all answers; each may use an equal share of the batch.
 void Generator::draft() {
     if (drafter_ == nullptr) return;
     const auto n_answers = static_cast<size_t>(
@@ -219,7 +218,7 @@ void Generator::decode_batch() {
     }
 }
 
-/// Of the batch's output rows: all up to the last that is of use, since they are judged in their order.
+/// Rows count up to the last useful one, because ForwardPass takes a number of leading rows.
 size_t Generator::count_useful_rows() const {
     size_t n_outputs = 0;
     size_t n_useful = 0;
@@ -233,9 +232,9 @@ size_t Generator::count_useful_rows() const {
     return n_useful;
 }
 
-/// After a batch that found the context full: drafts go first, then what is kept for later requests, then the request that
-/// came last.
-/// @return false if there is nothing that could go
+/// After a batch for which the context was full: drops the drafts; if there are none, the kept prefixes; if there are
+/// none, the latest request.
+/// @return false if there was nothing to drop
 bool Generator::make_room(const Events & events) {
     bool has_room = false;
     for (Slot & slot : slots_) has_room = slot.drop_draft() || has_room;
@@ -264,10 +263,10 @@ bool Generator::make_room(const Events & events) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// One alone
+// A single request
 
 GenerationResult Generator::answer(Request request, Events events) {
-    if (!is_idle()) throw Error(ErrorCode::unsupported_call, "other answers are under way");
+    if (!is_idle()) throw Error(ErrorCode::unsupported_call, "other answers are in progress");
     std::optional<GenerationResult> answered;
     events.on_result = [&](size_t /*request*/, const GenerationResult & result) { answered = result; };
     const size_t number = submit(std::move(request));

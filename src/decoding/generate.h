@@ -1,5 +1,5 @@
-// The generation loop: prompts in, tokens out, a batch at a time; one answer or many at once, sampled or searched by beams, in
-// one batch. Knows nothing of HARP: that is a property of the forward pass.
+// The generation loop: prompts in, tokens out, one batch at a time. It works on one answer or many at once, sampled or
+// searched by beams, all in the same batch. It knows nothing of HARP, which is a property of the forward pass.
 #pragma once
 
 #include <deque>
@@ -11,48 +11,49 @@
 
 namespace harp::decoding {
 
-/// The answers of a pass's sequences. Requests wait in a queue; each sequence works at one.
+/// Answers requests in a pass's sequences. Requests wait in a queue; each sequence works on one at a time.
 ///
 ///   sequence 0   [prompt of request 0......] a  b  c  end | [prompt of request 3..
 ///   sequence 1   [prompt of request 1] d  e  f  g  h  i ...
-///   sequence 2   [prompt of request 2..........................       a batch: a column of rows
+///   sequence 2   [prompt of request 2..........................       a column is a batch
 class Generator {
   public:
     struct Events {
-        /// Called at each token that is sampled. @return false to end its answer
+        /// Called for each sampled token. @return false to end its answer
         std::function<bool(size_t request, const GeneratedToken & token)> on_token = {};
-        /// Called at each end.
+        /// Called at the end of each answer.
         std::function<void(size_t request, const GenerationResult & result)> on_result = {};
-        /// Called after each batch with rows of a prompt: how many are decoded, of those that the sequence did not hold.
+        /// Called after each batch with rows of a prompt: `done` of the `total` tokens that the sequence did not hold.
         std::function<void(size_t request, size_t done, size_t total)> on_prompt = {};
         /// Called after each step of a beam search. @return false to end it
         std::function<bool(size_t request, const BeamSearch & search)> on_step = {};
     };
 
     /// Takes over all of the pass's sequences, and empties its memory.
-    /// @param drafter borrowed, for all of the pass's sequences; nullptr: no speculation. The text is the same with it and
-    ///                without.
+    /// @param drafter borrowed, for all of the pass's sequences; nullptr: no speculation. It does not change the text.
     explicit Generator(ForwardPass & pass, Drafter * drafter = nullptr);
 
-    /// Queues a request. It begins when as many sequences are free as it needs and the context has room for its prompt beside
-    /// the others.
+    /// Queues a request. It begins when enough sequences are free and its prompt fits into the context beside the other
+    /// requests.
     /// @return its number: 0, 1, ...
     /// @throws what validate() throws; Error{unsupported_call} for beams with a drafter
     size_t submit(Request request);
-    /// Takes a request out, waiting or begun; its result is not reported. No-op if it has ended.
+    /// Removes a request, waiting or begun, without reporting a result. No-op if it has ended.
     void cancel(size_t request);
     [[nodiscard]] bool is_idle() const noexcept;
 
-    /// Decodes one batch and samples the tokens it gives. No-op when idle. Where the context is full the request that came
-    /// last goes: it waits once more if it has no token yet, else it ends.
-    /// @throws what ForwardPass::decode throws, except context_full; nothing of the batch stays behind, the requests stay as
-    ///         they were
+    /// Decodes one batch and samples from its output rows. No-op when idle. If the context is full, room is
+    /// made: first drafts go, then kept prefixes, then the latest request. It waits again if it has no token yet and
+    /// others are in progress; otherwise it ends.
+    /// @throws what ForwardPass::decode throws, except context_full; nothing of the batch stays, and the requests are
+    ///         as before
     void next_batch(const Events & events);
 
-    /// Answers a request while nothing else is under way.
-    /// @throws as submit() and next_batch(), except aborted behind the first step, which ends the answer; what the callbacks throw
+    /// Answers one request; no other may be in progress.
+    /// @throws what submit() and next_batch() throw, except aborted after the first step, which ends the answer; what
+    ///         the callbacks throw
     GenerationResult answer(Request request, Events events);
-    /// The same of a sampled answer, with callbacks that are not told its number.
+    /// The same for a sampled answer, with callbacks that do not get its number.
     GenerationResult answer(Request request, const std::function<bool(const GeneratedToken &)> & on_token,
                             const std::function<void(size_t done, size_t total)> & on_prompt = {});
 
@@ -76,7 +77,7 @@ class Generator {
     size_t n_submitted_ = 0;
     std::deque<std::pair<size_t, Request>> waiting_;
     std::vector<Slot> slots_;  // [sequence]
-    forward::BatchRows rows_;  // of the latest batch
+    forward::BatchRows rows_;  // the latest batch
 };
 
 }  // namespace harp::decoding

@@ -20,12 +20,13 @@ std::string shape_text(const std::string & n_rows, const std::string & n_columns
 }
 
 struct NpyView {
-    std::string header;     // the Python dictionary
-    std::string_view data;  // what follows it
+    std::string header;     // a Python dictionary, as text
+    std::string_view data;  // what follows the header
 };
 
-/// Splits a .npy file (numpy.lib.format): magic, version, header length (16 bits, from version 2 on 32), header, data.
-/// @return an empty header if it is not one
+/// Splits a .npy file (numpy.lib.format): magic, version, header length (16 bits, from version 2 on 32 bits), header,
+/// data.
+/// @return an empty header if it is not a .npy file
 NpyView split_npy(std::string_view npy) {
     constexpr size_t version_at = npy_magic.size();
     constexpr size_t length_at = version_at + 2;
@@ -79,7 +80,7 @@ std::string NpzArchive::entry(const std::string & name, size_t largest_size) con
     const std::string entry_name = name + ".npy";
     zip_stat_t stat;
     if (zip_stat(archive_.get(), entry_name.c_str(), 0, &stat) != 0) fail(name, "not in the archive");
-    // before anything is inflated
+    // checked before anything is inflated
     if ((stat.valid & ZIP_STAT_SIZE) == 0 || stat.size > largest_size) fail(name, "larger than it can be");
 
     const auto close = [](zip_file_t * f) { zip_fclose(f); };
@@ -92,7 +93,7 @@ std::string NpzArchive::entry(const std::string & name, size_t largest_size) con
         if (n <= 0) fail(name, n < 0 ? zip_file_strerror(opened.get()) : "ends too early");
         n_read += static_cast<size_t>(n);
     }
-    // the checksum is compared at the end of the entry only
+    // the checksum is compared only at the end of the entry, so read past the data
     char beyond = 0;
     const zip_int64_t n_beyond = zip_fread(opened.get(), &beyond, 1);
     if (n_beyond != 0) fail(name, n_beyond < 0 ? zip_file_strerror(opened.get()) : "longer than announced");

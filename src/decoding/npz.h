@@ -1,4 +1,4 @@
-// Reads bit masks out of a .npz archive, as numpy.savez and numpy.savez_compressed write it.
+// Reads bit masks from a .npz archive, as numpy.savez and numpy.savez_compressed write it.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ class NpzArchive {
     explicit NpzArchive(std::filesystem::path file);
 
     /// The array `name` (without ".npy"), row-major, [n_rows * n_columns].
-    /// @throws Error{invalid_input} naming file and array if it is not there, damaged, not uint8 or of another shape
+    /// @throws Error{invalid_input} naming file and array, if it is missing, damaged, not uint8 or of another shape
     [[nodiscard]] std::vector<uint8_t> bytes(const std::string & name, size_t n_rows, size_t n_columns) const;
 
   private:

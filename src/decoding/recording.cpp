@@ -11,9 +11,9 @@
 namespace harp::decoding {
 namespace {
 
-constexpr size_t n_top = 8;  // logits recorded of a row
+constexpr size_t n_top = 8;  // logits recorded for each row
 
-/// The kind of run. @return whether it is HARP; otherwise vanilla
+/// The kind of run. @return true for HARP, false for vanilla
 bool read_method(const Field & root, const std::filesystem::path & file) {
     const Field method = root["method"];
     if (method.text() == "beam") {
@@ -31,7 +31,7 @@ Options read_options(const Field & params) {
     options.beta = static_cast<float>(params["beta"].number());
     options.strength = static_cast<float>(params["delta"].number());
     options.perturbation = Perturbation::dropout;
-    // what the authors' code does: new masks and the whole sequence at each hesitation
+    // like the authors' code: at each hesitation new masks, and the whole sequence computed anew
     options.redraw = 1;
     options.schedule = Schedule::lazy;
     try {
@@ -42,7 +42,7 @@ Options read_options(const Field & params) {
     return options;
 }
 
-/// The largest logits of a row: different ids, largest first.
+/// The recorded largest logits of a row: different ids, largest first.
 std::vector<RecordedLogit> read_top(const Field & list, int32_t n_vocab) {
     const size_t expected = std::min(n_top, static_cast<size_t>(n_vocab));
     std::vector<RecordedLogit> top;
@@ -71,7 +71,7 @@ std::vector<uint8_t> read_base64(const Field & field) {
     }
 }
 
-/// The mask of step number `index`, from the file itself or from the archive beside it.
+/// The mask of step `index`, from the recording itself or from the archive beside it.
 std::vector<uint8_t> read_mask(const Field & step, size_t index, llama_pos n_positions, int32_t n_embd,
                                const std::optional<NpzArchive> & archive) {
     const auto n_rows = static_cast<size_t>(n_positions);
@@ -126,7 +126,7 @@ std::optional<NpzArchive> open_masks(const Field & root, const std::filesystem::
     return NpzArchive(file.parent_path() / name);
 }
 
-/// What the authors' function returned is the chosen tokens, without the stop token that may end them.
+/// The authors' function returned the chosen tokens, without a stop token at the end.
 void check_generated(const Field & root, const Recording & recording) {
     const Field generated = root["generated_ids"];
     const std::vector<llama_token> ids = read_tokens(generated, recording.n_vocab);

@@ -6,7 +6,7 @@
 namespace harp::decoding {
 
 json parse_json_file(const std::filesystem::path & file) {
-    // a directory opens, but cannot be read
+    // a directory can be opened, but not read
     std::ifstream stream(file, std::ios::binary);
     if (!std::filesystem::exists(file)) throw Error(ErrorCode::io, file.string() + ": no such file");
     std::ostringstream content;

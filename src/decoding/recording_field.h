@@ -1,4 +1,4 @@
-// A value of a recorded run's JSON with its place in the file, so that each complaint names file and field.
+// A value in a recorded run's JSON together with its place in the file, so that errors can name file and field.
 #pragma once
 
 #include <climits>
@@ -69,7 +69,7 @@ class Field {
 
     const std::filesystem::path * file_;
     const json * value_;
-    std::string name_;  // as in "steps[3].mask"; empty for the whole file
+    std::string name_;  // for example "steps[3].mask"; empty for the whole file
 };
 
 /// @throws Error{io} if the file cannot be read, Error{invalid_input} if it is not JSON

@@ -26,7 +26,7 @@ double margin_of(Row logits) {
     return static_cast<double>(*best) - second;
 }
 
-/// Largest difference at the recorded tokens, or by which a token that is not among the recorded ones exceeds them.
+/// The largest difference at the recorded tokens, or the amount by which another token exceeds the smallest of them.
 double difference(Row logits, const std::vector<RecordedLogit> & top) {
     std::vector<float> rest(logits.begin(), logits.end());
     double largest = 0;
@@ -39,7 +39,7 @@ double difference(Row logits, const std::vector<RecordedLogit> & top) {
     return std::max(largest, static_cast<double>(best_of_rest) - static_cast<double>(top.back().logit));
 }
 
-/// One replay under way.
+/// A replay in progress.
 class Replay {
   public:
     Replay(llama_model & model, const Recording & recording, const ReplaySettings & settings)
@@ -72,10 +72,10 @@ class Replay {
   private:
     [[nodiscard]] const RecordedStep & recorded() const { return recording_.steps[step_]; }
 
-    /// Drops what the authors' run dropped at this step. A step that only we hesitate at has no mask.
+    /// Zeroes what the authors' run dropped at this step. If only our run hesitates at a step, there is no mask for it.
     void mask(const RowToPerturb & row, std::span<float> factors) {
         const RecordedStep & step = recorded();
-        if (row.draw != result_.n_hesitations) {  // of the steps before this one
+        if (row.draw != result_.n_hesitations) {  // n_hesitations counts only earlier steps here
             fail("the masks of draw " + std::to_string(row.draw) + " were asked for, not those of draw " +
                  std::to_string(result_.n_hesitations));
         }
@@ -89,7 +89,7 @@ class Replay {
         if (settings_.after_mask) settings_.after_mask(row, factors);
     }
 
-    /// Of the observer: the one place that sees all three rows of logits.
+    /// Called by the observer, the only place that sees vanilla, reframed and mixed logits.
     void compare_second_pass(const StepObservation & observation) {
         compare("vanilla", observation.vanilla, recorded().vanilla, result_.vanilla_difference);
         if (!observation.record.hesitated || !recorded().hesitated) return;
@@ -150,7 +150,7 @@ class Replay {
     ReplayResult result_;
     size_t step_ = 0;
     bool step_failed_ = false;
-    ForwardPass pass_;  // last: calls back into the above
+    ForwardPass pass_;  // last, because its callbacks use the members above
 };
 
 }  // namespace

@@ -22,8 +22,8 @@ void validate(const Request & request, const ForwardPass & pass) {
     if (request.sampler.has_value() == request.beams.has_value())
         refuse(ErrorCode::invalid_option, "an answer is sampled or searched by beams: give one of the two");
     if (!request.beams && request.prompt.size() >= pass.n_ctx_seq())
-        refuse(ErrorCode::invalid_input, prompt + " and the context room for " + std::to_string(pass.n_ctx_seq()) +
-                                             " with the answer; shorten it or raise the context size (-c)");
+        refuse(ErrorCode::invalid_input, prompt + "; the context has room for " + std::to_string(pass.n_ctx_seq()) +
+                                             " with the answer; shorten the prompt or raise the context size (-c)");
     if (!request.beams) return;
 
     validate(*request.beams);
@@ -33,14 +33,16 @@ void validate(const Request & request, const ForwardPass & pass) {
         refuse(ErrorCode::invalid_option,
                "option 'beams': " + n_beams + "; this context was created for 1.." + std::to_string(pass.n_seq_max()));
     if (n_predict == 0) refuse(ErrorCode::invalid_option, "0 tokens leave beam search nothing to do");
-    if (!request.limits.stop_strings.empty()) refuse(ErrorCode::invalid_option, "beam search knows no stop strings");
+    if (!request.limits.stop_strings.empty())
+        refuse(ErrorCode::invalid_option, "beam search does not support stop strings");
     const auto wanted = static_cast<size_t>(std::max(1, n_predict));
     const size_t room = room_for_answer(request, pass);
     if (wanted > room) {
         refuse(ErrorCode::invalid_input,
                prompt + ", and " + n_beams + " beams of " + std::to_string(wanted) +
-                   " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) + ": room is for " +
-                   std::to_string(room) + " each; raise the context size (-c), or ask for fewer tokens (-n) or beams");
+                   " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) +
+                   "; there is room for " + std::to_string(room) +
+                   " each; raise the context size (-c), or ask for fewer tokens (-n) or beams");
     }
 }
 

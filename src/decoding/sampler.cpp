@@ -23,12 +23,12 @@ llama_sampler_ptr make_grammar(const llama_model & model, const std::string & te
 }
 
 llama_sampler_ptr make_chain(const llama_model & model, common_params_sampling params) {
-    params.grammar = {};  // common_sampler shows no one its grammar, so ours is made apart
+    params.grammar = {};  // common_sampler's grammar is private, so ours is made separately
     const common_sampler_ptr sampler(common_sampler_init(&model, params));
     return llama_sampler_ptr(llama_sampler_clone(common_sampler_get(sampler.get())));
 }
 
-/// Whether a chain with these settings takes the most probable token, whatever came before.
+/// Whether a chain with these settings always takes the most probable token.
 bool is_greedy(const llama_model & model, const common_params_sampling & params) {
     int32_t n_suppressed = 0;
     llama_vocab_get_suppress_tokens(llama_model_get_vocab(&model), &n_suppressed);
@@ -61,7 +61,7 @@ void Sampler::begin(std::span<const llama_token> prompt) {
 }
 
 llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
-    if (is_greedy_ && !under_grammar) {  // a chain reads and writes the whole vocabulary several times
+    if (is_greedy_ && !under_grammar) {  // faster: a chain goes over the whole vocabulary several times
         return static_cast<llama_token>(std::ranges::max_element(logits) - logits.begin());
     }
     candidates_.resize(logits.size());
@@ -72,7 +72,7 @@ llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
     return array.data[array.selected].id;
 }
 
-/// As common_sampler_sample: a grammar's judgement of the whole vocabulary is dear, so the chosen token is judged first.
+/// Like common_sampler_sample: applying a grammar to the whole vocabulary is slow, so the chosen token is tested first.
 llama_token Sampler::sample(std::span<const float> logits) {
     const llama_token token = choose(logits, /*under_grammar=*/false);
     if (!grammar_) return token;

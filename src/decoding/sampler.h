@@ -1,6 +1,6 @@
-// Chooses tokens from logits: llama.cpp's chain of samplers, as its flags describe it, under a grammar.
+// Chooses tokens from logits: llama.cpp's chain of samplers, as its flags describe it, with an optional grammar.
 //
-// llama.cpp's common_sampler reads the logits of a llama_context; these are given theirs, those of a ForwardPass.
+// llama.cpp's common_sampler reads the logits of a llama_context. This one is given logits, those of a ForwardPass.
 #pragma once
 
 #include <span>
@@ -14,12 +14,12 @@ namespace harp::decoding {
 
 class Sampler {
   public:
-    /// @throws std::exception saying which setting cannot be had; llama.cpp prints what is wrong with a grammar
+    /// @throws std::exception saying which setting is impossible; llama.cpp prints what is wrong with a grammar
     Sampler(const llama_model & model, common_params_sampling params);
 
-    /// One that goes on from here by itself, with the same random numbers.
+    /// An independent copy that continues from here, with the same random numbers.
     [[nodiscard]] Sampler clone() const;
-    /// Begins anew behind a prompt.
+    /// Begins anew after a prompt.
     void begin(std::span<const llama_token> prompt);
     /// @param logits [n_vocab]
     [[nodiscard]] llama_token sample(std::span<const float> logits);
@@ -30,8 +30,8 @@ class Sampler {
     llama_token choose(std::span<const float> logits, bool under_grammar);
 
     llama_sampler_ptr chain_;
-    llama_sampler_ptr grammar_;  // null: none
-    bool is_greedy_;             // the chain takes the most probable token, whatever came before
+    llama_sampler_ptr grammar_;  // null if there is no grammar
+    bool is_greedy_;             // the chain always takes the most probable token
     std::vector<llama_token_data> candidates_;
 };
 

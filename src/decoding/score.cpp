@@ -21,7 +21,7 @@ Mean mean_of(const std::vector<TokenScore> & scores, double (*value)(const Token
     return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : std::numeric_limits<double>::quiet_NaN()};
 }
 
-/// The windows of a text, each with the beginning-of-sequence token that it begins with.
+/// The windows of a text, each beginning with the beginning-of-sequence token if the model uses one.
 std::vector<std::vector<llama_token>> windows_of(const ForwardPass & pass, const llama_vocab & vocab,
                                                  const std::vector<llama_token> & tokens, size_t window) {
     if (tokens.size() < 2)
@@ -37,7 +37,7 @@ std::vector<std::vector<llama_token>> windows_of(const ForwardPass & pass, const
         const size_t n = std::min(tokens.size() - begin, window - text.size());
         const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
         text.insert(text.end(), first, first + static_cast<std::ptrdiff_t>(n));
-        if (text.size() > 1) windows.push_back(std::move(text));  // a token alone has nothing that predicts it
+        if (text.size() > 1) windows.push_back(std::move(text));  // a single token has no context
         begin += n;
     }
     return windows;

@@ -17,7 +17,7 @@ size_t Slot::common_prefix(const Request & request) const {
     if (!request.reuses_prefix) return 0;
     const auto & prompt = request.prompt;
     const auto mine = std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).first;
-    // at least one row is decoded, for its logits
+    // at least one row must be decoded, to get its logits
     return std::min(static_cast<size_t>(mine - tokens_.begin()), prompt.size() - 1);
 }
 
@@ -79,7 +79,8 @@ std::shared_ptr<Answer> Slot::leave() {
 // ---------------------------------------------------------------------------------------------------------------------
 // A batch
 
-/// Beside the token itself there must be room in the context; and of the tokens still wanted nobody asks what follows the last.
+/// A draft must leave room in the context for the token before it. Of n tokens still wanted at most n - 1 are drafted,
+/// since the logits after the last one are not needed.
 void Slot::draft(size_t n_max) {
     if (n_draft_ > 0) return;
     n_max = std::min(n_max, pass_->n_ctx_seq() - std::min<size_t>(tokens_.size() + 1, pass_->n_ctx_seq()));
@@ -122,7 +123,7 @@ size_t Slot::count_useful_rows() const {
 }
 
 ///   batch    t  d1 d2 d3        rows 0 .. 3
-///   sampled  d1 d2 x            d1 and d2 are confirmed; x is not d3: row 3 is taken back, x begins the next batch
+///   sampled  d1 d2 x            d1 and d2 are confirmed; x is not d3: row 3 is taken back, and x begins the next batch
 std::optional<StopReason> Slot::sample(const std::function<bool(const GeneratedToken &)> & on_token) {
     if (drafter_ != nullptr && reads_prompt()) drafter_->begin(sequence_, tokens_);
     const std::vector<llama_token> draft = std::exchange(pending_, {});

@@ -1,4 +1,5 @@
-// A sequence of a ForwardPass and the answer that grows in it: what it holds, what of a batch is its, how a draft is confirmed.
+// A sequence of a ForwardPass and the answer that grows in it: its tokens, its rows in a batch, the confirmation of a
+// draft.
 #pragma once
 
 #include <functional>
@@ -16,24 +17,24 @@ namespace harp::decoding {
 
 class Slot {
   public:
-    /// The sequence is empty.
+    /// Expects an empty sequence.
     Slot(ForwardPass & pass, Drafter * drafter, llama_seq_id sequence);
 
     /// @name The sequence.
     /// @{
     [[nodiscard]] llama_seq_id sequence() const noexcept { return sequence_; }
-    /// Tokens that wait to be decoded.
+    /// Tokens waiting to be decoded.
     [[nodiscard]] size_t n_pending() const noexcept { return pending_.size(); }
-    /// These, and those that it holds.
+    /// Tokens waiting and tokens held.
     [[nodiscard]] size_t n_cells() const noexcept { return tokens_.size() + n_pending(); }
-    /// Of the prompt's tokens those that it holds already.
+    /// Number of the prompt's tokens that the sequence already holds.
     [[nodiscard]] size_t common_prefix(const Request & request) const;
-    /// Takes what was not confirmed of the latest draft out of it.
+    /// Removes the unconfirmed tokens of the latest draft from the sequence.
     void settle();
     void empty();
     /// @}
 
-    /// @name The answer. That of a beam search is in a slot for each beam.
+    /// @name The answer. A beam search has a slot for each beam.
     /// @{
     [[nodiscard]] bool is_free() const noexcept { return !answer_; }
     [[nodiscard]] bool reads_prompt() const { return answer_ && answer_->result().n_steps == 0; }
@@ -41,31 +42,31 @@ class Slot {
     [[nodiscard]] Answer & answer() const { return *answer_; }
     [[nodiscard]] bool is_at(size_t number) const noexcept { return answer_ && answer_->number() == number; }
     void begin(size_t number, Request request);
-    /// Is empty, until a beam of the other's search is put here.
+    /// Joins the other slot's beam search, with an empty sequence until a beam is put here.
     void join(const Slot & other);
-    /// Becomes a copy of a beam, without what is pending there.
+    /// Becomes a copy of a beam, without its pending tokens.
     void copy(const Slot & beam);
-    /// The token that the next batch decodes.
+    /// Sets the token that the next batch decodes.
     void push(llama_token token) { pending_ = {token}; }
-    /// The slot is free from here on; the sequence stays where the request keeps prefixes.
+    /// Frees the slot. The sequence is emptied unless the request keeps prefixes.
     std::shared_ptr<Answer> leave();
     /// @}
 
-    /// @name A batch: draft(), add_rows(), and when it is decoded take_rows(), then sample().
+    /// @name A batch: draft(), add_rows(); after the decode take_rows(), then sample().
     /// @{
     void draft(size_t n_max);
-    /// @return whether there was one
+    /// @return whether there was a draft
     bool drop_draft();
     void add_rows(forward::BatchRows & rows, Room & room);
     void take_rows();
     [[nodiscard]] size_t n_rows() const noexcept { return n_rows_; }
-    /// Whether a token is to be chosen behind a row of the latest batch.
+    /// Whether the latest batch has a row of this slot that a token is to be sampled after.
     [[nodiscard]] bool has_row() const noexcept { return row_ >= 0; }
-    /// This row; the slot has it no longer. Also where the batch was not decoded.
+    /// Returns that row and forgets it. Also used to forget it when the batch was not decoded.
     int32_t take_row() noexcept { return std::exchange(row_, -1); }
     [[nodiscard]] size_t n_outputs() const noexcept { return has_row() ? 1 + n_draft_ : 0; }
     [[nodiscard]] size_t count_useful_rows() const;
-    /// Samples behind the rows just decoded: one token, and more where they confirm a draft.
+    /// Samples after the rows just decoded: one token, and one more for each token of the draft that is confirmed.
     /// @return why the answer ends here
     [[nodiscard]] std::optional<StopReason> sample(const std::function<bool(const GeneratedToken &)> & on_token);
     /// @}
@@ -74,14 +75,14 @@ class Slot {
     ForwardPass * pass_;
     Drafter * drafter_;
     llama_seq_id sequence_;
-    std::vector<llama_token> tokens_;   // that the sequence holds for good
-    size_t n_drafted_ = 0;              // decoded behind them in the latest batch, until settle()
-    size_t n_confirmed_ = 0;            // of these; they are in tokens_ too
+    std::vector<llama_token> tokens_;   // that the sequence holds and keeps
+    size_t n_drafted_ = 0;              // draft tokens decoded after them in the latest batch, until settle()
+    size_t n_confirmed_ = 0;            // of these, the confirmed ones, which are in tokens_ too
     std::shared_ptr<Answer> answer_;    // null: the slot is free
-    std::vector<llama_token> pending_;  // to be decoded: of the prompt, or the token chosen last and a draft behind it
-    size_t n_draft_ = 0;                // of pending_, the last
-    size_t n_rows_ = 0;                 // of the latest batch
-    int32_t row_ = -1;                  // of the latest batch, behind which a token is to be chosen; -1: none
+    std::vector<llama_token> pending_;  // to be decoded: prompt, or the latest token and then its draft
+    size_t n_draft_ = 0;                // how many of pending_, at its end, are a draft
+    size_t n_rows_ = 0;                 // in the latest batch
+    int32_t row_ = -1;                  // row of the latest batch to sample after; -1: none
 };
 
 }  // namespace harp::decoding

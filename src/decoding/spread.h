@@ -10,7 +10,7 @@ struct Spread {
     double median = 0, low = 0, high = 0;
 };
 
-/// All zero of no values.
+/// All zero if there are no values.
 [[nodiscard]] inline Spread spread_of(std::vector<double> values) {
     if (values.empty()) return {};
     std::sort(values.begin(), values.end());

@@ -10,7 +10,7 @@ namespace harp::decoding {
 
 namespace {
 
-/// Of options that can never change a logit: the vanilla scores, and where they would have hesitated.
+/// For options that never change a logit: the vanilla scores, and where they would have hesitated.
 SweepRow vanilla_row(const Options & options, std::vector<TokenScore> scores) {
     for (TokenScore & score : scores) score.record.hesitated = score.record.gate(options.gate) > options.threshold;
     return {options, summarise(scores), 0};

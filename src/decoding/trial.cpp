@@ -10,7 +10,7 @@ namespace harp::decoding {
 
 namespace {
 
-/// Vanilla sets join the first reading.
+/// Groups the sets by reading. Vanilla sets need none, and join the first.
 std::vector<Reading> readings_of(std::span<const Options> sets) {
     std::vector<Reading> readings = group_by_reading(sets);
     if (readings.empty()) readings.emplace_back();

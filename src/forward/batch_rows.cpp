@@ -68,7 +68,7 @@ std::vector<CallerRow> read_rows(const llama_batch & batch, const BatchLimits & 
                                  const std::function<llama_pos(llama_seq_id)> & next_position) {
     check_size(batch, limits);
     const std::shared_ptr<const EmbeddingChunk> chunk = read_embeddings(batch, limits);
-    std::map<llama_seq_id, llama_pos> next;  // of the sequences met so far in this batch
+    std::map<llama_seq_id, llama_pos> next;  // next position of the sequences seen so far in this batch
     std::vector<CallerRow> rows;
     rows.reserve(static_cast<size_t>(batch.n_tokens));
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
@@ -87,7 +87,7 @@ std::vector<CallerRow> read_rows(const llama_batch & batch, const BatchLimits & 
         row.position = batch.pos != nullptr ? batch.pos[i] : known != next.end() ? known->second : next_position(first);
         for (const llama_seq_id id : row.sequences) {
             const auto it = next.find(id);
-            // rows of a picture may share the first of their positions (M-RoPE)
+            // a picture's row may have the same first position as the row before it (M-RoPE)
             const llama_pos shared = chunk && limits.n_pos > 1 ? 1 : 0;
             const llama_pos at_least = std::max(0, (it != next.end() ? it->second : next_position(id)) - shared);
             if (row.position < at_least) {

@@ -1,4 +1,4 @@
-// A llama_batch that owns its arrays, and the caller's batch read into plain rows.
+// The caller's batch as plain rows, and a llama_batch that owns its arrays.
 #pragma once
 
 #include <cstdint>
@@ -11,18 +11,19 @@
 
 namespace harp::forward {
 
-/// Embeddings that a caller decoded in one batch (a picture, or a part of one), kept for the twins to decode them too.
+/// Embeddings that a caller decoded in one batch (a picture, or part of one). They are kept because the twins decode
+/// them too.
 struct EmbeddingChunk {
-    size_t n_embd = 0;                 ///< floats of a row
-    size_t n_pos = 1;                  ///< positions of a row: 4 with M-RoPE
-    bool is_causal = true;             ///< else its rows attend to each other, and must be decoded in one micro-batch
+    size_t n_embd = 0;                 ///< floats per row
+    size_t n_pos = 1;                  ///< positions per row: 4 with M-RoPE
+    bool is_causal = true;             ///< if not, its rows attend to each other, and must be in one micro-batch
     std::vector<float> values;         ///< [rows, n_embd]
     std::vector<llama_pos> positions;  ///< [rows, n_pos]
 
     bool operator==(const EmbeddingChunk &) const = default;
 };
 
-/// A row of a chunk; without one it is a token's.
+/// A row of a chunk; without a chunk the row is a token.
 struct EmbeddingRow {
     std::shared_ptr<const EmbeddingChunk> chunk;
     size_t index = 0;
@@ -30,8 +31,8 @@ struct EmbeddingRow {
 
 /// One row of a caller's batch, with llama_batch's NULL rules already applied.
 struct CallerRow {
-    llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
-    llama_pos position = 0;                ///< with M-RoPE the first of its positions
+    llama_token token = LLAMA_TOKEN_NULL;  ///< none if the row is an embedding
+    llama_pos position = 0;                ///< with M-RoPE the first of the row's positions
     std::vector<llama_seq_id> sequences;   ///< at least one; the caller's ids
     bool is_output = false;
     EmbeddingRow embedding;
@@ -43,13 +44,13 @@ struct BatchLimits {
     uint32_t n_seq_max = 0;
     int32_t n_vocab = 0;
     size_t n_embd = 0;      ///< of batch.embd
-    size_t n_pos = 1;       ///< positions of a row of batch.embd
-    bool is_causal = true;  ///< the context's attention at present
+    size_t n_pos = 1;       ///< positions per row of batch.embd
+    bool is_causal = true;  ///< the context's current attention
 };
 
 /// Reads a caller's batch.
-/// @param next_position where a sequence continues, for batches without positions
-/// @throws Error{invalid_batch} naming the row and what is wrong
+/// @param next_position the next position of a sequence, for batches without positions
+/// @throws Error{invalid_batch} naming the row and the fault
 [[nodiscard]] std::vector<CallerRow> read_rows(const llama_batch & batch, const BatchLimits & limits,
                                                const std::function<llama_pos(llama_seq_id)> & next_position);
 
@@ -68,11 +69,11 @@ class BatchRows {
 
     std::vector<llama_token> tokens_;
     std::vector<EmbeddingRow> embeddings_;
-    std::vector<float> embedding_values_;  // of view(): [rows, n_embd]
-    std::vector<llama_pos> positions_;     // of embeddings in view(): [n_pos, rows]
+    std::vector<float> embedding_values_;  // for view(): [rows, n_embd]
+    std::vector<llama_pos> positions_;     // of tokens; for view() of embeddings: [n_pos, rows]
     std::vector<int32_t> n_sequences_;
     std::vector<llama_seq_id> sequence_ids_;  // of all rows, one after the other
-    std::vector<size_t> first_sequence_;      // [row]: where a row's ids begin in sequence_ids_
+    std::vector<size_t> first_sequence_;      // [row]: where the row's ids begin in sequence_ids_
     std::vector<llama_seq_id *> sequence_pointers_;
     std::vector<int8_t> is_output_;
 };

@@ -1,4 +1,4 @@
-// Numbers and byte strings of a saved state, in this machine's byte order as llama.cpp's own.
+// Numbers and byte strings of a saved state, in this machine's byte order (llama.cpp's states are too).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace harp::forward {
 
-/// Writes into a buffer, or only counts where there is none.
+/// Writes into a buffer; without a buffer it only counts bytes.
 class Writer {
   public:
     Writer() = default;
@@ -22,7 +22,7 @@ class Writer {
         if (const auto to = room(sizeof(T)); !to.empty()) std::memcpy(to.data(), &value, sizeof(T));
     }
     /// The next n bytes, for the caller to fill; empty when only counting.
-    /// @throws Error{invalid_input} if the buffer ends before them
+    /// @throws Error{invalid_input} if the buffer has no room for them
     std::span<uint8_t> room(size_t n) {
         const size_t at = size_;
         size_ += n;
@@ -30,7 +30,7 @@ class Writer {
         if (size_ > to_.size()) throw Error(ErrorCode::invalid_input, "the buffer is too small for the state");
         return to_.subspan(at, n);
     }
-    /// The last n bytes of room() were not needed after all.
+    /// Gives back the last n bytes of room(), which were not needed.
     void give_back(size_t n) { size_ -= n; }
     [[nodiscard]] bool is_counting() const noexcept { return is_counting_; }
     [[nodiscard]] size_t size() const noexcept { return size_; }
@@ -41,7 +41,7 @@ class Writer {
     size_t size_ = 0;
 };
 
-/// Reads what Writer wrote. Every length is checked against what is left, so no input reads beyond its end.
+/// Reads what Writer wrote. Every length is checked against the bytes left, so no input can make it read past its end.
 /// @throws Error{invalid_state} from all of its functions
 class Reader {
   public:
@@ -59,7 +59,7 @@ class Reader {
         left_ = left_.subspan(n);
         return part;
     }
-    /// A count of items of at least `item_size` bytes each.
+    /// Reads a number of items, of at least `item_size` bytes each.
     size_t count(size_t item_size) {
         const auto n = number<uint64_t>();
         if (n > left_.size() / item_size) fail();
@@ -67,7 +67,7 @@ class Reader {
     }
     std::span<const uint8_t> rest() { return bytes(left_.size()); }
     void expect_end() const {
-        if (!left_.empty()) throw Error(ErrorCode::invalid_state, "saved state has bytes behind its end");
+        if (!left_.empty()) throw Error(ErrorCode::invalid_state, "saved state has bytes after its end");
     }
 
   private:

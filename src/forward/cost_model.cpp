@@ -11,7 +11,7 @@ double CostModel::Size::mean_rows() const {
     return sum / static_cast<double>(latest.size());
 }
 
-/// The quartile from below: what disturbs a measurement (another program on the cores) only ever makes it longer.
+/// The lower quartile, because a disturbance (another program on the cores) can only make a measurement longer.
 double CostModel::Size::seconds() const {
     std::vector<double> values;
     for (const auto & [unused, seconds] : latest) values.push_back(seconds);
@@ -33,7 +33,7 @@ void CostModel::add_call(size_t n_rows, double seconds) {
 }
 
 void CostModel::add_step(bool hesitated) {
-    // a plain mean at first, then a memory of about 64 steps
+    // a plain mean at first, then an exponential mean over about 64 steps
     ++n_steps_;
     const double weight = 1.0 / static_cast<double>(std::min<uint64_t>(n_steps_ + 2, 64));
     share_ += weight * ((hesitated ? 1.0 : 0.0) - share_);
@@ -68,7 +68,7 @@ std::optional<double> CostModel::fused_seconds(size_t n_sequences, size_t n_twin
     return call_seconds(static_cast<double>(n_sequences + n_twins));
 }
 
-/// Share of the steps at which any of the sequences hesitates.
+/// Share of the steps at which at least one of the sequences hesitates.
 static double any_hesitates(double share, size_t n_sequences) {
     return 1.0 - std::pow(1.0 - share, static_cast<double>(n_sequences));
 }
@@ -85,7 +85,8 @@ std::optional<double> CostModel::lazy_seconds(size_t n_sequences, size_t n_twins
     return *clean + any * *call_seconds(mean_catch_up_rows(n_sequences, n_twins));
 }
 
-/// Whether the time of a batch is extrapolated from much smaller ones. (Kernels can be far cheaper a row from some size on.)
+/// Whether the time of a batch is extrapolated from much smaller ones. From some size on kernels can be far cheaper per
+/// row.
 bool CostModel::is_guess(double n_rows) const {
     double largest = 0;
     for (const Size & size : sizes_) {
@@ -98,12 +99,12 @@ Schedule CostModel::choose(size_t n_sequences, size_t n_twins) {
     const auto lazy = lazy_seconds(n_sequences, n_twins);
     const auto fused = fused_seconds(n_sequences, n_twins);
     if (!lazy) return chosen_ = Schedule::lazy;
-    if (!fused) return chosen_ = Schedule::fused;  // try it; measured after a few steps
+    if (!fused) return chosen_ = Schedule::fused;  // try it: it is measured after a few steps
     if (n_trials_ < max_trials && share_ > 0 && is_guess(mean_catch_up_rows(n_sequences, n_twins))) {
         ++n_trials_;
         return chosen_ = Schedule::lazy;
     }
-    constexpr double inertia = 0.97;  // the other one must be at least 3 % cheaper
+    constexpr double inertia = 0.97;  // a schedule must be at least 3 % cheaper to replace the current one
     if (chosen_ == Schedule::lazy && *fused < inertia * *lazy) chosen_ = Schedule::fused;
     if (chosen_ == Schedule::fused && *lazy < inertia * *fused) chosen_ = Schedule::lazy;
     return chosen_;

@@ -1,6 +1,6 @@
-// What a batch of n rows costs on this model and device, and which schedule that makes the cheaper one.
+// What a batch of n rows costs on this model and device, and which schedule is therefore cheaper.
 //
-// Learned from the decode calls themselves, so it costs nothing and follows the context as it grows.
+// Learned from the decode calls themselves, so measuring costs nothing and follows the context as it grows.
 #pragma once
 
 #include <array>
@@ -14,36 +14,37 @@ namespace harp::forward {
 
 class CostModel {
   public:
-    /// A decode call of `n_rows` rows took `seconds`. Larger batches than max_rows are prefill and not kept.
+    /// Records that a decode call of `n_rows` rows took `seconds`. Batches above max_rows are prefill and are ignored.
     void add_call(size_t n_rows, double seconds);
-    /// An output row was judged.
+    /// Records that an output row was judged.
     void add_step(bool hesitated);
 
-    /// Time of a call of n rows, seconds, the lower quartile of the latest of a size and never less than of fewer rows;
-    /// between measured sizes linear, above the largest in proportion.
-    /// @return nullopt until a size has been measured often enough
+    /// Time of a call of n rows, in seconds: the lower quartile of the latest calls of that size, and never less than
+    /// for fewer rows. Interpolated linearly between measured sizes, and in proportion to the rows above the largest.
+    /// @return nullopt until some size has been measured often enough
     [[nodiscard]] std::optional<double> call_seconds(double n_rows) const;
     [[nodiscard]] bool is_measured(size_t n_rows) const;
     [[nodiscard]] double hesitation_share() const noexcept { return share_; }
 
-    /// Predicted time of a step that decodes `n_sequences` rows, with their `n_twins` twin rows in the same call.
+    /// Predicted time of a step that decodes `n_sequences` clean rows and `n_twins` twin rows in one call.
     [[nodiscard]] std::optional<double> fused_seconds(size_t n_sequences, size_t n_twins) const;
-    /// The same when each twin catches up at its sequence's hesitations: after 1 / share steps on average.
+    /// Predicted time of a step if twins catch up at hesitations, each every 1 / share steps on average.
     [[nodiscard]] std::optional<double> lazy_seconds(size_t n_sequences, size_t n_twins) const;
 
-    /// The schedule for the next step. Lazy first; tries fused a few times once lazy is known, and lazy for a while where its
-    /// catch-up batches are still guessed; then keeps the cheaper one, with some inertia against changing back and forth.
+    /// The schedule for the next step. Starts with lazy; tries fused for a few steps once lazy is measured; goes back
+    /// to lazy for a while if the cost of its catch-up batches is still a guess. Then it keeps the cheaper schedule,
+    /// with some inertia so that it does not switch back and forth.
     [[nodiscard]] Schedule choose(size_t n_sequences, size_t n_twins);
     [[nodiscard]] Schedule chosen() const noexcept { return chosen_; }
 
     static constexpr size_t max_rows = 32;
 
   private:
-    static constexpr size_t window = 9;       // latest calls of a size that its quartile is taken over
-    static constexpr size_t min_calls = 3;    // calls of a size that make it known
-    static constexpr size_t max_trials = 32;  // steps that lazy is tried for to learn its catch-up batches
+    static constexpr size_t window = 9;       // latest calls of a size, from which the quartile is taken
+    static constexpr size_t min_calls = 3;    // calls after which a size counts as measured
+    static constexpr size_t max_trials = 32;  // steps for which lazy is tried to measure its catch-up batches
 
-    /// Batches of about the same size: catch-ups come in all sizes, and each alone would take long to know.
+    /// Batches of about the same size. Catch-ups come in all sizes; measuring each size separately would take long.
     struct Size {
         size_t smallest, largest;                            // rows
         std::vector<std::pair<size_t, double>> latest = {};  // (rows, seconds)

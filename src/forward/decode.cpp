@@ -1,4 +1,4 @@
-// ForwardPass: the decode of one batch. Clean rows, the gate, mixing; twins that catch up are second_pass.cpp's.
+// ForwardPass: the decode of one batch: clean rows, the gate, mixing. (Twins that catch up are in second_pass.cpp.)
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -31,7 +31,7 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// Turns llama_decode's return value into an error.
+/// Turns an error code of llama_decode into an exception.
 void check_decode_result(int32_t result) {
     switch (result) {
         case 0: return;
@@ -44,7 +44,7 @@ void check_decode_result(int32_t result) {
     }
 }
 
-/// Attention between all rows of a micro-batch, as the caller had it when it decoded the embeddings.
+/// While in scope: the kind of attention (causal or not) that the caller had set when it decoded the chunk.
 class NonCausalAttention {
   public:
     NonCausalAttention(llama_context & context, const forward::EmbeddingChunk * chunk)
@@ -64,7 +64,7 @@ class NonCausalAttention {
     bool was_causal_, is_causal_;
 };
 
-/// Positions of a row of batch.embd.
+/// Number of positions per row of batch.embd.
 size_t positions_per_embedding(const llama_model & model) {
     const llama_rope_type type = llama_model_rope_type(&model);
     return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE ? 4 : 1;
@@ -94,7 +94,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
         share_second_pass(statistics.second_pass_seconds - seconds_before);
         if (observer) observe_outputs();
         if (const std::string text = disagreement(call); !text.empty()) throw Error(ErrorCode::decode_failed, text);
-    } catch (...) {  // also what an observer or a row perturbation throws
+    } catch (...) {  // also exceptions of an observer or a row perturbation
         take_back(call);
         outputs.clear(static_cast<size_t>(n_vocab));
         throw;
@@ -115,7 +115,7 @@ void ForwardPass::Impl::decode_vanilla(const llama_batch & batch) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The caller's batch, and what is decoded with it
+// The caller's batch, and the inner batch made from it
 
 ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) const {
     const llama_model & model = *llama_get_model(context.get());
@@ -138,10 +138,11 @@ ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) con
     return call;
 }
 
-/// Decides which sequences decode their twins' rows in this very batch: all rows wanted, twins up to date.
+/// Decides which sequences decode their twins' rows in this same batch: all rows are outputs, and the twins are up to
+/// date.
 void ForwardPass::Impl::plan_fused(Decode & call) {
     call.is_fused.assign(layout.n_sequences, 0);
-    std::map<llama_seq_id, size_t> candidates;  // -> rows in this batch
+    std::map<llama_seq_id, size_t> candidates;  // sequence -> its rows in this batch
     for (const CallerRow & row : call.rows) {
         for (const llama_seq_id s : row.sequences) {
             const Sequence & of_row = sequence(s);
@@ -151,7 +152,7 @@ void ForwardPass::Impl::plan_fused(Decode & call) {
                                   of_row.size() > 0 && !of_row.has_pending();
             const auto [it, is_new] = candidates.try_emplace(s, 0);
             if (!possible) {
-                it->second = call.rows.size() + 1;  // never
+                it->second = call.rows.size() + 1;  // more than can be reached: not fused
             } else if (is_new || it->second <= call.rows.size()) {
                 ++it->second;
             }
@@ -173,7 +174,7 @@ void ForwardPass::Impl::plan_fused(Decode & call) {
     }
 }
 
-/// Rows join their sequences before they are decoded: what follows asks the sequences about them. A failure takes them back.
+/// Rows join their sequences before they are decoded, because the next steps look them up there. take_back() undoes it.
 void ForwardPass::Impl::append_rows(Decode & call) {
     for (size_t s = 0; s < call.marks.size(); ++s) {
         if (call.marks[s]) sequences[s].share_prompt();
@@ -186,7 +187,7 @@ void ForwardPass::Impl::append_rows(Decode & call) {
     }
 }
 
-/// The caller's rows, and behind (or between) them the twins' rows of fused sequences.
+/// Lays out the inner batch: the caller's rows, and after (or between) them the twins' rows of fused sequences.
 void ForwardPass::Impl::lay_out(Decode & call) {
     call.inner_of_row.assign(call.rows.size(), -1);
     call.twins_of_row.assign(call.rows.size(), {});
@@ -198,7 +199,7 @@ void ForwardPass::Impl::lay_out(Decode & call) {
     }
 }
 
-/// Ascending inner ids: the clean rows of a sequence, then those of each of its twins.
+/// By ascending inner ids: for each sequence its clean rows, then the rows of each of its twins.
 void ForwardPass::Impl::lay_out_by_sequence(Decode & call) {
     const auto sequence_of = [&](size_t i) { return call.rows[i].sequences.front(); };
     std::vector<size_t> order(call.rows.size());
@@ -215,7 +216,7 @@ void ForwardPass::Impl::lay_out_by_sequence(Decode & call) {
     }
 }
 
-/// The twin's row of the caller's row `i`, if its sequence is fused and has that twin.
+/// Adds the twin's row for the caller's row `i`, if the sequence is fused and has twin `r`.
 void ForwardPass::Impl::add_twin_row(Decode & call, size_t i, uint32_t r) {
     const llama_seq_id s = call.rows[i].sequences.front();
     const Sequence & of_row = sequence(s);
@@ -240,7 +241,7 @@ void ForwardPass::Impl::run_clean(Decode & call) {
                                                                   [](const auto & twins) { return !twins.empty(); }));
 }
 
-/// Takes a failed batch out of sequences and memory.
+/// Removes a failed batch from sequences and memory.
 void ForwardPass::Impl::take_back(const Decode & call) {
     for (size_t s = 0; s < call.marks.size(); ++s) {
         if (call.marks[s]) sequences[s].take_back(call.marks[s]->n_rows, call.marks[s]->position);
@@ -288,10 +289,10 @@ void ForwardPass::Impl::judge(Output & output, std::span<const float> logits) {
     output.is_judged = true;
 }
 
-/// The gate of each output row against its sequence's threshold. Mixes what was decoded fused.
+/// Compares the gate of each output row with its sequence's threshold, and mixes fused rows.
 void ForwardPass::Impl::judge_outputs() {
     for (Output & output : outputs) {
-        if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged when asked
+        if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged only if asked
         judge(output, outputs.logits(output));
         ++statistics.steps;
         statistics.hesitations += output.record.hesitated ? 1 : 0;
@@ -301,11 +302,11 @@ void ForwardPass::Impl::judge_outputs() {
     }
 }
 
-/// Mixes with the twins' rows of the same batch, in place in llama.cpp's buffer, if they have the draw that is due.
+/// Mixes with the twins' rows of the same batch, in place in llama.cpp's buffer, if they have the right draw.
 void ForwardPass::Impl::mix_fused(Output & output) {
     const Sequence & of_row = sequence(output.sequence);
     if (of_row.due_draw(output.index) != of_row.twin_draw()) {
-        output.twin_rows.clear();  // a new draw begins: the twin is computed anew
+        output.twin_rows.clear();  // a new draw begins here: catch_up() computes the twins anew
         return;
     }
     const auto n = static_cast<unsigned>(output.twin_rows.size());
@@ -320,7 +321,7 @@ void ForwardPass::Impl::mix_fused(Output & output) {
 
 void ForwardPass::Impl::mix(Output & output, std::span<const float> reframed) {
     const std::span<float> logits = outputs.logits(output);
-    // -infinity is a probability of zero; NaN and +infinity are not logits
+    // -infinity is fine (probability zero); NaN and +infinity are not logits
     const bool are_numbers = std::none_of(reframed.begin(), reframed.end(),
                                           [](float x) { return !(x <= std::numeric_limits<float>::max()); });
     if (!are_numbers) {

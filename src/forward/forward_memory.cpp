@@ -1,7 +1,7 @@
-// ForwardPass: operations of memory and state. With HARP off they are llama.cpp's own.
+// ForwardPass: operations of memory and state. With HARP off these are llama.cpp's own.
 //
-//   state    magic | numbers of sequences and twins | rows of each sequence | llama.cpp's state, of all inner sequences
-//   of one   magic | 1, number of twins | rows | llama.cpp's states of the clean stream and of each twin
+//   whole     magic | numbers of sequences and twins | rows of each sequence | llama.cpp's state of all inner ids
+//   sequence  magic | 1, number of twins | rows | llama.cpp's states of the clean stream and of each twin
 #include <array>
 
 #include "forward/pass_impl.h"
@@ -71,7 +71,7 @@ bool ForwardPass::memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p
     if (sequence != -1) impl.check_id(sequence);
     if (!impl.enabled()) return llama_memory_seq_rm(llama_get_memory(impl.context.get()), sequence, p0, p1);
     Sequence & cut = impl.sequence(sequence);
-    // Rows in the middle go: pending rows of the twins must see them, as the clean ones did, if the twins are used again.
+    // Rows in the middle are removed. The clean rows after them attended to them, so the twins' pending rows must too.
     //   clean   t0 t1 t2 t3 t4 t5      seq_rm of t1 t2
     //   twin    t0 t1 t2 t3 -> t4 t5   decoded while t1 t2 are still there
     const bool is_middle = p1 >= 0 && p1 < cut.next_position();
@@ -103,7 +103,8 @@ void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
     }
 }
 
-/// A sequence that shares cells gets copies of them before they move for it alone. There is room if all rows fit, each counted.
+/// Before its cells move, a sequence that shares cells gets copies of them. They fit if all held rows fit without
+/// sharing.
 void ForwardPass::Impl::check_room_to_move(const Sequence & moved) const {
     if (!moved.may_share_cells()) return;
     size_t n_held = 0;

@@ -14,8 +14,8 @@ using forward::Sequence;
 
 namespace {
 
-/// `value` of a context parameter for the caller's sequences and their twins.
-/// @throws Error{invalid_option} naming it if llama.cpp has no room for that many
+/// A context parameter that has to serve the caller's sequences and their twins: `value` * `streams`.
+/// @throws Error{invalid_option} naming the parameter if llama.cpp has no room for that many
 uint32_t times(const char * name, uint32_t value, uint32_t streams) {
     const uint32_t most = std::numeric_limits<int32_t>::max() / streams;
     if (value > most) {

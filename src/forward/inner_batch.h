@@ -1,4 +1,4 @@
-// What one llama_decode of the inner context computes: the caller's rows on clean streams, and rows of twins.
+// The batch of one llama_decode of the inner context: the caller's rows in clean streams, and rows of twins.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@
 
 namespace harp::forward {
 
-/// Where the caller's sequences and their twins live among the inner context's sequences.
+/// Which inner sequence ids the caller's sequences and their twins have.
 ///
-///   blocks:       clean 0..n-1, first twins n..2n-1, ...   a batch of clean rows looks to llama.cpp as without HARP
-///   interleaved:  s*(1+R) clean, +1 .. +R its twins        with a KV stream a sequence, llama.cpp puts only consecutive
-///                                                          ids into one micro-batch: what `fused` needs there
+///   blocks:       clean 0..n-1, first twins n..2n-1, ...   a batch of clean rows is as without HARP
+///   interleaved:  s*(1+R) clean, +1 .. +R its twins        for `fused` with a KV stream for each sequence, where
+///                                                          llama.cpp puts only consecutive ids into one micro-batch
 struct SequenceLayout {
     uint32_t n_sequences = 1;
     uint32_t n_twins = 0;  // per sequence
@@ -48,7 +48,7 @@ class InnerBatch {
 
     [[nodiscard]] size_t size() const noexcept { return rows_.size(); }
     [[nodiscard]] const std::vector<TwinRow> & twin_rows() const noexcept { return twin_rows_; }
-    /// The chunk that its rows are of; nullptr: they are tokens. A batch has rows of one kind.
+    /// The chunk that all its rows come from; nullptr if they are tokens. A batch has rows of one kind only.
     [[nodiscard]] const EmbeddingChunk * chunk() const noexcept { return chunk_.get(); }
     [[nodiscard]] llama_batch view() { return rows_.view(); }
     void clear();

@@ -12,7 +12,7 @@ bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position)
 bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position) {
     const int32_t n_swa = memory.kind().n_swa;
     if (n_swa == 0 || position == 0) return true;
-    const llama_pos first = memory.first(id);  // in the window
+    const llama_pos first = memory.first(id);  // first position still held
     return first >= 0 && first <= std::max(0, position - n_swa + 1);
 }
 

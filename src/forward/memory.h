@@ -1,6 +1,7 @@
-// What a Sequence asks of a KV cache or recurrent state: the calls of llama_memory, and in what they differ by kind.
+// What a Sequence needs from a KV cache or recurrent state: the calls of llama_memory, and how the kinds of memory
+// differ.
 //
-// An interface, so that Sequence can be tested on a fake of each kind without a model.
+// An interface, so that Sequence can be tested without a model, on a fake of each kind.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +14,16 @@ namespace harp::forward {
 
 /// | kind | what it cannot do |
 /// |---|---|
-/// | unified cache | move the cells of one sequence alone, where another one shares them |
-/// | a stream a sequence | copy a part of a sequence; share cells |
+/// | unified cache | move the cells of one sequence only, if another one shares them |
+/// | a stream for each sequence | copy part of a sequence; share cells |
 /// | sliding window, M-RoPE | change positions |
-/// | sliding window | go back to a position whose window it has dropped, though remove() says that it did |
-/// | recurrent, hybrid | be cut at all, but for all of it |
+/// | sliding window | go back to a position whose window it has dropped, though remove() returns true |
+/// | recurrent, hybrid | remove part of a sequence |
 struct MemoryKind {
-    bool shares_cells = false;  ///< copies are marks on the same cells, and may be of a part; else a copy replaces
+    bool shares_cells = false;  ///< a copy marks the same cells, and can be of a part; else it replaces
     bool can_shift = true;      ///< positions can be changed
-    bool is_recurrent = false;  ///< has a state that cannot go back (hybrid models too)
-    int32_t n_swa = 0;          ///< a token at p attends to positions above p - n_swa in some layers; 0: to all in all
+    bool is_recurrent = false;  ///< has state that cannot go back (hybrid models too)
+    int32_t n_swa = 0;          ///< in some layers p attends only to positions above p - n_swa; 0: to all
 };
 
 /// Ranges as in llama.cpp: [p0, p1), p0 < 0 is 0, p1 < 0 is infinity. Sequence ids are the inner context's.
@@ -31,7 +32,7 @@ class Memory {
     virtual ~Memory() = default;
     [[nodiscard]] virtual const MemoryKind & kind() const = 0;
 
-    /// @return false, with nothing changed, where a part cannot be removed; removing all of a sequence always works
+    /// @return false, changing nothing, if this part cannot be removed; a whole sequence can always be removed
     virtual bool remove(llama_seq_id id, llama_pos p0, llama_pos p1) = 0;
     virtual void copy(llama_seq_id source, llama_seq_id destination, llama_pos p0, llama_pos p1) = 0;
     virtual void add(llama_seq_id id, llama_pos p0, llama_pos p1, llama_pos delta) = 0;
@@ -40,7 +41,7 @@ class Memory {
     [[nodiscard]] virtual llama_pos first(llama_seq_id id) const = 0;
     [[nodiscard]] virtual llama_pos last(llama_seq_id id) const = 0;
 
-    /// Source: llama_state_seq_get_size_ext and its neighbours. load() gives 0 where it cannot.
+    /// Source: llama_state_seq_get_size_ext and its relatives. load() returns 0 if it fails.
     [[nodiscard]] virtual size_t saved_size(llama_seq_id id, llama_state_seq_flags flags) = 0;
     virtual size_t save(llama_seq_id id, std::span<uint8_t> to, llama_state_seq_flags flags) = 0;
     virtual size_t load(llama_seq_id id, std::span<const uint8_t> from, llama_state_seq_flags flags) = 0;
@@ -51,9 +52,10 @@ class Memory {
     Memory & operator=(const Memory &) = default;
 };
 
-/// Whether a sequence, cut at `position`, still holds all that a token there attends to.
+/// Whether a sequence, cut at `position`, would still hold every row that a token there attends to.
 [[nodiscard]] bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position);
-/// A sliding window drops what lies behind it, and remove() does not bring it back.
+/// Whether the sliding window before `position` is still there. Rows that left it are gone; remove() does not bring
+/// them back.
 [[nodiscard]] bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position);
 
 /// The memory of a llama_context.

@@ -11,7 +11,7 @@
 namespace harp::forward {
 
 struct Output {
-    int32_t row = 0;  // in the caller's batch
+    int32_t row = 0;  // index in the caller's batch
     llama_seq_id sequence = 0;
     size_t index = 0;  // of the row in its Sequence
     llama_pos position = 0;
@@ -21,13 +21,13 @@ struct Output {
     method::Mix mix;
 
     StepRecord record;
-    bool is_judged = false;                // record holds the entropy
-    bool is_mixed = false;                 // its logits hold the mix with a second pass
-    std::vector<int32_t> twin_rows;        // inner rows of its twins in the same batch (fused)
-    std::vector<float> vanilla, reframed;  // [n_vocab], kept where they are wanted and a second pass was mixed
+    bool is_judged = false;                // the record is filled in
+    bool is_mixed = false;                 // its logits are mixed with a second pass
+    std::vector<int32_t> twin_rows;        // inner rows of its twins, if they were in the same batch (fused)
+    std::vector<float> vanilla, reframed;  // [n_vocab], copies kept at a mix if they are wanted
 };
 
-/// Logits stay in llama.cpp's buffer until keep(): the next llama_decode overwrites it.
+/// Logits stay in llama.cpp's buffer until keep() copies them, because the next llama_decode overwrites that buffer.
 class Outputs {
   public:
     void clear(size_t n_vocab);
@@ -42,17 +42,17 @@ class Outputs {
     [[nodiscard]] auto begin() const noexcept { return rows_.begin(); }
     [[nodiscard]] auto end() const noexcept { return rows_.end(); }
 
-    /// Row `i` of the caller's batch (negative: from the last output row back); nullptr if it is not an output row.
+    /// Row `i` of the caller's batch (negative: counted from the last output row back); nullptr if it is no output row.
     [[nodiscard]] Output * find(int32_t i);
-    /// [n_vocab], final
+    /// Final logits, [n_vocab]
     [[nodiscard]] std::span<float> logits(const Output & output);
-    /// [size(), n_vocab]
+    /// Final logits of all output rows, [size(), n_vocab]
     [[nodiscard]] float * all_logits();
 
   private:
     std::vector<Output> rows_;
     size_t n_vocab_ = 0;
-    std::vector<float *> in_llama_buffer_;  // [rows], until they are kept
+    std::vector<float *> in_llama_buffer_;  // [rows], used until keep()
     std::vector<float> kept_;               // [rows, n_vocab]
     bool are_kept_ = false;
 };

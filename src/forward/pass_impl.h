@@ -1,10 +1,10 @@
 // Internals of ForwardPass, shared by the files that implement it:
 //
 //   forward_pass.cpp   creation, results, settings
-//   decode.cpp         one decode: clean rows, gate, mixing of what was decoded fused
+//   decode.cpp         one decode: clean rows, gate, mixing of fused rows
 //   second_pass.cpp    twins that catch up
 //   forward_memory.cpp operations of memory, state
-//   self_check.cpp     models that HARP cannot treat
+//   self_check.cpp     refuses models that HARP cannot be used with
 #pragma once
 
 #include <memory>
@@ -24,28 +24,29 @@
 namespace harp {
 
 struct ForwardPass::Impl {
-    /// What one call of decode() works on.
+    /// The work of one call of decode().
     struct Decode {
-        /// Where a sequence of the batch stood before it.
+        /// State of a sequence before the batch.
         struct Mark {
             size_t n_rows = 0;
             llama_pos position = 0;  // of its first row in the batch
         };
         std::vector<forward::CallerRow> rows;
         std::vector<std::optional<Mark>> marks;  // [sequence]
-        std::vector<char> is_fused;              // [sequence]: its twins' rows are in the batch too
-        std::vector<size_t> index_of_row;        // [rows]: in its (first) Sequence
+        std::vector<char> is_fused;              // [sequence]: its twins' rows are in this batch
+        std::vector<size_t> index_of_row;        // [rows]: index of the row in its (first) Sequence
         forward::InnerBatch inner;
         std::vector<int32_t> inner_of_row;               // [rows]
         std::vector<std::vector<int32_t>> twins_of_row;  // [rows][reframing]
     };
 
-    /// What a sequence's twins are to read: the view of its first `end` rows, behind what they hold of it.
+    /// One catch-up of a sequence's twins: they read the view of its first `end` rows, except for what they hold
+    /// already.
     struct TwinJob {
         llama_seq_id sequence = 0;
         forward::Draw draw;
         size_t n_held = 0, end = 0;
-        std::vector<forward::Output *> wants = {};  // rows of the stretch that hesitate, by position
+        std::vector<forward::Output *> wants = {};  // hesitating rows among those read, by position
     };
 
     Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options);
@@ -65,11 +66,11 @@ struct ForwardPass::Impl {
     static void judge(forward::Output & output, std::span<const float> logits);
     void mix_fused(forward::Output & output);
     void mix(forward::Output & output, std::span<const float> reframed);
-    void share_second_pass(double seconds);  ///< of this decode, among the rows that were mixed
+    void share_second_pass(double seconds);  ///< spreads this decode's time over the rows that were mixed
     void observe_outputs();
     void take_back(const Decode & call);
     [[nodiscard]] std::string disagreement(const Decode & call) const;
-    /// Runs a batch through llama_decode, its twins' rows perturbed. @return seconds
+    /// Decodes a batch with llama_decode, perturbing its twins' rows. @return seconds
     double run(forward::InnerBatch & batch);
     [[nodiscard]] forward::Reframing::Perturb perturbation_of(const forward::TwinRow & row);
 
@@ -91,14 +92,14 @@ struct ForwardPass::Impl {
     void check_id(llama_seq_id sequence) const;
     [[nodiscard]] forward::Sequence & sequence(llama_seq_id sequence);
     [[nodiscard]] const forward::Sequence & sequence(llama_seq_id sequence) const;
-    /// A row of llama.cpp's last batch, [n_vocab]. @throws Error{decode_failed} if there is none
+    /// Logits of a row of llama.cpp's last batch, [n_vocab]. @throws Error{decode_failed} if there are none
     [[nodiscard]] std::span<float> inner_logits(int32_t row) const;
-    /// @throws Error{context_full} where positions of a sequence cannot move: see Sequence::add
+    /// @throws Error{context_full} if there is no room to move the sequence's positions: see Sequence::add
     void check_room_to_move(const forward::Sequence & moved) const;
     void write_state(forward::Writer & out);
     void write_state(forward::Writer & out, llama_seq_id sequence, llama_state_seq_flags flags);
 
-    // declared before the context, which calls back into it
+    // declared before the context, whose callback uses it
     forward::Reframing reframing;
     llama_context_ptr context;
     forward::LlamaMemory memory;

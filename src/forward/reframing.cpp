@@ -33,7 +33,7 @@ std::optional<std::string> Reframing::finish() {
 
 void Reframing::callback(void * self, const llama_seq_id * ids, int32_t n_ids, llama_pos position, int64_t n_embd,
                          float * factors, float * noise, float * relative_noise) {
-    if (n_ids != 1) return;  // a twin's row is of one sequence
+    if (n_ids != 1) return;  // a twin's row belongs to one sequence only
     const auto n = static_cast<size_t>(n_embd);
     const auto span = [n](float * values) { return values != nullptr ? std::span(values, n) : std::span<float>(); };
     static_cast<Reframing *>(self)->on_row(ids[0], position, {span(factors), span(noise), span(relative_noise)});

@@ -1,11 +1,11 @@
-// Perturbs the twins' rows of embeddings inside llama.cpp's graph, between their look-up and the first layer.
+// Perturbs the twins' embedding rows inside llama.cpp's graph, between their look-up and the first layer.
 //
 //   token ids ──► look-up, LoRA ──┐
 //   batch.embd ───────────────────┴──► row * factors + noise ──► scaling, layers
 //
-// The graph asks for each row, told its sequence id and position (patches/embedding-rows.patch). Within a sequence llama.cpp
-// keeps the order of rows, whatever micro-batches it makes, so a twin's rows are expected in a queue of its own. All other rows
-// are left alone, bit for bit.
+// The graph calls back for each row, with its sequence id and position (patches/embedding-rows.patch). llama.cpp keeps
+// the order of rows within a sequence, whatever micro-batches it makes, so each twin has a queue of expected rows. All
+// other rows stay unchanged, bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -23,18 +23,18 @@ namespace harp::forward {
 
 class Reframing {
   public:
-    /// Says how a row is perturbed.
+    /// Perturbs one row.
     using Perturb = std::function<void(const method::RowChange &)>;
 
-    /// Has the context ask. The Reframing must outlive the context's last decode.
-    /// @param with_noise the graph can add noise too; else only factors
+    /// Registers the callback with the context. The Reframing must outlive the context's last decode.
+    /// @param with_noise whether the graph can add noise; otherwise it only multiplies by factors
     void install(llama_context & context, bool with_noise);
     [[nodiscard]] bool has_noise() const noexcept { return has_noise_; }
 
-    /// Announces a row of the next llama_decode. @param inner the twin's sequence id
+    /// Announces a row of the next llama_decode. @param inner the twin's inner sequence id
     void expect(llama_seq_id inner, llama_pos position, Perturb perturb);
-    /// To be called after that llama_decode. @throws what a Perturb threw
-    /// @return what went wrong (a row did not come, or another one did), or nullopt
+    /// Call it after that llama_decode. @throws whatever a Perturb threw
+    /// @return what went wrong (a row did not come, or an unexpected one came), or nullopt
     [[nodiscard]] std::optional<std::string> finish();
 
   private:
@@ -53,7 +53,7 @@ class Reframing {
     bool has_noise_ = false;
     std::vector<Queue> queues_;  // [inner sequence id]
     std::string failure_;
-    std::exception_ptr thrown_;  // by a Perturb: it must not pass through llama.cpp
+    std::exception_ptr thrown_;  // by a Perturb; exceptions must not pass through llama.cpp
 };
 
 }  // namespace harp::forward

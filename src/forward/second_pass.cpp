@@ -1,4 +1,5 @@
-// ForwardPass: the second pass on its own (schedule lazy, and every first one). Twins catch up on the rows they have not seen.
+// ForwardPass: second passes in batches of their own (schedule lazy, and the first one of each sequence): twins catch
+// up on their pending rows.
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -31,11 +32,12 @@ void ForwardPass::Impl::catch_up(const CountUsefulOutputs & count_useful) {
     }
 }
 
-/// Takes from each sequence the hesitations that share the next draw, and the rows their twins still miss.
+/// Takes from each sequence the waiting hesitations that share the next draw, and the rows that its twins need for
+/// them.
 ///
-///   rows    t0 t1 t2 t3 t4 t5 t6          hesitates after t3 and t5, the twin holds t0..t1
-///   job           t2 t3 t4 t5             decoded for the twin, logits wanted at t3 and t5
-///   (if a new draw is due at t5: a job t2..t3 first, then the twin is emptied and a job t0..t5 follows)
+///   rows    t0 t1 t2 t3 t4 t5 t6          t3 and t5 hesitate, the twin holds t0..t1
+///   job           t2 t3 t4 t5             decoded for the twin, with logits at t3 and t5
+///   (if t5 needs a new draw: first a job t2..t3, then the twin is emptied, then a job t0..t5)
 std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector<std::vector<Output *>> & waiting) {
     std::vector<TwinJob> jobs;
     for (auto & queue : waiting) {
@@ -53,7 +55,7 @@ std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector
         TwinJob job{queue.front()->sequence, draw, 0, 0, {queue.begin(), end}};
         queue.erase(queue.begin(), end);
 
-        // rows that the twins hold, but whose logits are wanted now, are decoded again: the last one at least
+        // cut the twins before the first row whose logits are wanted: logits come only from a new decode of that row
         const bool same_draw = of_queue.twin_draw() == draw;
         of_queue.cut_twins(same_draw ? job.wants.front()->index : of_queue.n_clean_prefix());
         job.n_held = of_queue.n_twin();
@@ -69,7 +71,7 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
     forward::InnerBatch batch;
     double seconds = 0;
     const size_t n_batch = llama_n_batch(context.get());
-    outputs.keep();  // the next llama_decode overwrites llama.cpp's buffer
+    outputs.keep();  // because run() overwrites llama.cpp's buffer
 
     const auto flush = [&] {
         if (batch.size() == 0) return;
@@ -89,7 +91,7 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
             auto want = job.wants.begin();
             bool is_first = true;
             for (const forward::ViewRow & row : of_job.view().read(job.n_held, job.end)) {
-                // tokens and embeddings do not mix, and embeddings are decoded in the batches in which they came
+                // tokens and embeddings cannot share a batch, and embeddings are decoded in the batches they came in
                 const bool is_next_of_chunk =
                     row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || !is_first);
                 if (!is_next_of_chunk || batch.size() == n_batch) flush();
@@ -118,7 +120,7 @@ void ForwardPass::Impl::complete_twins(llama_seq_id id) {
     const Draw draw = of_id.n_twin() > 0 ? of_id.twin_draw() : of_id.due_draw(of_id.size() - 1);
     try {
         run_jobs({{id, draw, of_id.n_twin(), of_id.size()}});
-    } catch (const Error &) {  // no room, for example: the twins begin anew at the next hesitation
+    } catch (const Error &) {  // for example no room: the twins begin anew at the next hesitation
         of_id.empty_twins();
     } catch (...) {
         of_id.empty_twins();

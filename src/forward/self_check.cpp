@@ -1,4 +1,5 @@
-// Refuses, by name, the models and contexts that HARP cannot treat, and checks at creation that it treats this one right.
+// Refuses models and contexts that HARP cannot be used with, naming the reason; tests at creation that HARP works with
+// this one.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,7 +11,7 @@ namespace harp {
 
 namespace {
 
-/// A value of the model file's metadata as text; empty if it is not there.
+/// A value of the model file's metadata as text; empty if there is none.
 std::string metadata(const llama_model & model, const std::string & key) {
     std::array<char, 128> value{};
     if (llama_model_meta_val_str(&model, key.c_str(), value.data(), value.size()) < 0) return {};
@@ -24,10 +25,10 @@ std::string architecture(const llama_model & model) {
 
 [[noreturn]] void refuse(const llama_model & model, const std::string & why) {
     throw Error(ErrorCode::unsupported_model,
-                "HARP cannot treat this model (architecture " + architecture(model) + "): " + why);
+                "HARP cannot be used with this model (architecture " + architecture(model) + "): " + why);
 }
 
-/// Largest difference between two rows of logits, relative to the spread of the first; NaN if any is not a number.
+/// Largest difference between two rows of logits, relative to the range of the first; NaN if any value is not a number.
 double relative_difference(std::span<const float> a, std::span<const float> b) {
     const auto [low, high] = std::minmax_element(a.begin(), a.end());
     double largest = 0;
@@ -71,14 +72,15 @@ void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llam
     }
 }
 
-/// Two decodes of a few rows each, clean and of a twin: a twin that is not perturbed must equal the clean stream, one whose
-/// embeddings are zero must not. Shows that the look-up of embeddings is seen and that changing it has an effect.
+/// Decodes a few rows in a clean stream and in a twin, twice. A twin that is not perturbed must give the clean logits;
+/// one whose embeddings are all zero must not. So the look-up of embeddings is seen, and changing embeddings has an
+/// effect.
 void ForwardPass::Impl::self_check() {
     const llama_model & model = *llama_get_model(context.get());
     if (llama_get_memory(context.get()) == nullptr)
         refuse(model, "it has no KV cache or recurrent state (embeddings-only)");
 
-    // several tokens: the embedding of one may be zero
+    // several tokens, because the embedding of one may be zero
     const std::array<llama_token, 4> tokens = {std::max(0, llama_vocab_bos(llama_model_get_vocab(&model))), n_vocab / 4,
                                                n_vocab / 2, n_vocab - n_vocab / 4 - 1};
     const size_t n_rows = std::clamp<size_t>(llama_n_batch(context.get()) / 2, 1, tokens.size());
@@ -102,7 +104,7 @@ void ForwardPass::Impl::self_check() {
         return value;
     };
 
-    constexpr double tolerance = 1e-2;  // rounding of a quantised model, relative to the spread of the logits
+    constexpr double tolerance = 1e-2;  // for the rounding of a quantised model, relative to the range of the logits
     const double unperturbed = difference([](const method::RowChange &) {});
     if (!(unperturbed <= tolerance)) {
         refuse(model, "self-check failed: a twin without perturbation differs from the clean stream by " +

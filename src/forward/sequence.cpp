@@ -5,7 +5,7 @@
 
 namespace harp::forward {
 
-/// llama.cpp's rule for ranges: negative ends are open.
+/// A range by llama.cpp's rule: negative ends are open.
 struct Sequence::Range {
     llama_pos begin, end;
 
@@ -40,12 +40,12 @@ llama_pos Sequence::next_position() const noexcept {
     return end_of(rows_.size());
 }
 
-/// Behind the first n rows.
+/// The position after the first n rows.
 llama_pos Sequence::end_of(size_t n) const {
     return n == 0 ? 0 : rows_[n - 1].position + 1;
 }
 
-/// Behind what the twins hold, in their positions.
+/// The position after the rows that the twins hold, counted in the twins' positions.
 llama_pos Sequence::twin_end() const {
     return n_twin_ == 0 ? 0 : end_of(n_twin_) + view().offset();
 }
@@ -84,7 +84,7 @@ void Sequence::set_prompt_end(llama_pos end) {
     }
 }
 
-/// A prompt that others follow ends where its last row does now: positions may have moved since its end was set.
+/// Once rows follow the prompt, its end is the position after its last row, which may have moved since the end was set.
 void Sequence::settle_prompt_end() {
     if (prompt_end_ && n_prompt_ < rows_.size()) prompt_end_ = end_of(n_prompt_);
 }
@@ -119,12 +119,12 @@ void Sequence::clear() {
     forget();
 }
 
-/// After a failed decode memory may hold some rows of its batch.
+/// After a failed decode memory may hold some rows of the batch.
 ///
-///   clean  t0 t1 t2 | x x x .      from `position` on: taken out
-///   twin   t0 t1 | x               behind the rows it is known to hold: taken out
+///   clean  t0 t1 t2 | x x x .      from `position` on: removed
+///   twin   t0 t1 | x               after the rows that n_twin_ counts: removed
 void Sequence::take_back(size_t n, llama_pos position) {
-    while (n > 0 && rows_[n - 1].position >= position) --n;  // the rest of a picture (M-RoPE)
+    while (n > 0 && rows_[n - 1].position >= position) --n;  // rows of a picture that share the position (M-RoPE)
     bool twins_kept = twins_are_alike() || n >= n_prompt_;
     truncate_rows(n);
     const auto cut = [this](llama_seq_id inner, llama_pos end) {
@@ -148,7 +148,7 @@ void Sequence::empty_twins() {
 
 void Sequence::cut_twins(size_t n) {
     if (n >= n_twin_) return;
-    llama_pos end = rows_[n].position;  // rows of a picture, or after a division, may share a position
+    llama_pos end = rows_[n].position;  // a position may belong to several rows: of a picture, or after a division
     while (n > 0 && rows_[n - 1].position == end) --n;
     end += view().offset();
     bool done = n >= view().least();
@@ -166,7 +166,7 @@ void Sequence::twins_hold(size_t n, const Draw & draw) noexcept {
     twin_draw_ = draw;
 }
 
-/// The draw is a function of the rows alone, so taking rows back takes back their hesitations too.
+/// Computed from the rows alone, so that taking rows back takes back their hesitations too.
 Draw Sequence::due_draw(size_t i) const {
     if (!has_masks(options_.view)) return {};
     const bool length_matters = options_.perturbation == Perturbation::uniform;
@@ -178,13 +178,13 @@ Draw Sequence::due_draw(size_t i) const {
     const size_t count = dropped_hesitations_ + before.size();
     const size_t index = options_.redraw == 0 ? 0 : count / options_.redraw;
     if (!length_matters) return {static_cast<uint32_t>(index), 1};
-    const size_t first = index * options_.redraw;  // the hesitation that began the draw, counted from 0
+    const size_t first = index * options_.redraw;  // number of the draw's first hesitation, counted from 0
     const bool is_known = first >= dropped_hesitations_ && first - dropped_hesitations_ < before.size();
     const size_t first_row = is_known ? before[first - dropped_hesitations_] : i;
     return {static_cast<uint32_t>(index), static_cast<uint32_t>(first_row + 1)};
 }
 
-/// Scope::generated: at the end of the prompt the clean stream holds just what the twins would.
+/// Scope::generated: at the end of the prompt the clean stream holds exactly what the twins would hold.
 ///
 ///   clean   p0 p1 p2 p3 | next: the first reframed row
 ///   twin    ^^ the same cells (unified cache: shared; separate streams: copied once)
@@ -198,7 +198,7 @@ void Sequence::share_prompt() {
     if (memory_->kind().shares_cells) n_shared_ = n_twin_;
 }
 
-/// Where the cells begin that the twins do not share with the clean stream.
+/// The first position whose cells the twins do not share with the clean stream.
 llama_pos Sequence::first_own_position() const {
     if (n_shared_ == 0) return 0;
     return n_shared_ < rows_.size() ? rows_[n_shared_].position : next_position();
@@ -207,7 +207,7 @@ llama_pos Sequence::first_own_position() const {
 // ---------------------------------------------------------------------------------------------------------------------
 // Operations of memory
 
-/// The range goes from the clean stream, from each twin (which may hold fewer rows), and from the rows.
+/// Removes the range from the clean stream, from each twin (which may hold fewer rows), and from the rows.
 ///
 ///   clean   t0 t1 [t2 t3] t4 t5
 ///   twin    t0 t1 [t2   ]
@@ -269,7 +269,7 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
                     "memory_seq_cp: part of a sequence can only be copied with a unified KV cache (kv_unified)");
     }
     if (is_whole) p0 = p1 = -1;
-    if (!shares || rows_.empty()) clear();  // there a copy replaces what was here
+    if (!shares || rows_.empty()) clear();  // without shared cells a copy replaces everything
     const bool replaces = rows_.empty();
     memory_->copy(source.ids_.clean, ids_.clean, p0, p1);
     may_share_cells_ = source.may_share_cells_ = shares && !source.rows_.empty();
@@ -287,7 +287,7 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
     if (replaces) {
         options_ = source.options_;
         negative_prompt_ = source.negative_prompt_;
-        mask_family_ = source.mask_family_;  // masks go with the rows: the copy continues the draws of its source
+        mask_family_ = source.mask_family_;  // masks belong to the rows: the copy continues the source's draws
         n_prompt_ = n_prompt;
         prompt_end_ = source.prompt_end_;
         dropped_hesitations_ = source.dropped_hesitations_;
@@ -299,14 +299,14 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
         }
         settle_prompt_end();
     } else {
-        empty_twins();  // they are no prefix of these rows
+        empty_twins();  // they would not hold a prefix of these rows
         std::stable_sort(rows_.begin(), rows_.end(),
                          [](const Row & a, const Row & b) { return a.position < b.position; });
     }
     check();
 }
 
-/// @return false where the twins can no longer be a prefix of the rows
+/// @return false if the twins no longer hold a prefix of the rows
 template <typename Change>
 bool Sequence::change_positions(llama_pos p0, llama_pos p1, Change change) {
     const Range range(p0, p1);
@@ -321,7 +321,7 @@ bool Sequence::change_positions(llama_pos p0, llama_pos p1, Change change) {
     // llama.cpp frees cells that a shift moves below zero
     const auto negative = [](const Row & row) { return row.position < 0; };
     const auto out_of_order = [](const Row & a, const Row & b) {
-        // rows that shared a position before may share one still
+        // a picture's rows may share a position
         return a.position > b.position || (a.position == b.position && !a.embedding.chunk);
     };
     const bool keeps_order = std::adjacent_find(rows_.begin(), rows_.end(), out_of_order) == rows_.end();
@@ -334,8 +334,8 @@ bool Sequence::change_positions(llama_pos p0, llama_pos p1, Change change) {
     return false;
 }
 
-/// Cells that are shared move for all who share them: before they move for this sequence alone it must have its own. Only saving
-/// and loading gives it those.
+/// Shared cells move for all sequences that share them, so before a move this sequence needs cells of its own. The only
+/// way to get them is to save and load the sequence.
 void Sequence::own_cells() {
     if (!may_share_cells_) return;
     Writer counting;
@@ -347,7 +347,7 @@ void Sequence::own_cells() {
     load_with_memory(in, std::numeric_limits<int32_t>::max(), LLAMA_STATE_SEQ_FLAGS_NONE);
 }
 
-/// The twins first: cells of a clean prompt that they share with the clean stream move with it, once.
+/// Moves the twins first, and only their own cells: cells shared with the clean stream (a clean prompt) then move once.
 template <typename Move, typename Change>
 void Sequence::move(llama_pos p0, llama_pos p1, Move move_cells, Change change) {
     const Range range(p0, p1);

@@ -1,11 +1,11 @@
 // One of the caller's sequences: its rows, and its clean stream and reframed twins in memory.
 //
 //   rows      t0  t1  t2  t3  t4  t5        the clean stream holds all of them
-//   twins     ██  ██  ██  ██                n_twin = 4: each twin holds the view (view.h) of this prefix, by one draw of masks
-//   pending                   t4  t5        decoded for the twins when a hesitation comes
+//   twins     ██  ██  ██  ██                n_twin = 4: each twin holds the view (view.h) of these rows, by one draw
+//   pending                   t4  t5        decoded for the twins at the next hesitation
 //
-// Each operation changes memory and bookkeeping together, and checks in the end that they agree. The decodes themselves are
-// ForwardPass's: it tells a sequence what they have put into memory.
+// Each operation changes memory and bookkeeping together, and ends with a check that they agree. ForwardPass does the
+// decodes, and then tells the sequence what they have put into memory.
 #pragma once
 
 #include <algorithm>
@@ -22,10 +22,10 @@
 
 namespace harp::forward {
 
-/// Identifies the masks that the rows of a twin were perturbed with.
+/// Identifies the masks with which a twin's rows were perturbed.
 struct Draw {
     uint32_t index = 0;
-    uint32_t length = 1;  ///< rows at the hesitation that began the draw; for noise that depends on it, else 1
+    uint32_t length = 1;  ///< rows at the draw's first hesitation, if the noise depends on it; else 1
     bool operator==(const Draw &) const = default;
 };
 
@@ -38,16 +38,16 @@ class Sequence {
     };
 
     /// @param memory borrowed
-    /// @param id     the caller's, for messages; its mask family at first
+    /// @param id     the caller's id, for messages; also its first mask family
     Sequence(Memory & memory, llama_seq_id id, Ids ids, const Options & options);
 
     [[nodiscard]] const Ids & ids() const noexcept { return ids_; }
     [[nodiscard]] const Options & options() const noexcept { return options_; }
     [[nodiscard]] uint32_t mask_family() const noexcept { return mask_family_; }
-    /// Twins that stay valid stay: a change of what shapes them (view, seed, kind, strength, reframings, scope, family) empties
-    /// them.
+    /// Empties the twins if anything that shapes them changes: view, seed, perturbation, strength, reframings,
+    /// scope, mask family.
     void set_options(const Options & options, uint32_t mask_family);
-    /// What View::guidance reads in the prompt's place; empty: the prompt's last token.
+    /// What View::guidance reads instead of the prompt; empty: only the prompt's last token.
     void set_negative_prompt(std::vector<llama_token> tokens);
 
     // --- rows
@@ -57,27 +57,27 @@ class Sequence {
     [[nodiscard]] uint32_t next_ordinal() const noexcept { return rows_.empty() ? 0 : rows_.back().ordinal + 1; }
     /// What the twins read.
     [[nodiscard]] ViewOf view() const noexcept;
-    /// Leading rows in which the twins are as the clean stream: a prompt under Scope::generated.
+    /// Number of leading rows that are not perturbed in the twins either: the prompt under Scope::generated, else 0.
     [[nodiscard]] size_t n_clean_prefix() const noexcept;
 
-    /// Rows at positions < `end` are prompt, those to come and those held, whose hesitations count no more. Without a call, all up
-    /// to the first output row are.
+    /// Rows at positions < `end` are prompt, both those held and those to come; hesitations of held ones no longer
+    /// count. Without a call, all rows up to the first output row are prompt.
     void set_prompt_end(llama_pos end);
 
     // --- twins
     [[nodiscard]] size_t n_twin() const noexcept { return n_twin_; }
-    /// Whether what they have read serves the next hesitation too.
+    /// Whether a second pass can reuse what the twins hold from the one before.
     [[nodiscard]] bool keeps_twins() const noexcept {
         return options_.view != View::last && (options_.redraw != 1 || !has_masks(options_.view));
     }
     [[nodiscard]] bool has_pending() const noexcept { return n_twin_ < rows_.size(); }
     [[nodiscard]] const Draw & twin_draw() const noexcept { return twin_draw_; }
-    /// The draw that a hesitation at row `i` uses: a new one after every Options::redraw hesitations.
+    /// The draw for a hesitation at row `i`: a new one after every Options::redraw hesitations.
     [[nodiscard]] Draw due_draw(size_t i) const;
-    /// Cuts the twins to their first `n` rows; empties them where they cannot be cut there.
+    /// Cuts the twins to their first `n` rows; empties them if they cannot be cut there.
     void cut_twins(size_t n);
     void empty_twins();
-    /// At the end of a clean prompt the twins begin as copies of the clean stream.
+    /// At the end of a clean prompt: makes the twins copies of the clean stream.
     void share_prompt();
 
     // --- what a decode has put into memory
@@ -85,54 +85,54 @@ class Sequence {
     size_t append(llama_token token, llama_pos position, bool is_output, EmbeddingRow embedding = {});
     void twins_hold(size_t n, const Draw & draw) noexcept;
     void mark_hesitation(size_t i, bool hesitated) { rows_[i].hesitated = hesitated; }
-    /// A decode failed: takes back rows from index `n` on, and what memory holds from `position` on. Where that cannot be, the
-    /// sequence is emptied.
+    /// Undoes a failed decode: removes rows from index `n` on, and from memory everything from `position` on. If memory
+    /// cannot do that, the sequence is emptied.
     void take_back(size_t n, llama_pos position);
 
-    // --- operations of memory, as llama.cpp's
-    /// @return false, with nothing changed, where it cannot be cut (can_continue_at, memory.h)
+    // --- operations of memory, like llama.cpp's
+    /// @return false, changing nothing, if it cannot be cut there (can_continue_at, memory.h)
     bool remove(llama_pos p0, llama_pos p1);
-    /// Options and mask family come along where the copy replaces all that was here.
+    /// If the copy replaces everything that was here, options and mask family are copied too.
     void copy_from(Sequence & source, llama_pos p0, llama_pos p1);
-    /// Cells that another sequence may share are copied first: there must be room for that (may_share_cells).
-    /// @throws Error{unsupported_call} where memory cannot change positions
+    /// Copies cells first that another sequence may share. The caller makes sure that there is room (may_share_cells).
+    /// @throws Error{unsupported_call} if memory cannot change positions
     void add(llama_pos p0, llama_pos p1, llama_pos delta);
     void divide(llama_pos p0, llama_pos p1, int divisor);
     [[nodiscard]] bool may_share_cells() const noexcept { return may_share_cells_; }
-    /// Rows of the clean stream and of the twins, each counted.
+    /// Rows of the clean stream plus rows of the twins; shared rows count for each.
     [[nodiscard]] size_t n_held() const noexcept { return rows_.size() + options_.reframings * n_twin_; }
     void clear();
-    /// The rows are forgotten; memory was cleared by its own call.
+    /// Forgets the rows without touching memory, which the caller has cleared.
     void forget() noexcept;
 
-    // --- state: rows, draws and, for save_with_memory(), what memory holds of clean stream and twins
+    // --- state: rows and draws; with save_with_memory() also what memory holds of the clean stream and the twins
     void save_rows(Writer & out) const;
     void save_with_memory(Writer & out, llama_state_seq_flags flags) const;
 
-    /// What save_rows() wrote, checked but not yet the sequence's.
+    /// What save_rows() wrote: checked, but not yet adopted.
     struct Saved {
         std::vector<Row> rows;
         size_t n_prompt = 0, n_twin = 0, n_shared = 0;
         std::optional<llama_pos> prompt_end;
         Draw twin_draw;
         uint32_t dropped_hesitations = 0;
-        bool same_masks = false;  ///< its twins are as this sequence's options would make them
+        bool same_masks = false;  ///< its twins are what this sequence's options would give
     };
     /// @throws Error{invalid_state}
     [[nodiscard]] Saved read_rows(Reader & in, int32_t n_vocab) const;
-    /// Takes rows over whose memory was loaded by the context's own call.
+    /// Takes over saved rows whose memory the context has already loaded.
     void adopt(Saved saved);
-    /// Loads what save_with_memory() wrote. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the sequence must still hold the rows it
-    /// had then, and goes back to them.
+    /// Loads what save_with_memory() wrote. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the sequence goes back to the rows
+    /// of the saved state, which it must still hold.
     /// @throws Error{invalid_state}; the sequence is then empty
     void load_with_memory(Reader & in, int32_t n_vocab, llama_state_seq_flags flags);
 
-    /// What differs between rows and memory, for people; empty if nothing does.
+    /// How rows and memory differ, for people; empty if they agree.
     [[nodiscard]] std::string disagreement() const;
 
   private:
     struct Range;
-    /// Rows and twins stand at the same positions, and a twin has a row for each it holds.
+    /// Twins have the same positions as the sequence, and one row for each row of it that they hold.
     [[nodiscard]] bool twins_are_alike() const noexcept { return has_masks(options_.view); }
     [[nodiscard]] bool is_prompt_open() const noexcept;
     [[nodiscard]] bool in_prompt(llama_pos position) const noexcept;
@@ -160,12 +160,12 @@ class Sequence {
 
     std::vector<Row> rows_;                // by position
     size_t n_prompt_ = 0;                  // leading rows that are prompt
-    std::optional<llama_pos> prompt_end_;  // positions below are prompt, while no other row was appended
+    std::optional<llama_pos> prompt_end_;  // positions below are prompt, until a later row is appended
     size_t n_twin_ = 0;                    // <= rows_.size()
-    size_t n_shared_ = 0;  // <= n_twin_: leading rows that the twins hold in the very cells of the clean stream
-    Draw twin_draw_;       // of the first n_twin_ rows
-    bool may_share_cells_ = false;      // with another sequence: copied from it, or to it
-    uint32_t dropped_hesitations_ = 0;  // of rows removed ahead of others (context shift), so that draws do not repeat
+    size_t n_shared_ = 0;               // <= n_twin_: leading rows for which the twins share the clean stream's cells
+    Draw twin_draw_;                    // of the first n_twin_ rows
+    bool may_share_cells_ = false;      // with another sequence, after a copy from or to it
+    uint32_t dropped_hesitations_ = 0;  // of rows removed before others (context shift): no draw repeats
 };
 
 }  // namespace harp::forward

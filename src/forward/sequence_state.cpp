@@ -1,8 +1,8 @@
 // Sequence: saving and loading.
 //
-//   what shapes the twins | chunks of embeddings | rows | prompt, twins, draw || blobs of memory: clean stream, twins
+//   what shapes the twins | chunks of embeddings | rows | prompt, twins, draw || memory blobs: clean stream, twins
 //
-// The blobs are llama.cpp's. A twin that holds nothing has an empty one.
+// The blobs are llama.cpp's. The blob of a twin that holds nothing is empty.
 #include <map>
 #include <utility>
 
@@ -32,7 +32,7 @@ std::vector<T> read_all(Reader & in) {
     throw Error(ErrorCode::invalid_state, "saved state: " + why);
 }
 
-/// The chunks that rows refer to, each once.
+/// The chunks that the rows refer to, each once.
 using Chunks = std::vector<std::shared_ptr<const EmbeddingChunk>>;
 
 Chunks chunks_of(const std::vector<Row> & rows) {
@@ -188,7 +188,7 @@ void Sequence::adopt(Saved saved) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// With what memory holds
+// States that include memory
 
 void Sequence::save_with_memory(Writer & out, llama_state_seq_flags flags) const {
     save_rows(out);
@@ -227,19 +227,20 @@ void Sequence::load_with_memory(Reader & in, int32_t n_vocab, llama_state_seq_fl
 }
 
 void Sequence::load(Reader & in, Saved saved) {
-    clear();  // llama.cpp would leave what is there beside an empty blob
+    clear();  // an empty blob would leave llama.cpp's memory as it is
     load_blob(in, ids_.clean, LLAMA_STATE_SEQ_FLAGS_NONE);
     for (const llama_seq_id twin : ids_.twins) load_blob(in, twin, LLAMA_STATE_SEQ_FLAGS_NONE);
     in.expect_end();
-    saved.n_shared = 0;  // they come back in cells of their own
+    saved.n_shared = 0;  // the loaded twins have cells of their own
     adopt(std::move(saved));
 }
 
-/// A partial state is a checkpoint of what cannot be cut (sliding windows, recurrent states); what can be cut is still here.
+/// A partial state holds only what cannot be cut (sliding windows, recurrent states); everything else is still in
+/// memory.
 ///
-///   here    t0 t1 t2 t3 t4 t5      saved at t0 t1 t2 t3, twin t0 t1
+///   now     t0 t1 t2 t3 t4 t5      saved at t0 t1 t2 t3, twin t0 t1
 ///   clean   t0 t1 t2 t3            checkpoint loaded, the rest cut
-///   twin    t0 t1                  likewise, if it has held those rows since; else it begins anew
+///   twin    t0 t1                  the same if it has held those rows since; else it begins anew
 void Sequence::go_back_to(Reader & in, const Saved & saved) {
     const size_t n = saved.rows.size();
     const bool still_here =
@@ -262,7 +263,7 @@ void Sequence::go_back_to(Reader & in, const Saved & saved) {
         }
         load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
         if (!memory_->remove(inner, end, -1)) {
-            throw Error(ErrorCode::invalid_state, "memory cannot be cut behind the saved rows");
+            throw Error(ErrorCode::invalid_state, "memory cannot be cut after the saved rows");
         }
     };
     go_back(ids_.clean, next_position(), n > 0);

@@ -40,7 +40,7 @@ size_t ViewOf::first_read(size_t n_held, size_t end) const noexcept {
     }
     if (options.view != View::last) return n_held;
     size_t begin = end - std::min<size_t>(end, options.view_tokens);
-    for (size_t i = begin; i < end; ++i) {  // a picture cannot be read in part
+    for (size_t i = begin; i < end; ++i) {  // a picture cannot be read in part, so start after it
         if (rows[i].embedding.chunk) begin = i + 1;
     }
     return begin;

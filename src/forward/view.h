@@ -1,14 +1,14 @@
-// What a twin reads of its sequence: a view, a pure function from the sequence's rows to the twin's.
+// A view: what a twin reads of its sequence, as a pure function from the sequence's rows to the twin's.
 //
-//   rows                    p0  p1  p2  p3 | a0  a1  a2      prompt | answer; what follows a2 is to be predicted
+//   rows                    p0  p1  p2  p3 | a0  a1  a2      prompt | answer; the token after a2 is to be predicted
 //
 //   perturbed               p0' p1' p2' p3'  a0' a1' a2'     HARP; under Scope::generated the prompt's rows stay clean
 //   masked                  p0  --  p2  p3   --  a1  a2      some embeddings are 0
-//   guidance                            p3   a0  a1  a2      the prompt dropped to its last token
-//    with negative prompt       n0  n1  n2   a0  a1  a2      other tokens in the prompt's place, at positions of their own
+//   guidance                            p3   a0  a1  a2      of the prompt only the last token
+//    with negative prompt       n0  n1  n2   a0  a1  a2      other tokens and positions instead of the prompt's
 //   last, 2 tokens                               a1  a2      read anew at each hesitation
 //
-// Otherwise rows keep their positions: with rotary embeddings only distances count.
+// Otherwise rows keep their positions; rotary embeddings depend only on distances.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ namespace harp::forward {
 
 /// A row of a sequence.
 struct Row {
-    llama_token token = LLAMA_TOKEN_NULL;  ///< none if it is an embedding
-    llama_pos position = 0;                ///< where it stands now
-    uint32_t ordinal = 0;    ///< which masks it has: counts the rows, and does not change in a context shift
+    llama_token token = LLAMA_TOKEN_NULL;  ///< none if the row is an embedding
+    llama_pos position = 0;                ///< its current position
+    uint32_t ordinal = 0;    ///< selects its masks: the row's number, which a context shift does not change
     bool hesitated = false;  ///< the step after this row hesitated
     bool is_output = false;  ///< its logits were wanted
     EmbeddingRow embedding;
@@ -41,10 +41,10 @@ struct ViewRow {
     bool is_reframed = false;  ///< perturbed or masked
     uint32_t ordinal = 0;
     EmbeddingRow embedding = {};
-    size_t index = none;  ///< of the sequence's row whose successor it predicts; none inside a negative prompt
+    size_t index = none;  ///< of the sequence's row that it predicts the successor of; none inside a negative prompt
 };
 
-/// What a view is a function of. Borrows all of it.
+/// The inputs of a view, all borrowed.
 struct ViewOf {
     const Options & options;
     std::span<const Row> rows;
@@ -52,16 +52,16 @@ struct ViewOf {
     bool is_prompt_complete = true;  ///< no more rows will join it
     std::span<const llama_token> negative_prompt = {};
 
-    /// Whether a second look after row `i` sees anything else than the first did.
+    /// Whether a second pass after row `i` reads anything other than the first pass did.
     [[nodiscard]] bool differs_at(size_t i) const noexcept;
     /// Whether row `i` is perturbed or masked.
     [[nodiscard]] bool is_reframed(size_t i) const noexcept;
-    /// The twin's rows behind those that it holds (the view of the first `n_held` rows; View::last holds none) up to row `end` - 1.
-    /// Of View::guidance `n_held` is 0 or reaches behind the prompt.
+    /// The rows that the twin still has to read so that it holds the view of rows 0 .. `end` - 1. It holds the view of
+    /// the first `n_held` rows (0 for View::last; for View::guidance 0, or at least the prompt).
     [[nodiscard]] std::vector<ViewRow> read(size_t n_held, size_t end) const;
-    /// The twin's position of a row, less the row's own.
+    /// Position of a row in the twin minus its position in the sequence.
     [[nodiscard]] llama_pos offset() const noexcept;
-    /// Fewest rows whose view a twin can hold, but none.
+    /// The smallest number of rows, above 0, whose view a twin can hold.
     [[nodiscard]] size_t least() const noexcept;
 
   private:

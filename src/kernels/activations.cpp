@@ -17,7 +17,7 @@ int sum_of(const int8_t * q, int n) {
     return sum;
 }
 
-/// The parts of a token that is being written.
+/// Pointers to the parts of a token that is being written.
 struct Parts {
     int8_t * q;
     float * d;
@@ -43,12 +43,12 @@ void quantize_8_1(const float * row, int64_t n_blocks, const Parts & to) {
         from_float(row + i * BLOCK, &block, BLOCK);
         std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
         to.d[i] = ggml_fp16_to_fp32(block.d);
-        // ggml multiplies with d times the sum, rounded to float16
+        // ggml multiplies with d * sum rounded to float16, so the sum is taken from that
         to.sums[i] = to.d[i] == 0 ? 0 : ggml_fp16_to_fp32(block.s) / to.d[i];
     }
 }
 
-/// @param n_together sums of 16 inputs that become one
+/// @param n_together how many of ggml's sums of 16 inputs are added to one
 void quantize_k(const float * row, int64_t n_blocks, int n_together, const Parts & to) {
     const ggml_from_float_t from_float = cpu_back_end().get_type_traits(GGML_TYPE_Q8_K)->from_float;
     int64_t n_sums = 0;

@@ -1,4 +1,5 @@
-// Activations of one token, quantised as ggml does for the weights' type, in the order in which the kernels read them.
+// One token's activations, quantised as ggml does it for the weights' type, in the order in which the kernels read
+// them.
 #pragma once
 
 #include <cstddef>
@@ -8,30 +9,31 @@
 
 namespace harp::kernels {
 
-/// A token's activations: d * q. Their sums go with the constant part of weights. They are those of as many inputs as share a scale of
-/// the weights: 16 for Q6_K, else 32. The activations' own scale is that of 32 inputs, for K formats of 256.
+/// A token's activations, d * q. Their sums are multiplied with the constant part of the weights. A sum covers the
+/// inputs that share a scale of the weights: 16 for Q6_K, else 32. A scale d of the activations covers 32 inputs, or
+/// 256 for K formats.
 struct Activations {
     const int8_t * q;            // [n_inputs]
     const float * d;             // [n_inputs / 32 or 256]
-    const float * sums;          // of q, [n_inputs / 32 or 16]
+    const float * sums;          // sums of q, [n_inputs / 32 or 16]
     const int16_t * short_sums;  // the same for K formats
 };
 
-/// Where the parts of a quantised token are, in bytes from its first value.
+/// Where the parts of a quantised token are, in bytes from its beginning.
 struct TokenLayout {
     size_t scales, sums, short_sums;
-    size_t bytes;  // of all, a multiple of 64
+    size_t bytes;  // of the whole token, a multiple of 64
 };
 
 [[nodiscard]] TokenLayout token_layout(ggml_type weights, int64_t n_inputs) noexcept;
 
-/// Quantises `row` [n_inputs] into `token`, by ggml's own function: the values are those that its kernels use.
+/// Quantises `row` [n_inputs] into `token` with ggml's own function, so that the values are those that its kernels use.
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept;
 
-/// Bytes of a batch's tokens, one behind the other.
+/// Bytes of a batch's tokens, one after the other.
 [[nodiscard]] size_t tokens_bytes(ggml_type weights, int64_t n_inputs, int64_t n_tokens) noexcept;
 
-/// quantize() to the place of number `token` in a batch.
+/// quantize() into the place of token number `token` in a batch.
 void quantize_token(ggml_type weights, const float * row, int64_t n_inputs, int64_t token, char * tokens) noexcept;
 
 /// @param token a quantised token

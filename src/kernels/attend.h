@@ -1,13 +1,13 @@
-// Attention of rows that share keys and values, block by block of cells with a running maximum (online softmax). attend_avx2.cpp and
-// attend_avx512.cpp compile it for registers of 8 and 16 floats, so nothing here may be shared by the two: all of it is in an
-// anonymous namespace.
+// Attention of rows that share keys and values, one block of cells at a time, with a running maximum (online softmax).
+// attend_avx2.cpp and attend_avx512.cpp compile this file for registers of 8 and of 16 floats. Nothing here may be
+// shared by the two, so everything is in an anonymous namespace.
 //
 // For each block of 32 cells that a row sees:
 //
-//     keys, values     converted to float32 once for all rows
-//     scores           4 cells by 2 or 4 rows in registers: a sum of lanes for each, then all of them added up across lanes together
-//     exp              in registers of cells
-//     out             += exp * value, a few rows by 4 registers of values
+//     keys, values     converted to float32, once for all rows
+//     scores           4 cells by 2 or 4 rows: a register of sums for each, then all lanes added up together
+//     exp              cells in the lanes of a register
+//     out             += exp * value, for a few rows and 4 registers of values at a time
 #pragma once
 
 #include <immintrin.h>
@@ -26,7 +26,7 @@
 
 namespace harp::kernels {
 
-// NOLINTBEGIN(misc-definitions-in-headers): a copy for each processor
+// NOLINTBEGIN(misc-definitions-in-headers): each instruction set needs a copy
 namespace {
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
@@ -59,7 +59,7 @@ class Attending {
   private:
     static constexpr size_t LANES = 8 * GROUPS;
     static constexpr size_t SCORED_CELLS = 4, SCORED_ROWS = LANES / SCORED_CELLS;
-    /// Rows and registers of values whose sums stay in registers, of which there are 16 or 32.
+    /// Rows and registers of values whose sums are kept in registers; there are 16 registers, or 32.
     static constexpr size_t ADDED_ROWS = GROUPS == 1 ? 3 : 7, ADDED_REGISTERS = 4;
     using Vector = Floats<GROUPS>;
     using Lanes = std::make_integer_sequence<int, static_cast<int>(LANES)>;
@@ -80,7 +80,8 @@ class Attending {
         return load_halves<GROUPS>(from, sizeof(__m128i));
     }
 
-    /// Lanes i: of x where bit BIT of i is clear, of y where it is set; each added to its neighbour at the other value of the bit.
+    /// Lane i comes from x where bit BIT of i is clear, from y where it is set. To it is added that vector's lane i ^
+    /// BIT.
     template <int BIT, int... I>
     static Vector add_neighbours(Vector x, Vector y, std::integer_sequence<int, I...> /*lanes*/) {
         constexpr auto N = static_cast<int>(LANES);
@@ -88,7 +89,7 @@ class Attending {
                __builtin_shufflevector(x, y, ((I & BIT) != 0 ? N + I : I ^ BIT)...);
     }
 
-    /// Lane i: the sum of the lanes of vectors[i].
+    /// Lane i is the sum of all lanes of vectors[i].
     template <int BIT = static_cast<int>(LANES) / 2>
     static Vector sums_of(Vector (&vectors)[LANES]) {
         if constexpr (BIT == 0) {
@@ -106,7 +107,7 @@ class Attending {
         return __builtin_shufflevector(vector, vector, (I ^ BIT)...);
     }
 
-    /// All lanes as one, by `two` of two vectors.
+    /// Reduces all lanes to one number; `two` combines two vectors.
     template <int BIT = static_cast<int>(LANES) / 2, class Two>
     static float reduce(Vector vector, const Two & two) {
         if constexpr (BIT == 0) {
@@ -124,9 +125,9 @@ class Attending {
     static Vector exponential(Vector x) {
         constexpr float LOG2_E = 1.44269504F, ROUNDING = 0x1.8p23F;
         const Vector scaled = greater(x, Vector{} - 87.5F) * LOG2_E;
-        const Vector rounded = scaled + ROUNDING;  // the integer is in its last bits
+        const Vector rounded = scaled + ROUNDING;  // the integer part is in the last bits
         const Vector rest = scaled - (rounded - ROUNDING);
-        Vector power = Vector{} + 1.5403530e-4F;  // 2^rest, by its series
+        Vector power = Vector{} + 1.5403530e-4F;  // 2^rest, as a power series
         HARP_UNROLLED for (const float factor :
                            {1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F}) {
             power = power * rest + factor;
@@ -143,7 +144,7 @@ class Attending {
         return x < 0 ? -result : result;
     }
 
-    /// A mask's halves for the block at `first`: where they are, or in `copy` with 0 behind the last.
+    /// A mask's halves for the block at `first`: in place, or in `copy` with 0 after the last if the block is not full.
     [[nodiscard]] const uint16_t * of_block(const uint16_t * mask, size_t first,
                                             uint16_t (&copy)[ATTENTION_BLOCK]) const {
         const size_t n = part_.n_cells - first;
@@ -152,7 +153,7 @@ class Attending {
         return copy;
     }
 
-    /// Which cells of the block at `first` a row sees, a bit for each.
+    /// The cells of the block at `first` that a row sees, one bit each.
     [[nodiscard]] uint32_t cells_seen(const uint16_t * mask, size_t first) const {
         const size_t n = part_.n_cells - first;
         const uint32_t all = n >= ATTENTION_BLOCK ? ~0U : (1U << n) - 1;
@@ -167,11 +168,11 @@ class Attending {
         return ~static_cast<uint32_t>(_mm256_movemask_epi8(packed)) & all;
     }
 
-    /// Finds the rows that see a cell of the block at `first`, and what any of them sees.
+    /// Finds the rows that see a cell of the block at `first`, and the cells that any of them sees.
     bool find_rows(size_t first) {
         n_rows_ = 0;
         seen_ = 0;
-        const uint16_t * last = nullptr;  // rows of a token follow one another and share their mask
+        const uint16_t * last = nullptr;  // consecutive rows of a token share a mask
         uint32_t seen = part_.rows.empty() ? 0 : cells_seen(nullptr, first);
         for (AttentionRow & row : part_.rows) {
             if (row.mask != last) seen = cells_seen(row.mask, first);
@@ -185,7 +186,7 @@ class Attending {
         return n_rows_ != 0;
     }
 
-    /// Converts the block's cells that are seen; others, which may hold anything, become 0.
+    /// Converts the cells of the block that are seen. The others become 0, since they may hold anything.
     void load_cells(size_t first) {
         const auto convert = [&](const char * from, size_t stride, size_t length, float * to) {
             for (size_t cell = 0; cell < ATTENTION_BLOCK; ++cell, to += length) {
@@ -201,7 +202,7 @@ class Attending {
         convert(part_.values, part_.value_stride, part_.value_length, values_);
     }
 
-    /// Calls `function` with N as a constant, 1 <= N <= MOST.
+    /// Calls `function` with n as a constant N, 1 <= N <= MOST.
     template <size_t MOST, class Function>
     static void with_constant(size_t n, const Function & function) {
         if constexpr (MOST > 1) {
@@ -210,7 +211,7 @@ class Attending {
         function(std::integral_constant<size_t, MOST>());
     }
 
-    /// In as few and as even parts as possible: function(first, n) with n a constant.
+    /// Splits n into parts as few and as even as possible, and calls function(first, n of the part as a constant).
     template <size_t MOST, class Function>
     static void in_parts(size_t n, const Function & function) {
         size_t first = 0;
@@ -255,7 +256,8 @@ class Attending {
         return scores_ + row * ATTENTION_BLOCK;
     }
 
-    /// Makes the scores of a row exp(score - maximum), 0 where it does not see, and its sums those for a new maximum.
+    /// Turns a row's scores into exp(score - maximum), 0 for cells it does not see, and rescales its sums to a new
+    /// maximum.
     void weigh(size_t i, size_t first) {
         constexpr size_t N = ATTENTION_BLOCK / LANES;
         AttentionRow & row = *rows_[i];
@@ -329,12 +331,12 @@ class Attending {
     const AttentionPart & part_;
     float *keys_, *values_, *scores_;  // of the block: [cells][key_length], [cells][value_length], [rows][cells]
 
-    // of the block
-    std::array<AttentionRow *, MOST_ATTENTION_ROWS> rows_;  // that see any of it
+    // of the current block
+    std::array<AttentionRow *, MOST_ATTENTION_ROWS> rows_;  // the rows that see a cell of it
     std::array<uint32_t, MOST_ATTENTION_ROWS> seen_of_;     // which cells each of them sees
     size_t n_rows_ = 0;
-    uint32_t seen_ = 0;   // cells that any of them sees
-    size_t n_cells_ = 0;  // up to the last that any of them sees
+    uint32_t seen_ = 0;   // the cells that any of them sees
+    size_t n_cells_ = 0;  // cells up to the last one seen
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Attention in registers of 256 bits; compiled with -mavx2 -mfma -mf16c: nothing here may be called without them.
+// Attention in registers of 256 bits. Compiled with -mavx2 -mfma -mf16c: call nothing here on a processor without them.
 #include "kernels/attention.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// Attention in registers of 512 bits; compiled with the flags of AVX-512: nothing here may be called without them.
+// Attention in registers of 512 bits. Compiled with the flags of AVX-512: call nothing here on a processor without it.
 #include "kernels/attention.h"
 
 #if defined(__x86_64__)

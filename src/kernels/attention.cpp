@@ -14,17 +14,18 @@ namespace harp::kernels {
 
 namespace {
 
-/// Cells whose sums are computed apart from those of others and added at the end, in order, whoever computes them.
+/// Cells of a chunk. Each chunk has sums of its own, which are added up in order, so the number of threads changes
+/// nothing.
 constexpr int64_t CHUNK = 512;
 
 constexpr auto MOST_ROWS = static_cast<int64_t>(MOST_ATTENTION_ROWS);
 
-/// What stands in an operation's parameters.
+/// The parameters of an operation.
 struct Parameters {
     explicit Parameters(const ggml_tensor & op) { std::memcpy(this, op.op_params, sizeof(*this)); }
 
     float scale;  // of scores
-    float bias;   // greatest, of ALiBi
+    float bias;   // greatest bias of ALiBi
     float cap;    // of scores; 0: none
 };
 
@@ -33,9 +34,9 @@ struct Softmax {
     float maximum = -std::numeric_limits<float>::infinity();
     float sum = 0;
 
-    /// Adds a chunk's to it and to `out`, the values' sum for it.
+    /// Adds a chunk's softmax to this one, and its sum of values to `out`.
     void add(float chunk_maximum, float chunk_sum, const float * chunk, float * out, int64_t length) {
-        if (chunk_sum == 0) return;  // nothing is seen
+        if (chunk_sum == 0) return;  // no cell is seen
         const float greatest = std::max(maximum, chunk_maximum);
         const float before = std::exp(maximum - greatest), now = std::exp(chunk_maximum - greatest);
         for (int64_t i = 0; i < length; ++i) out[i] = out[i] * before + chunk[i] * now;
@@ -51,14 +52,15 @@ struct Softmax {
         maximum = greatest;
     }
 
-    /// What sees nothing stays 0, as ggml's.
+    /// A row that sees nothing stays 0, as in ggml.
     void divide(float * out, int64_t length) const {
         const float factor = sum == 0 ? 0 : 1 / sum;
         for (int64_t i = 0; i < length; ++i) out[i] *= factor;
     }
 };
 
-/// An operation, cut into units of rows that share a head of keys and values in one stream, and those into chunks of cells.
+/// An operation divided into units of rows that share a head of keys and values in a stream, and units divided into
+/// chunks of cells.
 class Cut {
   public:
     Cut(const ggml_tensor & op, int n_threads)
@@ -73,14 +75,14 @@ class Cut {
           n_chunks_((keys_.ne[1] + CHUNK - 1) / CHUNK),
           is_split_(n_chunks_ > 1 && n_units_ < int64_t{4} * n_threads) {}
 
-    /// Whether chunks are tasks of their own; otherwise units are.
+    /// Whether each chunk is a task; otherwise each unit is.
     [[nodiscard]] bool is_split() const { return is_split_; }
     [[nodiscard]] int64_t n_tasks() const { return is_split_ ? n_units_ * n_chunks_ : n_units_; }
     [[nodiscard]] int64_t n_chunks() const { return n_chunks_; }
     [[nodiscard]] int64_t n_rows() const { return query_.ne[1] * query_.ne[2] * query_.ne[3]; }
     [[nodiscard]] int64_t value_length() const { return values_.ne[0]; }
 
-    /// Rows of a unit, by their numbers in the result, which are those of [stream][token][head].
+    /// The rows of a unit. Row numbers are those of the result, [stream][token][head].
     struct Unit {
         int64_t stream, head;  // of keys and values
         int64_t first, end;    // of the rows that share them, token by token
@@ -103,7 +105,7 @@ class Cut {
         softmax.divide(result(row), value_length());
     }
 
-    /// Attends to a chunk of cells. The rows' `out` is given.
+    /// Attends to a chunk of cells. The caller has set the rows' `out`.
     void attend(const Unit & unit, int64_t chunk, std::span<AttentionRow> rows, float * scratch) const {
         const int64_t first = chunk * CHUNK;
         for (size_t i = 0; i < rows.size(); ++i) {
@@ -131,7 +133,8 @@ class Cut {
         (selected_instructions() == Instructions::avx2 ? attend_avx2 : attend_avx512)(part);
     }
 
-    // Work memory, in floats: for each thread scratch and the sums of a unit; then the rows' chunks, if they are split.
+    // Work memory, in floats: for each thread its scratch and the sums of a unit; then, if units are split, the rows'
+    // chunks.
     [[nodiscard]] int64_t scratch() const {
         const auto length = static_cast<size_t>(value_length());
         return static_cast<int64_t>(attention_scratch(static_cast<size_t>(keys_.ne[0]), length));
@@ -160,7 +163,7 @@ class Cut {
     bool is_split_;
 };
 
-/// Computes a unit, chunk after chunk.
+/// Computes a whole unit, one chunk after another.
 void attend_all(const Cut & cut, int64_t task, float * memory) {
     const Cut::Unit unit = cut.unit(task);
     std::array<AttentionRow, MOST_ATTENTION_ROWS> all;
@@ -196,7 +199,7 @@ void attend_chunk(const Cut & cut, int64_t task, float * memory, float * chunks)
     }
 }
 
-/// Adds up the chunks of a row.
+/// Adds up a row's chunks.
 void add_chunks(const Cut & cut, int64_t row, const float * chunks) {
     Softmax softmax;
     float * out = cut.result(row);

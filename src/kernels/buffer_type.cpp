@@ -1,8 +1,9 @@
-// Where our kernels stand in ggml: a buffer type of its CPU back end, as its AMX and repack variants are.
+// Where our kernels attach to ggml: a buffer type of its CPU back end, like its AMX and repack variants.
 //
-//     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight; ours is asked first. What it takes is
-//              packed as it is read from the file and kept nowhere else.
-//     decode   ggml's CPU back end finds by a weight's buffer who multiplies with it: multiplication.h, in ggml's own threads.
+//     load     llama.cpp asks each buffer type in turn whether it can multiply with a weight, ours first. Weights that
+//              it takes are packed as they are read from the file; the original is not kept.
+//     decode   ggml's CPU back end finds the multiplication by the weight's buffer: multiplication.h, in ggml's own
+//              threads.
 
 #include <atomic>
 #include <mutex>
@@ -29,7 +30,7 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
   public:
     bool supports_op(ggml_backend_dev_t /*device*/, const ggml_tensor * op) override {
         if (!is_ours(op->src[0]) || !can_multiply(*op)) return false;
-        // a model that is being loaded asks with an empty buffer; one that is loaded keeps what it has
+        // a model that is being loaded asks with an empty buffer; a loaded model does not change
         if (op->src[0]->buffer->size == 0 && !enabled) return false;
         const ggml_backend_buffer_t activations = op->src[1]->buffer;
         return op->src[1]->type == GGML_TYPE_F32 &&
@@ -52,7 +53,8 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
         return op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
     }
 
-    /// Whether `query` was made from a product with weights of ours: then its model was loaded for our kernels.
+    /// Whether `query` is computed from a product with our weights, which means that its model was loaded with our
+    /// kernels.
     static bool is_multiplied_by_ours(const ggml_tensor * query) {
         while (query != nullptr && !is_multiplication(query)) query = query->src[0];
         return query != nullptr && is_ours(query->src[0]);
@@ -65,7 +67,7 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
 void set_tensor(ggml_backend_buffer_t /*buffer*/, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));  // packing needs the whole matrix
     pack(tensor->type, data, tensor->ne[0], tensor->ne[1] * tensor->ne[2],
-         tensor->data);  // experts: one below the other
+         tensor->data);  // experts are stacked as one tall matrix
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
@@ -73,7 +75,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     if (buffer == nullptr) return nullptr;
     buffer->buft = type;
     buffer->iface.set_tensor = set_tensor;
-    buffer->iface.get_tensor = nullptr;  // there is no way back
+    buffer->iface.get_tensor = nullptr;  // packing is not undone
     buffer->iface.cpy_tensor = nullptr;
     return buffer;
 }
@@ -94,7 +96,7 @@ ggml_backend_buffer_type_t buffer_type() {
     return &type;
 }
 
-/// Puts our buffer type first in the CPU back end's list, once; true if it is there.
+/// Puts our buffer type first in the CPU back end's list, once. @return true if it is there
 bool install() {
     static std::mutex mutex;
     static bool is_installed = false;

@@ -5,7 +5,7 @@
 
 #ifdef GGML_BACKEND_DL
 
-// Of the base classes the back end has the rest, out of reach here.
+// Defined here because the back end's own definitions, in a library loaded later, cannot be linked to.
 namespace ggml::cpu {
 
 tensor_traits::~tensor_traits() = default;
@@ -23,7 +23,7 @@ ggml_backend_reg_t registered() noexcept {
     return ggml_backend_reg_by_name("CPU");
 }
 
-/// The function of that name, by patches/cpu-extra-buffer-types.patch; nullptr from a back end without it.
+/// The function of that name from patches/cpu-extra-buffer-types.patch; nullptr if the back end lacks the patch.
 template <class Function>
 void get(ggml_backend_reg_t reg, const char * name, Function *& function) noexcept {
     function = reinterpret_cast<Function *>(ggml_backend_reg_get_proc_address(reg, name));

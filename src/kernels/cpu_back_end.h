@@ -1,4 +1,5 @@
-// What the kernels need of ggml's CPU back end, which may be linked or, with GGML_BACKEND_DL, loaded as the variant for this processor.
+// What the kernels need from ggml's CPU back end. It is linked or, with GGML_BACKEND_DL, loaded in a variant for this
+// processor.
 #pragma once
 
 #include <vector>
@@ -7,7 +8,7 @@
 
 namespace harp::kernels {
 
-/// Its device and functions, by ggml's names for them.
+/// The back end's device and functions, by ggml's names.
 struct CpuBackEnd {
     ggml_backend_dev_t device;
     std::vector<ggml_backend_buffer_type_t> & (*get_extra_buffer_types)();
@@ -17,11 +18,11 @@ struct CpuBackEnd {
     int (*chunk_add)(ggml_threadpool * threads, int n_chunks);
 };
 
-/// Loads the back ends if none for the CPU is there yet.
-/// @return whether there is one with a place for the kernels: another build's may lack our patch
+/// Loads the back ends if there is no CPU back end yet.
+/// @return whether there is one that kernels can attach to; one of another build may lack our patch
 [[nodiscard]] bool load_cpu_back_end() noexcept;
 
-/// Only where load_cpu_back_end() was true, or would be.
+/// To be called only if load_cpu_back_end() is true.
 [[nodiscard]] const CpuBackEnd & cpu_back_end() noexcept;
 
 }  // namespace harp::kernels

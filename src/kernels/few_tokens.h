@@ -1,14 +1,15 @@
-// The kernels for few tokens: weights are unpacked once for all tokens of a tile and multiplied as the small integers that they are.
-// multiply_avx2.cpp and multiply_vnni.cpp say how four inputs are multiplied and added. Each compiles this for its own processors, so
-// nothing here may be shared by the two: all of it is in an anonymous namespace.
+// The kernels for few tokens. Weights are unpacked once for all tokens of a tile and multiplied as small integers.
+// multiply_avx2.cpp and multiply_vnni.cpp define how four inputs are multiplied and added. Each compiles this file for
+// its own processors. Nothing here may be shared by the two, so everything is in an anonymous namespace.
 //
-// A tile is the outputs of a few registers for as many tokens as the registers hold. A block of 32 inputs is taken in steps of four:
+// A tile is a few registers of outputs for as many tokens as registers can hold sums for. A block of 32 inputs is
+// processed in steps of four:
 //
 //     weights      [w0 w1 w2 w3] of output r in lane r     uint8, unpacked once for all tokens
 //     activations  [a0 a1 a2 a3] in every lane             int8, one load with broadcast
 //     sum         += w0 a0 + w1 a1 + w2 a2 + w3 a3          in lane r, in a register, for each token
 //
-// and once a block: conversion, multiplication with the scales, addition.
+// and once per block sums are converted, multiplied with the scales and added.
 #pragma once
 
 #include <immintrin.h>
@@ -25,32 +26,32 @@
 
 namespace harp::kernels {
 
-// NOLINTBEGIN(misc-definitions-in-headers): each of those that include this needs a copy of its own
+// NOLINTBEGIN(misc-definitions-in-headers): each file that includes this needs its own copy
 namespace {
 
-// What a set of instructions says of itself:
+// What the class of an instruction set defines:
 //
-//     GROUPS                 of 8 outputs side by side in a register
-//     MOST_BITS              of a weight that it multiplies at once
-//     REGISTERS<Packed>      of outputs of a tile that share the loads of activations, at most; otherwise one
+//     GROUPS                 groups of 8 outputs side by side in a register
+//     MOST_BITS              the most bits of a weight that it multiplies at once
+//     REGISTERS<Packed>      the most registers of outputs of a tile, which share loads of activations; otherwise one
 //     is_wide<Packed>(n)     whether tiles for n tokens have REGISTERS
-//     TOKENS<Packed, n>      of a tile with n registers of outputs, at most
-//     steps_together(bits)   how many steps of weights of so many bits one sum holds
-//     add_step(sum, weights, activations)   sum with a step's products
-//     total(sum, scale)      the sum as an integer for each output, times a scale that it can have for nothing
+//     TOKENS<Packed, n>      the most tokens of a tile with n registers of outputs
+//     steps_together(bits)   how many steps one sum can hold, with weights of so many bits
+//     add_step(sum, weights, activations)   sum plus the products of a step
+//     total(sum, scale)      the sum as an integer for each output, times a scale if that costs nothing extra
 //     one()                  a scale of one
-//     HAS_SCALES             whether it can have others: then also
-//     pairs(bytes)           the pairs of bytes of each output, to be used as follows
-//     scale(pairs, which)    the first or the second of each as a scale
-//     add_pairs(sum, pairs, two)   sum with the products of each pair and two int16
-//     in_register(value)     computed here and kept in a register: without this GCC computes the products of many steps ahead and
-//                            spills them
+//     HAS_SCALES             whether other scales are possible; then also:
+//     pairs(bytes)           the pairs of bytes of each output, for the next two functions
+//     scale(pairs, which)    the first or second byte of each pair as a scale
+//     add_pairs(sum, pairs, two)   sum plus the products of each pair with two int16
+//     in_register(value)     the value, forced into a register here; otherwise GCC computes the products of many steps
+//                            ahead and spills them
 
-/// Weights come from memory in one long stream. Asked for this many bytes ahead they are there in time; the processor's own
-/// prefetchers, which stop at the ends of pages, are not enough.
+/// Weights come from memory in one long stream, and are prefetched this many bytes ahead. The processor's own
+/// prefetchers stop at the ends of pages, which is not enough.
 constexpr size_t AHEAD = 4096;
 
-/// Asks for what stands AHEAD of part `part` of `n_parts` of the blocks.
+/// Prefetches what is AHEAD bytes after part `part` of `n_parts` of the blocks.
 template <class Packed, size_t GROUPS>
 void prefetch(const Blocks<Packed, GROUPS> & blocks, size_t part, size_t n_parts) {
     const size_t bytes = sizeof(Packed) / n_parts;
@@ -60,12 +61,12 @@ void prefetch(const Blocks<Packed, GROUPS> & blocks, size_t part, size_t n_parts
     }
 }
 
-/// Outputs of a few registers for a few tokens: what is multiplied, and the sums so far.
+/// A few registers of outputs for a few tokens: the operands, and the sums so far.
 template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
 class Tile {
   public:
-    /// @param groups  the first of the tile's groups
-    /// @param next    bytes from a group to the next
+    /// @param groups  the tile's first group
+    /// @param next    bytes from one group to the next
     Tile(const Packed * groups, ptrdiff_t next, const TokenLayout & layout, const char * tokens)
         : groups_(groups), next_(next) {
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
@@ -76,7 +77,7 @@ class Tile {
         }
     }
 
-    /// Adds block `i` of the groups. Its activations have one scale.
+    /// Adds block `i` of the groups. Within a block activations have one scale.
     void add(int64_t i) {
         Parts parts;
         for_each_32_inputs<Packed>([&](size_t j) {
@@ -112,18 +113,18 @@ class Tile {
 
   private:
     static constexpr size_t GROUPS = Isa::GROUPS;
-    static constexpr size_t N_STEPS = STEPS / Packed::SCALES;  // that share a scale
+    static constexpr size_t N_STEPS = STEPS / Packed::SCALES;  // steps that share a scale
     using Number = Floats<GROUPS>;
     using Word = Words<GROUPS>;
     using Integer = Integers<GROUPS>;
     using Scale = decltype(Isa::one());
     using Products = Integer[TOKENS][REGISTERS];
 
-    /// Whether blocks are multiplied with their scales before they become numbers.
+    /// Whether products are multiplied with the block's scales as integers, before conversion to float.
     static constexpr bool INTEGERS = Isa::HAS_SCALES && Packed::INPUTS == SUPER_BLOCK && Packed::BITS <= Isa::MOST_BITS;
 
-    /// Sums of a block's inputs, before the activations' scale. With INTEGERS those of the weights, and of what the super-block's
-    /// offset is multiplied with.
+    /// Sums over a block's inputs, before the activations' scale. With INTEGERS: the sums of the weights, and the sums
+    /// that the super-block's offset is multiplied with.
     struct Parts {
         Number numbers[TOKENS][REGISTERS] = {};
         Products integers = {}, constants = {};
@@ -134,12 +135,12 @@ class Tile {
         return {reinterpret_cast<const Packed *>(first)[i], next_};
     }
 
-    /// Number of those inputs of block `j` of 32 that share a scale, among the scales of all inputs.
+    /// Index, among the scales of all inputs, of the scale of half `half` of block `j` of 32.
     static size_t scale_of(int64_t i, size_t j, size_t half) {
         return (static_cast<size_t>(i) * (Packed::INPUTS / BLOCK) + j) * Packed::SCALES + half;
     }
 
-    /// Adds those inputs of block `j` of 32 that share a scale, with INTEGERS.
+    /// With INTEGERS: adds the inputs of block `j` of 32 that share a scale.
     void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
         Scale scales[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -149,7 +150,7 @@ class Tile {
                                    [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
     }
 
-    /// Adds them as numbers.
+    /// Without INTEGERS: the same, in float.
     void add_numbers(int64_t i, size_t j, size_t half, Parts & parts) const {
         const size_t scale = scale_of(i, j, half);
         const size_t at = scale * N_STEPS * STEP;
@@ -187,7 +188,7 @@ class Tile {
         }
     }
 
-    /// Adds what the offsets of block `j` and, where they share pairs, of the next are multiplied with.
+    /// Adds the sums for the offsets of block `j` and, if they are in one pair, of the next block.
     void add_constants(int64_t i, size_t j, Parts & parts) const {
         const size_t first = scale_of(i, j, 0);
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -199,10 +200,10 @@ class Tile {
         }
     }
 
-    /// Adds to `products` those of N_STEPS steps.
+    /// Adds the products of N_STEPS steps to `products`.
     ///
-    /// @param at      which of a token's activations is the first
-    /// @param scales  of each register, which they are multiplied with
+    /// @param at      index of the first of a token's activations
+    /// @param scales  for each register, the scale of the products
     /// @param unpack  (register, step) -> weights below 2^BITS
     template <int BITS, class Unpack>
     void add_products(size_t at, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
@@ -214,7 +215,7 @@ class Tile {
         }
     }
 
-    /// Where one sum holds all steps: step by step, the sums of all tokens in registers.
+    /// If one sum holds all steps: step by step, with the sums of all tokens in registers.
     template <class Unpack>
     void add_step_by_step(size_t at, const Scale (&scales)[REGISTERS], Products & products,
                           const Unpack & unpack) const {
@@ -235,7 +236,7 @@ class Tile {
         }
     }
 
-    /// Where a sum holds TOGETHER steps: token by token, the weights of four steps in registers.
+    /// If a sum holds only TOGETHER steps: token by token, with the weights of four steps in registers.
     template <size_t TOGETHER, class Unpack>
     void add_token_by_token(size_t at, const Scale (&scales)[REGISTERS], Products & products,
                             const Unpack & unpack) const {
@@ -267,7 +268,7 @@ class Tile {
         }
     }
 
-    /// Adds a step's products for one token to its sums.
+    /// Adds one step's products for one token to its sums.
     static void add_step(const Word (&weights)[REGISTERS], const int8_t * activations, Word (&sums)[REGISTERS]) {
         const Word four = in_every_lane(activations);
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -287,21 +288,21 @@ class Tile {
     Number sums_[TOKENS][REGISTERS];
 };
 
-/// Where a tile's weights, tokens and outputs are.
+/// Where the weights, tokens and outputs of a tile are.
 template <class Packed>
 struct Place {
     const Packed * groups;
-    int64_t n_blocks;  // of a group
+    int64_t n_blocks;  // in a group
     const char * tokens;
     TokenLayout layout;
     float * out;
     int64_t out_stride;
-    const int32_t * rows;  // of `out`, of each token
+    const int32_t * rows;  // the row of `out` for each token
 
     [[nodiscard]] float * out_of(int64_t token) const {
         return out + (rows == nullptr ? token : rows[token]) * out_stride;
     }
-    /// Goes on to the tokens behind the first `n`.
+    /// Moves on by `n` tokens.
     void skip(int64_t n) {
         tokens += static_cast<size_t>(n) * layout.bytes;
         if (rows == nullptr) {
@@ -312,11 +313,11 @@ struct Place {
     }
 };
 
-/// @param n_groups  those that there are, of a tile's; fewer only of one register
+/// @param n_groups  groups that exist in this tile; only a tile of one register can have fewer than it has room for
 template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
 HARP_FLATTEN void multiply_tile(const Place<Packed> & place, size_t n_groups) {
     const bool is_full = n_groups == REGISTERS * Isa::GROUPS;
-    // a group that is not there: the first once more
+    // missing groups are replaced by the first one
     const int64_t next = is_full ? place.n_blocks * static_cast<int64_t>(sizeof(Packed)) : 0;
     Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, next, place.layout, place.tokens);
     for (int64_t i = 0; i < place.n_blocks; ++i) tile.add(i);
@@ -341,7 +342,7 @@ void multiply_tile_of(const Place<Packed> & place, size_t n_groups, int64_t n_to
     BY_TOKENS[n_tokens - 1](place, n_groups);
 }
 
-/// All tokens, in as few and as even parts as possible.
+/// Multiplies all tokens, in parts as few and as even as possible.
 template <class Isa, class Packed, size_t REGISTERS>
 void multiply_groups(Place<Packed> place, size_t n_groups, int64_t n_tokens) {
     constexpr size_t TOKENS = Isa::template TOKENS<Packed, REGISTERS>;

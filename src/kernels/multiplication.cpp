@@ -14,30 +14,30 @@ namespace {
 
 std::atomic<Instructions> selected{Instructions::amx};
 
-/// All dimensions but the first as one.
+/// The product of all dimensions but the first.
 int64_t n_rows(const ggml_tensor & tensor) {
     return tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
 }
 
-/// The activations that are multiplied for row `row` of an operation's result, its dimensions behind the first as one.
+/// The activations for row `row` of an operation's result, where dimensions after the first count as one.
 const float * activations_of(const ggml_tensor & op, int64_t row) {
     const ggml_tensor & activations = *op.src[1];
-    const int64_t i1 = row % op.ne[1] % activations.ne[1];  // a token's may be the same for all of its experts
+    const int64_t i1 = row % op.ne[1] % activations.ne[1];  // experts may share a token's activations
     const int64_t i2 = row / op.ne[1] % op.ne[2], i3 = row / (op.ne[1] * op.ne[2]);
     return reinterpret_cast<const float *>(
         static_cast<const char *>(activations.data) + static_cast<size_t>(i1) * activations.nb[1] +
         static_cast<size_t>(i2) * activations.nb[2] + static_cast<size_t>(i3) * activations.nb[3]);
 }
 
-/// Rows of the result that one matrix makes.
+/// The rows of the result that come from one matrix.
 struct Part {
     int64_t matrix;
     int64_t n_tokens;
-    const int32_t * rows;  // of the result; nullptr: all in order
+    const int32_t * rows;  // rows of the result; nullptr: all, in order
     size_t tokens;         // where its quantised tokens begin, in bytes
 };
 
-/// ggml's work memory during an operation.
+/// Layout of ggml's work memory during an operation.
 class WorkMemory {
   public:
     WorkMemory(const ggml_tensor & op, int n_threads)
@@ -47,11 +47,12 @@ class WorkMemory {
             const auto n_experts = static_cast<size_t>(weights_.ne[2]);
             rows_ = whole_lines(static_cast<size_t>(n) * sizeof(int32_t));
             parts_ = whole_lines((n_experts + 1) * sizeof(Part));
-            // the same kernel may serve few tokens of some experts and many of others; tiles that are not full at most double them
+            // experts with few tokens may use another kernel than experts with many; partly filled tiles at most double
+            // the tokens
             for (const int64_t n_tokens : {int64_t{1}, n}) {
                 tokens_ = std::max(tokens_, kernel_of(n_tokens).tokens_bytes(weights_.type, weights_.ne[0], 2 * n));
             }
-            tokens_ = whole_lines(tokens_) + n_experts * whole_lines(1);  // each expert's begin at a line
+            tokens_ = whole_lines(tokens_) + n_experts * whole_lines(1);  // each expert's tokens begin at a cache line
         } else {
             tokens_ = tokens_bytes(n);
         }
@@ -84,9 +85,9 @@ class WorkMemory {
     char * begin_ = nullptr;
 };
 
-/// Sorts the rows of a mixture's result by expert. Behind the last part is one without tokens.
+/// Sorts the rows of a mixture's result by expert. After the last part there is one without tokens.
 void sort_by_expert(const ggml_tensor & op, const WorkMemory & memory) {
-    const ggml_tensor & ids = *op.src[2];  // [n_used][n_tokens]: which expert makes a row
+    const ggml_tensor & ids = *op.src[2];  // [n_used][n_tokens]: the expert of each row
     const int64_t n = n_rows(op), n_experts = op.src[0]->ne[2];
     const auto expert = [&](int64_t row) {
         const auto * of_token = static_cast<const char *>(ids.data) + static_cast<size_t>(row / op.ne[1]) * ids.nb[1];
@@ -133,7 +134,7 @@ void quantize(const ggml_compute_params & params, const ggml_tensor & op, std::s
     }
 }
 
-/// Multiplies chunks of outputs of the parts until none is left.
+/// Multiplies chunks of outputs until none is left.
 void multiply(const ggml_compute_params & params, const ggml_tensor & op, std::span<const Part> parts,
               const WorkMemory & memory) {
     const ggml_tensor & weights = *op.src[0];

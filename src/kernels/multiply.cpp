@@ -10,9 +10,10 @@ namespace {
 
 constexpr std::string_view NAMES[] = {"none", "avx2", "vnni", "amx"};
 
-/// Batches from here on are multiplied in tiles: for fewer tokens unpacking the weights takes longer than it saves (kernels_bench).
+/// Batches of at least this many tokens use AMX tiles. For fewer, unpacking the weights costs more than tiles save
+/// (kernels_bench).
 int64_t least_tokens_of_tiles(ggml_type weights) noexcept {
-    return weights == GGML_TYPE_Q6_K ? 17 : 29;  // Q6_K, with twice as many scales, is slower in registers
+    return weights == GGML_TYPE_Q6_K ? 17 : 29;  // Q6_K has twice as many scales, which makes the other kernel slower
 }
 
 #if defined(__x86_64__)
@@ -25,7 +26,7 @@ bool has_amx() noexcept {
 
 Instructions found() noexcept {
     const bool has_avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and so F16C, which came before
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C is older, so it is there too
     if (!has_avx2) return Instructions::none;
     const bool has_vnni = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");

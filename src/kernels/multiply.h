@@ -10,36 +10,36 @@
 
 namespace harp::kernels {
 
-/// What one call multiplies.
+/// The operands of one call.
 struct Operands {
     const void * groups;  // packed weights of n_groups groups of 8 outputs, packed_weights.h
     int64_t n_groups;
-    int64_t n_inputs;     // length of a row
-    const void * tokens;  // as the kernel's quantize() wrote them
+    int64_t n_inputs;     // length of a row of weights
+    const void * tokens;  // as written by the kernel's quantize()
     int64_t n_tokens;
-    float * out;           // of the first row, [n_groups * 8]; the others follow at distances of out_stride
+    float * out;           // first row, [n_groups * 8]; the next ones follow at distances of out_stride
     int64_t out_stride;    // floats
-    const int32_t * rows;  // which row of `out` is each token's; nullptr: in order
-    void * scratch;        // memory of this call alone, the kernel's scratch_bytes(), at a multiple of 64 bytes
+    const int32_t * rows;  // the row of `out` for each token; nullptr: in order
+    void * scratch;        // for this call only: the kernel's scratch_bytes(), aligned to 64 bytes
 };
 
-/// Multiples of this many groups of 8 outputs are multiplied fastest by all kernels.
+/// All kernels are fastest with multiples of this many groups of 8 outputs.
 inline constexpr int GROUPS_TOGETHER = 4;
 
-/// How weights of one type are multiplied with some instructions.
+/// How weights of one type are multiplied with one set of instructions.
 struct Kernel {
-    /// Bytes of a batch's tokens as quantize() writes them, and of a call's scratch memory.
+    /// Bytes of a batch's tokens as quantize() writes them, and bytes of scratch memory for a call.
     size_t (*tokens_bytes)(ggml_type weights, int64_t n_inputs, int64_t n_tokens) noexcept;
     size_t (*scratch_bytes)(int64_t n_tokens) noexcept;
 
-    /// Writes the activations `row` [n_inputs] of a batch's token to its place in `tokens`.
+    /// Quantises the activations `row` [n_inputs] of one of the batch's tokens into its place in `tokens`.
     void (*quantize)(ggml_type weights, const float * row, int64_t n_inputs, int64_t token, char * tokens) noexcept;
 
-    /// nullptr: none for this type
+    /// nullptr if there is no kernel for this type
     void (*multiply)(const Operands & operands) noexcept;
 };
 
-/// Instructions that kernels are written for, each with those before it.
+/// Instruction sets that there are kernels for, each including those before it.
 enum class Instructions { none, avx2, vnni, amx };
 
 inline constexpr Instructions ALL_INSTRUCTIONS[] = {Instructions::none, Instructions::avx2, Instructions::vnni,
@@ -48,21 +48,21 @@ inline constexpr Instructions ALL_INSTRUCTIONS[] = {Instructions::none, Instruct
 /// "none", "avx2", "vnni", "amx"
 [[nodiscard]] std::string_view name_of(Instructions instructions) noexcept;
 
-/// The instructions of that name; nothing for another.
+/// The instructions of that name; nullopt if there are none.
 [[nodiscard]] std::optional<Instructions> instructions_of(std::string_view name) noexcept;
 
-/// The last of them that this processor has. The first call asks Linux for permission to use AMX.
+/// The last of these that the processor has. The first call asks Linux for permission to use AMX.
 [[nodiscard]] Instructions best_instructions() noexcept;
 
-/// The kernel for weights of a type and a batch of `n_tokens` with these instructions, which the processor must have.
+/// The kernel for a weight type and a batch of `n_tokens` with these instructions, which the processor must have.
 [[nodiscard]] Kernel kernel_for(ggml_type weights, int64_t n_tokens, Instructions instructions) noexcept;
 
-// Each for its own instructions; only where the processor has them.
+// One for each instruction set. To be called only if the processor has it.
 [[nodiscard]] Kernel avx2_kernel(ggml_type weights) noexcept;
 [[nodiscard]] Kernel vnni_kernel(ggml_type weights) noexcept;
 [[nodiscard]] Kernel amx_kernel(ggml_type weights) noexcept;
 
-/// Whether this process may use AMX; asks Linux for it.
+/// Asks Linux whether this process may use AMX.
 [[nodiscard]] bool allow_amx() noexcept;
 
 }  // namespace harp::kernels

@@ -1,18 +1,18 @@
-// The kernel for many tokens on processors with AMX: weights are unpacked to bfloat16 once for all tokens, and tiles of 16 tokens by
-// 32 inputs are multiplied with tiles of 32 inputs by 16 outputs, with sums in float.
+// The kernel for many tokens on processors with AMX. Weights are unpacked to bfloat16 once for all tokens. Tiles of 16
+// tokens by 32 inputs are multiplied with tiles of 32 inputs by 16 outputs; sums are in float.
 //
 //     for each 8 panels
-//         for each slice of about 512 inputs              its activations of all tokens stay in L2
+//         for each slice of about 512 inputs              the slice's activations of all tokens stay in L2
 //             for each panel of 32 outputs                its weights in the slice are unpacked: 32 KB, in L1
 //                 for each 32 tokens                      2 x 2 tiles of sums, in tile registers
 //                     for each 32 inputs of the slice     4 tiles loaded, 4 multiplications
 //
-// Nothing else is done per weight and token: blocks have been scaled when they were unpacked. Weights and activations keep 8 bits of
-// their mantissa, which is more than ggml's 8-bit activations keep of most values.
+// There is no other work per weight and token, since blocks are scaled when they are unpacked. Weights and activations
+// keep 8 bits of their mantissa, which for most values is more than ggml's 8-bit activations keep.
 //
-// Compiled with -mamx-tile -mamx-bf16 and those of AVX-512: nothing here may be called without them.
+// Compiled with -mamx-tile -mamx-bf16 and the flags of AVX-512: call nothing here on a processor without them.
 //
-// HARP_EMULATE_AMX: tiles in plain C++, for tests on processors that lack them.
+// HARP_EMULATE_AMX: tiles in plain C++, for tests on other processors.
 #include "kernels/multiply.h"
 
 #if defined(__x86_64__)
@@ -33,18 +33,18 @@ namespace harp::kernels {
 
 namespace {
 
-constexpr int TILE_BYTES = TILE * 64;  // 16 rows by 32 values of bfloat16, or 16 of float
+constexpr int TILE_BYTES = TILE * 64;  // 16 rows of 32 bfloat16 values or 16 floats
 constexpr int PANEL = 2 * TILE;        // outputs
 constexpr int PANEL_GROUPS = PANEL / GROUP;
-constexpr int PANELS = 8;         // that share a slice of the tokens
-constexpr int TOKENS = 2 * TILE;  // that are multiplied together
-constexpr int MOST_INPUTS = 640;  // that are unpacked together, a slice
+constexpr int PANELS = 8;         // panels that share a slice of the tokens
+constexpr int TOKENS = 2 * TILE;  // tokens that are multiplied together
+constexpr int MOST_INPUTS = 640;  // inputs of a slice, at most
 constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 
-/// Names of the tile registers.
+/// Use of the tile registers.
 enum Register { SUM_00, SUM_01, SUM_10, SUM_11, TOKENS_0, TOKENS_1, WEIGHTS_0, WEIGHTS_1 };
 
-constexpr size_t SIDE_BY_SIDE = 2;  // groups of a tile's outputs
+constexpr size_t SIDE_BY_SIDE = 2;  // groups of outputs in a tile
 using Numbers = Floats<SIDE_BY_SIDE>;
 using Bits = Words<SIDE_BY_SIDE>;
 
@@ -52,13 +52,13 @@ Bits bits(Numbers values) {
     return reinterpret_cast<Bits>(values);
 }
 
-/// Pairs of numbers as pairs of bfloat16, rounded to nearest.
+/// Packs two vectors of floats as pairs of bfloat16, rounded to nearest.
 Bits bfloat16_pairs(Numbers first, Numbers second) {
     constexpr uint32_t HALF = 0x8000;
     return (bits(first) + HALF) >> 16 | ((bits(second) + HALF) & 0xFFFF0000);
 }
 
-/// Unpacks 32 inputs of 16 outputs as a tile: row i has inputs 2 i and 2 i + 1 of each output.
+/// Unpacks 32 inputs of 16 outputs as a tile: row i holds inputs 2 i and 2 i + 1 of each output.
 template <class Packed>
 void unpack_tile(const Blocks<Packed, SIDE_BY_SIDE> & block, size_t j, char * tile) {
     auto * rows = reinterpret_cast<Bits *>(tile);
@@ -76,23 +76,23 @@ void unpack_tile(const Blocks<Packed, SIDE_BY_SIDE> & block, size_t j, char * ti
     }
 }
 
-/// Tokens up to the end of the last tile.
+/// Number of tokens rounded up to whole tiles.
 int64_t whole_tiles(int64_t n_tokens) {
     return (n_tokens + TILE - 1) / TILE * TILE;
 }
 
-/// A thread's own memory.
+/// Memory of one thread.
 struct Scratch {
-    /// Unpacked weights of a panel and a slice.
+    /// Unpacked weights of one panel in one slice.
     alignas(64) char weights[MOST_BLOCKS][2][TILE_BYTES];
 
-    /// Sums of a panel, behind it: [PANELS][whole tiles of tokens][PANEL].
+    /// Sums of a panel, stored after this structure: [PANELS][whole tiles of tokens][PANEL].
     [[nodiscard]] float * sums(int panel, int64_t n_tokens) {
         return reinterpret_cast<float *>(this + 1) + panel * whole_tiles(n_tokens) * PANEL;
     }
 };
 
-/// Adds the products of a slice for 32 tokens, or for 16: then those of the second 16 are left out.
+/// Adds the products of a slice for 32 tokens, or only for the first 16 of them.
 template <bool ALL>
 void add_slice(Tiles & tiles, const Scratch & scratch, const char * tokens, size_t next_16, int n_blocks, bool is_first,
                float * sums) {
@@ -135,7 +135,7 @@ size_t scratch_bytes(int64_t n_tokens) noexcept {
     return sizeof(Scratch) + static_cast<size_t>(PANELS * whole_tiles(n_tokens) * PANEL) * sizeof(float);
 }
 
-/// Tokens as tiles: 16 of them by 32 inputs, one tile after the other.
+/// Stores tokens as tiles of 16 tokens by 32 inputs, one tile after the other.
 void quantize(ggml_type /*weights*/, const float * row, int64_t n_inputs, int64_t token, char * tokens) noexcept {
     char * to = tokens + static_cast<size_t>(token / TILE * TILE * n_inputs) * sizeof(uint16_t) +
                 static_cast<size_t>(token % TILE) * 64;
@@ -150,7 +150,7 @@ void quantize(ggml_type /*weights*/, const float * row, int64_t n_inputs, int64_
     }
 }
 
-/// Multiplies weights of one type.
+/// A multiplication with weights of one type.
 template <class Packed>
 class TiledMultiplication {
   public:
@@ -177,14 +177,14 @@ class TiledMultiplication {
     }
 
   private:
-    /// Inputs of a slice: slices of one size, as few as possible, of whole blocks.
+    /// Inputs of a slice. Slices have equal size, are as few as possible, and consist of whole blocks.
     static int64_t slice_of(int64_t n_inputs) {
         const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
         const int64_t even = parts(n_inputs, parts(n_inputs, MOST_INPUTS));
         return std::min<int64_t>(parts(even, Packed::INPUTS), MOST_INPUTS / Packed::INPUTS) * Packed::INPUTS;
     }
 
-    /// @param group  the panel's first
+    /// @param group  the panel's first group
     void add_slice_of_panel(int64_t group, int64_t input, float * sums) {
         const auto n = static_cast<int>(std::min<int64_t>(slice_, operands_.n_inputs - input) / BLOCK);
         unpack(group, input / Packed::INPUTS, n);
@@ -197,7 +197,7 @@ class TiledMultiplication {
         }
     }
 
-    /// Unpacks `n` times 32 inputs of a panel, from block `first` of each group on.
+    /// Unpacks `n` times 32 inputs of a panel, starting at block `first` of each group.
     void unpack(int64_t group, int64_t first, int n) {
         constexpr int IN_BLOCK = Packed::INPUTS / BLOCK;
         for (int half = 0; half < 2; ++half) {
@@ -213,12 +213,12 @@ class TiledMultiplication {
         }
     }
 
-    /// A group's first block. Behind the last group there is none: it stands in for them.
+    /// The first block of a group. For groups after the last, which do not exist, it is the last group's.
     [[nodiscard]] const Packed * block(int64_t group) const {
         return static_cast<const Packed *>(operands_.groups) + std::min(group, operands_.n_groups - 1) * n_blocks_;
     }
 
-    /// Writes a panel's sums to where they belong.
+    /// Writes a panel's sums to the result.
     void write(int64_t group, const float * sums) const {
         const int64_t n_outputs = std::min<int64_t>(PANEL_GROUPS, operands_.n_groups - group) * GROUP;
         for (int64_t i = 0; i < operands_.n_tokens; ++i, sums += PANEL) {
@@ -234,7 +234,7 @@ class TiledMultiplication {
 
     const Operands & operands_;
     Scratch & scratch_;
-    int64_t n_blocks_;  // of a group
+    int64_t n_blocks_;  // in a group
     int64_t slice_;
     Tiles tiles_;
 };

@@ -1,6 +1,7 @@
-// The kernels for AVX2. Compiled with -mavx2 -mfma -mf16c: nothing here may be called without them.
+// The kernels for AVX2. Compiled with -mavx2 -mfma -mf16c: call nothing here on a processor without them.
 //
-// Two multiplied pairs of bytes are added up in int16 (maddubs), as many steps as cannot overflow; then madd gives int32:
+// maddubs multiplies pairs of bytes and adds two products in int16. As many steps are added in int16 as cannot
+// overflow; then madd adds up to int32:
 //
 //     bits of a weight | steps in int16 | largest sum
 //     4                | 8              | 8 * 2 * 15 * 127 = 30480
@@ -26,7 +27,8 @@ constexpr size_t steps_in_int16(int bits) {
 struct Avx2 {
     static constexpr size_t GROUPS = 1;
     static constexpr int MOST_BITS = 6;
-    /// Where weights take long to unpack, four steps of one register are what the registers hold best.
+    /// For weights that take long to unpack, the registers are best used for four steps of a single register of
+    /// outputs.
     template <class Packed>
     static constexpr size_t REGISTERS =
         std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : 2;
@@ -34,7 +36,8 @@ struct Avx2 {
     static constexpr bool is_wide(int64_t /*n_tokens*/) {
         return true;
     }
-    /// As many as have their sums in registers, 12 of 16, where they have; with two multiplications a weight, fewer.
+    /// As many tokens as have their sums in registers (12 of 16), if sums stay there. Fewer if a weight takes two
+    /// multiplications.
     template <class Packed, size_t N_REGISTERS>
     static constexpr size_t TOKENS = Packed::BITS > MOST_BITS               ? 4
                                      : steps_in_int16(Packed::BITS) < STEPS ? 8
@@ -42,14 +45,14 @@ struct Avx2 {
 
     static constexpr size_t steps_together(int bits) { return steps_in_int16(bits); }
 
-    /// sum + w0 a0 + w1 a1 and sum + w2 a2 + w3 a3 in each lane's halves, int16
+    /// In the two int16 halves of each lane: sum + w0 a0 + w1 a1, and sum + w2 a2 + w3 a3.
     static Words<1> add_step(Words<1> sum, Words<1> weights, Words<1> activations) {
         const __m256i product =
             _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations));
         return reinterpret_cast<Words<1>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
     }
 
-    /// What stands in a lane's halves, times a scale in each of them, added.
+    /// Multiplies both halves of a lane with the scale and adds them.
     static Integers<1> total(Words<1> sum, __m256i scale) {
         return reinterpret_cast<Integers<1>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
     }
@@ -64,7 +67,7 @@ struct Avx2 {
         return static_cast<Byte>(-1) < 0 ? _mm256_cvtepi8_epi16(packed) : _mm256_cvtepu8_epi16(packed);
     }
 
-    /// In both of the lane's halves.
+    /// The scale in both halves of the lane.
     static __m256i scale(__m256i pairs, size_t which) {
         const __m256i first = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,  //
                                                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);

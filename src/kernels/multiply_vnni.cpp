@@ -1,7 +1,7 @@
-// The kernels for AVX-512 VNNI, in registers of 512 bits: one instruction multiplies a step of 16 outputs and adds it. Compiled with
-// -mavx512vnni, what comes with it and the flags for AVX2: nothing here may be called without them.
+// The kernels for AVX-512 VNNI, in registers of 512 bits: one instruction multiplies and adds a step of 16 outputs.
+// Compiled with -mavx512vnni, its companions and the flags for AVX2: call nothing here on a processor without them.
 //
-// HARP_EMULATE_VNNI: with plain integers, for tests on processors that lack it.
+// HARP_EMULATE_VNNI: with plain integers, for tests on other processors.
 #include "kernels/multiply.h"
 
 #if defined(__x86_64__)
@@ -17,7 +17,7 @@ struct Vnni {
     static constexpr int MOST_BITS = 8;
     template <class Packed>
     static constexpr size_t REGISTERS = 2;
-    /// K formats have twice as many sums for a token: two registers of outputs for four tokens, or one for eight.
+    /// K formats need twice as many sums per token: two registers of outputs for four tokens, or one for eight.
     template <class Packed, size_t REGISTERS>
     static constexpr size_t TOKENS = Packed::INPUTS == SUPER_BLOCK && REGISTERS == 2 ? 4 : 8;
     template <class Packed>

@@ -4,14 +4,14 @@
 #include <cstring>
 #include <type_traits>
 
-#define GGML_COMMON_DECL_C  // with C++, structures without names inside unions
+#define GGML_COMMON_DECL_C  // ggml's declarations for C: structures inside unions have no names
 #include "ggml-common.h"
 
 namespace harp::kernels {
 
 namespace {
 
-/// Scale or min number `j` of the twelve bytes that hold eight of either with 6 bits (ggml-quants.c, get_scale_min_k4).
+/// Scale or min number `j`; twelve bytes hold eight of each, with 6 bits (ggml-quants.c, get_scale_min_k4).
 uint8_t scale_of(const uint8_t (&bytes)[K_SCALE_SIZE], int j) {
     return static_cast<uint8_t>(j < 4 ? bytes[j] & 63 : (bytes[j + 4] & 15) | (bytes[j - 4] >> 6) << 4);
 }
@@ -20,7 +20,7 @@ uint8_t min_of(const uint8_t (&bytes)[K_SCALE_SIZE], int j) {
     return static_cast<uint8_t>(j < 4 ? bytes[j + 4] & 63 : bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4);
 }
 
-/// In all formats with nibbles but Q6_K, byte i of ggml's nibbles has the nibbles of ours.
+/// In all nibble formats but Q6_K, byte i of ggml's nibbles holds the same two weights as a byte of ours.
 template <size_t N_STEPS>
 void interleave(const uint8_t * bytes, int row, uint8_t (&q)[N_STEPS][GROUP][STEP]) {
     for (size_t t = 0; t < N_STEPS; ++t) std::memcpy(q[t][row], bytes + t * STEP, STEP);
@@ -37,7 +37,7 @@ void pack_row(const block_q4_1 & block, int row, PackedQ4_1 & packed) {
     interleave(block.qs, row, packed.q);
 }
 
-/// The fifth bits of Q5_0 and Q5_1.
+/// Packs the fifth bits of Q5_0 and Q5_1.
 void pack_high_bits(const uint8_t (&bits)[BLOCK / 8], int row, uint8_t (&high)[GROUP][STEP]) {
     for (int b = 0; b < STEP; ++b) {
         unsigned plane = 0;
@@ -72,7 +72,7 @@ void pack_row(const block_q8_0 & block, int row, PackedQ8_0 & packed) {
     }
 }
 
-/// What Q4_K and Q5_K have in common.
+/// Packs what Q4_K and Q5_K have in common.
 template <class Block>
 void pack_4_bits(const Block & block, int row, PackedQ4_K & packed) {
     packed.d[row] = block.d;
@@ -99,7 +99,7 @@ void pack_row(const block_q5_K & block, int row, PackedQ5_K & packed) {
     }
 }
 
-/// Element i of a Q6_K block, 0..63 (ggml-quants.c, dequantize_row_q6_K).
+/// The value, 0..63, of element i of a Q6_K block (ggml-quants.c, dequantize_row_q6_K).
 unsigned q6(const block_q6_K & block, int i) {
     const int half = i / 128, quarter = i % 128 / 32, l = i % 32;
     const unsigned low = block.ql[half * 64 + (quarter % 2) * 32 + l] >> (quarter / 2 * 4) & 15U;
@@ -139,7 +139,7 @@ void pack_row(const block_mxfp4 & block, int row, PackedMXFP4 & packed) {
     interleave(block.qs, row, packed.q);
 }
 
-/// ggml's structure for a packed one's type.
+/// ggml's structure for the type of a packed structure.
 template <class Packed>
 struct Ggmls;
 template <>

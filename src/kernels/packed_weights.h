@@ -1,11 +1,12 @@
 // Weights of 4 to 8 bits in the order in which the kernels for few tokens read them.
 //
-// Eight rows of the weight matrix, eight outputs, stand side by side. A step is four consecutive inputs of each:
+// Eight rows of the weight matrix (eight outputs) are side by side. A step is four consecutive inputs of each:
 //
 //     step t:  | row 0: 4t 4t+1 4t+2 4t+3 | row 1: 4t .. 4t+3 | ... | row 7: 4t .. 4t+3 |    32 bytes, one AVX2 register
 //
-// One multiply-add with the four activations of the step in every lane then gives eight outputs a part of their sums: nothing is
-// summed across lanes. Low nibbles hold one step, high nibbles another; bits above the fourth lie in planes of their own.
+// With the step's four activations in every lane, one multiply-add then adds to the sums of eight outputs, and nothing
+// has to be summed across lanes. Low nibbles hold one step, high nibbles another; bits above the fourth are in separate
+// planes.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,10 @@ inline constexpr int STEP = 4;           // inputs that one lane holds
 inline constexpr int BLOCK = 32;         // inputs that share a scale
 inline constexpr int SUPER_BLOCK = 256;  // inputs of a K format's block
 inline constexpr int STEPS = BLOCK / STEP;
-inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // of blocks in a super-block, whose nibbles share bytes
+inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // pairs of blocks in a super-block, whose nibbles share bytes
 
-// Each structure says its type, bits of a weight, inputs of a block and scales of 32 inputs.
+// Each structure gives its ggml type, the bits of a weight, the inputs of a block and the number of scales for 32
+// inputs.
 
 /// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
 struct PackedQ4_0 {
@@ -47,7 +49,7 @@ struct PackedQ4_1 {
     uint8_t q[STEPS / 2][GROUP][STEP];
 };
 
-/// x = d * (q - 16), as Q4_0 with a fifth bit: bit t of `high` is that of step t.
+/// x = d * (q - 16). Q4_0 with a fifth bit: bit t of `high` belongs to step t.
 struct PackedQ5_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_0;
     static constexpr int BITS = 5;
@@ -69,7 +71,7 @@ struct PackedQ5_1 {
     uint8_t high[GROUP][STEP];
 };
 
-/// x = d * (q - 128): the low nibbles of q as in Q4_0, the high ones as well.
+/// x = d * (q - 128). Both the low and the high nibbles of q are stored as in Q4_0.
 struct PackedQ8_0 {
     static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
     static constexpr int BITS = 8;
@@ -80,7 +82,8 @@ struct PackedQ8_0 {
     uint8_t high[STEPS / 2][GROUP][STEP];
 };
 
-/// x = d * scale * q - dmin * min, scale and min of a block of 32. Of each pair of blocks the first is in the low nibbles.
+/// x = d * scale * q - dmin * min, with scale and min for a block of 32. Of a pair of blocks the first is in the low
+/// nibbles.
 struct PackedQ4_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_K;
     static constexpr int BITS = 4;
@@ -94,7 +97,7 @@ struct PackedQ4_K {
     uint8_t q[PAIRS][STEPS][GROUP][STEP];
 };
 
-/// As Q4_K, with a fifth bit: bit t of `high` is that of step t.
+/// Q4_K with a fifth bit: bit t of `high` belongs to step t.
 struct PackedQ5_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q5_K;
     static constexpr int BITS = 5;
@@ -105,7 +108,7 @@ struct PackedQ5_K {
     uint8_t high[2 * PAIRS][GROUP][STEP];
 };
 
-/// x = d * scale * (q - 32), scale of 16 inputs. Two more bits: those of steps 4u..4u+3 are in `high[u]`, two bits each.
+/// x = d * scale * (q - 32), with a scale for 16 inputs. `high[u]` has two more bits each for steps 4u..4u+3.
 struct PackedQ6_K {
     static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
     static constexpr int BITS = 6;
@@ -118,7 +121,7 @@ struct PackedQ6_K {
     uint8_t high[2 * PAIRS][2][GROUP][STEP];
 };
 
-/// x = d * (value - 128), the value that IQ4_VALUES has for a nibble. Nibbles as in Q4_0.
+/// x = d * (value - 128), where IQ4_VALUES maps a nibble to its value. Nibbles as in Q4_0.
 struct PackedIQ4_NL {
     static constexpr ggml_type TYPE = GGML_TYPE_IQ4_NL;
     static constexpr int BITS = 8;
@@ -128,7 +131,7 @@ struct PackedIQ4_NL {
     PackedQ4_0 nibbles;
 };
 
-/// x = d * scale * (value - 128), scale of a block of 32, whose nibbles are as in Q4_0.
+/// x = d * scale * (value - 128), with a scale for a block of 32. Nibbles as in Q4_0.
 struct PackedIQ4_XS {
     static constexpr ggml_type TYPE = GGML_TYPE_IQ4_XS;
     static constexpr int BITS = 8;
@@ -140,7 +143,7 @@ struct PackedIQ4_XS {
     uint8_t q[2 * PAIRS][STEPS / 2][GROUP][STEP];
 };
 
-/// x = 2^(e - 128) * (value - 12), the value that MXFP4_VALUES has for a nibble. Nibbles as in Q4_0.
+/// x = 2^(e - 128) * (value - 12), where MXFP4_VALUES maps a nibble to its value. Nibbles as in Q4_0.
 struct PackedMXFP4 {
     static constexpr ggml_type TYPE = GGML_TYPE_MXFP4;
     static constexpr int BITS = 5;
@@ -154,7 +157,7 @@ struct PackedMXFP4 {
 template <class Packed>
 struct Type {};
 
-/// Calls `visit` with Type<...> of the structure for weights of a type. For a type without one: a value that is zero.
+/// Calls `visit` with Type<...> of the structure for a weight type. Without a structure for it, returns a zero value.
 template <class Visit>
 auto visit_packed(ggml_type type, const Visit & visit) -> decltype(visit(Type<PackedQ4_0>{})) {
     switch (type) {
@@ -173,13 +176,13 @@ auto visit_packed(ggml_type type, const Visit & visit) -> decltype(visit(Type<Pa
     }
 }
 
-/// Whether a matrix of this type and shape can be packed: of a type that has a structure here, with a multiple of 8 outputs.
+/// Whether a matrix can be packed: its type has a structure here, and it has a multiple of 8 outputs.
 [[nodiscard]] bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept;
 
 /// Bytes of a packed group of 8 outputs.
 [[nodiscard]] size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept;
 
-/// Packs a matrix in ggml's layout, [n_outputs][n_inputs] row after row. `packed` has n_outputs / 8 * group_bytes() bytes.
+/// Packs a matrix from ggml's layout, [n_outputs][n_inputs]. `packed` has n_outputs / 8 * group_bytes() bytes.
 void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs, void * packed) noexcept;
 
 }  // namespace harp::kernels

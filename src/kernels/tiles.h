@@ -1,6 +1,6 @@
-// The tile registers of AMX: eight, of 16 rows by 64 bytes.
+// The tile registers of AMX: eight, each of 16 rows by 64 bytes.
 //
-// HARP_EMULATE_AMX: in plain C++, for tests on processors that lack them.
+// HARP_EMULATE_AMX: in plain C++, for tests on processors without AMX.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +9,15 @@
 
 namespace harp::kernels {
 
-/// Rows of a tile: tokens, outputs.
+/// Rows of a tile: tokens or outputs.
 inline constexpr int TILE = 16;
 
-// NOLINTBEGIN(misc-definitions-in-headers): the emulated ones and the real ones are not the same
+// NOLINTBEGIN(misc-definitions-in-headers): emulated and real tiles differ
 namespace {
 
 #if defined(HARP_EMULATE_AMX)
 
-/// Tile registers in memory, and what the instructions do with them.
+/// Tile registers in memory, and what the instructions do to them.
 class Tiles {
   public:
     template <int TO>
@@ -63,7 +63,7 @@ class Tiles {
 
 #else
 
-/// The tile registers of this thread; what they were configured as before (ggml's kernels configure them once a thread) is put back.
+/// This thread's tile registers. Restores their previous configuration (ggml's kernels configure them once per thread).
 class Tiles {
   public:
     Tiles() noexcept {
@@ -82,7 +82,7 @@ class Tiles {
     Tiles(Tiles &&) = delete;
     Tiles & operator=(Tiles &&) = delete;
 
-    // GCC's intrinsics are macros that take nothing but a literal for a register
+    // not GCC's intrinsics: they are macros that accept only a literal as register number
     template <int TO>
     void zero() {
         asm volatile("tilezero %%tmm%c0" : : "i"(TO));

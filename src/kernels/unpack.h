@@ -1,5 +1,5 @@
-// Packed weights as numbers: one register holds the same inputs of GROUPS groups of 8 outputs side by side. In the compiler's own
-// vectors, which it maps to the registers that a processor has.
+// Packed weights as numbers. A register holds the same inputs of GROUPS groups of 8 outputs, side by side. Written with
+// the compiler's vector types, which it maps to the registers of the processor.
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 
 namespace harp::kernels {
 
-// NOLINTBEGIN(misc-definitions-in-headers): a copy for each processor
+// NOLINTBEGIN(misc-definitions-in-headers): each instruction set needs a copy
 namespace {
 
 template <size_t GROUPS>
@@ -30,7 +30,7 @@ struct Vectors<2> {
     using Integers = int32_t __attribute__((vector_size(64)));
 };
 
-/// A number for each of the outputs side by side, or four bytes.
+/// One float, or four bytes, for each of the outputs side by side.
 template <size_t GROUPS>
 using Floats = typename Vectors<GROUPS>::Floats;
 template <size_t GROUPS>
@@ -38,13 +38,13 @@ using Words = typename Vectors<GROUPS>::Words;
 template <size_t GROUPS>
 using Integers = typename Vectors<GROUPS>::Integers;
 
-/// The same block of each group.
+/// The same block in each group.
 template <class Packed, size_t GROUPS>
 struct Blocks {
     const Packed & first;
-    ptrdiff_t next;  // bytes from a group to the next
+    ptrdiff_t next;  // bytes from one group to the next
 
-    /// A part of the blocks, given that of the first.
+    /// The same part of each block, given that of the first block.
     template <class Part>
     [[nodiscard]] Blocks<Part, GROUPS> part(const Part & of_first) const {
         return {of_first, next};
@@ -57,7 +57,7 @@ struct Line {
     Floats<GROUPS> scale, offset;
 };
 
-/// What `load` makes of the bytes of each group, side by side.
+/// Applies `load` to the bytes of each group, and puts the results side by side.
 template <size_t GROUPS, class Load>
 auto side_by_side(const void * first, ptrdiff_t next, const Load & load) {
     using Half = uint32_t __attribute__((vector_size(32)));
@@ -69,7 +69,7 @@ auto side_by_side(const void * first, ptrdiff_t next, const Load & load) {
         static_assert(GROUPS == 2);
         const auto of_second = reinterpret_cast<Half>(load(reinterpret_cast<const __m128i *>(bytes + next)));
 #if defined(__AVX512F__)
-        // GCC makes a shuffle of it, for which there is one unit less
+        // __builtin_shufflevector becomes a shuffle, which fewer execution units can do
         const __m512i wide = _mm512_castsi256_si512(reinterpret_cast<__m256i>(of_first));
         return reinterpret_cast<Words<GROUPS>>(_mm512_inserti64x4(wide, reinterpret_cast<__m256i>(of_second), 1));
 #else
@@ -78,7 +78,7 @@ auto side_by_side(const void * first, ptrdiff_t next, const Load & load) {
     }
 }
 
-/// Four bytes of each output.
+/// A step: four bytes of each output.
 template <size_t GROUPS>
 Words<GROUPS> load_step(const uint8_t (&step)[GROUP][STEP], ptrdiff_t next) {
     return side_by_side<GROUPS>(
@@ -91,7 +91,7 @@ Floats<GROUPS> load_halves(const void * halves, ptrdiff_t next) {
         halves, next, [](const __m128i * bytes) { return _mm256_cvtph_ps(_mm_loadu_si128(bytes)); }));
 }
 
-/// The first or second byte of each pair, as numbers.
+/// The first or second byte of each pair, converted to float.
 template <size_t GROUPS, class Byte>
 Floats<GROUPS> load_bytes(const Byte (&pairs)[GROUP][2], ptrdiff_t next, size_t which) {
     constexpr bool IS_SIGNED = static_cast<Byte>(-1) < 0;
@@ -109,18 +109,18 @@ Words nibbles(Words bytes, bool are_high) {
     return (are_high ? bytes >> 4 : bytes) & 0x0F0F0F0F;
 }
 
-/// Bits from `bit` on that `mask` has, as bits from the fifth on.
+/// The bits of `mask`, from bit `bit` of `plane` on, moved to bits 4 and above.
 template <class Words>
 Words high_bits(Words plane, size_t bit, uint32_t mask) {
     return (bit < 4 ? plane << (4 - bit) : plane >> (bit - 4)) & (mask << 4);
 }
 
-// What a nibble stands for, made positive: those of IQ4 by 128, those of MXFP4 by 12.
+// The value of each nibble, made positive: plus 128 for IQ4, plus 12 for MXFP4.
 alignas(16) constexpr uint8_t IQ4_VALUES[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                                 129, 141, 153, 166, 181, 197, 217, 241};
 alignas(16) constexpr uint8_t MXFP4_VALUES[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
-/// The bytes of `table` that stand at `nibbles`.
+/// The bytes of `table` at the indices in `nibbles`.
 template <class Words>
 Words look_up(Words nibbles, const uint8_t (&table)[16]) {
     const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i *>(table));
@@ -142,8 +142,8 @@ Words look_up(Words nibbles, const uint8_t (&table)[16]) {
     }
 }
 
-/// Calls `use` with the number of each 32 inputs of a block. Neighbours, whose nibbles share bytes, are written out: the compiler knows
-/// which half of a byte is meant.
+/// Calls `use` with the index of each 32 inputs of a block. Neighbours, whose nibbles share bytes, have calls of their
+/// own, so that the compiler knows which nibble is meant.
 template <class Packed, class Use>
 void for_each_32_inputs(const Use & use) {
     constexpr size_t N = Packed::INPUTS / BLOCK;
@@ -157,7 +157,7 @@ void for_each_32_inputs(const Use & use) {
     }
 }
 
-/// Nibbles of step `t` of a block of 32: the first four steps are in the low ones.
+/// Nibbles of step `t` of a block of 32; the first four steps are in the low nibbles.
 template <size_t N>
 Words<N> block_nibbles(const uint8_t (&q)[STEPS / 2][GROUP][STEP], ptrdiff_t next, size_t t) {
     return nibbles(load_step<N>(q[t % 4], next), t >= 4);
@@ -169,7 +169,8 @@ Line<N> centred(Floats<N> scale, float constant) {
     return {scale, -constant * scale};
 }
 
-// ---- Each format: the quantised weights of step `t` of block `j` of 32, four bytes of each output, and how they become numbers ----
+// ---- For each format: the quantised weights of step `t` of block `j` of 32, four bytes per output, and their line
+// ----
 
 template <size_t N>
 Words<N> step(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t t) {
@@ -189,7 +190,7 @@ Words<N> step(const Blocks<PackedQ5_1, N> & block, size_t j, size_t t) {
     return step(block.part(block.first.low), j, t) |
            high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
 }
-/// As below: here they lie apart.
+/// Like the generic functions below, but Q8_0 stores low and high nibbles separately.
 template <size_t N>
 Words<N> low_step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
     return step(block.part(block.first.low), j, t);
@@ -231,7 +232,7 @@ Words<N> step(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t t) {
     return look_up(block_nibbles<N>(block.first.q, block.next, t), MXFP4_VALUES);
 }
 
-/// The low and the high nibbles of a step of 8 bits.
+/// The low and the high nibbles of a step of 8-bit weights.
 template <class Packed, size_t N>
 Words<N> low_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
     return nibbles(step(block, j, t), false);
@@ -241,7 +242,7 @@ Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
     return nibbles(step(block, j, t), true);
 }
 
-/// @param half  of the 32 inputs: only Q6_K has a scale for each
+/// @param half  which half of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/, float constant = 8) {
     return centred<N>(load_halves<N>(block.first.d, block.next), constant);
@@ -274,7 +275,7 @@ Line<N> line(const Blocks<PackedQ5_1, N> & block, size_t j, size_t half) {
     return line(block.part(block.first.low), j, half);
 }
 
-// K formats: the line of the super-block, and what it is multiplied with for a block of 32 or half of it.
+// K formats: the line of the super-block, and its factors for a block of 32 or half of one.
 
 template <size_t N>
 Line<N> super_line(const Blocks<PackedQ4_K, N> & block) {
@@ -294,7 +295,7 @@ Line<N> super_line(const Blocks<PackedIQ4_XS, N> & block) {
     return centred<N>(load_halves<N>(block.first.d, block.next), 128);
 }
 
-/// The scales of block `j` and what the offset is multiplied with, for each output: of two blocks, or of the two halves of one.
+/// For each output, the scales of block `j` and the factors of the offset: of two blocks, or of the two halves of one.
 template <class Byte>
 struct Pairs {
     const Byte (&scales)[GROUP][2];

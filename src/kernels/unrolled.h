@@ -1,8 +1,8 @@
-// Loops that the compiler writes out.
+// Loops that the compiler must unroll.
 #pragma once
 
-// Arrays stay in registers only if the compiler knows all their indices: loops over them are written out. Not for a sanitizer, whose
-// checks would take minutes to compile, nor where registers are emulated.
+// Arrays stay in registers only if the compiler knows all their indices, so loops over them are unrolled. Not with
+// sanitizers, whose checks would take minutes to compile, and not with emulated instructions.
 #if defined(HARP_SANITIZED) || defined(HARP_EMULATE_VNNI)
 #define HARP_UNROLLED
 #define HARP_FLATTEN

@@ -1,4 +1,4 @@
-// Entropy of a row of logits, vectorised: one pass for the two greatest, one for the two sums.
+// Entropy of a row of logits, vectorised: one pass for the two greatest logits, one for the two sums.
 //
 // With m the maximum, S = sum exp(x - m) and T = sum (x - m) exp(x - m), the entropy is log2 S - (T / S) /
 // ln 2. This needs no second exponential and no logarithm per token.
@@ -42,17 +42,17 @@ using DoubleVec = hn::Vec<DoubleTag>;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-// A token whose logit is further below the maximum counts as one of probability 0: 262144 of them together
-// would weigh less than 1e-27 bits. Above this bound no term is a denormal number, which would be slow.
+// A token whose logit is further below the maximum counts as probability 0: 262144 such tokens together would
+// contribute less than 1e-27 bits. Above this bound no term is a denormal number, which would be slow.
 constexpr float smallest_exponent = -80.0F;
 
-// Its exponential is exactly 0, and it is finite: 0 * -infinity would be NaN.
+// A finite number whose exponential is exactly 0; with -infinity, 0 * -infinity would be NaN.
 constexpr float exponent_of_zero = -200.0F;
 
-// Logits are taken four vectors at a time: enough independent work to hide latencies.
+// Logits are read four vectors at a time: enough independent work to hide latencies.
 constexpr size_t vectors_per_block = 4;
 
-// Calls f(block) for all logits; the last block is filled up with -infinity, a token of probability 0.
+// Calls f(block) for all logits. The last block is padded with -infinity, tokens of probability 0.
 template <class F>
 HWY_INLINE void for_each_block(const float * logits, size_t n, F f) {
     const FloatTag d;
@@ -70,7 +70,7 @@ struct TopTwo {
     float second = minus_infinity;  // equal to `first` in a tie
 };
 
-// The two greatest of each lane, then of all lanes.
+// The two greatest of each lane, then of all lanes together.
 TopTwo top_two(const float * logits, size_t n) {
     const FloatTag d;
     const size_t lanes = hn::Lanes(d);
@@ -104,15 +104,15 @@ TopTwo top_two(const float * logits, size_t n) {
 HWY_INLINE void terms(FloatVec logit, FloatVec max, FloatVec & s, FloatVec & t) {
     const FloatTag d;
     const FloatVec difference = hn::Sub(logit, max);
-    // A NaN is not below the cutoff and reaches T, whatever Max and Exp make of it; so do +infinity and a row
-    // of -infinity, where the difference is NaN.
+    // A NaN difference is not below the cutoff and reaches T, whatever Max and Exp do with it. So do +infinity and
+    // a row of -infinity, which give NaN differences.
     const auto negligible = hn::Lt(difference, hn::Set(d, smallest_exponent));
     const FloatVec x = hn::IfThenElse(negligible, hn::Set(d, exponent_of_zero), difference);
     s = hn::Exp(d, x);
     t = hn::Mul(x, s);
 }
 
-// Adds a vector of floats, one half each, to a sum kept in double.
+// Adds a vector of floats to a sum kept in double, half by half.
 HWY_INLINE void add(FloatVec v, DoubleVec & low, DoubleVec & high) {
     const DoubleTag d;
 #if HWY_TARGET == HWY_SCALAR
@@ -140,8 +140,8 @@ SoftmaxSummary summary(const float * logits, size_t n) {
     DoubleVec s_high = s_low;
     DoubleVec t_low = s_low;
     DoubleVec t_high = s_low;
-    // Four floats are added in pairs before they go to double, which is exact where they are equal (uniform
-    // rows).
+    // Four floats are added in pairs before conversion to double. Where they are equal (uniform rows) this is
+    // exact.
     for_each_block(logits, n, [&](const float * x) HWY_ATTR {
         FloatVec s0, s1, s2, s3, t0, t1, t2, t3;
         terms(hn::LoadU(d, x), max, s0, t0);

@@ -1,5 +1,5 @@
-// Measures of hesitation: Shannon entropy of the next-token distribution (HARP, arXiv 2412.07282, section 3.1), and how near
-// the second best token comes to the best.
+// Measures of hesitation: Shannon entropy of the next-token distribution (HARP, arXiv 2412.07282, section 3.1), and the
+// ratio of the second greatest probability to the greatest.
 #pragma once
 
 #include <span>
@@ -16,7 +16,7 @@ struct SoftmaxSummary {
 /// Entropy, normaliser and ratio of p = softmax(logits).
 ///
 /// Stable for any finite logits (the maximum is subtracted first); a logit of -infinity is a token of probability 0.
-/// Sums are accumulated in double. Vectorised for the CPU it runs on (Highway, chosen at run time).
+/// Sums are accumulated in double. Vectorised for the CPU that it runs on (Highway, chosen at run time).
 ///
 /// @param logits [n_vocab], raw: before temperature and penalties; not empty
 /// @return NaN entropy if a logit is NaN or +infinity, or all are -infinity

@@ -1,5 +1,4 @@
-// Perturbation of embedding rows: dropout, uniform and gaussian noise, all from the same numbers of
-// Philox4x32-10.
+// Perturbation of embedding rows: dropout, uniform and gaussian noise, all from the same Philox4x32-10 numbers.
 #include "method/perturbation.h"
 
 #include <Random123/philox.h>
@@ -15,23 +14,23 @@ namespace harp::method {
 
 namespace {
 
-// One call of Philox gives the numbers of four neighbouring coordinates.
+// One call of Philox gives the random numbers of four neighbouring coordinates.
 constexpr size_t block_size = 4;
 using Block = std::array<float, block_size>;
 
 Block block_numbers(const Masks & masks, uint32_t row, size_t block) noexcept {
     const philox4x32_key_t key = {{static_cast<uint32_t>(masks.seed), static_cast<uint32_t>(masks.seed >> 32)}};
-    // a row has less than 2^24 blocks: the word of their number has room for the reframing
+    // a row has fewer than 2^24 blocks, so the word with the block number has room for the reframing
     const philox4x32_ctr_t counter = {
         {(masks.reframing << 24) | static_cast<uint32_t>(block), row, masks.draw, masks.family}};
     const philox4x32_ctr_t bits = philox4x32(counter, key);
     Block u{};
-    // 24 bits: every value is a float, and none is rounded up to 1
+    // 24 bits: each value is exactly a float, and none is rounded up to 1
     for (size_t k = 0; k < block_size; ++k) u[k] = static_cast<float>(bits.v[k] >> 8) * 0x1p-24F;
     return u;
 }
 
-// Sets each coordinate to f(noise), four at a time; `noise` is made of a block's uniform numbers.
+// Sets each coordinate to f(noise), four at a time; `noise` is computed from a block's uniform numbers.
 template <class Noise, class F>
 void generate(const Masks & masks, uint32_t row, std::span<float> out, Noise noise, F f) noexcept {
     assert(masks.reframing < (1U << 8) && out.size() < (size_t{1} << 26));
@@ -46,7 +45,7 @@ Block unchanged(const Block & u) noexcept {
     return u;
 }
 
-// Box-Muller: two uniform numbers give two independent normal ones. 1 - u is in (0,1], where the logarithm is
+// Box-Muller: two uniform numbers give two independent normal numbers. 1 - u is in (0,1], so its logarithm is
 // finite.
 Block normal_numbers(const Block & u) noexcept {
     Block z{};
@@ -59,7 +58,7 @@ Block normal_numbers(const Block & u) noexcept {
     return z;
 }
 
-// NEFTune: alpha / sqrt(L d), with L the length of the sequence and d the width of an embedding.
+// NEFTune: alpha / sqrt(L d), with L the sequence length and d the embedding width.
 float neftune_scale(float alpha, uint32_t length, size_t n_embd) noexcept {
     return static_cast<float>(static_cast<double>(alpha) /
                               std::sqrt(static_cast<double>(length) * static_cast<double>(n_embd)));
@@ -72,7 +71,7 @@ void uniform_numbers(const Masks & masks, uint32_t row, std::span<float> out) no
 }
 
 void perturb(const Masks & masks, uint32_t row, Perturbation kind, float strength, const RowChange & change) noexcept {
-    // Strength 0 is no perturbation: by the strict rule dropout would still drop a coordinate whose u is 0.
+    // Strength 0 changes nothing. (By the strict rule dropout would still drop a coordinate whose u is 0.)
     if (strength == 0.0F) return;
     assert(!needs_noise(kind) || !change.noise.empty());
     switch (kind) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""harp calibrate: which second look helps, tried on one half of the examples and checked on the other; and a threshold for a target."""
+"""harp calibrate: chooses a second look on one half of the examples and checks it on the other; and a threshold for a target."""
 
 import json
 import re
@@ -140,14 +140,14 @@ class Calibrate(CliTest):
 
 
 def nonsense(n):
-    """What a model of stories finds improbable, and more so the better it knows them."""
+    """Text that a model trained on stories finds improbable, the more so the better it is."""
     letters = "zqxvjkw"
     return " ".join(letters[i % 7] + letters[i * i % 5] + letters[i // 7 % 7] for i in range(n))
 
 
 @needs_tiny
 class Search(CliTest):
-    """On 40 examples of the tiny model: what is asked is whether the figures are right, not what they are."""
+    """On 40 examples of the tiny model. Checks that the figures are consistent, not what they are."""
 
     FLAGS = ["--views", "last:3,guidance", "--thresholds", "0.5,1", "--betas", "0.5,2", "--plausibilities", "0,0.1", "-c", "128"]
 
@@ -220,7 +220,7 @@ class Search(CliTest):
         self.assertIn(data["development"]["vanilla"] * 20, range(21))
 
     def test_one_that_helps_is_recommended_and_its_preset_works(self):
-        # what the tiny model is sure of is wrong here, so half of a damaged pass is better
+        # the tiny model's confident predictions are wrong here, so half of a damaged pass is better
         preset = self.folder / "look.json"
         flags = ["-p", nonsense(1200), "--views", "perturbed:0.6", "--thresholds", "0", "--betas", "0.5", "--plausibilities", "0",
                  "--window", "16", "--write-preset", str(preset)]

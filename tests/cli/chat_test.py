@@ -63,11 +63,11 @@ class Talking(CliTest):
         terminal = self.terminal("chat", "-m", str(SMOL), "-n", "3000", "--ignore-eos", streams=["stdin", "stdout", "stderr"])
         at = terminal.wait_for("> ")
         terminal.send("Tell a very long story.\n")
-        a_coloured_token = r"(.|\n)*?\x1b\[38;5;\d+m\w"  # and not only the progress of reading
+        a_coloured_token = r"(.|\n)*?\x1b\[38;5;\d+m\w"  # not only the progress of reading
         at = terminal.wait_for(r"story\.\r\n" + a_coloured_token, at)
         terminal.process.send_signal(signal.SIGINT)
         at = terminal.wait_for(r"stopped(.|\n)*> ", at)
-        terminal.process.send_signal(signal.SIGINT)  # at the prompt: a new prompt
+        terminal.process.send_signal(signal.SIGINT)  # at the prompt it gives a new prompt
         at = terminal.wait_for("> ", at)
         terminal.send("/options\n")
         at = terminal.wait_for("threshold=1", at)
@@ -81,7 +81,7 @@ class Talking(CliTest):
     def test_interrupt_while_reading_the_line(self):
         terminal = self.terminal("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "8192", "-b", "32", streams=["stdin", "stdout", "stderr"])
         at = terminal.wait_for("> ")
-        terminal.send("The cat sat on the mat. " * 160 + "\n")  # a terminal's line holds 4095 bytes
+        terminal.send("The cat sat on the mat. " * 160 + "\n")  # a line of a terminal can hold 4095 bytes
         at = terminal.wait_for("reading: ", at)
         terminal.process.send_signal(signal.SIGINT)
         at = terminal.wait_for("> ", at)

@@ -15,7 +15,7 @@ from programs import SMOL, TINY, needs_tiny
 
 
 def write_adapter(path):
-    """A LoRA of TINY that changes what it says."""
+    """A LoRA for TINY that changes its answers."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
@@ -53,7 +53,7 @@ class Compare(CliTest):
         data = json.loads(self.assert_ok(harp("compare", *flags, "--json", *[f"--with={one}" for one in sets])).out)
         self.assertEqual([one["name"] for one in data["sets"]], sets)
         self.assertEqual([one["options"]["view"] for one in data["sets"]], ["last", "guidance", "perturbed"])
-        for text, one in zip(sets, data["sets"]):  # each is what generate gives with it
+        for text, one in zip(sets, data["sets"]):  # each answer is what generate gives with the same options
             self.assertEqual(one["options"]["threshold"], 0.5)
             own = [f"--harp-{option.replace('_', '-')}" for option in text.split(",")]
             alone = json.loads(self.assert_ok(harp("generate", *flags, "--json", *own)).out)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ctrl-C at any time: exit code 130, one line, whole lines in traces."""
+"""Ctrl-C at any time: exit code 130, one line of output, whole lines in traces."""
 
 import re
 import signal

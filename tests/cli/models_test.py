@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Model files that are missing, cut short or hostile: one line that names the file."""
+"""Model files that are missing, truncated or hostile: one line that names the file."""
 
 import struct
 import sys

@@ -68,7 +68,7 @@ class Colour(CliTest):
                 text = self.on_terminal(command)
                 self.assertIn("\033[38;5;", text)
                 self.assertEqual(text.count("\033[0m") > 0, True)
-                self.assertGreater(text.rfind("\033[0m"), text.rfind("\033[38;5;"))  # left as it was
+                self.assertGreater(text.rfind("\033[0m"), text.rfind("\033[38;5;"))  # the colour is reset at the end
 
     def test_same_text_on_terminal(self):
         flags = {"HARP_SCHEDULE": "lazy"}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prompts, from wherever they come: empty, too long, not text, alike to flags."""
+"""Prompts from all sources: empty, too long, not text, or looking like flags."""
 
 import json
 import os

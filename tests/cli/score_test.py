@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""harp score, and its --sweep: each row is what scoring alone says."""
+"""harp score, and its --sweep: each row is what scoring with its options alone gives."""
 
 import itertools
 import json
@@ -77,7 +77,7 @@ class Sweep(CliTest):
             (["--sweep", "beta=0", "--harp-off"], ["--harp-off", "sweep"]),
         ]
         for flags, names in bad:
-            with self.subTest(flags=flags):  # before the model is loaded: there is none
+            with self.subTest(flags=flags):  # refused before the model is loaded, which does not exist
                 self.assert_fault(harp("score", "-m", "nowhere.gguf", "-p", "x y z", *flags), USAGE, *names)
 
     def test_each_row_is_what_score_says(self):
@@ -115,7 +115,7 @@ class Sweep(CliTest):
         lines = result.out.splitlines()
         self.assertEqual(lines[0].split()[:3], ["threshold", "perturbation", "hesitates"])
         self.assertEqual([line.split()[0] for line in lines[1:4]], ["vanilla", "0", "1"])
-        self.assertEqual(len({line.rfind(".") for line in lines[1:4]}), 1, result)  # columns
+        self.assertEqual(len({line.rfind(".") for line in lines[1:4]}), 1, result)  # the columns are aligned
 
     def test_interrupted_keeps_the_rows_that_are_complete(self):
         if not SMOL.is_file():

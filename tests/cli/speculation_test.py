@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speculation by look-up and by a draft model: the tokens of the run without it."""
+"""Speculation by n-gram look-up and by a draft model gives the same tokens as the run without."""
 
 import itertools
 import json
@@ -19,9 +19,9 @@ class Speculation(CliTest):
     def same(self, *flags, speculate=LOOKUP, n="120"):
         """The run with speculation, whose tokens must be those of the run without.
 
-        Rows that are decoded together add up in another order than one alone. A float32 cache without flash attention keeps
-        that small, but an entropy that falls on the threshold itself may then be judged either way; the texts are compared
-        up to there.
+        Rows that are decoded together are summed in another order than single rows. With a float32 cache and no flash attention
+        the differences are small, but an entropy almost equal to the threshold may be judged either way. The texts are compared
+        up to such a step.
         """
         common = ["-n", n, "--json", "-ctk", "f32", "-ctv", "f32", "-fa", "off", *flags]
         with_draft = json.loads(self.assert_ok(generate(*common, *speculate)).out)
@@ -31,7 +31,7 @@ class Speculation(CliTest):
                                         zip(with_draft["tokens"], without["tokens"])))
         self.assertEqual([a["id"] for a, _ in same], [b["id"] for _, b in same])
         if len(same) < max(len(with_draft["tokens"]), len(without["tokens"])):
-            for run in (with_draft, without):  # IndexError where one is merely shorter
+            for run in (with_draft, without):  # IndexError if one is only shorter
                 self.assertAlmostEqual(run["tokens"][len(same)]["entropy"], run["harp"]["threshold"], delta=1e-3)
         self.assertGreater(with_draft["speculation"]["drafted"], 0)
         return with_draft["speculation"]
@@ -46,18 +46,18 @@ class Speculation(CliTest):
         self.assertGreater(self.same("--temp", "0", "--harp-off")["accepted"], 0)
 
     def test_sampling_gives_the_same_tokens(self):
-        # one random number a token, whatever was drafted: the same seed gives the same text, hence the same distribution
+        # one random number per token, whatever was drafted: the same seed gives the same text, so the distribution is the same
         for seed in range(8):
             self.same("--temp", "0.8", "--seed", str(seed), "--harp-schedule", "lazy")
 
     def test_draft_model(self):
         draft = ["-md", str(TINY), "--spec-draft-n-max", "4"]
         speculation = self.same("--temp", "0", "--harp-off", speculate=draft)
-        self.assertGreater(speculation["accepted"], 0.9 * speculation["drafted"])  # it is the target itself
-        # with HARP the draft is right where the target does not hesitate, and often else: it has to follow rejections
+        self.assertGreater(speculation["accepted"], 0.9 * speculation["drafted"])  # the draft model is the target itself
+        # with HARP the draft is right where the target does not hesitate, and often otherwise; it must handle rejections
         speculation = self.same("--temp", "0", speculate=draft)
         self.assertGreater(speculation["accepted"], 0.3 * speculation["drafted"])
-        self.assertGreaterEqual(speculation["accepted"] + speculation["batches"], 118)  # of 120: a draft in every batch
+        self.assertGreaterEqual(speculation["accepted"] + speculation["batches"], 118)  # of 120: there is a draft in nearly every batch
         self.same("--temp", "0.8", "--seed", "3", speculate=draft)
 
     def test_to_the_end_of_the_context(self):

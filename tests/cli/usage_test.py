@@ -33,7 +33,7 @@ class Usage(CliTest):
                     result = self.assert_ok(harp(command, flag))
                     self.assertIn(f"harp {command}", result.out)
                     self.assertEqual(result.err, "")
-                    if command != "verify":  # the recordings fix the options there
+                    if command != "verify":  # there the recordings determine the options
                         for option in OPTIONS:
                             self.assertIn(f"--harp-{option.replace('_', '-')}", result.out)
                         self.assertIn("--harp-off", result.out)

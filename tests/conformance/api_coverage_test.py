@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Each function of llama.h that reads or changes a context is renamed by harp/drop_in.h, or it is known why it need not be.
+"""Each function of llama.h that reads or changes a context is renamed by harp/drop_in.h, or listed with the reason why not.
 
-A new function of a new llama.cpp would pass by the twins unnoticed; here it fails.
+A new function in a new llama.cpp would bypass the twins unnoticed; this test then fails.
 """
 
 import re

@@ -1,4 +1,5 @@
-// The authors' beam searches of stories260K; and that a replay fails as soon as one rule of the search is bent.
+// The authors' beam searches of stories260K. Also checks that a replay fails as soon as one rule of the search is
+// changed.
 #include "conformance/replays.h"
 #include "decoding/beam_replay.h"
 
@@ -14,7 +15,7 @@ TEST_P(Stories260KBeams, IsTheAuthorsSearch) {
     const auto result = decoding::replay_beams(model, recording);
     EXPECT_TRUE(result.passed(1e-4)) << result.first_mismatch;
     EXPECT_EQ(result.n_steps, recording.steps.size());
-    // in one recording a finished beam takes on another slot's score at step 10: not imitated
+    // in one recording a finished beam takes over another slot's score at step 10, which is not imitated
     const bool has_that = std::string(GetParam()) == "stories260K.dog.beam3-stop426";
     EXPECT_EQ(result.first_state_differing, has_that ? 10U : result.n_steps) << result.first_mismatch;
 }

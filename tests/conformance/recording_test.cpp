@@ -1,4 +1,4 @@
-// Broken recordings: each is refused with one error that names the file and the field.
+// Broken recordings: each is refused with an error that names the file and the field.
 #include <unistd.h>
 
 #include <fstream>
@@ -19,7 +19,7 @@ std::string read_text(const std::filesystem::path & path) {
     return text.str();
 }
 
-/// Works on copies of recordings in a folder of its own.
+/// Works on copies of recordings in a temporary folder.
 class BrokenRecording : public ::testing::Test {
   protected:
     void SetUp() override {
@@ -37,7 +37,7 @@ class BrokenRecording : public ::testing::Test {
     }
     void write(const std::string & text) const { write(text, file_); }
 
-    /// Reads file_; the error must have the code and say all of `parts`.
+    /// Reads file_; the error must have the code and contain all of `parts`.
     void expect_error(ErrorCode code, const std::vector<std::string> & parts) const {
         try {
             (void)decoding::read_recording(file_);
@@ -222,7 +222,7 @@ TEST_F(BrokenRecording, ArchiveIsDamaged) {
         SCOPED_TRACE("cut off at " + std::to_string(n));
         expect_error(ErrorCode::invalid_input, {archive_.string()});
     }
-    // one bit of the data of the first array: the checksum tells
+    // flips one bit in the data of the first array, which the checksum detects
     std::string flipped = bytes;
     flipped[500] = static_cast<char>(flipped[500] ^ 0x10);
     write(flipped, archive_);

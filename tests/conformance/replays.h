@@ -1,4 +1,4 @@
-// What the conformance tests share: where recordings are, and what a faithful replay looks like.
+// Shared by the conformance tests: where recordings are, and what a faithful replay looks like.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -49,7 +49,7 @@ inline decoding::ReplayResult expect_conformance(llama_model & model, const std:
 
 }  // namespace harp::testing
 
-/// Skips the test if a recording is not there.
+/// Skips the test if a recording is missing.
 #define HARP_REQUIRE_GOLDEN(name)                                \
     if (!std::filesystem::exists(harp::testing::golden(name))) { \
         GTEST_SKIP() << "recording not there: " << (name);       \

@@ -1,4 +1,4 @@
-// The authors' runs of stories260K; and that a replay fails as soon as one rule of the method is bent.
+// The authors' runs of stories260K. Also checks that a replay fails as soon as one rule of the method is changed.
 #include <algorithm>
 
 #include "conformance/replays.h"
@@ -27,12 +27,12 @@ INSTANTIATE_TEST_SUITE_P(Recordings, Stories260K,
                          recording_name);
 
 // ---------------------------------------------------------------------------------------------------------------------
-// It can fail. Each of these is a plausible mistake in an implementation of HARP.
+// The replay can fail: each of these is a plausible mistake in an implementation of HARP.
 
 struct Mistake {
     const char * name;
     void (*bend)(Recording &, ReplaySettings &);
-    /// Whether the gate, which looks at vanilla logits only, must still agree.
+    /// Whether the gate, which uses only vanilla logits, must still agree.
     bool same_gate = true;
 };
 
@@ -115,7 +115,7 @@ TEST_P(MistakeIsNoticed, InAReplay) {
     EXPECT_GT(result.n_failures, 0U);
     EXPECT_FALSE(result.first_mismatch.empty());
     EXPECT_EQ(result.n_gate_mismatches == 0, GetParam().same_gate);
-    // the tokens are the recorded ones: what is vanilla stays right
+    // the recorded tokens are fed, so everything vanilla stays right
     EXPECT_LE(result.entropy_difference, 5e-4);
     EXPECT_LE(result.vanilla_difference, 1e-3);
 }
@@ -134,7 +134,7 @@ INSTANTIATE_TEST_SUITE_P(OneByOne, MistakeIsNoticed,
                          [](const auto & mistake) { return std::string(mistake.param.name); });
 
 TEST(Replay, MasksOfAnotherDrawAreNoticed) {
-    // by the number that the pass gives, before any logits differ
+    // noticed by the draw number that the pass gives, before any logits differ
     HARP_REQUIRE_GOLDEN("stories260K.lily.harp");
     HARP_REQUIRE_MODEL(model, stories260k());
     Recording recording = decoding::read_recording(golden("stories260K.lily.harp"));
@@ -172,7 +172,7 @@ TEST(Replay, AMissingLargeLogitIsNoticed) {
     HARP_REQUIRE_GOLDEN("stories260K.once.vanilla");
     HARP_REQUIRE_MODEL(model, stories260k());
     Recording recording = decoding::read_recording(golden("stories260K.once.vanilla"));
-    auto & top = recording.steps[0].vanilla;  // the recorded values stay right, but one row in between is gone
+    auto & top = recording.steps[0].vanilla;  // the recorded values stay right, but one in between is missing
     top.erase(top.begin() + 3);
     const ReplayResult result = decoding::replay(model, recording);
     EXPECT_EQ(result.n_failures, 1U);

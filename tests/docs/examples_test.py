@@ -1,7 +1,7 @@
-"""The documents' examples, run as a reader would run them; their links; the table of options.
+"""Runs the documents' examples like a reader would; checks their links and the table of options.
 
-Shell commands and Python blocks of PAGES are run in a folder where model.gguf is the default model and the other files that examples
-name are there. An example that is not run stands in NOT_RUN with the reason; anything else is a failure.
+Shell commands and Python blocks of PAGES are run in a folder with model.gguf, which is the default model, and the other files that examples
+name. An example that cannot be run is in NOT_RUN with the reason; any other example that fails is a failure.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from programs import HARP, ROOT, SERVER, SMOL, environment, needs_smol
 from running_server import Server, free_port
 
 PAGES = ["README.md", "docs/START.md", "docs/PYTHON.md", "docs/SERVER.md"]
-TIMEOUT = 60  # seconds, of one example
+TIMEOUT = 60  # seconds, for one example
 
 # Why an example is not run, by the example's text (without a trailing comment).
 BUILDS = "builds"
@@ -65,7 +65,7 @@ LANGUAGES = {"sh": "sh", "python": "python", "": None, "json": None, "diff": Non
 PROGRAMS = {"harp", "harp-server", "harp-eval", "lm_eval", "curl", "pip", "python", "python3", "cmake", "docker", "export"}
 IS_SERVER = re.compile(r"(\./run serve|harp serve|harp-server)\b(?!.*--help)")
 
-# `harp` as examples call it: the program, and where they set no bounds themselves, bounds.
+# `harp` as the examples call it: the program, with limits where an example sets none.
 HARP_SCRIPT = """#!/usr/bin/env bash
 given=" $* "
 bound() { [[ $given == *" $1 "* ]] || set_bounds+=("$@"); }
@@ -97,7 +97,7 @@ class Example:
 
 
 def cut_comment(line, two_spaces):
-    """The line up to an unquoted comment, or to two spaces with a description behind them where that is how it is written."""
+    """The line up to an unquoted comment or, with `two_spaces`, up to two spaces before a description."""
     quote = None
     for i, c in enumerate(line):
         if quote:
@@ -120,7 +120,7 @@ def is_command(text):
 
 
 def shell_commands(lines, page, two_spaces=False):
-    """Commands of (number, text) lines; a command may go over several. `two_spaces`: among other things, with descriptions."""
+    """Commands in (number, text) lines; a command may take several lines. `two_spaces`: lines may have descriptions after two spaces."""
     command, first = "", 0
     for number, text in lines:
         text = text if command else cut_comment(text, two_spaces)
@@ -151,7 +151,7 @@ def examples(page):
                 found.extend(shell_commands(block, page))
             elif language == "python" and block:
                 found.append(Example(page, block[0][0], "python", "\n".join(text for _, text in block)))
-            else:  # an output: with the command that made it
+            else:  # an output together with its command
                 commands = [(n, text[2:]) for n, text in block if text.startswith("$ ")]
                 found.extend(shell_commands(commands, page))
             block = None
@@ -210,7 +210,7 @@ class Examples(unittest.TestCase):
 
     @classmethod
     def lay_out(cls):
-        """The files that examples name."""
+        """Creates the files that examples name."""
         (cls.folder / "bin").mkdir()
         (cls.folder / "models").mkdir()
         for name in ("model.gguf", "draft.gguf", "models/model.gguf"):
@@ -266,7 +266,7 @@ class Examples(unittest.TestCase):
         self.assertNotIn('"error":', output)
 
     def serve(self, example):
-        """Starts it on a port of its own, until it is ready."""
+        """Starts the example's server on a free port, and waits until it is ready."""
         port = free_port()
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(["bash", "-c", f"exec {example.code} --port {port}"], cwd=self.folder,

@@ -1,5 +1,5 @@
-# Installs the build to a prefix of its own, builds examples/ against it, runs the example and compares what it says with
-# the same example built in the tree.
+# Installs the build into a separate prefix, builds examples/ with it, runs the example, and compares its output with that of the
+# example built in the tree.
 set(work ${BUILD_DIR}/tests/install/work)
 set(shared $ENV{HARP_SHARED_DATA})
 if(NOT shared)
@@ -27,7 +27,7 @@ run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples -B ${work}/examples -G ${GENERATO
     -D CMAKE_CXX_COMPILER=${COMPILER} -D CMAKE_C_COMPILER=${C_COMPILER} -D CMAKE_FIND_USE_PACKAGE_REGISTRY=OFF)
 run(${CMAKE_COMMAND} --build ${work}/examples)
 
-# what it runs with is the installed library, not the one in the build tree
+# checks that it uses the installed library, not the one in the build tree
 file(GET_RUNTIME_DEPENDENCIES EXECUTABLES ${work}/examples/simple
     RESOLVED_DEPENDENCIES_VAR dependencies UNRESOLVED_DEPENDENCIES_VAR missing
     POST_INCLUDE_REGEXES "libharp|libllama|libggml" POST_EXCLUDE_REGEXES ".*")

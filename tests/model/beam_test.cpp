@@ -150,8 +150,8 @@ TEST(Beams, SchedulesAndCachesAgree) {
     }
 }
 
-/// The law that catches a wrong copy, a wrong mask and a stale twin: a hypothesis has the score that its tokens get when they
-/// are decoded alone, one after the other.
+/// The law that detects a wrong copy, a wrong mask and a stale twin: a hypothesis has the score that its tokens get if
+/// they are decoded alone, one after another.
 TEST(Beams, ScoresAreThoseOfTheTokensDecodedAlone) {
     HARP_REQUIRE_MODEL(model, stories260k());
     struct Case {
@@ -201,7 +201,7 @@ TEST(Beams, DecodeOnlyWhatGoesOn) {
     beams.variant = decoding::BeamVariant::authors;
     ForwardPass pass(model, beam_context(3), std::nullopt);
     const GenerationResult result =
-        beam_decode(pass, dog, 48, beams, ends_at_full_stop);  // they end at different steps
+        beam_decode(pass, dog, 48, beams, ends_at_full_stop);  // the beams end at different steps
     EXPECT_LT(result.n_rows, static_cast<size_t>(result.n_steps - 1) * beams.beams);
 }
 
@@ -229,7 +229,7 @@ TEST(Beams, PromptInSeveralBatches) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// One loop
+// The generation loop
 
 const Generator::Events quiet = {.on_token = [](size_t, const decoding::GeneratedToken &) { return true; }};
 
@@ -255,9 +255,9 @@ TEST(Beams, AreSearchedBesideOtherAnswers) {
 
         ForwardPass pass(model, beam_context(5), options);
         Generator generator(pass);
-        for (int i = 0; i < 2; ++i) {  // two searches do not fit at once: the second waits
+        for (int i = 0; i < 2; ++i) {  // two searches do not fit at the same time, so the second waits
             Request request = sampled(model, dog, 40);
-            request.options = options;  // and the masks of family 0, wherever it lands
+            request.options = options;  // also gives it mask family 0 in any sequence
             generator.submit(std::move(request));
             request = searched(ends_at_full_stop);
             request.options = options;
@@ -342,7 +342,7 @@ TEST(BeamFaults, AreRefused) {
                  [&] { run(once, room + 1, {}); });
     EXPECT_NO_THROW(run(once, room, {}));
     EXPECT_EQ(pass.check_invariant(), "");
-    const auto all = beam_decode(pass, once, -1, {}, never_ends);  // as many as there is room for
+    const auto all = beam_decode(pass, once, -1, {}, never_ends);  // as many tokens as there is room for
     EXPECT_EQ(all.n_generated, room);
     EXPECT_EQ(all.reason, StopReason::length);
     expect_error(ErrorCode::invalid_input, {"do not fit"},
@@ -360,7 +360,7 @@ TEST(BeamFaults, AreRefused) {
     expect_error(ErrorCode::unsupported_call, {"does not speculate"}, [&] {
         submit({4, {}}, BeamOptions{}, drafter.get());
     });
-    // beams and reframings share the sequences
+    // beams and reframings share the available sequences
     Options eight;
     eight.reframings = 8;
     expect_error(ErrorCode::invalid_option, {"256"}, [&] { ForwardPass(model, beam_context(60), eight); });

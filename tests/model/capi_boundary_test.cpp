@@ -1,4 +1,4 @@
-// The edge of the C API: whatever a call throws is a return value there, and batches arrive as the caller made them.
+// The border of the C API: exceptions become return values, and batches arrive as the caller made them.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -57,7 +57,7 @@ bool has_message() {
     throw std::bad_alloc();
 }
 [[noreturn]] void throw_a_number() {
-    throw 42;  // NOLINT(hicpp-exception-baseclass): that is what is tested
+    throw 42;  // NOLINT(hicpp-exception-baseclass): this is tested
 }
 constexpr std::array throwers = {throw_out_of_memory, throw_a_number};
 
@@ -80,7 +80,8 @@ TEST_F(CBoundary, WhatAnObserverThrowsIsAFailedDecode) {
     }
 }
 
-/// Removing and moving rows may decode what the twins have not seen: what a row perturbation throws comes out of them too.
+/// Removing and moving rows may decode pending rows of the twins, so they can fail by an exception of a row
+/// perturbation too.
 TEST_F(CBoundary, WhatARowPerturbationThrowsStaysInside) {
     for (const auto thrower : throwers) {
         const Context context = create();
@@ -136,7 +137,7 @@ TEST_F(CBoundary, SequenceIdsOutOfRangeAreErrors) {
             EXPECT_TRUE(failed);
             EXPECT_TRUE(has_message());
         };
-        if (id >= 0) expect_failure(!harp_memory_seq_rm(memory, id, 0, -1));  // negative: all sequences
+        if (id >= 0) expect_failure(!harp_memory_seq_rm(memory, id, 0, -1));  // a negative id means all sequences
         harp_memory_seq_cp(memory, 0, id, -1, -1);
         expect_failure(true);
         harp_memory_seq_cp(memory, id, 0, -1, -1);
@@ -187,7 +188,7 @@ TEST_F(CBoundary, HarpOffProcessesEmbeddingsAsLlama) {
 
 // --- ConvertedBatch
 
-/// A batch as a model of `n_pos` positions a row of embeddings would take it, without a context.
+/// A batch without a context, for a model with `n_pos` positions per embedding row.
 llama_batch_ext empty_batch(size_t n_pos) {
     return {/*n_tokens_max=*/8,
             /*n_embd_inp=*/2,

@@ -1,4 +1,4 @@
-// The size of a state is counted, not found by building the state: a long prompt would be in memory twice.
+// The size of a state is computed without building the state: otherwise a long prompt would be in memory twice.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace {
 
-thread_local size_t largest_allocation = 0;  // since it was set to 0, in bytes
+thread_local size_t largest_allocation = 0;  // in bytes, since it was last set to 0
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// The C API: the C++ pass under llama.h's names, plain contexts untouched, errors as return values with a sentence.
+// The C API: the C++ pass under llama.h's names, plain contexts unchanged, errors as return values with a message.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -60,7 +60,7 @@ std::vector<float> row(llama_context * context, int32_t i = -1) {
     return logits != nullptr ? std::vector<float>(logits, logits + 512) : std::vector<float>();
 }
 
-/// As greedy() of the C++ pass.
+/// Like greedy() of the C++ pass.
 Continuation greedy_by_c(llama_context * context, int n) {
     Continuation run;
     std::vector<llama_token> next = prompt;
@@ -132,7 +132,7 @@ TEST_F(CApi, PlainContextsPassThrough) {
     EXPECT_STREQ(harp_last_error(), "this context has no HARP");
     harp_memory_clear(memory, true);
     EXPECT_EQ(llama_memory_seq_pos_max(memory, 0), -1);
-    harp_free(llama_init_from_model(model_, small_context(256)));  // takes any context
+    harp_free(llama_init_from_model(model_, small_context(256)));  // it accepts any context
 }
 
 TEST_F(CApi, HarpOffIsAPlainContext) {
@@ -200,13 +200,13 @@ TEST_F(CApi, ErrorsAreReturnValuesWithASentence) {
     EXPECT_EQ(harp_init_from_model(model_, small_context(256, 200)), nullptr);
     error_mentions("n_seq_max");
     bad = harp_default_params();
-    const int unknown = 17;  // as a C program may write
+    const int unknown = 17;  // a C program may write any number
     std::memcpy(&bad.perturbation, &unknown, sizeof(bad.perturbation));
     EXPECT_FALSE(harp_set_default_params(&bad));
     error_mentions("perturbation");
 
     const Context context = create();
-    EXPECT_STREQ(harp_last_error(), "");  // what succeeds clears it
+    EXPECT_STREQ(harp_last_error(), "");  // a successful call clears it
     EXPECT_EQ(decode(context.get(), {}), -1);
     error_mentions("empty");
     EXPECT_EQ(decode(context.get(), {1, 9999}), -1);
@@ -336,7 +336,7 @@ TEST_F(CApi, StateFilesHoldTheTwins) {
     for (const bool whole : {true, false}) {
         const std::string & file = whole ? whole_file : sequence_file;
         const Context other = create();
-        (void)greedy_by_c(other.get(), 3);  // what was there goes
+        (void)greedy_by_c(other.get(), 3);  // the loaded state will replace this
         EXPECT_EQ(read(other.get(), file, whole, 0).first, tokens.size()) << "the number alone";
         EXPECT_GT(harp_memory_seq_pos_max(llama_get_memory(other.get()), 0), -1) << "nothing is loaded for that";
         EXPECT_EQ(read(other.get(), file, whole, tokens.size()).second, tokens) << harp_last_error();
@@ -410,7 +410,7 @@ TEST_F(CApi, MemoryCallsReachTheTwins) {
     harp_memory_seq_add(memory, 0, 8, -1, -4);
     EXPECT_EQ(harp_memory_seq_pos_max(memory, 0), 11);
     EXPECT_EQ(pass.check_invariant(), "");
-    harp_memory_seq_cp(memory, 0, 1, 0, 4);  // a part, with a stream a sequence
+    harp_memory_seq_cp(memory, 0, 1, 0, 4);  // a part, which separate streams cannot copy
     EXPECT_NE(std::string(harp_last_error()), "");
     harp_memory_seq_div(memory, 0, 0, -1, 2);
     EXPECT_EQ(harp_memory_seq_pos_max(memory, 0), 5);
@@ -444,7 +444,7 @@ TEST_F(CApi, ProcessIsDecode) {
         next = {static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin())};
     }
     EXPECT_GT(find_pass(by_process.get())->statistics().hesitations, 0U);
-    // embedding rows too
+    // embedding rows work too
     llama_batch_ext_clear(batch);
     std::vector<float> embedding(64, 0.3F);
     const int32_t added = llama_batch_ext_add_embd(batch, 0, {embedding.data(), 1, 64});
@@ -459,7 +459,7 @@ TEST_F(CApi, ProcessIsDecode) {
     ASSERT_EQ(harp_decode(by_decode.get(), embedded), 0) << harp_last_error();
     EXPECT_EQ(row(by_process.get()), row(by_decode.get()));
     llama_batch_ext_free(batch);
-    // and plain contexts are llama.cpp's
+    // with plain contexts the calls are llama.cpp's
 
     const llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
     batch = llama_batch_ext_init(plain.get());

@@ -1,4 +1,4 @@
-// Creation at the edges: sizes whose products do not fit their numbers, and models that only look as if they could not be reframed.
+// Edge cases of creation: sizes whose products overflow, and models that only look as if they could not be reframed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace harp::testing {
 namespace {
 
-/// The message of the error that creating a pass throws; fails the test if it throws none, or one of another code.
+/// The message of the error that creating a pass throws. Fails the test if there is none or its code is another.
 std::string refusal_of(llama_model & model, const llama_context_params & params, const Options & options) {
     try {
         const ForwardPass pass(model, params, options);
@@ -30,7 +30,7 @@ TEST(Creation, OfMoreCellsThanCanBeCountedIsRefused) {
     HARP_REQUIRE_MODEL(model, stories260k());
     Options options;
     options.reframings = 2;
-    llama_context_params params = small_context(1431655766);  // three times that is 2 more than 32 bits hold
+    llama_context_params params = small_context(1431655766);  // three times this exceeds 32 bits by 2
     const std::string message = refusal_of(model, params, options);
     EXPECT_NE(message.find("n_ctx"), std::string::npos) << message;
     EXPECT_NE(message.find("1431655766"), std::string::npos) << message;
@@ -51,7 +51,7 @@ TEST(Creation, OfALargerBatchThanCanBeCountedWorksOrIsRefused) {
     }
 }
 
-/// A copy of a model in which the embeddings of the first tokens are zeros, as some models have them for tokens never trained.
+/// A copy of a model with zero embeddings for the first tokens, as some models have them for tokens never trained.
 llama_model_ptr with_first_embeddings_zero(const std::filesystem::path & path, size_t n_tokens) {
     std::ifstream file(path, std::ios::binary);
     std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -68,14 +68,14 @@ llama_model_ptr with_first_embeddings_zero(const std::filesystem::path & path, s
     EXPECT_EQ(std::fwrite(bytes.data(), 1, bytes.size(), copy.get()), bytes.size());
     std::rewind(copy.get());
     llama_model_params params = llama_model_default_params();
-    params.load_mode = LLAMA_LOAD_MODE_NONE;  // it is not by name that the file is found
+    params.load_mode = LLAMA_LOAD_MODE_NONE;  // the file is not found by its name
     return llama_model_ptr(llama_model_load_from_file_ptr(copy.get(), params));
 }
 
 TEST(Creation, OfAModelWhoseFirstEmbeddingsAreZerosWorks) {
     const std::filesystem::path path = stories260k();
     if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
-    for (const size_t n_tokens : {size_t{1}, size_t{3}}) {  // without the beginning-of-sequence token, and with it
+    for (const size_t n_tokens : {size_t{1}, size_t{3}}) {  // without and with the beginning-of-sequence token
         const llama_model_ptr model = with_first_embeddings_zero(path, n_tokens);
         ASSERT_NE(model, nullptr);
         ASSERT_NO_THROW(ForwardPass(*model, small_context(256), Options{})) << n_tokens;

@@ -1,5 +1,5 @@
-// The laws as users meet them: llama.cpp's defaults (a float16 KV cache, flash attention, more than one thread, batches of several
-// micro-batches), several sequences in one batch, a context beyond a sliding window, two passes in two threads.
+// The laws with llama.cpp's defaults (a float16 KV cache, flash attention, several threads, batches of several
+// micro-batches), with several sequences in a batch, a context beyond a sliding window, and two passes in two threads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr llama_seq_id N_SEQUENCES = 3;
 
-/// llama.cpp's programs' parameters on a small scale: the prompt is several micro-batches.
+/// The parameters of llama.cpp's programs on a small scale: the prompt has several micro-batches.
 llama_context_params default_context(uint32_t n_ctx, bool is_unified) {
     llama_context_params params = llama_context_default_params();
     params.n_ctx = n_ctx;
@@ -40,10 +40,11 @@ llama_token token_at(llama_seq_id sequence, llama_pos position) {
     return position == 0 ? 1 : 259 + (position * position * 7 + 31 * sequence + 3) % 240;
 }
 
-/// One step of each sequence, in one batch.
+/// One step of each sequence, decoded in one batch.
 using StepOfAll = std::vector<std::vector<float>>;
 
-/// Prompts of different lengths, then steps of all sequences in one batch each; sequences are decoded alone where `is_alone`.
+/// Decodes prompts of different lengths, then steps of all sequences in one batch per step, or separately if
+/// `is_alone`.
 std::vector<StepOfAll> steps_of(ForwardPass & pass, int n_steps, bool is_alone = false) {
     const auto length = [](llama_seq_id s) { return 37 + 5 * s; };
     for (llama_seq_id s = 0; s < N_SEQUENCES; ++s) {
@@ -86,7 +87,7 @@ struct Case {
     const char * name;
     std::filesystem::path (*path)();
     bool is_unified;
-    double most;  // nats, mean divergence of steps whose sums were added in another order
+    double most;  // nats; bound of the mean divergence if sums are added in another order
 };
 
 class Defaults : public ::testing::TestWithParam<Case> {
@@ -169,7 +170,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Defaults,
                                            Case{"RandomWindowed", random_windowed, true, 1e-3}),
                          [](const auto & param_info) { return std::string(param_info.param.name); });
 
-/// Gemma as users have it: a window of 512 tokens that is left behind gives what a cache of all rows gives.
+/// Gemma with default settings: a window of 512 tokens, once exceeded, gives the same as a cache of all rows.
 TEST(DefaultsBeyondAWindow, AreThoseOfACacheOfAllRows) {
     HARP_REQUIRE_MODEL(model, gemma3_q4());
     const auto steps = [&](bool keeps_all) {

@@ -1,4 +1,4 @@
-// Batches of embeddings (pictures): they go to the twins as tokens do.
+// Batches of embeddings (pictures): twins decode them like tokens.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,7 +17,7 @@ constexpr size_t n_picture = 12;  // rows
 const std::vector<llama_token> before = {1, 403, 407, 261};
 const std::vector<llama_token> behind = {378, 432, 383, 286, 261};
 
-/// A batch of random embeddings at positions from `first` on.
+/// A batch of random embeddings, at positions from `first` on.
 struct Picture {
     std::vector<float> values;
     std::vector<llama_pos> positions;
@@ -41,7 +41,7 @@ struct Picture {
     std::vector<int8_t> outputs;
 };
 
-/// Decodes embeddings as mtmd does for models whose pictures attend to themselves.
+/// Decodes embeddings like mtmd does for models whose pictures attend to themselves.
 void decode_picture(ForwardPass & pass, Picture & picture, bool is_causal) {
     if (!is_causal) llama_set_causal_attn(pass.context(), false);
     pass.decode(picture.batch());
@@ -70,7 +70,7 @@ class Embeddings : public ::testing::TestWithParam<Case> {
         params.kv_unified = GetParam().is_unified;
         return {*model_, params, options};
     }
-    /// Text, picture, text token by token.
+    /// Decodes text, a picture, and then text token by token.
     std::vector<Step> run(ForwardPass & p) const {
         Picture picture(*model_, static_cast<llama_pos>(before.size()));
         decode(p, before, 0);
@@ -127,7 +127,8 @@ TEST_P(Embeddings, ArePerturbedAsTokensAre) {
     p.set_row_perturbation([&](const RowToPerturb & r, std::span<float>) { asked.push_back(r.ordinal); });
     (void)run(p);
     std::vector<uint32_t> all;
-    // the hesitation at the end of the first text decodes four rows, the first one behind the picture all up to it
+    // the hesitation at the end of the first text decodes four rows for the twin, the first one after the picture all
+    // rows since
     for (uint32_t i = 0; i < before.size() + n_picture + behind.size(); ++i) all.push_back(i);
     EXPECT_EQ(asked, all);
     EXPECT_NE(run(always()).back().logits, run(std::nullopt).back().logits);

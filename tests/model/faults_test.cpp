@@ -1,4 +1,4 @@
-// Errors in the middle of things: each is typed, leaves the state as it was before the call, and decoding goes on.
+// Errors in the middle of work: each has a type, leaves the state as before the call, and decoding can continue.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -54,7 +54,7 @@ Options options_with(Schedule schedule, uint32_t redraw = 0, uint32_t reframings
     return options;
 }
 
-/// What logits and record were of each output row of a text that is decoded in the given pieces.
+/// Logits and record of each of the last batch's `n` output rows.
 std::vector<Step> rows_of_last_batch(ForwardPass & pass, int32_t n) {
     std::vector<Step> rows;
     for (int32_t i = 0; i < n; ++i) {
@@ -75,7 +75,7 @@ class Faults : public ::testing::Test {
     void SetUp() override {
         model_ = load(stories260k());
         if (model_ == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
-        llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // errors are what is wanted here
+        llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // errors are expected here
     }
     llama_model * model_ = nullptr;
 };
@@ -97,7 +97,7 @@ TEST_P(Aborts, LeaveNoTraceWheneverTheyCome) {
     params.abort_callback_data = &abort;
     ForwardPass pass(*model_, params, GetParam().options);
 
-    // a prompt with logits at its end, single tokens, a piece with logits everywhere (as speculation verifies), tokens
+    // a prompt with logits at its end, single tokens, a piece with logits for all rows (like a draft), single tokens
     const std::vector<llama_pos> pieces{11, 12, 13, 14, 15, 16, 21, 22, 23, 24, 25, 26, 27, 28};
     std::mt19937 random(3);
     int n_aborted = 0;
@@ -109,7 +109,7 @@ TEST_P(Aborts, LeaveNoTraceWheneverTheyCome) {
         decode(undisturbed, tokens, begin, 0, all_outputs);
         const auto expected = rows_of_last_batch(undisturbed, end - begin);
 
-        abort.disarm();  // how often the callback is called tells where a stop can come
+        abort.disarm();  // the number of calls of the callback tells where a stop is possible
         bool is_decoded = false;
         for (int attempt = 0; attempt < 12 && !is_decoded; ++attempt) {
             abort.arm(std::uniform_int_distribution<int64_t>(0, attempt % 3 == 0 ? 60 : 700)(random));
@@ -192,7 +192,7 @@ TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
 }
 
 TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {
-    // Scope::generated: rows count as prompt up to the first output row, or to the end that was set
+    // with Scope::generated, rows up to the first output row are prompt, or up to the end that was set
     Options options = options_with(Schedule::lazy);
     options.scope = Scope::generated;
     options.threshold = 0;
@@ -245,7 +245,7 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
             ForwardPass pass(*model_, params, options);
             const auto size = static_cast<llama_pos>(pass.n_ctx());
             ASSERT_EQ(size, 256);
-            decode(pass, text_of(0, size - 2), 0, 0, /*all_outputs=*/true);  // the twin holds as many
+            decode(pass, text_of(0, size - 2), 0, 0, /*all_outputs=*/true);  // the twin holds the same number of rows
             ForwardPass undisturbed(*model_, params, options);
             decode(undisturbed, text_of(0, size - 2), 0, 0, /*all_outputs=*/true);
             std::string message;
@@ -255,12 +255,12 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
             EXPECT_EQ(pass.check_invariant(), "");
             EXPECT_EQ(pass.memory_seq_pos_max(0), size - 3);
             EXPECT_EQ(pass.logits(-1), nullptr);
-            for (llama_pos p = size - 2; p < size; ++p) {  // the last two cells
+            for (llama_pos p = size - 2; p < size; ++p) {  // these take the last two cells
                 decode(pass, {token_at(p)}, p);
                 decode(undisturbed, {token_at(p)}, p);
                 expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
             }
-            // room is made, and it goes on
+            // once there is room, it continues
             ASSERT_TRUE(pass.memory_seq_rm(0, 100, -1));
             ASSERT_TRUE(undisturbed.memory_seq_rm(0, 100, -1));
             decode(pass, {token_at(7)}, 100);
@@ -272,7 +272,7 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
 }
 
 TEST_F(Faults, AContextThatIsFullForTheTwinTakesNothingOfTheBatch) {
-    // a unified cache lets the clean stream take cells that the twin needs at its first hesitation
+    // in a unified cache the clean stream can take cells that the twin needs at its first hesitation
     llama_context_params params = small_context(256);
     params.kv_unified = true;
     Options options = options_with(Schedule::lazy);
@@ -327,7 +327,7 @@ TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
         forward::BatchRows rows;
         const auto add = [&rows](llama_pos position, llama_seq_id id) { rows.add(300, position, {&id, 1}, true); };
         add(11, 0);
-        add(0, 2);  // a twin's id is not the caller's
+        add(0, 2);  // the id of a twin is not one of the caller's
         rejected(ErrorCode::invalid_batch, rows.view(), "sequence id 2");
         rows.clear();
         add(5, 0);
@@ -374,7 +374,7 @@ TEST_F(Faults, ReframedLogitsThatAreNotNumbersAreAnError) {
             Options options = options_with(schedule, 0, reframings);
             options.threshold = 0;
             ForwardPass pass(*model_, small_context(256), options);
-            decode(pass, text_of(0, 11), 0);  // from here on the twins keep up
+            decode(pass, text_of(0, 11), 0);  // from here on the twins are up to date
             pass.set_row_perturbation([](const RowToPerturb & where, std::span<float> row) {
                 if (where.ordinal == 13) row[0] = std::nanf("");
             });
@@ -383,14 +383,14 @@ TEST_F(Faults, ReframedLogitsThatAreNotNumbersAreAnError) {
             EXPECT_EQ(pass.check_invariant(), "");
             EXPECT_EQ(pass.memory_seq_pos_max(0), 12);
             pass.set_row_perturbation([](const RowToPerturb &, std::span<float>) {});
-            decode(pass, {token_at(13)}, 13);  // the caller's own noise again a number: it goes on
+            decode(pass, {token_at(13)}, 13);  // with the perturbation giving numbers again, it continues
             for (const float x : row(pass)) ASSERT_TRUE(std::isfinite(x));
         }
     }
 }
 
 TEST_F(Faults, ACallersExceptionLeavesAPassThatCanBeUsed) {
-    // a row perturbation or an observer of another language may throw anything
+    // row perturbations and observers may throw anything, also from other languages
     for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
         SCOPED_TRACE(schedule == Schedule::lazy ? "lazy" : "fused");
         Options options = options_with(schedule);

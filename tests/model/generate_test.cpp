@@ -1,4 +1,5 @@
-// Generation and scoring of many texts: one loop for one answer or several, speculation, prefixes, full pools, faults.
+// Generation and scoring of many texts: one loop for one answer or several, speculation, kept prefixes, full caches,
+// faults.
 #include "decoding/generate.h"
 
 #include <gtest/gtest.h>
@@ -40,8 +41,8 @@ decoding::Sampler greedy_sampler(const llama_model & model) {
     return {model, params};
 }
 
-/// Temperature 0 takes the most probable token, the first of equals, whatever else is set; unless a setting changes logits or may
-/// take the best away.
+/// Temperature 0 takes the most probable token (the first of equals) with any other settings, except those that change
+/// logits or may remove the best token.
 TEST(Sampling, WithoutTemperature) {
     llama_model * model = load(stories260k());
     if (model == nullptr) GTEST_SKIP() << "stories260K not there";
@@ -75,7 +76,7 @@ TEST(Sampling, WithoutTemperature) {
         params.temp = 0;
         c.set(params);
         decoding::Sampler sampler(*model, params);
-        for (const llama_token token : {best, best + 1}) sampler.accept(token);  // so that they would be repeated
+        for (const llama_token token : {best, best + 1}) sampler.accept(token);  // so they would be repetitions
         EXPECT_EQ(sampler.clone().sample(logits), c.expected);
     }
     common_params_sampling params;
@@ -85,7 +86,7 @@ TEST(Sampling, WithoutTemperature) {
     EXPECT_EQ(common_token_to_piece(llama_model_get_vocab(model), token), "x");
 }
 
-/// `n` tokens of text without sense, always the same.
+/// `n` tokens of meaningless text, always the same.
 std::vector<llama_token> text_of(size_t n, llama_token first = 300, llama_token period = 97) {
     std::vector<llama_token> tokens(n);
     for (size_t i = 0; i < n; ++i) tokens[i] = first + static_cast<llama_token>(i * 7 % static_cast<size_t>(period));
@@ -108,7 +109,7 @@ common_params look_up() {
 
 using Tokens = std::vector<llama_token>;
 
-/// The tokens of one answer.
+/// Generates one answer. @return its tokens
 Tokens answer(Generator & generator, const llama_model & model, const Tokens & prompt, int n,
               bool reuses_prefix = false, const std::function<void(size_t, size_t)> & on_prompt = {}) {
     Tokens tokens;
@@ -127,7 +128,7 @@ struct Answers {
     std::map<size_t, GenerationResult> results;
 };
 
-/// Steps until all is answered; a test that would step for ever fails.
+/// Runs batches until everything is answered; the test fails if that does not end.
 Answers run(Generator & generator) {
     Answers answers;
     for (int step = 0; step < 5000 && !generator.is_idle(); ++step) {
@@ -174,7 +175,7 @@ TEST(Generation, SpeculationGivesTheSameTokensForOneAndForMany) {
             generator.submit({.prompt = prompt,
                               .limits = {48, {}},
                               .sampler = greedy_sampler(model),
-                              .options = options});  // and with them the same masks for all
+                              .options = options});  // also gives all requests the same masks
         }
         const Answers answers = run(generator);
         for (size_t i = 0; i < prompts.size(); ++i) {
@@ -234,8 +235,8 @@ TEST(Generation, ACommonPrefixIsDecodedOnce) {
 TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
     HARP_REQUIRE_MODEL(model, gemma3_q4());
     llama_context_params params = small_context(2048);
-    params.swa_full = false;                // as llama.cpp's programs have it
-    params.n_batch = params.n_ubatch = 64;  // the cache has 768 cells for the window of 512
+    params.swa_full = false;                // as in llama.cpp's programs
+    params.n_batch = params.n_ubatch = 64;  // the cache then has 768 cells for the window of 512
     const Tokens before = text_of(810, 2000, 991);
     Tokens after(before.begin(), before.begin() + 60);
     for (const llama_token token : {4000, 4001, 4002, 4003}) after.push_back(token);
@@ -351,7 +352,7 @@ TEST(Scoring, ReadsNegativePrompts) {
     ForwardPass pass(model, pool(64, 2), options);
     const std::vector<llama_token> text = text_of(12, 300);
     const size_t room = pass.n_ctx_seq() - 10;  // beside the rows behind the first
-    const std::vector<llama_token> negative = text_of(room - 50, 310);
+    const std::vector<llama_token> negative = text_of(room, 310);  // two twins and two texts do not fit at once
     BatchScorer scorer(pass);
     for (int i = 0; i < 3; ++i)
         scorer.submit({.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = negative});
@@ -367,12 +368,10 @@ TEST(Scoring, ReadsNegativePrompts) {
         for (size_t i = 0; i < expected.tokens.size(); ++i)
             EXPECT_NEAR(result.tokens[i].harp, expected.tokens[i].vanilla, 1e-4) << i;
     }
-    scorer.submit({.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = text_of(room, 310)});
     EXPECT_THROW(scorer.submit(
                      {.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = text_of(room + 1, 310)}),
                  Error)
         << "no room for the twin";
-    scores_of(scorer, 4);
 }
 
 TEST(Scoring, VanillaLogitsAreKeptAsLongAsTheScorerLives) {

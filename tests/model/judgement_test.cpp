@@ -1,4 +1,4 @@
-// A step is judged by the options that its sequence had when it was decoded, whenever it is asked for.
+// A step is judged by the options that its sequence had when it was decoded, even if it is asked for later.
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -13,7 +13,7 @@ TEST(Judgement, IsByTheOptionsOfTheDecode) {
     Options never;
     never.threshold = std::numeric_limits<double>::infinity();
     ForwardPass pass(model, small_context(256), never);
-    decode(pass, text_of(0, 12), 0);  // not judged at once: it cannot hesitate
+    decode(pass, text_of(0, 12), 0);  // not judged at once, because it cannot hesitate
     const std::vector<float> logits = row(pass);
     Options always;
     always.threshold = 0;

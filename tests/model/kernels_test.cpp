@@ -1,5 +1,5 @@
-// Models that are loaded for our kernels against the same models with ggml's: the same distributions up to the rounding
-// of sums, whatever the size of the batch and the number of threads; switched off, ggml's bit for bit.
+// Models loaded with our kernels compared with the same models on ggml's: equal distributions up to the rounding of
+// sums, for any batch size and number of threads; with the kernels switched off equal to ggml bit for bit.
 #include "harp/kernels.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@
 namespace harp::testing {
 namespace {
 
-constexpr int PROMPT = 12;  // tokens of each sequence before the batch that is looked at
+constexpr int PROMPT = 12;  // tokens of each sequence before the batch that is compared
 
 void be_silent() {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
@@ -30,7 +30,7 @@ llama_model_ptr load_new(const std::filesystem::path & path, bool use_extra_buff
     return llama_model_ptr(llama_model_load_from_file(path.c_str(), params));
 }
 
-/// Logits of a batch with the next token of each of `n_rows` sequences, [n_rows][n_vocab].
+/// Logits of a batch that has the next token of each of `n_rows` sequences, [n_rows][n_vocab].
 std::vector<std::vector<float>> logits_of(llama_model & model, int n_rows, int n_threads) {
     llama_context_params params = small_context(static_cast<uint32_t>(n_rows * 32), static_cast<uint32_t>(n_rows));
     params.n_threads = params.n_threads_batch = n_threads;
@@ -52,7 +52,7 @@ std::vector<std::vector<float>> logits_of(llama_model & model, int n_rows, int n
     return logits;
 }
 
-// The first test: the child must not know the buffer type yet.
+// Must be the first test: its child process must not know the buffer type yet.
 TEST(KernelsSwitchedOff, IsGgmlBitForBit) {
     be_silent();
     const std::filesystem::path path = smollm2_q4();
@@ -90,15 +90,16 @@ class Kernels : public ::testing::TestWithParam<std::filesystem::path (*)()> {
     const char * best_ = harp_kernel_instructions();
 };
 
-/// Mean divergence of distributions, row by row, nats.
+/// Mean divergence of distributions over the rows, nats.
 double mean_divergence(const std::vector<std::vector<float>> & a, const std::vector<std::vector<float>> & b) {
     Agreement agreement;
     for (size_t i = 0; i < a.size(); ++i) agreement.add(a[i], b[i]);
     return agreement.mean();
 }
 
-/// A quantised activation that rounds the other way changes more than a sum in another order does, and what it changes rounds the
-/// other way in the next layer. So ggml's own two ways, plain and repacked, differ too: ours may be as far off.
+/// A quantised activation that rounds the other way changes more than another order of summation does, and makes others
+/// round the other way in the next layer. Even ggml's own two ways, plain and repacked, differ. Ours may differ as
+/// much.
 TEST_P(Kernels, DistributionsAreGgmls) {
     const std::filesystem::path path = GetParam()();
     if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
@@ -109,7 +110,7 @@ TEST_P(Kernels, DistributionsAreGgmls) {
     const llama_model_ptr ours = load_new(path);
     const auto sizes = {1, 2, 3, 8, 9, 16};
     double of_repacked = 0;
-    std::map<std::string_view, double> of_ours;  // with the same activations as ggml's
+    std::map<std::string_view, double> of_ours;  // instructions with the same activations as ggml
     for (const int n_rows : sizes) {
         const auto expected = logits_of(*plain, n_rows, 2);
         of_repacked += mean_divergence(expected, logits_of(*repacked, n_rows, 2)) / static_cast<double>(sizes.size());
@@ -126,7 +127,8 @@ TEST_P(Kernels, DistributionsAreGgmls) {
     }
 }
 
-/// A mixture of experts, most of whose weights are multiplied by MUL_MAT_ID: two tokens and more share its experts unevenly.
+/// A mixture of experts, most of whose weights are multiplied by MUL_MAT_ID. With two or more tokens experts get
+/// unequal numbers.
 TEST(Mixture, DistributionsAreGgmls) {
     be_silent();
     const std::filesystem::path path = random_mixture();
@@ -147,7 +149,7 @@ TEST(Mixture, DistributionsAreGgmls) {
     std::filesystem::remove(quantized);
 }
 
-/// Where activations are rounded otherwise than ggml's, nothing is lost by it: the weights in float32 tell.
+/// Where activations are rounded differently from ggml's, nothing is lost: compared with the weights in float32.
 TEST(ManyTokens, AreAsExactAsGgmls) {
     be_silent();
     if (!exists(smollm2_q4()) || !exists(smollm2_f32())) GTEST_SKIP() << "models not there";
@@ -164,7 +166,7 @@ TEST(ManyTokens, AreAsExactAsGgmls) {
     }
 }
 
-/// Which thread takes which outputs changes no sum.
+/// The distribution of outputs over threads changes no sum.
 TEST_P(Kernels, ThreadsDoNotMatter) {
     const std::filesystem::path path = GetParam()();
     if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();

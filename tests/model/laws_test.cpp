@@ -1,4 +1,4 @@
-// Laws that hold for any model (design section 7.2), on the tiny model and, where they are there, on real ones.
+// Laws that hold for any model, tested on the tiny model and on real ones if they are there.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,10 +18,10 @@ struct Case {
     std::vector<llama_token> prompt;
     int n_tokens;
     double tolerance;   // of logits, between batch sizes and schedules, or
-    double divergence;  // for quantised models: mean of the steps, nats
+    double divergence;  // for quantised models: mean over the steps, nats
 };
 
-/// The steps of two runs that must be the same.
+/// Compares the steps of two runs that must be the same.
 class Comparison {
   public:
     explicit Comparison(const Case & tested) : tested_(tested) {}
@@ -34,7 +34,7 @@ class Comparison {
         }
     }
     void add(const std::vector<float> & a, const std::vector<float> & b) { add(a, {}, b, {}); }
-    /// The steps are at least `least`; entropies on both sides of the threshold leave the most of them to compare.
+    /// Expects at least `least` steps, with entropies on both sides of the threshold in at most a quarter of them.
     void expect(size_t least) const {
         EXPECT_GE(n_steps_, least);
         if (is_by_divergence()) agreement_.expect(n_steps_ - n_steps_ / 4, tested_.divergence);
@@ -75,7 +75,7 @@ class Laws : public ::testing::TestWithParam<Case> {
         options.seed = 7;
         return options;
     }
-    /// The steps of another run on the text of the first.
+    /// Steps with other options on the text of the first run.
     [[nodiscard]] Continuation follow(const std::optional<Options> & options, const Continuation & first) const {
         ForwardPass p = pass(options);
         Continuation result;
@@ -194,7 +194,7 @@ TEST_P(Laws, OneBatchOrTokenByToken) {
 }
 
 TEST_P(Laws, SequencesInOneBatchAreAsAlone) {
-    // four sequences in lockstep, each with its own text and options, on every layout of the cache
+    // four sequences decoded together, each with its own text and options, for every layout of the cache
     std::vector<Options> options(4, with(Schedule::lazy));
     options[1].threshold = std::numeric_limits<double>::infinity();
     options[2].seed = 99;
@@ -240,7 +240,7 @@ TEST_P(Laws, SequencesInOneBatchAreAsAlone) {
 }
 
 TEST_P(Laws, RejectedRowsLeaveNoTrace) {
-    // as in speculation: three rows, of which two are taken back, then the right ones
+    // like speculation: three rows, of which two are taken back, then the right ones
     for (const uint32_t redraw : {0U, 2U}) {
         for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
             Options options = with(schedule);
@@ -281,7 +281,7 @@ TEST_P(Laws, OutputsThatAreNotUsefulAreSparedTheSecondPass) {
     ForwardPass p = pass(options);
     decode(p, prompt, 0);
     p.reset_statistics();
-    std::vector<size_t> answers = {1, 3, 3};  // it sees after the second pass of the first row that two more are useful
+    std::vector<size_t> answers = {1, 3, 3};  // after the first row's second pass two more rows turn out to be useful
     std::vector<size_t> n_mixed;
     decode(p, drafted, first, 0, /*all_outputs=*/true, [&] {
         n_mixed.push_back(0);
@@ -299,7 +299,7 @@ TEST_P(Laws, OutputsThatAreNotUsefulAreSparedTheSecondPass) {
         comparison.add(row(p, i), row(i < 3 ? all : off, i));
     }
     EXPECT_EQ(p.check_invariant(), "");
-    // the row that was spared is caught up on when it is wanted after all
+    // a row without second pass is caught up on when the next one is wanted
     decode(p, {304}, first + 4);
     decode(all, {304}, first + 4);
     comparison.add(row(p), row(all));

@@ -1,4 +1,4 @@
-// Mask families: any 32-bit number names one, and within each the reframings have masks of their own.
+// Mask families: any 32-bit number is one, and within each the reframings have different masks.
 #include <gtest/gtest.h>
 
 #include <limits>

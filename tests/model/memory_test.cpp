@@ -1,4 +1,4 @@
-// Operations on the KV cache, mirrored on twins and histories: after each, decoding goes on as a law says it must.
+// Operations on the KV cache, mirrored on twins and rows: after each, decoding continues as a law requires.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr double tolerance = 2e-4;
 
-/// Decodes the text's tokens [begin, end) one by one. @param shift from a token's place in the text to its position
+/// Decodes the text's tokens [begin, end) one by one. @param shift position minus place in the text
 void decode_each(ForwardPass & pass, llama_pos begin, llama_pos end, llama_seq_id sequence = 0, llama_pos shift = 0) {
     for (llama_pos p = begin; p < end; ++p) decode(pass, {token_at(p)}, p + shift, sequence);
 }
@@ -58,7 +58,7 @@ TEST_P(Memory, ACopiedSequenceGoesOnLikeItsSource) {
     p.memory_seq_cp(0, 1, -1, -1);
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(1), 15);
-    p.memory_seq_cp(1, 2, 0, 16);  // a copy of the copy, with its range said
+    p.memory_seq_cp(1, 2, 0, 16);  // a copy of the copy, with an explicit range
     EXPECT_EQ(p.check_invariant(), "");
     const auto source = go_on(p, 16, 30, 0);
     expect_same_rows(go_on(p, 16, 30, 1), source);
@@ -100,7 +100,7 @@ TEST_P(Memory, APartOfASequenceIsCopiedWithAUnifiedCacheOnly) {
     decode(alone, text_of(0, 10), 0);
     decode_each(alone, 10, 12);
     expect_same_rows(go_on(p, 12, 24, 1), go_on(alone, 12, 24));
-    // another part behind what is there: the cells are the source's, so the copy holds what the source held there
+    // another part after existing rows: the cells are the source's, so the copy holds what the source held there
     ForwardPass whole = pass(2);
     decode(whole, text_of(0, 12), 0, 0);
     whole.memory_seq_cp(0, 1, 0, 8);
@@ -114,7 +114,7 @@ TEST_P(Memory, ACopyOverAnotherSequenceReplacesIt) {
     decode(p, text_of(0, 10), 0, 0);
     decode(p, text_of(50, 70), 0, 1);
     if (GetParam().unified) {
-        ASSERT_TRUE(p.memory_seq_rm(1, -1, -1));  // there a copy adds to what is there
+        ASSERT_TRUE(p.memory_seq_rm(1, -1, -1));  // otherwise a copy is added to what is there
     }
     p.memory_seq_cp(0, 1, -1, -1);
     EXPECT_EQ(p.check_invariant(), "");
@@ -146,7 +146,7 @@ TEST_P(Memory, KeepLeavesOneSequence) {
     alone.set_sequence_options(0, options(), 1);
     decode(alone, text_of(10, 22), 0);
     expect_same_rows(go_on(p, 22, 34, 1, -10), go_on(alone, 22, 34, 0, -10));
-    decode(p, text_of(0, 5), 0, 0);  // the others begin anew
+    decode(p, text_of(0, 5), 0, 0);  // the other sequences begin anew
     EXPECT_EQ(p.check_invariant(), "");
 }
 
@@ -164,7 +164,7 @@ TEST_P(Memory, RemovingAllSequencesAtOnce) {
     EXPECT_EQ(p.memory_seq_pos_min(0), -1);
 }
 
-/// As llama.cpp's programs do when a context is full: keep a few tokens, discard half of the rest.
+/// What llama.cpp's programs do when a context is full: keep a few tokens, discard half of the rest.
 void shift_context(ForwardPass & pass, llama_pos n_past, llama_pos n_keep, llama_pos n_discard) {
     ASSERT_TRUE(pass.memory_seq_rm(0, n_keep, n_keep + n_discard));
     pass.memory_seq_add(0, n_keep + n_discard, n_past, -n_discard);
@@ -194,7 +194,7 @@ TEST_P(Memory, AContextShiftIsLlamaCpps) {
 }
 
 TEST_P(Memory, AContextShiftOfTwinsThatKeptUpDoesNotDependOnTheSchedule) {
-    // where every step hesitates, the twins hold all rows under every schedule
+    // if every step hesitates, the twins hold all rows with every schedule
     Options always = options();
     always.threshold = 0;
     Options other = always;
@@ -206,13 +206,13 @@ TEST_P(Memory, AContextShiftOfTwinsThatKeptUpDoesNotDependOnTheSchedule) {
         shift_context(*p, 40, 4, 18);
     }
     expect_same_rows(go_on(a, 40, 55, 0, -18), go_on(b, 40, 55, 0, -18), 10 * tolerance);
-    // and twice
+    // and a second time
     for (ForwardPass * p : {&a, &b}) shift_context(*p, 37, 4, 10);
     expect_same_rows(go_on(a, 55, 60, 0, -28), go_on(b, 55, 60, 0, -28), 10 * tolerance);
 }
 
 TEST_P(Memory, AContextShiftDoesNotDependOnTheSchedule) {
-    // the twins' pending rows must see, as the clean ones did, the rows that are discarded
+    // the clean rows have attended to the discarded rows, so the twins' pending rows must too
     Options lazy = options();
     lazy.schedule = Schedule::lazy;
     lazy.threshold = 0;
@@ -245,13 +245,13 @@ TEST_P(Memory, AContextShiftKeepsTheMasksOfRowsAndNoTwoShareOne) {
     p.set_row_perturbation([&](const RowToPerturb & where, std::span<float>) { asked.push_back(where.ordinal); });
     Options other = always;
     other.seed = 8;
-    p.set_sequence_options(0, other);  // the twin begins anew: all rows are asked for
+    p.set_sequence_options(0, other);  // the twin begins anew, so all its rows are perturbed again
     (void)go_on(p, 20, 21, 0, -8);
     EXPECT_EQ(asked, (std::vector<uint32_t>{0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 19, 20}));
 }
 
 TEST_P(Memory, AContextShiftOfASharedPromptMovesItOnce) {
-    // Scope::generated with a unified cache: the twin's cells of the prompt are the clean stream's
+    // with Scope::generated and a unified cache the twin shares the clean stream's cells of the prompt
     Options generated = options();
     generated.scope = Scope::generated;
     generated.threshold = 0;
@@ -274,7 +274,7 @@ TEST_P(Memory, AShiftOfACopyLeavesItsSourceAlone) {
         decode(*q, text_of(0, 10), 0);
         decode_each(*q, 10, 20);
     }
-    p.memory_seq_cp(0, 1, -1, -1);  // in a unified cache the same cells
+    p.memory_seq_cp(0, 1, -1, -1);  // in a unified cache both have the same cells
     ASSERT_TRUE(p.memory_seq_rm(1, 4, 10));
     p.memory_seq_add(1, 10, 20, -6);
     EXPECT_EQ(p.check_invariant(), "");
@@ -347,7 +347,7 @@ TEST_P(Memory, AllLogitsAndObserversAreInBatchOrder) {
         forward::BatchRows rows;
         std::vector<int32_t> outputs;
         for (const llama_seq_id s : {2, 0, 3, 1}) {
-            for (llama_pos k = 0; k < 2; ++k) {  // two rows each, not all of them wanted
+            for (llama_pos k = 0; k < 2; ++k) {  // two rows each, not all of them outputs
                 const bool is_output = k == 1 || s == 0 || (s == 3 && step % 2 == 0);
                 if (is_output) outputs.push_back(static_cast<int32_t>(rows.size()));
                 rows.add(token_at(9 + 2 * step + k), 9 + 2 * step + k, {&s, 1}, is_output);

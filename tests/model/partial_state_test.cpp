@@ -1,5 +1,6 @@
-// Partial states, which llama.cpp's server takes as checkpoints: of what cannot be cut (a sliding window's cache, recurrent state)
-// and not of the rest. Restored, and the rest cut by the caller, the sequence goes on as if it had never gone further.
+// Partial states, which llama.cpp's server uses as checkpoints. They hold only what cannot be cut (a sliding window's
+// cache, recurrent state). When one is restored and the caller has cut the rest, the sequence must continue as if it
+// had never gone further.
 #include <gtest/gtest.h>
 
 #include "support/text.h"
@@ -7,16 +8,16 @@
 namespace harp::testing {
 namespace {
 
-constexpr llama_pos CHECKPOINT = 280, END = 420;  // more than the 256 cells that a window has at least
+constexpr llama_pos CHECKPOINT = 280, END = 420;  // more than 256, the least number of cells of a window
 constexpr double tolerance = 2e-3;                // of logits, between batch sizes and over this many rows
 constexpr llama_state_seq_flags PARTIAL = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
 
 struct Case {
     const char * name;
-    bool windowed;  // a sliding window that is left behind; else recurrent layers and attention
+    bool windowed;  // a sliding window that is exceeded; else recurrent layers and attention
     bool unified;
     Schedule schedule;
-    double before, after;  // thresholds before and behind the checkpoint: the twin is up to date there, or not
+    double before, after;  // thresholds before and after the checkpoint, so that the twin is up to date there or not
 };
 
 class PartialState : public ::testing::TestWithParam<Case> {
@@ -38,7 +39,7 @@ class PartialState : public ::testing::TestWithParam<Case> {
         params.kv_unified = GetParam().unified;
         return {*model_, params, options(GetParam().before)};
     }
-    /// Reads up to a checkpoint, of which the last step's logits are wanted.
+    /// Reads up to a checkpoint, with logits for the last step only.
     static void read_to_checkpoint(ForwardPass & p) {
         read(p, 0, CHECKPOINT - 1);
         (void)go_on(p, CHECKPOINT - 1, CHECKPOINT);
@@ -56,7 +57,7 @@ TEST_P(PartialState, TakesASequenceBackToItsCheckpoint) {
     read_to_checkpoint(p);
     const auto saved = p.state_seq_get(0, PARTIAL);
     p.set_sequence_options(0, options(GetParam().after));
-    for (int round = 0; round < 2; ++round) {  // a checkpoint serves more than once
+    for (int round = 0; round < 2; ++round) {  // a checkpoint can be used more than once
         const llama_pos next = p.memory_seq_pos_max(0) + 1;
         (void)go_on(p, next, next + 5);
         read(p, next + 5, END);
@@ -69,7 +70,7 @@ TEST_P(PartialState, TakesASequenceBackToItsCheckpoint) {
 }
 
 TEST_P(PartialState, IsFollowedByAnotherText) {
-    // as the second question to the same prompt: places END .. at positions from the checkpoint on
+    // like a second question to the same prompt: places from END on, at positions from the checkpoint on
     const auto other_text = [&](ForwardPass & p) { return go_on(p, END, END + 6, 0, CHECKPOINT - END); };
     ForwardPass fresh = pass();
     read_to_checkpoint(fresh);

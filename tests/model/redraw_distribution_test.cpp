@@ -1,10 +1,10 @@
-// The law that makes the reframed pass cacheable: at any one step of a given text, the reframed logits have the same
-// distribution whether masks are drawn once and kept (redraw 0) or anew at each hesitation (redraw 1, the paper).
+// The law that allows caching of the reframed pass: at any one step of a given text the reframed logits have the same
+// distribution, whether masks are drawn once and kept (redraw 0) or anew at each hesitation (redraw 1, the paper).
 //
-// Independent samples over seeds, compared by the two-sample Kolmogorov-Smirnov test on every coordinate of l_r, and on
-// its distance from the median. Bonferroni over all of them needs no assumption on how they depend on one another, so
-// each comparison's false-alarm rate is at most `false_alarm_rate`. A third sample owes nothing to harp's random numbers,
-// and wrong masks, drawn on purpose, show what the comparison can tell apart.
+// Independent samples over seeds are compared by the two-sample Kolmogorov-Smirnov test, on every coordinate of l_r and
+// on its distance from the median. Bonferroni's correction over all of them assumes nothing about their dependence, so
+// each comparison's false-alarm rate is at most `false_alarm_rate`. A third sample is independent of harp's random
+// numbers, and deliberately wrong masks show which differences the comparison detects.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -31,10 +31,10 @@ using Sample = std::vector<std::vector<float>>;  // [n_vocab][n_samples]: refram
 /// Which steps of the text hesitate.
 enum class Hesitates { at_each_step, at_the_last_step };
 
-/// Masks a row in place of harp.
+/// Replaces harp's masking of a row.
 using Masks = std::function<void(uint64_t seed, const RowToPerturb &, std::span<float> factors)>;
 
-/// A sample of the reframed logits at the last token of `text`. Each call takes seeds that no other call has.
+/// A sample of the reframed logits at the last token of `text`. Each call uses seeds that no other call uses.
 Sample draw_sample(llama_model & model, uint32_t redraw, Hesitates hesitates, const Masks & masks = {}) {
     Options options;
     options.threshold = 0.0;
@@ -72,7 +72,7 @@ Sample draw_sample(llama_model & model, uint32_t redraw, Hesitates hesitates, co
     return sample;
 }
 
-/// Largest distance of the two empirical distribution functions. @param a,b sorted
+/// Largest distance between the two empirical distribution functions. @param a,b sorted
 double kolmogorov_smirnov(const std::vector<float> & a, const std::vector<float> & b) {
     double largest = 0;
     size_t i = 0;
@@ -87,14 +87,14 @@ double kolmogorov_smirnov(const std::vector<float> & a, const std::vector<float>
     return largest;
 }
 
-/// Bound of P(D >= d) where both samples, of n each, have the same distribution: the two-sample Dvoretzky-Kiefer-
+/// Bound of P(D >= d) if both samples, of n each, have the same distribution: the two-sample Dvoretzky-Kiefer-
 /// Wolfowitz-Massart inequality, which holds for n >= 458 (Wei and Dudley 2012).
 double p_value(double d, size_t n) {
     return std::min(1.0, 2.0 * std::exp(-d * d * static_cast<double>(n)));
 }
 
-/// Distances from the median of both samples together, sorted: shows a difference of spread. The centre depends on the
-/// pooled sample only, so what holds of two samples of one distribution still holds.
+/// Distances from the median of both samples together, sorted; they show a difference of spread. The centre depends
+/// only on the pooled sample, so two samples of one distribution stay exchangeable.
 std::pair<std::vector<float>, std::vector<float>> spread(std::vector<float> a, std::vector<float> b) {
     std::vector<float> pooled;
     std::merge(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(pooled));
@@ -106,7 +106,7 @@ std::pair<std::vector<float>, std::vector<float>> spread(std::vector<float> a, s
     return {std::move(a), std::move(b)};
 }
 
-/// p of the hypothesis that both samples have the same distribution, corrected for the number of comparisons.
+/// p-value for both samples having the same distribution, corrected for the number of comparisons.
 double compare(const char * what, const Sample & a, const Sample & b) {
     double location = 0;
     double dispersion = 0;
@@ -122,7 +122,7 @@ double compare(const char * what, const Sample & a, const Sample & b) {
     return p;
 }
 
-/// harp's own masks, to be made wrong.
+/// harp's own masks, as a basis for wrong ones.
 void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> factors) {
     method::perturb({seed, row.draw, 0, row.reframing, 1}, row.ordinal, Perturbation::dropout, delta,
                     {factors, {}, {}});
@@ -130,7 +130,7 @@ void perturb(uint64_t seed, const RowToPerturb & row, std::span<float> factors) 
 
 TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    // the method to the letter with another generator: fresh masks over the whole text at one hesitation
+    // exactly the paper's method with another generator: fresh masks over the whole text at a single hesitation
     std::mt19937_64 generator(20241207);
     std::uniform_real_distribution<float> uniform;
     const Sample reference = draw_sample(model, 1, Hesitates::at_the_last_step,
@@ -145,7 +145,7 @@ TEST(RedrawDistribution, CachedMasksGiveTheDistributionOfFreshOnes) {
     EXPECT_GT(compare("fresh masks against the reference", fresh, reference), false_alarm_rate);
     EXPECT_GT(compare("cached masks against the reference", cached, reference), false_alarm_rate);
 
-    // what the comparison can tell apart
+    // differences that the comparison must detect
     const auto wrong = [&](const char * what, const Masks & masks) {
         EXPECT_LT(compare(what, draw_sample(model, 0, Hesitates::at_the_last_step, masks), fresh), false_alarm_rate);
     };

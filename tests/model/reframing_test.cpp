@@ -1,4 +1,4 @@
-// The rows that the graph asks for: told apart by sequence, in the order of the batch within each.
+// The rows for which the graph calls back: distinguished by sequence, and in batch order within each.
 #include "forward/reframing.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ struct Context {
         context.reset(llama_init_from_model(&model, params));
         reframing.install(*context, with_noise);
     }
-    /// Rows of (token, sequence), each sequence at positions 0, 1, ...; logits of all.
+    /// Decodes rows of (token, sequence), each sequence at positions 0, 1, ... @return logits of all rows
     std::vector<std::vector<float>> decode(const std::vector<std::pair<llama_token, llama_seq_id>> & rows) {
         llama_memory_clear(llama_get_memory(context.get()), true);
         BatchRows batch;

@@ -1,4 +1,4 @@
-// What HARP does not treat is refused by name: models, adapters, options, sizes.
+// What HARP cannot be used with is refused by name: models, adapters, options, sizes.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -45,7 +45,7 @@ TEST(Refusals, ModelsWithoutCausalAttention) {
     llama_context_params params = small_context();
     params.embeddings = true;
     expect_mentions(refusal_of(model, params, Options{}), ErrorCode::unsupported_model, {"bert"});
-    (void)ForwardPass(model, params, std::nullopt);  // with HARP off any model is llama.cpp's business
+    (void)ForwardPass(model, params, std::nullopt);  // with HARP off llama.cpp decides about models
 }
 
 TEST(Refusals, ContextsForOtherPurposes) {
@@ -104,7 +104,7 @@ TEST(Refusals, OptionsOutOfRange) {
 // ---------------------------------------------------------------------------------------------------------------------
 // LoRA
 
-/// A folder that goes with its files.
+/// A folder that is deleted with its files.
 class TemporaryFolder {
   public:
     TemporaryFolder() {
@@ -121,7 +121,7 @@ class TemporaryFolder {
     std::filesystem::path path_;
 };
 
-/// Copies a model with a matrix of its own for the output: llama.cpp cannot apply a LoRA to embeddings that serve as both.
+/// Copies a model, giving it a separate output matrix: llama.cpp cannot apply a LoRA to embeddings that serve as both.
 void write_untied(const std::string & from, const std::string & to) {
     ggml_context * tensors = nullptr;
     const gguf_context_ptr source(gguf_init_from_file(from.c_str(), {/*no_alloc=*/false, &tensors}));
@@ -142,7 +142,7 @@ struct Shape {
     int64_t columns, rows;
 };
 
-/// Writes a LoRA of one tensor, random weights.
+/// Writes a LoRA for one tensor, with random weights.
 void write_lora(const std::string & path, const std::string & tensor, Shape a, Shape b) {
     const ggml_context_ptr context(ggml_init({1 << 20, nullptr, /*no_alloc=*/false}));
     const gguf_context_ptr file(gguf_init_empty());
@@ -166,7 +166,7 @@ void write_lora(const std::string & path, const std::string & tensor, Shape a, S
 
 const std::vector<llama_token> prompt{1, 403, 407, 261, 378};
 
-/// A model and a LoRA of one of its tensors.
+/// A model and a LoRA for one of its tensors.
 struct Adapted {
     TemporaryFolder folder;
     llama_model * model = nullptr;
@@ -226,7 +226,7 @@ TEST(Lora, OfEmbeddingsIsPerturbedWithThem) {
     if (adapted.model == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
     Options options;
     options.threshold = 0;
-    // embeddings that are zero hide the adapter too
+    // zeroed embeddings hide the adapter too
     const auto reframed = [&](bool with_adapter) {
         ForwardPass pass(*adapted.model, small_context(), options);
         if (with_adapter) adapted.apply(pass);

@@ -1,4 +1,4 @@
-// Sequence ids that a pass does not have: each call says which and what is allowed, and changes nothing.
+// Sequence ids that a pass does not have: each call names the id and the allowed range, and changes nothing.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -56,7 +56,7 @@ std::vector<Call> option_calls() {
     };
 }
 
-/// Whether llama.cpp gives a negative id a meaning there: all sequences.
+/// Whether a negative id has a meaning for this call of llama.cpp: all sequences.
 bool means_all(const Call & call, llama_seq_id sequence) {
     return sequence < 0 && call.name.starts_with("rm");
 }
@@ -72,7 +72,7 @@ class SequenceIds : public ::testing::TestWithParam<bool> {  // a unified cache
         params.kv_unified = GetParam();
         Options options;
         options.threshold = 0;
-        // the automatic one goes by times: two passes could read in batches of other sizes
+        // not automatic, which depends on times: two passes could decode in batches of different sizes
         options.schedule = Schedule::fused;
         return {*model_, params, is_on ? std::optional(options) : std::nullopt};
     }
@@ -113,7 +113,7 @@ TEST_P(SequenceIds, MinusOneIsAllOfThemWhereLlamaCppSaysSo) {
     EXPECT_EQ(p.check_invariant(), "");
 }
 
-/// llama.cpp ends the process, or reads beyond its tables.
+/// In these cases llama.cpp ends the process, or reads beyond its tables.
 TEST_P(SequenceIds, OutOfRangeAreRefusedWithHarpOff) {
     ForwardPass off = pass(/*is_on=*/false);
     read(off, 0, END);

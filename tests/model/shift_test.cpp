@@ -1,5 +1,5 @@
-// After a context shift (rows in the middle removed, the rest moved down) the rows keep what they are: the prompt is prompt, what was
-// generated is reframed, each has a mask of its own; and what the shift throws away is not computed.
+// After a context shift (rows in the middle removed, the rest moved down) each row keeps its role and mask: the prompt
+// is prompt, generated rows are reframed, no two rows have one mask. Rows that the shift discards are not computed.
 #include <gtest/gtest.h>
 
 #include "support/text.h"
@@ -27,7 +27,7 @@ class Shift : public ::testing::TestWithParam<bool> {  // a unified cache
         params.kv_unified = GetParam();
         return {*model_, params, o};
     }
-    /// Removes rows [begin, end) and moves those behind them down.
+    /// Removes rows [begin, end) and moves the rows after them down.
     static void shift(ForwardPass & p, llama_pos begin, llama_pos end) {
         ASSERT_TRUE(p.memory_seq_rm(0, begin, end));
         p.memory_seq_add(0, end, -1, begin - end);
@@ -63,14 +63,14 @@ TEST_P(Shift, OfTheGeneratedScopeLeavesTheRestOfThePromptClean) {
     p.set_prompt_end(0, 10);
     read(p, 0, 10);
     (void)go_on(p, 10, 20);
-    shift(p, 2, 6);  // six rows of the prompt are left, and ten behind it
+    shift(p, 2, 6);  // six rows of the prompt are left, and ten rows after it
     Options other = options(Scope::generated);
     other.seed = 8;
     p.set_sequence_options(0, other);  // the twin begins anew
     perturbed.n = 0;
     (void)go_on(p, 20, 21, 0, -4);
     EXPECT_EQ(perturbed.n, 11U);
-    // likewise where what is prompt is looked at anew
+    // the same if the prompt is determined anew
     p.set_sequence_options(0, options(Scope::all));
     p.set_sequence_options(0, options(Scope::generated));
     perturbed.n = 0;
@@ -78,8 +78,8 @@ TEST_P(Shift, OfTheGeneratedScopeLeavesTheRestOfThePromptClean) {
     EXPECT_EQ(perturbed.n, 12U);
 }
 
-/// Two rows of one token, the second appended behind a shift. If both had one mask, the twin's rows would be equal, so attention to
-/// them would be to one value, and a second shift of one row would lead to the same logits again.
+/// Two rows with the same token, the second appended after a shift. With equal masks the twin's rows would be equal,
+/// attention to them would give one value, and a second shift by one row would give the same logits again.
 TEST_P(Shift, GivesNoRowTheMaskOfAnother) {
     Options with_mask = options();
     with_mask.strength = 0.4F;
@@ -93,7 +93,7 @@ TEST_P(Shift, GivesNoRowTheMaskOfAnother) {
     decode(p, {token}, 1);
     const auto reframed_behind_a_shift = [&] {
         shift(p, 0, 1);
-        p.set_sequence_options(0, other);  // and back: the twin reads both rows anew
+        p.set_sequence_options(0, other);  // changing options and back makes the twin read both rows anew
         p.set_sequence_options(0, with_mask);
         decode(p, {token}, 1);
         return reframed;

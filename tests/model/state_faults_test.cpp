@@ -1,4 +1,5 @@
-// Saved state meets a pass that is in use, and state that is damaged: restored over anything as into an empty pass, or refused.
+// Saved state loaded into a pass in use, and damaged state: loading gives the same as into an empty pass, or is
+// refused.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -29,7 +30,7 @@ class SavedState : public ::testing::TestWithParam<Case> {
     void SetUp() override {
         model_ = load(GetParam().path());
         if (model_ == nullptr) GTEST_SKIP() << "model not there: " << GetParam().path().string();
-        llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // errors are what is wanted here
+        llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // errors are expected here
     }
     /// Each step hesitates.
     [[nodiscard]] ForwardPass pass() const {
@@ -37,7 +38,7 @@ class SavedState : public ::testing::TestWithParam<Case> {
         params.kv_unified = GetParam().unified;
         return {*model_, params, with_threshold(0)};
     }
-    /// What comes after five tokens that nobody asked for logits of.
+    /// The steps after five tokens without output rows.
     [[nodiscard]] std::vector<Step> steps_after_five() const {
         ForwardPass p = pass();
         read(p, 0, 5);
@@ -73,7 +74,7 @@ TEST_P(SavedState, OfASequenceIsRestoredOverAnotherSequenceInUse) {
     ForwardPass p = pass();
     read(p, 0, 5);
     const auto saved = p.state_seq_get(0);
-    (void)go_on(p, 0, 9, 1);  // the other one, all of it for twins too
+    (void)go_on(p, 0, 9, 1);  // the other sequence, whose twin holds all its rows
     p.set_sequence_options(1, with_threshold(0), /*mask_family=*/0);
     ASSERT_NO_THROW(p.state_seq_set(saved, 1));
     EXPECT_EQ(p.check_invariant(), "");
@@ -96,7 +97,7 @@ TEST_P(SavedState, OfAPassIsRestoredOverOneInUse) {
     expect_same_steps(go_on(p, 5, 12), steps_after_five(), tolerance);
 }
 
-/// Offset of a token's id in saved bytes, as four bytes of which it is the first occurrence; the end if it is not there.
+/// Offset of a token's id (as four bytes) where it first occurs in saved bytes; the end if it does not.
 size_t offset_of_id(const std::vector<uint8_t> & state, llama_token token) {
     uint8_t bytes[sizeof(token)];
     std::memcpy(bytes, &token, sizeof(token));
@@ -112,7 +113,7 @@ TEST_P(SavedState, WithAnIdThatIsNoTokenIsRefused) {
     for (const llama_pos place : {1, 4, 8}) {
         const size_t at = offset_of_id(whole, token_at(place));
         ASSERT_LT(at + 4, whole.size());
-        for (const size_t byte : {size_t{2}, size_t{3}}) {  // a large id, and with its highest bit a negative one
+        for (const size_t byte : {size_t{2}, size_t{3}}) {  // makes the id large, or negative by its highest bit
             auto damaged = whole;
             damaged[at + byte] = static_cast<uint8_t>(damaged[at + byte] ^ 0x80);
             try {
@@ -129,7 +130,8 @@ TEST_P(SavedState, WithAnIdThatIsNoTokenIsRefused) {
     (void)go_on(p, 9, 12);
 }
 
-/// Any byte of what describes the rows, which comes before llama.cpp's own: refused, or taken, but then decoding goes on.
+/// Flips bits in the description of the rows, which precedes llama.cpp's state. Either refused, or accepted and
+/// decoding can continue.
 TEST_P(SavedState, WithOneBitFlippedIsRefusedOrCanBeUsed) {
     ForwardPass p = pass();
     read(p, 0, 6);

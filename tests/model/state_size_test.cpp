@@ -1,4 +1,4 @@
-// The size of a state is that of the bytes that saving it gives, and asking for it copies nothing.
+// The size of a state equals the bytes that saving it gives, and asking for it copies nothing.
 #include <gtest/gtest.h>
 
 #include "support/text.h"

@@ -1,5 +1,5 @@
-// Views: what the second pass reads is what a plain context would compute from the same tokens, in every schedule, batch and kind of
-// memory; and prompts are not read twice.
+// Views: the second pass gives what a plain context computes from the tokens of the view, with every schedule, batch
+// and kind of memory; and prompts are not read twice.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -34,7 +34,7 @@ class Views : public ::testing::TestWithParam<Case> {
         params.kv_unified = GetParam().is_unified;
         return {*model_, params, options};
     }
-    /// Every step hesitates, and its logits are those of the second pass.
+    /// Options with which every step hesitates, and logits are those of the second pass.
     [[nodiscard]] static Options seen_by(View view, uint32_t view_tokens = 10) {
         Options options;
         options.threshold = 0;
@@ -44,13 +44,13 @@ class Views : public ::testing::TestWithParam<Case> {
         options.schedule = Schedule::lazy;
         return options;
     }
-    /// What a plain context says after these tokens.
+    /// The logits of a plain context after these tokens.
     [[nodiscard]] std::vector<float> plain(const std::vector<llama_token> & tokens) const {
         ForwardPass p = pass(std::nullopt);
         decode(p, tokens, 0);
         return row(p);
     }
-    /// What the second pass should read before the successor of the text's token at `place` is predicted.
+    /// What the second pass should read to predict the token after the one at `place`.
     [[nodiscard]] static std::vector<llama_token> view_before(const Options & options, llama_pos place,
                                                               std::vector<llama_token> negative_prompt = {}) {
         if (options.view == View::last)
@@ -69,7 +69,7 @@ class Views : public ::testing::TestWithParam<Case> {
                 << "after the token at " << place;
         }
     }
-    /// The prompt but for its last token, then that and the answer one by one.
+    /// Reads the prompt except its last token, then that token and the answer one by one.
     [[nodiscard]] static std::vector<Step> read_and_answer(ForwardPass & p, llama_pos end = n_text) {
         p.set_prompt_end(0, n_prompt);
         read(p, 0, n_prompt - 1);
@@ -104,7 +104,7 @@ TEST_P(Views, LastReadsTheLastTokensAnew) {
         expect_views(options, steps);
         EXPECT_EQ(p.statistics().second_pass_rows, steps.size() * n);
     }
-    ForwardPass all = pass(seen_by(View::last, 100));  // more than there are
+    ForwardPass all = pass(seen_by(View::last, 100));  // more than there are rows
     (void)read_and_answer(all);
     EXPECT_EQ(all.statistics().second_pass_rows, 0U) << "it would see what the first pass saw";
 }
@@ -149,7 +149,7 @@ TEST_P(Views, MaskedRowsAreZeroAndTheOthersClean) {
     ForwardPass none = pass(options);
     const auto steps = read_and_answer(none);
     Options dropped = options;
-    dropped.view = View::perturbed;  // dropout of each coordinate comes to the same
+    dropped.view = View::perturbed;  // dropout of all coordinates is the same
     ForwardPass reference = pass(dropped);
     expect_same_steps(steps, read_and_answer(reference), tolerance);
     options.strength = 0.5;

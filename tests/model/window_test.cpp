@@ -1,5 +1,5 @@
-// Models with a sliding window, once the context has gone beyond it: a cut so far back that tokens there would attend to rows that
-// the window has dropped is refused, though llama.cpp makes it.
+// Models with a sliding window that the context has exceeded. A cut after which tokens would attend to rows that the
+// window has dropped is refused, though llama.cpp would make it.
 #include <gtest/gtest.h>
 
 #include "support/text.h"
@@ -7,7 +7,7 @@
 namespace harp::testing {
 namespace {
 
-constexpr llama_pos END = 420;      // of 256 cells that a window of 16 tokens has at least
+constexpr llama_pos END = 420;      // more than 256, the least number of cells for a window of 16 tokens
 constexpr double tolerance = 2e-3;  // of logits, between batch sizes and over this many rows
 
 struct Case {
@@ -30,7 +30,7 @@ class Window : public ::testing::TestWithParam<Case> {
         options.schedule = GetParam().schedule;
         return {*model_, params, is_on ? std::optional(options) : std::nullopt};
     }
-    /// Reads, the last step's logits wanted.
+    /// Reads, with logits for the last step only.
     static void read_to(ForwardPass & p, llama_pos end) {
         read(p, 0, end - 1);
         (void)go_on(p, end - 1, end);
@@ -56,7 +56,7 @@ TEST_P(Window, TheFurthestCutThatIsLeftGoesOnAsAFreshRun) {
     read_to(p, END);
     llama_pos cut = END;
     while (p.can_continue_at(0, cut - 1)) --cut;
-    // in a unified cache the twins' rows may have taken the cells of all that is behind the window
+    // in a unified cache the twins' rows may have taken all cells from before the window
     EXPECT_LT(cut, GetParam().unified ? END + 1 : END - 100);
     ASSERT_TRUE(p.memory_seq_rm(0, cut, -1));
     EXPECT_EQ(p.memory_seq_pos_max(0), cut - 1);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Arguments that could be taken for something else: one text where several are expected, sizes of more than 32 bits."""
+"""Arguments that could be misread: one text where several are expected, sizes of more than 32 bits."""
 
 import sys
 import unittest

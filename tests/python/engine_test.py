@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Tests of the Python package's engine: it says what the command says, alone and many at once; views, errors, threads.
+"""Tests of the Python package's engine: it gives what the command gives, alone and many at once; views, errors, threads.
 
-Needs the package (`pip install .`, or ./test); finds command and models as the other tests do.
+Needs the package (`pip install .`, or ./test); finds command and models like the other tests.
 """
 
 import dataclasses
@@ -184,7 +184,7 @@ class Generation(unittest.TestCase):
         del dropped
         gc.collect()
         thread.join()
-        self.assertEqual(session.forward([1, 2]).logits.shape[0], 1)  # nothing is under way
+        self.assertEqual(session.forward([1, 2]).logits.shape[0], 1)  # no answer is in progress
 
     def test_context_full(self):
         session = harp.Session(self.model, None, n_ctx=64)
@@ -277,7 +277,7 @@ class Scores(unittest.TestCase):
                  for negative in ("", "The dog was sad.", self.model.tokenize("The dog was sad."))]
         self.assertEqual(texts[1], texts[2])
         tokens = len(self.model.tokenize("The dog was sad."))
-        self.assertEqual(session.statistics["second_pass_rows"], 3 * 12 + 2 * (tokens - 1))  # each row once, the prompt never
+        self.assertEqual(session.statistics["second_pass_rows"], 3 * 12 + 2 * (tokens - 1))  # each row once, and the prompt never
         [own], [other] = (session.score([("Once upon a", " time")], negative_prompt=negative) for negative in ("", "The dog"))
         self.assertNotEqual(own.log_likelihood, other.log_likelihood)
         with self.assertRaises(harp.HarpError) as caught:
@@ -327,7 +327,7 @@ class Scores(unittest.TestCase):
             with self.subTest(pair=pair[0][:3]), self.assertRaises(harp.HarpError) as caught:
                 session.score([([1], [2]), pair])
             self.assertEqual(caught.exception.code, "invalid_input")
-        self.assertEqual(len(session.score([([1], [2])])), 1)  # the session goes on
+        self.assertEqual(len(session.score([([1], [2])])), 1)  # the session can still be used
 
 
 @needs_tiny
@@ -395,7 +395,7 @@ class Logits(unittest.TestCase):
         with self.assertRaises(harp.HarpError) as caught:
             session.truncate(2)
         self.assertEqual((caught.exception.code, session.n_past), ("unsupported_call", 3))
-        with self.assertRaises(harp.HarpError) as caught:  # the first of its batches is decoded
+        with self.assertRaises(harp.HarpError) as caught:  # its first batch is decoded before the error
             session.forward([4] * 20 + [model.n_vocab])
         self.assertEqual((caught.exception.code, session.n_past), ("invalid_batch", 0))
         session.forward([1, 2])
@@ -456,7 +456,7 @@ class Errors(unittest.TestCase):
         text = list(range(3, 503)) * 6
         thread = threading.Thread(target=lambda: session.score([(text[:1], text[1:])] * 4))
         thread.start()
-        with self.assertRaises(harp.HarpError) as caught:  # this thread runs on while the other decodes
+        with self.assertRaises(harp.HarpError) as caught:  # this thread can run while the other one decodes
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 session.forward([1])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Tests of harp-eval and of `lm_eval --model harp` as their users run them: killed and resumed, misused, compared.
+"""Tests of harp-eval and of `lm_eval --model harp` as users run them: killed and continued, misused, compared.
 
-Needs the package with its extra `eval`, the tiny model and the shared data; skipped without.
+Needs the package with its extra `eval`, the tiny model and the shared data; otherwise skipped.
 """
 
 import importlib.util
@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import MODELS, ROOT, SHARED, TINY, environment, needs_tiny
 from running_server import EXACT
 
-HUMANEVAL = ROOT / ".deps/data"  # with the file that scripts/fetch brings
+HUMANEVAL = ROOT / ".deps/data"  # has the file that scripts/fetch downloads
 HARP_EVAL = Path(sys.executable).with_name("harp-eval")
 LM_EVAL = Path(sys.executable).with_name("lm_eval")
-KILLS = int(os.environ.get("HARP_TEST_KILLS", "4"))  # of a run
+KILLS = int(os.environ.get("HARP_TEST_KILLS", "4"))  # how often a run is killed
 needs_eval = unittest.skipUnless(lm_eval and SHARED.is_dir(), "no lm-eval, or no shared data")
 
 
@@ -55,21 +55,21 @@ def command(directory, *more, model=TINY, tasks="lambada_openai,commonsense_qa",
 
 
 def results(directory):
-    """What does not depend on the clock."""
+    """The results that do not depend on the clock."""
     with Journal(directory, read_only=True) as journal:
         return {cell: [(e.id, e.metrics, e.answer, e.target, e.n_tokens, e.steps, e.hesitations, e.entropies)
                        for e in journal.examples(cell)] for cell in journal.cells()}
 
 
 def replicas():
-    """Processes that Ray runs examples in at this moment."""
+    """Processes in which Ray is running examples."""
     return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_Replica.run" in read(path)]
 
 
 def read(path):
     try:
         return path.read_bytes()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # it has ended in the meantime
         return b""
 
 
@@ -139,7 +139,7 @@ class Runs(unittest.TestCase):
 
     def test_disk_full(self):
         whole = self.run_whole("whole")
-        small = 20 << 10  # bytes that a file may have: some examples, not all
+        small = 20 << 10  # limit of a file's size in bytes: room for some examples, not all
 
         def limit_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, (small, resource.RLIM_INFINITY))
@@ -255,7 +255,7 @@ class Runs(unittest.TestCase):
 @needs_tiny
 class LmEval(unittest.TestCase):
     def test_model_harp(self):
-        """lm-eval's own command finds the model, and says what harp-eval says."""
+        """lm-eval's own command finds the model, and gives what harp-eval gives."""
         with tempfile.TemporaryDirectory() as folder:
             include = Path(sys.modules["harp.evaluation.journal"].__file__).parent / "tasks"
             arguments = f"path={TINY},threshold=0.5,max_length=512,n_threads=1,llama_args={' '.join(EXACT)}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""lm-eval's own Hugging Face backend and `--model harp` with HARP off give the same: same weights, same examples.
+"""Checks that lm-eval's own Hugging Face backend and `--model harp` with HARP off give the same, with the same weights and examples.
 
     tests/python/hf_equivalence.py [--limit 200] [--model F32.gguf] [--threads 2] [--edges]
 
-Both read one float32 GGUF file. First the edges of a context (alone with --edges): empty ones, ones that are full or too long, spaces,
-emoji, Chinese, windows of long texts. Then tasks: prints the largest difference of the log-likelihoods, both accuracies, and examples a second
-(scoring alone, without loading). Not part of ./test: it needs torch and transformers (in build/hf/venv, made on the first call,
-some 5 GB) and the shared data.
+Both read one float32 GGUF file. First edge cases of a context (only these with --edges): empty ones, full or too long ones, spaces,
+emoji, Chinese, windows of long texts. Then tasks: prints the largest difference of log-likelihoods, both accuracies, and examples per
+second (only scoring, without loading). Not part of ./test: it needs torch and transformers (in build/hf/venv, made on the first
+call, some 5 GB) and the shared data.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TASKS_FOLDER = ROOT / "python/harp/evaluation/tasks"
 TASKS = ["harp_lambada_openai", "harp_commonsense_qa"]
 TOLERANCE = 1e-2  # nats
 
-# lm_eval's command, with a clock around the scoring
+# lm_eval's command, with scoring timed
 TIMED = """
 import sys, time
 import lm_eval.api.model as api
@@ -68,23 +68,23 @@ print("SAID", json.dumps([lm.prefix_token_id, said]))
 
 
 def edge_cases():
-    """Pairs, and texts for windows."""
+    """Pairs of context and continuation, and texts to read in windows."""
     words = " one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen".split(" ")[1:]
 
-    def text(n):  # a token a word, or nearly
+    def text(n):  # about one token per word
         return " ".join((words * 4)[:n])
 
     n = EDGES_LENGTH
     pairs = [("", "Once"), ("", "Once upon a time"), ("   ", "Once upon"), ("\n\n", "Once upon"), (" ", " "), ("Once upon a", " time"),
              ("Once upon a ", "time"), ("Once upon a   ", "time"), ("Once", "\n"), ("I feel 😀", " 😀😀"), ("你好", "，世界"), ("", "你好"),
              ("A", "B"), ("Once upon a time", ""), ("<|im_start|>user\nHi", "<|im_end|>")]
-    pairs += [(text(length), " and") for length in range(n - 4, n + 5)]  # about a full context
-    pairs += [(text(4), " " + text(length)) for length in range(n - 6, n + 4)]  # continuations that just fit, and do not
+    pairs += [(text(length), " and") for length in range(n - 4, n + 5)]  # lengths around a full context
+    pairs += [(text(4), " " + text(length)) for length in range(n - 6, n + 4)]  # continuations that just fit, or just do not
     return pairs, ["", "Once", text(n - 3), text(n), text(n + 1), text(60), "你好，世界 😀 " * 6]
 
 
 def compare_edges(options):
-    """Whether both say the same; prints what differs."""
+    """Compares both, and prints what differs. @return whether nothing does"""
     pairs, texts = edge_cases()
     said = {}
     for kind, python, arguments in (
@@ -103,7 +103,7 @@ def compare_edges(options):
     n_different, n_read, largest = 0, 0, 0.0
     for case, a, b in zip([*pairs, *texts], theirs, ours, strict=True):
         difference = 0.0 if a == b else float("inf")
-        if a == "refused" and isinstance(b, list) and case[0].isspace():  # no tokens: we read the prefix token instead
+        if a == "refused" and isinstance(b, list) and case[0].isspace():  # it has no tokens, so we read the prefix token instead
             n_read += 1
             continue
         if "refused" not in (a, b):

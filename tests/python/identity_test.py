@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a model is known by: contents of all its files, of adapters, and flags; hashes kept as long as a file does not change."""
+"""What identifies a model: contents of all its files, of adapters, and flags; hashes are kept as long as a file does not change."""
 
 import hashlib
 import os
@@ -64,18 +64,18 @@ class Hashes(Folder):
         path = self.write("file", content)
         _engine.content_hash(str(path))
         self.assertEqual(self.kept(), [])
-        time.sleep(4)  # its change time cannot be set back
+        time.sleep(4)  # needed because a file's change time cannot be set back
         right = hashlib.sha256(content).hexdigest()
         self.assertEqual(_engine.content_hash(str(path)), right)
         [entry] = self.kept()
         state = entry.read_text().splitlines()[0]
-        entry.write_text(f"{state}\n{'0' * 64}\n")  # what is kept is what is said
+        entry.write_text(f"{state}\n{'0' * 64}\n")  # the kept hash is returned
         self.assertEqual(_engine.content_hash(str(path)), "0" * 64)
         before = path.stat()
         with open(path, "r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"x")
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time as they were
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time as before
         self.assertEqual(_engine.content_hash(str(path)), hashlib.sha256(content[:-1] + b"x").hexdigest())
 
     def test_without_a_cache(self):
@@ -159,7 +159,7 @@ class Configurations(Folder):
                 self.assertIn(self.NAMES[what], str(caught.exception))
 
     def test_of_one_file_is_what_it_was(self):
-        """Journals of earlier versions go on."""
+        """Journals of earlier versions can be continued."""
         model = self.write("one.gguf", b"a")
         config = config_of(CellSpec(str(model), "lambada_openai", "lm-eval", read_method("vanilla"), 0, str(SHARED)), 10)
         self.assertEqual(config["model_sha256"], hashlib.sha256(b"a").hexdigest())

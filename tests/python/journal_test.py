@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The journal of an evaluation: what add() returned for is there, once, whatever happens; a refusal changes nothing."""
+"""The journal of an evaluation: once add() has returned, the example is there exactly once, whatever happens; a refusal changes nothing."""
 
 import os
 import random
@@ -28,7 +28,7 @@ def example(id, answer="yes"):
 
 
 def child(directory, code):
-    """A process that runs `code` with an open journal; its standard output is a pipe."""
+    """A process that runs `code` with an open journal, with its standard output in a pipe."""
     script = f"""
         import sys
         sys.path.insert(0, {str(SUPPORT)!r})

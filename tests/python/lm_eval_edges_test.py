@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`--model harp` at the edges of a context: as lm-eval's Hugging Face backend reads them (tests/python/hf_equivalence.py compares both)."""
+"""`--model harp` at the edges of a context reads the same as lm-eval's Hugging Face backend (tests/python/hf_equivalence.py compares both)."""
 
 import importlib.util
 import sys
@@ -38,7 +38,7 @@ class Edges(unittest.TestCase):
         cls.tokens = cls.lm.model.tokenize(TEXT, add_special=False)
 
     def read(self, call):
-        """What the session is asked to score."""
+        """What the session is asked to score during `call`."""
         asked = []
 
         def score_each(pairs, options, *, on_scores, **_):
@@ -65,7 +65,7 @@ class Lengths(Edges):
                 context = self.tokens[:n_context]
                 continuation = (self.tokens * 2)[n_context:n_context + n_continuation]
                 with self.subTest(context=n_context, continuation=n_continuation):
-                    theirs = (context + continuation)[-(n + 1):][:-1]  # their input: its last rows predict the continuation
+                    theirs = (context + continuation)[-(n + 1):][:-1]  # their input, whose last rows predict the continuation
                     ours, scored = self.asked(context, continuation)
                     self.assertEqual((ours + scored)[:-1], theirs)
                     self.assertEqual(scored, continuation)
@@ -121,7 +121,7 @@ class Lengths(Edges):
 
 
 class EmptyContexts:
-    """Whatever becomes of a context, the continuation keeps all of its tokens."""
+    """Whatever happens to a context, the continuation keeps all of its tokens."""
 
     def test_contexts_without_tokens(self):
         first = self.lm.prefix_token_id
@@ -167,7 +167,7 @@ class EmptyContextsWithBos(EmptyContexts, Edges):
 @unittest.skipUnless(LM_EVAL, "no lm-eval")
 @needs_smol
 class EmptyContextsWithoutBos(EmptyContexts, Edges):
-    """SmolLM2 adds no token before a text, so that a context may have none."""
+    """SmolLM2 adds no token before a text, so a context may have no tokens."""
 
     model = SMOL
     max_length = 256

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What surrounds the package in its process: forks after a model has computed, locales with a decimal comma."""
+"""The package's surroundings in its process: forks after a model has computed, locales with a decimal comma."""
 
 import concurrent.futures
 import multiprocessing
@@ -35,7 +35,7 @@ def ask(session):
 
 
 def in_child(call, seconds=120):
-    """What a forked process says; one that hangs is ended."""
+    """The result of `call` in a forked process, which is ended if it hangs."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -63,7 +63,7 @@ def job(_):
 
 @needs_tiny
 class Forks(unittest.TestCase):
-    """Children of a process that has computed with two threads give its answer, or an error at once."""
+    """Children of a process that has computed with two threads give the same answer, or an error at once."""
 
     @classmethod
     def setUpClass(cls):
@@ -76,7 +76,7 @@ class Forks(unittest.TestCase):
         self.assertEqual(in_child(lambda: ask(self.session)), self.right)
         self.assertEqual(in_child(lambda: ask(harp.Session(load(), OPTIONS, n_ctx=256))), self.right)
         self.assertEqual(in_child(lambda: in_child(fresh)), self.right)
-        self.assertEqual(fresh(), self.right)  # and so does the parent still
+        self.assertEqual(fresh(), self.right)  # and the parent still does too
 
     def test_a_thread_forks(self):
         said = []
@@ -111,7 +111,7 @@ class Forks(unittest.TestCase):
             self.assertEqual([one.result(300) for one in [pool.submit(job, i) for i in range(2)]], [self.right] * 2)
 
     def test_a_child_that_ends_as_programs_do(self):
-        """gunicorn's workers leave by sys.exit(), so that destructors run."""
+        """gunicorn's workers exit by sys.exit(), so that destructors run."""
         code = ("import harp, os, sys; model = harp.Model(sys.argv[1], n_threads=2)\n"
                 "def ask(): return [t.id for t in harp.Session(model, n_ctx=256).generate('Once', max_tokens=4)]\n"
                 "right = ask(); child = os.fork()\n"
@@ -126,7 +126,7 @@ class Forks(unittest.TestCase):
 
 
 def make_locale(folder):
-    """A locale with a decimal comma in a folder for LOCPATH; skips the test where it cannot be made."""
+    """A locale with a decimal comma in a folder for LOCPATH; skips the test if it cannot be made."""
     try:
         subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", f"{folder}/de_DE.UTF-8"], capture_output=True, check=False)
     except OSError:
@@ -137,7 +137,7 @@ def make_locale(folder):
 
 @needs_tiny
 class Locales(unittest.TestCase):
-    """The same numbers where decimals have a comma."""
+    """Numbers are the same in a locale with a decimal comma."""
 
     @classmethod
     def setUpClass(cls):

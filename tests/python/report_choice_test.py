@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The report's summary: the second look that is chosen on development examples, and never on those that are reported."""
+"""The report's summary: the second look is chosen on development examples, and never on reported ones."""
 
 import logging
 import sqlite3
@@ -17,7 +17,7 @@ from harp.evaluation.report_choice import choose
 from harp.evaluation.report_data import read_results
 
 HARP = {"enabled": True, **synthetic.HARP}
-logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task that it reads
 
 
 def right(*ids, n=20):
@@ -36,7 +36,7 @@ class ChoiceTest(unittest.TestCase):
         self.report, self.development = self.folder / "report", self.folder / "development"
 
     def two_files(self, questions=None, development=None):
-        """Data folders, and what configs say of them."""
+        """Makes data folders, and what configs say about them."""
         self.folders = self.folder / "data", self.folder / "other"
         return (synthetic.write_data(self.folders[0], questions or [f"report {number}" for number in range(20)]),
                 synthetic.write_data(self.folders[1], development or [f"development {number}" for number in range(20)]))
@@ -57,7 +57,7 @@ class Choosing(ChoiceTest):
         self.write(self.development, {("vanilla", 0): (right(*range(20)), {}), ("2", 0): (right(1, 2, 3), of(2.0)),
                                       ("3", 0): (right(1, 2), of(3.0))}, there)
         [choice] = self.choose()
-        # The best there, under its name here, though another is better here, and though vanilla is better there.
+        # The best development method, by its name in the report, though another is better on reported examples and vanilla on these.
         self.assertEqual((choice.method, choice.pair.column.method, choice.n_methods, choice.n, choice.n_left_out, choice.mean),
                          ("2", "harp:beta=2", 2, 20, 0, 0.15))
         page, markdown = write_report([self.report], chosen_on=[self.development], data=self.folders)
@@ -103,7 +103,7 @@ class Choosing(ChoiceTest):
 
     def test_holm_over_the_tasks_of_a_model(self):
         here, there = self.two_files()
-        for task, beta in (("gsm8k", 2.0), ("commonsense_qa", 3.0)):  # another method on each
+        for task, beta in (("gsm8k", 2.0), ("commonsense_qa", 3.0)):  # another method is best on each
             same = {"data_sha256": {"csqa/dev_rand_split.jsonl": "1", "gsm8k/test.jsonl": "1"}}
             better = {(f"harp:beta={beta:g}", 0): (right(*range(6)), of(beta))}
             self.write(self.report, {("vanilla", 0): (right(), {})} | better, same, task)
@@ -142,7 +142,7 @@ class Overlap(ChoiceTest):
         self.write(self.development, self.METHODS, there)
 
     def test_reported_texts_are_left_out(self):
-        # The first ten, on which "a" is good, are reported too, among others and with other spaces.
+        # The first ten, on which "a" is good, are also reported, among others and with different spaces.
         here, there = self.two_files([*(f"more {number}" for number in range(10)), *(f"shared  {number} " for number in range(10))],
                                      [f"shared {number}" for number in range(10)] + [f"own {number}" for number in range(10)])
         self.both(here, there)
@@ -154,7 +154,7 @@ class Overlap(ChoiceTest):
     def test_one_journal_and_two_parts(self):
         here, _ = self.two_files()
         self.both(here, here)
-        for folders in (self.folders, []):  # by texts, by numbers
+        for folders in (self.folders, []):  # recognised by texts, then by numbers
             [choice] = self.choose(slice(None, 10), folders)
             self.assertEqual((choice.method, choice.n, choice.n_left_out), ("b", 10, 10))
             [choice] = self.choose(slice(10, None), folders)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where a report comes from: the journals of several directories, and the questions of the data files that were run."""
+"""The sources of a report: the journals of several directories, and the questions in the data files that were run."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ from harp.evaluation.report_data import read_results
 
 VANILLA = {id: float(id == 1) for id in range(20)}
 HARP = VANILLA | {7: 1.0}
-logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task that it reads
 
 
 class SourcesTest(unittest.TestCase):
@@ -53,7 +53,7 @@ class SourcesTest(unittest.TestCase):
             self.assertEqual("Questions are shown where --data names" in page.read_text(), not shown)
 
     def test_questions_of_a_folder_that_lacks_a_file(self):
-        data = self.write(protocol="lm-eval")  # which needs gsm8k/train.jsonl
+        data = self.write(protocol="lm-eval")  # this protocol also needs gsm8k/train.jsonl
         [pair] = read_results([self.report], "vanilla")[1]
         self.assertIsNone(Questions([data]).of(pair.column))
 

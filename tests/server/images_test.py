@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Pictures with HARP on, through the OpenAI client: twins see them as the clean stream does.
+"""Pictures with HARP on, through the OpenAI client: twins read them like the clean stream does.
 
-Random vision encoders and models (scripts/make_random_gguf.py): one whose pictures attend to themselves in a model with a sliding
-window, as Gemma 3's do, and one with positions of three dimensions, as Qwen2-VL's. Found through HARP_TEST_MODELS; tests whose models
-are absent are skipped.
+Random vision encoders and models (scripts/make_random_gguf.py): one whose pictures attend to themselves, in a model with a sliding
+window, like Gemma 3's, and one with positions of three dimensions, like Qwen2-VL's. Found through HARP_TEST_MODELS; tests whose models
+are missing are skipped.
 """
 
 import base64
@@ -28,7 +28,7 @@ N_TOKENS = 12
 
 
 def png(width, height, seed):
-    """A picture of random pixels."""
+    """A picture with random pixels."""
     pixels = random.Random(seed)
     rows = b"".join(b"\0" + pixels.randbytes(3 * width) for _ in range(height))
     file = io.BytesIO(b"\x89PNG\r\n\x1a\n")
@@ -41,7 +41,7 @@ def png(width, height, seed):
 
 @unittest.skipIf(openai is None, "the Python package openai is not installed")
 class Pictures:
-    """What holds for each kind of model; subclasses name it."""
+    """Tests for each kind of model; subclasses name the model."""
 
     model = projector = ""
 
@@ -99,7 +99,7 @@ class Pictures:
                 self.assertEqual(one[2]["harp"]["hesitations"], N_TOKENS)
                 self.assert_same(one, other, delta=1e-3)
                 self.assertNotEqual(one[1], self.ask(lazy, 1, threshold="inf")[1])
-                # the same question again, which the server has read already, and another picture in between
+                # the same question again, which the server has already read, with another picture in between
                 self.ask(lazy, 2, threshold=0, scope=scope)
                 self.assert_same(self.ask(lazy, 1, threshold=0, scope=scope), one, delta=1e-3)
 

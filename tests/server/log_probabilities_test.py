@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Log-probabilities and usage in the server's answers: an entry for each token of the text, in each endpoint, streamed or not.
 
-Finds the program and the models as server_test.py does.
+Finds the program and the models like server_test.py.
 """
 
 import itertools
@@ -24,11 +24,11 @@ from programs import SMOL, needs_smol, needs_tiny
 from running_server import EXACT, OneServer, Server
 
 COMPLETION, COMPLETIONS, CHAT = "/completion", "/v1/completions", "/v1/chat/completions"
-WORDS = 'root ::= "🦙 b🦙🦙 END of it" [a-z ]*'  # in both vocabularies this llama is several tokens
+WORDS = 'root ::= "🦙 b🦙🦙 END of it" [a-z ]*'  # in both vocabularies the llama is several tokens
 
 
 def token_bytes(text):
-    """The bytes of a token in the older shape."""
+    """The bytes of a token in the older format."""
     if text.startswith("bytes:"):
         return bytes(int(code, 16) for code in re.findall(r"\\x(..)", text))
     return text.encode()
@@ -45,7 +45,7 @@ def entries_of(logprobs):
 
 
 def candidates_of(answer):
-    """How many candidates the tokens of an answer have, apart from tokens that cannot have any."""
+    """How many candidates an answer's tokens have, except tokens that cannot have any."""
     choice = answer.get("choices", [answer])[0]
     logprobs = choice.get("completion_probabilities") or choice["logprobs"]
     if isinstance(logprobs, dict) and "tokens" in logprobs:
@@ -54,7 +54,7 @@ def candidates_of(answer):
 
 
 class Choice:
-    """A choice of an answer; of a stream, what its chunks add up to."""
+    """A choice of an answer; for a stream, the sum of its chunks."""
 
     def __init__(self):
         self.text, self.entries = "", []
@@ -81,10 +81,10 @@ def whole_characters(data):
 
 
 class Characters(OneServer):
-    """What depends on how a vocabulary cuts characters; below it runs on SentencePiece and on byte-level BPE."""
+    """Tests that depend on how a vocabulary splits characters; run below with SentencePiece and with byte-level BPE."""
 
     rounding = 1e-4
-    lengths = range(1, 9)  # of answers that end inside a character or after it
+    lengths = range(1, 9)  # lengths of answers that end inside a character or after it
     stops = ["END", "ND o", " of it", "🦙 END", "🦙", "b"]
 
     def body(self, path, **more):
@@ -96,17 +96,17 @@ class Characters(OneServer):
         return self.server.post(path, self.body(path, **more))
 
     def assert_same_entries(self, some, others):
-        """The same tokens; HARP chooses batches by what they cost, so their log-probabilities are rounded differently."""
+        """Expects the same tokens. HARP chooses batches by their cost, so log-probabilities are rounded differently."""
         self.assertEqual([token for token, _ in some], [token for token, _ in others])
         for (_, one), (_, other) in zip(some, others, strict=True):
             self.assertAlmostEqual(one or 0, other or 0, delta=self.rounding)
 
     def both(self, path, **more):
-        """An answer's only choice, which is the same streamed; and the whole answer."""
+        """The only choice of an answer, which must be the same streamed; and the whole answer."""
         answer = self.ask(path, **more)
         [choice] = choices_of([answer])
         [streamed] = choices_of(self.server.stream(path, self.body(path, **more)))
-        self.assertEqual(streamed.text.rstrip("\ufffd"), choice.text.rstrip("\ufffd"))  # a character that was cut off
+        self.assertEqual(streamed.text.rstrip("\ufffd"), choice.text.rstrip("\ufffd"))  # without a character that was cut off
         self.assert_same_entries(streamed.entries, choice.entries)
         return choice, answer
 
@@ -145,7 +145,7 @@ class Characters(OneServer):
 
 
 class Answers(Characters):
-    """The other tests; below they run with HARP on and off."""
+    """The other tests; run below with HARP on and off."""
 
     def test_a_first_token_without_text_begins_the_message(self):
         first = self.server.stream(CHAT, self.body(CHAT, grammar=WORDS))[0]
@@ -155,7 +155,7 @@ class Answers(Characters):
         free, _ = self.both(COMPLETION, max_tokens=16)
         third = free.entries[3][0].decode()
         for stop in [third + "\a", third + free.entries[4][0].decode() + "\a"]:
-            for n in range(4, 8):  # it ends while something is held back, too
+            for n in range(4, 8):  # it also ends while something is held back
                 with self.subTest(stop=stop, n=n):
                     held, _ = self.both(COMPLETION, max_tokens=n, stop=[stop])
                     self.assert_same_entries(held.entries, free.entries[:n])
@@ -207,18 +207,18 @@ class Answers(Characters):
             self.assertEqual((len(top), top[token]), (2, logprob))
 
     def test_the_continuation_is_found_by_characters(self):
-        """As lm-evaluation-harness's model gguf finds it."""
+        """Found in the same way as by lm-evaluation-harness's model gguf."""
         for context, continuation in [("Tom has a dog.", " It is big"), ("A 🦙", " is"), ("A ", "🦙🦙"), ("中", "文"), ("x", "y")]:
             with self.subTest(context=context, continuation=continuation):
                 logprobs = self.ask(COMPLETIONS, prompt=context + continuation, echo=True, max_tokens=1)["choices"][0]["logprobs"]
                 begins = next(i for i, offset in enumerate(logprobs["text_offset"]) if offset >= len(context))
                 tokens = [token_bytes(token) for token in logprobs["tokens"]]
                 scored = b"".join(tokens[begins:-1])
-                self.assertTrue(continuation.encode().endswith(scored), scored)  # nothing of the context
+                self.assertTrue(continuation.encode().endswith(scored), scored)  # it contains nothing of the context
                 self.assertGreaterEqual(len(scored) + len(tokens[begins - 1]), len(continuation.encode()))
 
     def test_echo_has_an_entry_for_each_token(self):
-        """Scorers cut the generated one off: it must be there, whatever it is."""
+        """Scorers cut off the generated token, so it must be there, whatever it is."""
         prompt = "The capital of France is Paris"
         plain, part, stopped = (self.ask(COMPLETIONS, prompt=prompt, echo=True, max_tokens=1, **more)
                                 for more in [{}, {"grammar": WORDS}, {"stop": [" ", ".", ",", "a", "e"]}])
@@ -254,7 +254,7 @@ class Answers(Characters):
 
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_types(self):
-        """Each answer and chunk has what the client's types ask for; the client itself is lenient."""
+        """Each answer and chunk has what the client's types require; the client itself is lenient."""
         for path, n, stop in itertools.product([COMPLETIONS, CHAT], [1, 3], [None, ["END"]]):
             for wanted in [{}, {"logprobs": None, "top_logprobs": None}]:
                 body = self.body(path, n=n, stop=stop, grammar=WORDS, max_tokens=24, **wanted)
@@ -266,7 +266,7 @@ class Answers(Characters):
                     last = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
                     self.assertEqual(len(last), n)
                     for chunk in chunks:
-                        for choice in chunk["choices"]:  # null until the end in completions: as OpenAI's, but not in the type
+                        for choice in chunk["choices"]:  # in completions null until the end, as OpenAI's, although the type does not allow it
                             if path == COMPLETIONS:
                                 choice["finish_reason"] = choice["finish_reason"] or "length"
                         (ChatCompletionChunk if path == CHAT else Completion).model_validate(chunk)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Tests of the page that harp-server serves at `/`, in Debian's chromium: what a reader sees is what the API says.
+"""Tests of the page that harp-server serves at `/`, in Debian's chromium: a reader sees what the API gives.
 
-Skipped without the package selenium, chromium or chromedriver; finds programs and models as server_test.py does.
+Skipped without the package selenium, chromium or chromedriver; finds programs and models like server_test.py.
 """
 
 import json
@@ -31,7 +31,7 @@ CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MAX_TOKENS = 40
 PATIENCE = 60  # seconds, on a busy machine
 QUESTION = "Name three rivers."
-browser = None  # one for all tests: it starts slowly
+browser = None  # one for all tests, because it starts slowly
 
 
 def setUpModule():
@@ -67,12 +67,12 @@ def wait(condition):
 
 
 def visible(name):
-    """A token as the page writes it."""
+    """A token as the page shows it."""
     return name.replace(" ", "␣").replace("\n", "↵")
 
 
 class PageTest(unittest.TestCase):
-    """A server of the class, and the page freshly opened for each test with nothing remembered."""
+    """One server per class; for each test the page is opened anew, with nothing remembered."""
 
     flags = []
     model = TINY
@@ -98,7 +98,7 @@ class PageTest(unittest.TestCase):
 
     def open(self, remembered):
         """@param remembered what an earlier visit left in localStorage"""
-        browser.get(self.url + "favicon.svg")  # of the same origin, so that its storage can be set
+        browser.get(self.url + "favicon.svg")  # has the same origin, so that the storage can be set
         script("localStorage.setItem('harp.page.v1', arguments[0]); sessionStorage.clear()", json.dumps(remembered))
         browser.get_log("performance")
         browser.get_log("browser")
@@ -134,16 +134,16 @@ class PageTest(unittest.TestCase):
                   input.dispatchEvent(new Event("input", {bubbles: true}))""", name, value)
 
     def requests(self):
-        """What the browser sent since the last call."""
+        """The requests that the browser has sent since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         return [event["params"]["request"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
     def asked(self):
-        """Bodies of the completions among them."""
+        """The bodies of those that ask for completions."""
         return [json.loads(request["postData"]) for request in self.requests() if request["url"].endswith("/completions")]
 
     def api(self, *messages, **more):
-        """The API's own answer: text, and tokens without the end of the text."""
+        """The API's own answer: its text, and its tokens without the end of text."""
         roles = ["user", "assistant"] * len(messages)
         body = {"messages": [{"role": role, "content": content} for role, content in zip(roles, messages)], "temperature": 0,
                 "max_tokens": MAX_TOKENS, "logprobs": True, "top_logprobs": 6, **more}
@@ -421,7 +421,7 @@ class Off(PageTest):
 
 @needs_tiny
 class Router(PageTest):
-    """A server for two models: the page asks for the one that is chosen."""
+    """A server for two models: the page asks the chosen one."""
 
     model = None
 
@@ -470,7 +470,7 @@ class Text(PageTest):
 
 @needs_tiny
 class Stream(PageTest):
-    """What the server sends only now and then: the page is given it byte by byte in place of an answer."""
+    """Streams that the server sends only rarely. The page gets them byte by byte instead of an answer."""
 
     def answer_with(self, *chunks, vanilla=(), done=True):
         def stream(chunks):
@@ -489,7 +489,7 @@ class Stream(PageTest):
 
     @staticmethod
     def chunk(tokens=(), **delta):
-        """@param tokens bytes of each"""
+        """@param tokens the bytes of each token"""
         content = [{"id": i, "token": "", "bytes": list(token), "logprob": -1, "top_logprobs": [],
                     "entropy": 2, "hesitated": False} for i, token in enumerate(tokens)]
         return {"choices": [{"index": 0, "delta": delta, "logprobs": {"content": content}}]}

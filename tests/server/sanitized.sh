@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The server's tests on a server under a sanitizer and with assertions (ForwardPass's invariant after each decode among them).
+# Runs the server's tests on a server with a sanitizer and assertions (including ForwardPass's invariant after each decode).
 #
 #   tests/server/sanitized.sh thread                    many slots at once under ThreadSanitizer
 #   tests/server/sanitized.sh address,undefined         all of server_test.py and faults_test.py
 #
-# Builds into build/sanitize-...; what is found ends the server with exit code 66 and is in its log, which the failing test shows.
+# Builds into build/sanitize-.... A finding ends the server with exit code 66; it is in the log, which the failing test shows.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 sanitizers=${1:?thread, or address,undefined}
@@ -18,10 +18,10 @@ cmake --build "$build" --target harp_server harp_cli
 
 export HARP_SERVER_BINARY=$build/bin/harp-server HARP_BINARY=$build/bin/harp
 export HARP_TEST_MODELS=$root/.deps/models
-# libllama and ggml are not instrumented: what only they touch is not looked at
+# libllama and ggml are not instrumented, so memory that only they access is not checked
 suppressions=$build/suppressions.txt
 printf 'called_from_lib:%s.so\n' libllama libggml libggml-base libggml-cpu >"$suppressions"
-# llama.cpp's listener answers /health while load_model() writes the parameters that it reads
+# while load_model() writes parameters, llama.cpp's listener reads them to answer /health
 echo 'race:server_context_impl::load_model' >>"$suppressions"
 export TSAN_OPTIONS="exitcode=66 suppressions=$suppressions ignore_noninstrumented_modules=1"
 export ASAN_OPTIONS=detect_container_overflow=0:exitcode=66 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=66

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Tests of harp-server: its answers are those of `harp generate`, alone and among others; clients, errors, shutdown.
+"""Tests of harp-server: its answers are those of `harp generate`, alone and together with others; clients, errors, shutdown.
 
 Finds the programs through HARP_SERVER_BINARY and HARP_BINARY, the tiny model through HARP_SHARED_DATA and SmolLM2 through
-HARP_TEST_MODELS; tests whose model is absent are skipped.
+HARP_TEST_MODELS; tests whose model is missing are skipped.
 """
 
 import concurrent.futures
@@ -38,21 +38,21 @@ BERT = MODELS / "random-bert.gguf"
 PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
            "Mom said to", "In the garden", "The sun was"]
 
-# more tokens than one batch echoes (echo_rows_per_batch)
+# more tokens than one batch can echo (echo_rows_per_batch)
 TEXT = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big "
         "dog. The dog was brown and had a long tail. Lily wanted to play with it, but her mom said no. The dog ran to the tree "
         "and sat down. Then a small bird came and sang a song. Lily was happy and they all went home.")
 
 
 def generate(prompt, *flags, n=48):
-    """What the command says: the same prompt, greedy."""
+    """What the command answers to the same prompt, greedily."""
     done = subprocess.run([HARP, "generate", "-m", str(TINY), "-p", prompt, "-n", str(n), "--temp", "0", "--format", "raw",
                            "--json", *EXACT, *flags], env=environment(), capture_output=True, timeout=60, check=True)
     return json.loads(done.stdout)["text"]
 
 
 def score_of(text, *flags):
-    """What the command says of a text's log-likelihood."""
+    """The log-likelihood of a text by the command."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(text)
         file.flush()
@@ -62,7 +62,7 @@ def score_of(text, *flags):
 
 
 def counters(server):
-    """HARP's metrics of a server with --metrics."""
+    """HARP's metrics from a server started with --metrics."""
     with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
         lines = [line.split() for line in answer.read().decode().splitlines() if line.startswith("llamacpp:harp_")]
     return {name.removeprefix("llamacpp:harp_"): float(value) for name, value in lines}
@@ -96,7 +96,7 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(together, alone)
 
     def test_a_conversation_is_as_read_anew(self):
-        """What a slot keeps of earlier turns, whatever their options, does not show in the answer."""
+        """What a slot keeps of earlier turns, whatever their options, must not change the answer."""
         kinds = [{}, {"redraw": 2}, {"scope": "generated"}, {"scope": "generated", "redraw": 1}, {"seed": 5},
                  {"view": "guidance", "beta": 2}, {"view": "last", "beta": 2}, {"view": "guidance", "beta": 2, "negative_prompt": "Tom"}]
         for earlier in kinds:
@@ -147,7 +147,7 @@ class Hesitating(OneServer, unittest.TestCase):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
 
     def test_negative_prompt_of_a_chat(self):
-        """A text is a user's message, and gets the template of the prompt."""
+        """A text is treated as a user's message, and gets the prompt's template."""
         def ask(**harp):
             body = {"messages": [{"role": "user", "content": "A dog"}], "max_tokens": 24, "temperature": 0, "logprobs": True,
                     "harp": {"view": "guidance", "beta": 3, "threshold": 0, **harp}}
@@ -193,7 +193,7 @@ class Hesitating(OneServer, unittest.TestCase):
                     self.assertEqual(answers(server, {"beta": 3, "threshold": 0}), own)
 
     def test_metrics(self):
-        self.server.complete(PROMPTS[0], n=1)  # they show what loading decoded (a probe of the memory) from the first answer on
+        self.server.complete(PROMPTS[0], n=1)  # from the first answer on metrics include what loading decoded (a probe of the memory)
         before = counters(self.server)
         counts = self.server.post("/completion", {"prompt": PROMPTS[1], "n_predict": 24, "temperature": 0})["timings"]["harp"]
         grown = {name: value - before[name] for name, value in counters(self.server).items()}
@@ -249,7 +249,7 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertFalse([token for token in never if "vanilla_top_logprobs" in token])
         for token, vanilla in zip(hesitating, never):
             self.assertEqual("vanilla_top_logprobs" in token, token["hesitated"])
-            if token["hesitated"]:  # the first one: before it both have read the same
+            if token["hesitated"]:  # the first one, before which both have read the same
                 for one, other in zip(token["vanilla_top_logprobs"], vanilla["top_logprobs"], strict=True):
                     self.assertEqual((one["id"], one["token"], one["bytes"]), (other["id"], other["token"], other["bytes"]))
                     self.assertAlmostEqual(one["logprob"], other["logprob"], places=4)
@@ -263,7 +263,7 @@ class Hesitating(OneServer, unittest.TestCase):
         alone = self.server.post("/completion", ask)
         drafting = Server("-np", "1", "-c", "512", *EXACT, "--spec-type", "ngram-simple", "--spec-draft-n-max", "4")
         self.addCleanup(drafting.stop)
-        for _ in range(2):  # what it said is a draft when it says it again
+        for _ in range(2):  # its first answer becomes the draft when it answers again
             drafted = drafting.post("/completion", ask)
         self.assertEqual(drafted["content"], alone["content"])
         counts = drafted["timings"]["harp"]
@@ -321,7 +321,7 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(choice["text"].strip(), TEXT)
         self.assertEqual(choice["finish_reason"], "length")
         self.assertEqual({len(column) for column in logprobs.values()}, {len(logprobs["tokens"])})
-        for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"]))[1:]:  # the first is begin-of-sequence
+        for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"]))[1:]:  # the first token is begin-of-sequence
             self.assertTrue(choice["text"][offset:].startswith(token), (token, offset))
         for top, logprob in list(zip(logprobs["top_logprobs"], logprobs["token_logprobs"]))[1:]:
             self.assertIn(len(top), (1, 2, 3))
@@ -374,7 +374,7 @@ class Hesitating(OneServer, unittest.TestCase):
             *_, last = self.server.stream(path, {"prompt": PROMPTS[0], name: 0})
             self.assertEqual(last["choices"][0]["finish_reason"] if "choices" in last else last["stop_type"],
                              "length" if "choices" in last else "limit")
-        self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))  # the slot goes on as before
+        self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))  # the slot works as before
 
     def test_a_response_has_one_answer(self):
         for more in ({"n": 2}, {"n_cmpl": 2}, {"n": 2, "stream": True}):
@@ -400,7 +400,7 @@ class Hesitating(OneServer, unittest.TestCase):
 
 @needs_tiny
 class Memory(unittest.TestCase):
-    """What the server does to a slot's cache, it does to its twins."""
+    """What the server does to a slot's cache, it also does to its twins."""
 
     def start(self, *flags):
         server = Server("-np", "1", *EXACT, *flags)
@@ -436,7 +436,7 @@ class Memory(unittest.TestCase):
 
     @unittest.skipUnless(WINDOW.is_file(), f"no {WINDOW}")
     def test_restored_slot_of_a_sliding_window(self):
-        """A file holds the window alone: with --swa-full too, what it does not reach is read anew."""
+        """A file holds only the window. What it does not cover is read anew, even with --swa-full."""
         with tempfile.TemporaryDirectory() as folder:
             server = Server("-np", "2", "-c", "1024", "--swa-full", "--slot-save-path", folder, *EXACT, model=WINDOW)
             try:
@@ -450,10 +450,10 @@ class Memory(unittest.TestCase):
 
 
 class Checkpoints(unittest.TestCase):
-    """Where memory cannot be cut, the server goes back to a checkpoint of a part of it: the twins must go with it."""
+    """If memory cannot be cut, the server goes back to a checkpoint of part of it, and the twins must go back too."""
 
     def second_answer_is_as_of_a_fresh_server(self, model, text, n_said, n_ctx, delta):
-        def start():  # small batches: few tokens fill what a sliding window keeps, and checkpoints are close to each other
+        def start():  # small batches, so that few tokens fill a sliding window's cache and checkpoints are close together
             server = Server("-np", "1", "-c", str(n_ctx), "-b", "64", "-ub", "64", *EXACT, model=model)
             self.addCleanup(server.stop)
             return server
@@ -473,7 +473,7 @@ class Checkpoints(unittest.TestCase):
 
     @unittest.skipUnless(GEMMA.is_file(), f"no {GEMMA}")
     def test_sliding_window(self):
-        # what is said moves the window of 512 tokens off what the second prompt needs; batches of other sizes are rounded otherwise
+        # the answer moves the window of 512 tokens beyond what the second prompt needs; other batch sizes are rounded differently
         self.second_answer_is_as_of_a_fresh_server(GEMMA, TEXT * 7, n_said=270, n_ctx=1024, delta=0.3)
 
     @unittest.skipUnless(HYBRID.is_file(), f"no {HYBRID}")
@@ -534,7 +534,7 @@ class Chat(OneServer, unittest.TestCase):
         weather = {"type": "function", "function": {
             "name": "get_weather", "description": "Weather now",
             "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}}}
-        messages = []  # two calls, so that a small model sees how it is done
+        messages = []  # two calls, as examples for a small model
         for city in ["Rome", "Oslo"]:
             call = {"name": "get_weather", "arguments": json.dumps({"city": city})}
             messages += [{"role": "user", "content": f"What is the weather in {city}?"},
@@ -551,7 +551,7 @@ class Chat(OneServer, unittest.TestCase):
 
 @needs_tiny
 class Router(unittest.TestCase):
-    """A server for several models, which starts one of its own kind for each."""
+    """A server for several models, which starts another server of its kind for each."""
 
     @classmethod
     def setUpClass(cls):
@@ -592,7 +592,7 @@ class BackEndSampling(OneServer, unittest.TestCase):
 
 @needs_smol
 class Documentation(OneServer, unittest.TestCase):
-    """The examples of docs/SERVER.md, as a reader would run them."""
+    """Runs the examples of docs/SERVER.md like a reader would."""
 
     model = SMOL
 
@@ -638,13 +638,13 @@ class Starting(unittest.TestCase):
 
     @unittest.skipUnless(shutil.which("nm"), "nm is not installed")
     def test_no_call_goes_past_harp(self):
-        """What the program takes from libllama is nothing that harp/drop_in.h renames: in no part of it, images included."""
+        """No part of the program, images included, uses a function of libllama that harp/drop_in.h renames."""
         renamed = set(re.findall(r"#define (llama_\w+) harp_", (ROOT / "include/harp/drop_in.h").read_text()))
         self.assertIn("llama_process", renamed)
         done = subprocess.run(["nm", "-D", "--undefined-only", SERVER], capture_output=True, text=True, check=True)
         taken = {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
         self.assertIn("harp_process", taken)
-        self.assertEqual(taken & renamed - {"llama_init_from_model"}, set())  # of draft models
+        self.assertEqual(taken & renamed - {"llama_init_from_model"}, set())  # which creates contexts of draft models
 
     @unittest.skipUnless(T5.is_file(), f"no {T5}")
     def test_model_that_cannot_hesitate_is_refused_by_name(self):
@@ -653,7 +653,7 @@ class Starting(unittest.TestCase):
         self.assertIn("encoder", err)
 
     def test_embeddings(self):
-        """A server that generates nothing has HARP off, of a model that could hesitate too."""
+        """A server for embeddings has HARP off, even with a model that could hesitate."""
         for model in filter(Path.is_file, (BERT, TINY)):
             with self.subTest(model=model.name):
                 server = Server("-c", "256", "--embedding", "--pooling", "mean", "--harp-beta", "0.5", model=model)

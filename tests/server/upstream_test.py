@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""llama.cpp's own server tests, HARP off and on, without those that take long or generate nothing. All: upstream/suite.py.
+"""llama.cpp's own server tests with HARP off and on, without those that take long or generate nothing. For all of them: upstream/suite.py.
 
-A test may fail only where upstream/known.txt says why. Finds the program and the models as server_test.py does.
+A test may fail only if upstream/known.txt says why. Finds the program and the models like server_test.py.
 """
 
 import importlib.util

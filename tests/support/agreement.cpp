@@ -25,7 +25,7 @@ double divergence(std::span<const float> a, std::span<const float> b) {
     const std::vector<double> of_a = log_probabilities(a), of_b = log_probabilities(b);
     double sum = 0;
     for (size_t i = 0; i < of_a.size(); ++i) {
-        if (of_a[i] == -HUGE_VAL) continue;  // what has no probability adds nothing
+        if (of_a[i] == -HUGE_VAL) continue;  // a token of probability 0 adds nothing
         sum += std::exp(of_a[i]) * (of_a[i] - of_b[i]);
     }
     return sum;

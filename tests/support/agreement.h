@@ -1,5 +1,6 @@
-// How far two runs agree, as distributions. On quantised models an activation that rounds the other way, because a sum was added in
-// another order, moves logits by whole units and probabilities hardly: there runs are compared like this and not by logits.
+// Agreement of two runs as distributions. In quantised models an activation that rounds the other way, because a sum
+// was added in another order, moves logits by whole units but probabilities hardly. Such runs are compared this way,
+// not by logits.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +11,15 @@
 
 namespace harp::testing {
 
-/// Kullback-Leibler divergence of the distribution of logits `b` from that of `a`, nats; NaN where there is a NaN among them.
+/// Kullback-Leibler divergence of the distribution of logits `b` from that of `a`, nats; NaN if any logit is NaN.
 double divergence(std::span<const float> a, std::span<const float> b);
 
 /// The divergences of the steps of two runs.
 class Agreement {
   public:
     void add(std::span<const float> a, std::span<const float> b);
-    /// Steps with a record. Where only one of the two hesitated, one is mixed and the other not: they are not compared, and such
-    /// steps are counted.
+    /// Steps with records. If only one of the two hesitated, one is mixed and the other is not, so they are counted but
+    /// not compared.
     void add(std::span<const float> a, StepRecord ra, std::span<const float> b, StepRecord rb);
 
     [[nodiscard]] size_t n_compared() const noexcept { return n_compared_; }
@@ -26,7 +27,7 @@ class Agreement {
     [[nodiscard]] double mean() const noexcept;                           ///< divergence of a compared step, nats
     [[nodiscard]] double largest() const noexcept { return largest_; }
 
-    /// Fails the test where the mean is above `most` nats (or not a number), or where fewer than `least` steps were compared.
+    /// Fails the test if the mean is above `most` nats (or not a number), or if fewer than `least` steps were compared.
     void expect(size_t least, double most) const;
 
   private:

@@ -1,4 +1,4 @@
-"""The command line as tests of it use it: runs of harp with their exit code and output, programs on a pseudo-terminal."""
+"""Helpers for tests of the command line: runs of harp with exit code and output, programs on a pseudo-terminal."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STORY = "Once upon a time, there was a little girl named Lily. She loved to play
 OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 OPTIONS = ["gate", "threshold", "beta", "plausibility", "view", "view_tokens", "perturbation", "strength", "reframings", "schedule",
            "redraw", "scope", "seed"]
-PROGRESS = re.compile(r"(loading|prompt:|reading|answering|preparing|warming up|round|baseline|replaying|step|choosing|checking|[^ ]+: (reading|\d+ tokens)|\d+ of)")  # what a slow machine says
+PROGRESS = re.compile(r"(loading|prompt:|reading|answering|preparing|warming up|round|baseline|replaying|step|choosing|checking|[^ ]+: (reading|\d+ tokens)|\d+ of)")  # progress, which a slow machine shows
 TIMEOUT = 60  # seconds; a hang is a failure
 
 
@@ -44,7 +44,7 @@ def generate(*args, model=TINY, prompt="Once upon a time", **kwargs):
 
 
 class Terminal:
-    """A program with the chosen streams on a pseudo-terminal and the others in pipes."""
+    """A program with some streams on a pseudo-terminal and the others in pipes."""
 
     def __init__(self, args, streams=("stdout",), env=None):
         self.master, slave = pty.openpty()
@@ -55,7 +55,7 @@ class Terminal:
         self.text = ""
 
     def _read(self, seconds):
-        """One piece of output. False at its end."""
+        """Reads one piece of output. False at the end of output."""
         ready, _, _ = select.select([self.master], [], [], seconds)
         if not ready:
             return True
@@ -122,7 +122,7 @@ class CliTest(unittest.TestCase):
         return result
 
     def assert_fault(self, result, code, *names, output=False):
-        """The exit code, and exactly one line on stderr that names the thing."""
+        """Expects the exit code, and exactly one line on standard error that contains `names`."""
         self.assertEqual(result.code, code, result)
         lines = [line for line in result.err.splitlines() if line.strip() and not PROGRESS.match(line)]
         self.assertEqual(len(lines), 1, f"not exactly one line\n{result}")

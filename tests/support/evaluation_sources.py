@@ -1,4 +1,4 @@
-"""Makes harp.evaluation importable from the source tree without the engine, which `import harp` itself loads."""
+"""Makes harp.evaluation importable from the source tree without the engine, which `import harp` would load."""
 
 import sys
 import types

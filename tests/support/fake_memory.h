@@ -1,4 +1,5 @@
-// Memories that behave as each kind of llama.cpp's does, without a model: what a cell holds is a text that tests can compare.
+// Memories that behave like each kind of llama.cpp's, without a model. The content of a cell is a text that tests can
+// compare.
 #pragma once
 
 #include <algorithm>
@@ -11,19 +12,19 @@
 
 namespace harp::testing {
 
-/// | kind | as |
+/// | kind | like |
 /// |---|---|
 /// | unified | one array of cells that sequences share |
-/// | streams | cells of their own; only whole sequences are copied |
-/// | sliding window | streams, and a second cache that keeps the last n_swa positions, which first() tells of |
-/// | recurrent | one state a sequence; no part can be removed |
-/// | hybrid | streams and a state; removing goes by the state first |
+/// | streams | each sequence has its own cells; only whole sequences can be copied |
+/// | sliding window | streams, and a second cache with the last n_swa positions, which first() reports |
+/// | recurrent | one state per sequence; no part can be removed |
+/// | hybrid | streams and a state; removal is decided by the state first |
 class FakeMemory final : public forward::Memory {
   public:
     enum class Kind { unified, streams, sliding_window, recurrent, hybrid };
     static constexpr int32_t window = 6;
 
-    /// llama.cpp's ranges, for positions that are not negative.
+    /// A range as in llama.cpp, for positions that are not negative.
     struct Range {
         llama_pos p0, p1;
         bool operator()(llama_pos p) const { return p >= p0 && (p1 < 0 || p < p1); }
@@ -37,7 +38,7 @@ class FakeMemory final : public forward::Memory {
     }
     [[nodiscard]] const forward::MemoryKind & kind() const override { return kind_; }
 
-    /// What llama_decode does: one more cell.
+    /// Like llama_decode: adds a cell.
     void decode(llama_seq_id id, llama_pos position, std::string content) {
         if (has_cells()) cells_.push_back({position, content, {id}});
         if (kind_.n_swa > 0) {
@@ -109,7 +110,7 @@ class FakeMemory final : public forward::Memory {
         return positions.empty() ? -1 : *std::max_element(positions.begin(), positions.end());
     }
 
-    // Saved states are numbers of snapshots. As in llama.cpp, an empty one leaves what is there alone.
+    // Saved states are numbers of snapshots. As in llama.cpp, an empty one leaves the existing content alone.
     [[nodiscard]] size_t saved_size(llama_seq_id /*id*/, llama_state_seq_flags /*flags*/) override { return 4; }
     size_t save(llama_seq_id id, std::span<uint8_t> to, llama_state_seq_flags flags) override {
         const auto number = static_cast<uint32_t>(snapshots_.size());
@@ -182,7 +183,7 @@ class FakeMemory final : public forward::Memory {
     Kind fake_kind_;
     forward::MemoryKind kind_;
     std::vector<Cell> cells_, window_;
-    std::map<llama_seq_id, std::pair<llama_pos, std::string>> states_;  // last position, all that went in
+    std::map<llama_seq_id, std::pair<llama_pos, std::string>> states_;  // last position, everything that was decoded
     std::vector<Snapshot> snapshots_;
 };
 

@@ -14,7 +14,7 @@
 
 namespace harp::testing {
 
-/// One of the CPU back end's extra buffer types; nullptr: not on this processor, or not in this build.
+/// One of the CPU back end's extra buffer types; nullptr if this processor or build does not have it.
 inline ggml_backend_buffer_type_t extra_buffer_type(std::string_view name) {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const auto extra_types = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
@@ -26,7 +26,7 @@ inline ggml_backend_buffer_type_t extra_buffer_type(std::string_view name) {
     return nullptr;
 }
 
-/// That of our kernels.
+/// The buffer type of our kernels.
 inline ggml_backend_buffer_type_t our_buffer_type() {
     harp_set_kernels(true);
     return extra_buffer_type("HARP");

@@ -121,7 +121,7 @@ Continuation greedy(ForwardPass & pass, const std::vector<llama_token> & prompt,
 void expect_same_step(const std::vector<float> & a, StepRecord ra, const std::vector<float> & b, StepRecord rb,
                       double tolerance) {
     if (ra.hesitated != rb.hesitated) {
-        // rounding moved the entropy over the threshold: one of the two rows is mixed, the other not
+        // rounding moved the entropy across the threshold: only one of the two rows is mixed
         EXPECT_NEAR(ra.entropy, rb.entropy, tolerance);
         return;
     }

@@ -1,4 +1,4 @@
-// Models and data that tests use. A test that needs what is not there is skipped, and says so.
+// Models and data for tests. A test whose data is missing is skipped, and says so.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -27,22 +27,22 @@ std::filesystem::path random_hybrid();    // attention and recurrent layers, ran
 std::filesystem::path random_windowed();  // most layers with a sliding window of 16 tokens, random weights
 std::filesystem::path random_mixture();   // two of six experts for each token, random weights
 
-/// Loads a model once a process. @return nullptr if the file is missing
+/// Loads a model once per process. @return nullptr if the file is missing
 llama_model * load(const std::filesystem::path & path);
 
 /// Parameters of a small context on one thread, with a float32 KV cache.
 llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
-/// The same, and layers with a sliding window keep not much more than that, as in llama.cpp's programs.
+/// The same, where layers with a sliding window keep little more than the window, as in llama.cpp's programs.
 llama_context_params windowed_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
 
-/// Decodes `tokens` at positions from `first` on; logits wanted for all rows or for the last.
+/// Decodes `tokens` at positions from `first` on, with logits for all rows or for the last.
 void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence = 0,
             bool all_outputs = false, const CountUsefulOutputs & count_useful = {});
 
 /// Copy of a row of final logits.
 std::vector<float> row(ForwardPass & pass, int32_t i = -1);
 
-/// Greedy decoding: n tokens after `prompt` (already counted from position 0), with the logits that chose each.
+/// Greedy decoding of n tokens after `prompt`, from position 0 on, with the logits that chose each.
 struct Continuation {
     std::vector<llama_token> tokens;
     std::vector<std::vector<float>> logits;  // [n][n_vocab]
@@ -50,7 +50,7 @@ struct Continuation {
 };
 Continuation greedy(ForwardPass & pass, const std::vector<llama_token> & prompt, int n, llama_seq_id sequence = 0);
 
-/// Same logits within `tolerance`, or entropies within it on both sides of the threshold.
+/// Expects equal logits within `tolerance`, or entropies equal within it on both sides of the threshold.
 void expect_same_step(const std::vector<float> & a, StepRecord ra, const std::vector<float> & b, StepRecord rb,
                       double tolerance);
 
@@ -58,7 +58,7 @@ double largest_difference(const std::vector<float> & a, const std::vector<float>
 
 }  // namespace harp::testing
 
-/// Skips the test if a model is not there.
+/// Skips the test if a model is missing.
 // NOLINTBEGIN(bugprone-macro-parentheses): a declared name takes none
 #define HARP_REQUIRE_MODEL(variable, path)                                                 \
     llama_model * variable##_ptr = harp::testing::load(path);                              \

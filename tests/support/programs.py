@@ -1,4 +1,4 @@
-"""Our programs and the models that tests of them use, found through the environment that ./test and ctest set."""
+"""Our programs and the models for their tests, found through the environment that ./test and ctest set."""
 
 import os
 import unittest
@@ -17,6 +17,6 @@ needs_smol = unittest.skipUnless(SMOL.is_file(), f"no {SMOL}")
 
 
 def environment(**extra):
-    """The environment without what would change a program's behaviour; one thread, so that a busy machine does not stall it."""
+    """The environment without variables that change a program's behaviour; with one thread, so that a busy machine does not stall it."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARP_", "LLAMA_")) and k != "NO_COLOR"}
     return {**kept, "TERM": "xterm-256color", "LLAMA_ARG_THREADS": "1", **extra}

@@ -1,4 +1,4 @@
-"""A harp-server as the tests start, ask and stop it."""
+"""A harp-server that tests start, ask and stop."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ import urllib.request
 from programs import SERVER, TINY, environment
 
 START_TIMEOUT = 60  # seconds
-EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # rounding by batch size then does not change a choice
+EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]  # so that rounding, which depends on batch sizes, changes no choice
 
 
 def free_port():
@@ -22,9 +22,9 @@ def free_port():
 
 
 class Server:
-    """A running harp-server (or another program with its interface) on a free port of the loopback device.
+    """A running harp-server (or another program with the same interface) on a free port of the loopback device.
 
-    Without a model it is a router; flags say which models it has.
+    Without a model it is a router, whose models are given by flags.
     """
 
     def __init__(self, *flags, model=TINY, program=SERVER):
@@ -79,7 +79,7 @@ class Server:
 
 
 class OneServer:
-    """Of a test case: all of its tests ask one server."""
+    """For test cases whose tests all ask one server."""
 
     flags = []
     model = TINY

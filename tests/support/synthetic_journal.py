@@ -1,4 +1,4 @@
-"""An evaluation that never ran: a journal with two models, three tasks, a sweep, several seeds and an unfinished column."""
+"""A journal of an evaluation that never ran: two models, three tasks, a sweep, several seeds and an unfinished column."""
 
 import hashlib
 import json
@@ -52,14 +52,14 @@ def example(id, task, method, rng, level):
 
 
 def unsynced(directory):
-    """A journal that does not wait for the disk: there is nothing to lose here."""
+    """A journal that does not wait for the disk, because nothing can be lost here."""
     journal = Journal(directory)
     journal._database.execute("PRAGMA synchronous = OFF")
     return journal
 
 
 def write_values(directory, columns, task="gsm8k", n=None, model="m"):
-    """Columns {(method, seed): {id: value}} or, with changes of the config, {(method, seed): ({id: value}, changes)}."""
+    """Columns {(method, seed): {id: value}} or, with changes to the config, {(method, seed): ({id: value}, changes)}."""
     with unsynced(directory) as journal:
         for (method, seed), values in columns.items():
             values, changes = values if isinstance(values, tuple) else (values, {})
@@ -72,7 +72,7 @@ def write_values(directory, columns, task="gsm8k", n=None, model="m"):
 
 
 def write_data(folder, questions):
-    """A data folder with those questions of gsm8k. @return what a config says of it"""
+    """Makes a data folder with these questions for gsm8k. @return what a config says about it"""
     path = folder / "gsm8k/test.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps({"question": text, "answer": "so #### 3"}) + "\n" for text in questions))
@@ -81,7 +81,7 @@ def write_data(folder, questions):
 
 def write(directory, n=200, models=("SmolLM2-135M-Instruct Q8_0", "Gemma-3-270M-it Q8_0"), methods=METHODS, tasks=TASKS,
           unfinished=None):
-    """`unfinished`: (method, examples it has)."""
+    """`unfinished`: (method, number of examples that it has)."""
     rng = np.random.default_rng(1)
     with unsynced(directory) as journal:
         for model in models:

@@ -1,4 +1,4 @@
-// ggml's attention with queries from weights in our buffer type, on its CPU back end, against double precision.
+// ggml's attention on its CPU back end, with queries from weights in our buffer type, compared with double precision.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -31,8 +31,8 @@ struct Shape {
     int64_t n_heads = 4, n_kv_heads = 2;
     int64_t n_tokens = 1, n_streams = 1, n_cells = 96;
     bool has_mask = true;
-    float cap = 0;   // of scores
-    float bias = 0;  // greatest, of ALiBi
+    float cap = 0;   // of the scores
+    float bias = 0;  // greatest bias of ALiBi
     bool has_sinks = false;
     ggml_type cache = GGML_TYPE_F16;
 };
@@ -61,7 +61,7 @@ class Operation {
         mask_.assign(static_cast<size_t>(shape.n_cells * shape.n_tokens * shape.n_streams), 0.0F);
     }
 
-    /// What a token of a stream adds to a cell's score.
+    /// Sets what is added to the score of each cell for each token of a stream.
     void set_mask(const std::function<float(int64_t stream, int64_t token, int64_t cell)> & mask) {
         auto * next = mask_.data();
         for (int64_t stream = 0; stream < shape_.n_streams; ++stream) {
@@ -71,7 +71,7 @@ class Operation {
         }
     }
 
-    /// Puts a number into a cell's keys and values in all heads.
+    /// Sets a cell's keys and values in all heads to a number.
     void set_cell(int64_t stream, int64_t cell, float number) {
         for (int64_t head = 0; head < shape_.n_kv_heads; ++head) {
             const int64_t row = (stream * shape_.n_cells + cell) * shape_.n_kv_heads + head;
@@ -80,7 +80,7 @@ class Operation {
         }
     }
 
-    /// The operation with one of the tokens alone, whose mask is kept.
+    /// The operation with only one of the tokens, which keeps its mask.
     [[nodiscard]] Operation with_token(int64_t token) const {
         Operation alone = *this;
         alone.shape_.n_tokens = 1;
@@ -101,7 +101,7 @@ class Operation {
         std::vector<float> out;      // [n_streams][n_tokens][n_heads][value_length]
     };
 
-    /// @param weights  where those are that make the queries
+    /// @param weights  buffer type of the weights from which the queries are computed
     [[nodiscard]] Result run(int n_threads, ggml_backend_buffer_type_t weights) const {
         const ggml_backend_ptr backend = testing::cpu_with_threads(n_threads);
         const ggml_context_ptr of_weights = tensors_without_data(), context = tensors_without_data();
@@ -112,7 +112,7 @@ class Operation {
             ggml_backend_alloc_ctx_tensors_from_buft(of_weights.get(), weights));
         set(matrix, weights_);
 
-        // as llama.cpp has them: the cache cell by cell, all heads of a cell together
+        // laid out as in llama.cpp: cell by cell, with all heads of a cell together
         ggml_tensor * inputs = ggml_new_tensor_2d(c, GGML_TYPE_F32, N_INPUTS, s.n_tokens * s.n_streams);
         ggml_tensor * product = ggml_mul_mat(c, matrix, inputs);
         ggml_tensor * queries =
@@ -198,7 +198,7 @@ class Operation {
         }
         ggml_backend_tensor_set(tensor, converted.data(), 0, converted.size());
     }
-    /// As a tensor of that type holds them.
+    /// Values as a tensor of that type holds them.
     static std::vector<float> rounded(const std::vector<float> & values, ggml_type type) {
         const auto n = static_cast<int64_t>(values.size());
         if (type == GGML_TYPE_F32) return values;
@@ -211,7 +211,7 @@ class Operation {
 
     [[nodiscard]] int64_t n_cached() const { return shape_.n_kv_heads * shape_.n_cells * shape_.n_streams; }
     [[nodiscard]] float scale() const {
-        return 0.25F / std::sqrt(static_cast<float>(shape_.key_length));  // queries are products, of length 8 and more
+        return 0.25F / std::sqrt(static_cast<float>(shape_.key_length));  // queries are products, of length 8 or more
     }
 
     Shape shape_;
@@ -222,13 +222,13 @@ float causal(int64_t /*stream*/, int64_t token, int64_t cell) {
     return cell <= 20 + token ? 0.0F : -INFINITE;
 }
 
-/// What three tokens of a window see in a cache that others use too; one sees nothing.
+/// What three tokens of a window see in a cache that others use too. One of them sees nothing.
 float scattered(int64_t stream, int64_t token, int64_t cell) {
     if (token == 1) return -INFINITE;
     return (cell * 7 + stream) % 5 == token % 5 ? -0.125F * static_cast<float>(cell % 3) : -INFINITE;
 }
 
-/// What ALiBi multiplies with a head's slope.
+/// Distances, which ALiBi multiplies with a head's slope.
 float distances(int64_t /*stream*/, int64_t /*token*/, int64_t cell) {
     return cell <= 20 ? static_cast<float>(cell - 20) : -INFINITE;
 }
@@ -259,8 +259,8 @@ TEST_P(AttentionOf, IsExact) {
         {.n_cells = 33},
         {.n_heads = 14, .n_kv_heads = 2},  // Qwen2.5-0.5B
         {.n_heads = 9, .n_kv_heads = 3},   // SmolLM2
-        {.n_heads = 3, .n_kv_heads = 3},   // each head its own
-        {.n_heads = 16, .n_kv_heads = 1},  // all heads the same
+        {.n_heads = 3, .n_kv_heads = 3},   // each head has its own keys and values
+        {.n_heads = 16, .n_kv_heads = 1},  // all heads share them
         {.key_length = 16, .value_length = 16},
         {.key_length = 80, .value_length = 80},
         {.key_length = 96, .value_length = 96},
@@ -284,7 +284,7 @@ TEST_P(AttentionOf, IsExact) {
             operation.set_mask(mask);
             const Operation::Result result = by_ours(operation);
             EXPECT_LT(operation.largest_error(result), TOLERANCE);
-            if (shape.n_cells > 1) {  // of one cell the value is the result
+            if (shape.n_cells > 1) {  // with one cell its value is the result
                 EXPECT_NE(operation.run(2, ggml_backend_cpu_buffer_type()).out, result.out) << "ggml's, not ours";
             }
             for (const int n_threads : {1, 3, 8}) EXPECT_EQ(by_ours(operation, n_threads).out, result.out) << n_threads;
@@ -292,7 +292,7 @@ TEST_P(AttentionOf, IsExact) {
     }
 }
 
-/// ggml computes what we do not: the result is right whoever does.
+/// Cases that we leave to ggml. The result is right in any case.
 TEST_P(AttentionOf, IsLeftToGgml) {
     for (const Shape & shape : {Shape{.bias = 8}, Shape{.cache = GGML_TYPE_F32}, Shape{.cache = GGML_TYPE_Q8_0},
                                 Shape{.key_length = 40, .value_length = 40}}) {
@@ -321,7 +321,7 @@ TEST_P(AttentionOf, ATokenDoesNotDependOnThoseBesideIt) {
     }
 }
 
-/// Cells that were freed keep what was in them.
+/// Cells that were freed keep their content.
 TEST_P(AttentionOf, WhatIsNotSeenMayBeAnything) {
     Operation operation({.n_cells = 160}, random_);
     operation.set_mask([](int64_t, int64_t, int64_t cell) { return cell < 100 && cell % 9 != 4 ? 0 : -INFINITE; });
@@ -335,7 +335,7 @@ TEST_P(AttentionOf, WhatIsNotSeenMayBeAnything) {
     }
 }
 
-/// Scores that differ by more than floats have room for.
+/// Scores whose differences are too large for exp() in float.
 TEST_P(AttentionOf, LargeScores) {
     Operation operation({.n_cells = 160}, random_);
     operation.set_mask(

@@ -1,4 +1,4 @@
-// Reading a caller's batch: the NULL rules of llama_batch, and each rejection with what it says.
+// Reading a caller's batch: the NULL rules of llama_batch, and each rejection with its message.
 #include "forward/batch_rows.h"
 
 #include <gtest/gtest.h>
@@ -107,7 +107,7 @@ TEST_F(ReadRows, OfSeveralSequences) {
     EXPECT_EQ(text(read_rows(batch_, limits, from_zero)), "5@0:012 6@1:0* 7@1:2");
 }
 
-TEST_F(ReadRows, PositionsMayJump) {  // M-RoPE; where llama.cpp does not allow it, llama_decode says so
+TEST_F(ReadRows, PositionsMayJump) {  // for M-RoPE; otherwise llama_decode rejects it
     positions_ = {3, 4, 9};
     EXPECT_EQ(text(read_rows(batch_, limits, from_zero)), "5@3:0 6@4:0* 7@9:0");
 }
@@ -131,7 +131,7 @@ TEST_F(ReadRows, OfEmbeddings) {
     EXPECT_EQ(rows[2].embedding.chunk, rows[0].embedding.chunk);
     EXPECT_EQ(rows[0].embedding.chunk->values, (std::vector<float>{1, 2, 3, 4, 5, 6}));
     EXPECT_EQ(rows[0].embedding.chunk->positions, (std::vector<llama_pos>{0, 1, 2}));
-    // and back
+    // and back to a llama_batch
     BatchRows back;
     for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, rows[i].is_output);
     const llama_batch view = back.view();
@@ -142,7 +142,7 @@ TEST_F(ReadRows, OfEmbeddings) {
 
 TEST_F(ReadRows, OfAPictureWithFourPositionsARow) {
     std::array<float, 6> embeddings{1, 2, 3, 4, 5, 6};
-    // [n_pos][rows]: all at time 7, then y, x and a fourth
+    // [n_pos][rows]: all rows at time 7, then y, x and a fourth position
     std::array<llama_pos, 12> positions{7, 7, 7, 7, 7, 8, 7, 8, 7, 0, 0, 0};
     batch_.token = nullptr;
     batch_.embd = embeddings.data();
@@ -155,12 +155,12 @@ TEST_F(ReadRows, OfAPictureWithFourPositionsARow) {
     for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, false);
     const llama_batch view = back.view();
     EXPECT_EQ(std::vector<llama_pos>(view.pos, view.pos + 8), (std::vector<llama_pos>{7, 7, 7, 8, 8, 7, 0, 0}));
-    // a second part of it follows at the same time
+    // a second part of the picture follows at the same time
     EXPECT_EQ(text(read_rows(batch_, with_four, [](llama_seq_id) { return 8; })), text(rows));
     EXPECT_THROW((void)read_rows(batch_, with_four, [](llama_seq_id) { return 9; }), Error);
 }
 
-TEST_F(ReadRows, RejectsEmbeddingsBesideTokens) {  // llama.cpp adds them where a model can take both
+TEST_F(ReadRows, RejectsEmbeddingsBesideTokens) {  // llama.cpp adds them if a model accepts both
     std::array<float, 6> embeddings{};
     batch_.embd = embeddings.data();
     expect_invalid(batch_, "the batch has tokens and embeddings; allowed: one of them");
@@ -204,7 +204,7 @@ TEST_F(ReadRows, RejectsPositionsThatDoNotFollow) {
     const auto next = [](llama_seq_id) { return 5; };
     const Rejection rejection = rejection_of(batch_, next);
     EXPECT_EQ(rejection.message, "batch row 0: position 4 of sequence 0; allowed: 5 or above");
-    // a row of two sequences of which one is further on
+    // a row of two sequences, one of which is already further on
     positions_ = {0, 1, 1};
     n_ids_[2] = 2;
     ids_[2] = {1, 0, 0};

@@ -1,4 +1,5 @@
-// The search alone: against brute force over all continuations, and its rules one by one on hand-made distributions.
+// The search without a model: against brute force over all continuations, and its rules one by one on hand-made
+// distributions.
 #include "decoding/beam_search.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +14,7 @@
 namespace harp::decoding {
 namespace {
 
-/// log p(next | prefix), a table made up on demand: normalised random numbers, the same for the same prefix.
+/// log p(next | prefix) as a table filled on demand: normalised random numbers, the same for the same prefix.
 class FakeModel {
   public:
     FakeModel(size_t n_vocab, uint32_t seed) : n_vocab_(n_vocab), seed_(seed) {}
@@ -44,7 +45,7 @@ bool is_end(llama_token token) {
     return token == end_token;
 }
 
-/// Runs a search on a table of log-probabilities. @return the search, done
+/// Runs a search on a table of log-probabilities until it is done.
 template <typename Logits>
 BeamSearch search_on(const BeamOptions & options, size_t length, Logits logits) {
     BeamSearch search(options, length, is_end);
@@ -138,14 +139,14 @@ TEST(BeamSearch, OneBeamIsGreedy) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Rules
 
-/// A distribution by probabilities.
+/// Logits of a distribution given by probabilities.
 std::vector<float> probabilities(const std::vector<double> & p) {
     std::vector<float> logits;
     for (const double x : p) logits.push_back(x > 0 ? static_cast<float>(std::log(x)) : -INFINITY);
     return logits;
 }
 
-/// After one token the end is likely, and what goes on gets better with its length: token 2, 2, 2, ... is nearly certain.
+/// After one token the end is likely. Continuations get better with length: token 2, 2, 2, ... is nearly certain.
 std::vector<float> ending_soon(const std::vector<llama_token> & prefix) {
     if (prefix.empty()) return probabilities({0, 0.30, 0.40, 0.30});
     if (prefix.size() == 1) return probabilities({0, 0.55, 0.44, 0.01});
@@ -168,18 +169,19 @@ TEST(BeamSearch, EarlyStoppingRules) {
     options.norm = LengthNorm::length;
     options.alpha = 2.0;
     options.early_stopping = EarlyStopping::first;
-    // step 1: the end is of rank 1, hence a hypothesis; step 2: another one
+    // step 1: the end has rank 1, so it finishes a hypothesis; step 2: another one
     EXPECT_EQ(steps_until_done(options, 30), 2U);
-    // 2 2 has ln(0.4 * 0.44) / 4 = -0.434, the worse of the two ends ln(0.3) / 1 = -1.2: the running beam is better
+    // the worst finished one has ln(0.3) / 1 = -1.2; the running beam 2 2 has ln(0.4 * 0.44) / 4 = -0.434, which is
+    // better
     options.early_stopping = EarlyStopping::heuristic;
     EXPECT_GT(steps_until_done(options, 30), 2U);
-    // with alpha = 0 nothing gets better with its length, and the rules agree
+    // with alpha = 0 nothing gets better with length, so the rules agree
     options.alpha = 0;
     const size_t heuristic = steps_until_done(options, 30);
     options.early_stopping = EarlyStopping::never;
     EXPECT_EQ(steps_until_done(options, 30), heuristic);
     EXPECT_EQ(heuristic, 2U);
-    // never: ln(0.4 * 0.44) / 30^2 could still be reached, so it goes on to the end
+    // never: ln(0.4 * 0.44) / 30^2 could still be reached, so it continues to the end
     options.alpha = 2.0;
     EXPECT_EQ(steps_until_done(options, 30), 30U);
 }
@@ -201,7 +203,8 @@ TEST(BeamSearch, OnlyNeverLooksAtTheFullLength) {
         });
         return longest;
     };
-    // finished ln(0.45) / 1 = -0.80 and ln(0.55 * 0.6) / 2 = -0.55; running ln(0.55 * 0.3) / 2 = -0.90, but / 30 = -0.06
+    // finished ln(0.45) / 1 = -0.80 and ln(0.55 * 0.6) / 2 = -0.55; running ln(0.55 * 0.3) / 2 = -0.90, but / 30 =
+    // -0.06
     EXPECT_EQ(steps(EarlyStopping::heuristic), 2U);
     EXPECT_EQ(steps(EarlyStopping::never), 30U);
 }
@@ -277,7 +280,7 @@ TEST(BeamSearch, TheAuthorsCountings) {
     ASSERT_EQ(search.beams().size(), 2U);
     EXPECT_NEAR(search.beams()[0].sum, 1 + p1, 1e-6);  // sums begin at 1
     EXPECT_NEAR(search.beams()[0].score, 1 + p1, 1e-6);
-    EXPECT_FALSE(search.beams()[0].is_finished);  // begins with the end token, and goes on
+    EXPECT_FALSE(search.beams()[0].is_finished);  // begins with the end token, and continues
     EXPECT_EQ(search.n_running(), 2U);
     search.advance(std::vector<Row>{row, row}, std::vector<StepRecord>(2));
     EXPECT_NEAR(search.beams()[0].score, 1 + 2 * p1, 1e-6);  // the second token counts length 1 again
@@ -306,7 +309,7 @@ TEST(BeamSearch, TopCandidatesAreSortedLogProbabilities) {
     ASSERT_EQ(top.size(), 3U);
     EXPECT_EQ(top[0].token, 1);
     EXPECT_EQ(top[1].token, 3);
-    EXPECT_EQ(top[2].token, 0);  // of equal ones the first
+    EXPECT_EQ(top[2].token, 0);  // the first of equals
     EXPECT_NEAR(top[0].log_probability, std::log(0.5), 1e-6);
     EXPECT_NEAR(top[2].log_probability, std::log(0.125), 1e-6);
     EXPECT_EQ(top_candidates(probabilities({0.5, 0.5}), 9).size(), 2U);

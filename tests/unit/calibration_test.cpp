@@ -32,18 +32,18 @@ TEST(Threshold, HandComputed) {
         {{5, 3, 1, 4, 2}, 0.2, 4.5, 0.2},           // in any order
         {{1, 2, 3, 4, 5}, 0.4, 3.5, 0.4},           // between two entropies
         {{1, 2, 3, 4, 5}, 0.29, 4.5, 0.2},          // the nearest share
-        {{1, 2, 3, 4, 5}, 0.3, 4.5, 0.2},           // of two as near the smaller
+        {{1, 2, 3, 4, 5}, 0.3, 4.5, 0.2},           // two are equally near: the smaller
         {{1, 2, 3, 4, 5}, 0.31, 3.5, 0.4},          //
         {{1, 2, 3, 4, 5}, 0, infinity, 0},          // never
-        {{1, 2, 3, 4, 5}, 1, 0.5, 1},               // below the least
+        {{1, 2, 3, 4, 5}, 1, 0.5, 1},               // below the smallest
         {{1, 2, 3, 4, 5}, 0.05, 5, 0},              // less than one step of five: the largest itself does not hesitate
         {{0, 0, 0, 2}, 1, 1, 0.25},                 // no threshold is below 0
         {{0, 0, 0, 0}, 0.5, 0, 0},                  //
-        {{2, 2, 2, 2}, 0.6, 1, 1},                  // all tie: all or none
+        {{2, 2, 2, 2}, 0.6, 1, 1},                  // all are equal: all or none
         {{2, 2, 2, 2}, 0.4, 2, 0},                  //
-        {{1, 3, 3, 3, 3, 5}, 1.0 / 3, 4, 1.0 / 6},  // the tie does not hesitate ...
-        {{1, 3, 3, 3, 3, 5}, 0.6, 2, 5.0 / 6},      // ... or hesitates as a whole
-        {{2.0041, 2.0043}, 0.5, 2.0042, 0.5},       // as many decimals as it takes
+        {{1, 3, 3, 3, 3, 5}, 1.0 / 3, 4, 1.0 / 6},  // equal ones do not hesitate ...
+        {{1, 3, 3, 3, 3, 5}, 0.6, 2, 5.0 / 6},      // ... or all hesitate
+        {{2.0041, 2.0043}, 0.5, 2.0042, 0.5},       // as many decimals as needed
         {{2.004, 2.013}, 0.5, 2.01, 0.5},           // and no more
         {{3}, 0.2, 3, 0},
         {{3}, 1, 1.5, 1},
@@ -56,7 +56,7 @@ TEST(Threshold, HandComputed) {
     }
 }
 
-// Neighbouring doubles: there is no number between them, and the gate is strict.
+// Neighbouring doubles: no number is between them, and the gate is strict.
 TEST(Threshold, OfNeighbours) {
     const double low = 1.0 / 3;
     const double high = std::nextafter(low, 1.0);
@@ -103,7 +103,7 @@ TEST(Histogram, ChoosesAWidth) {
     EXPECT_TRUE(histogram({}, 20).empty());
 }
 
-/// A model that has seen each batch size often, at `seconds`.
+/// A model that has measured each batch size often, at `seconds`.
 forward::CostModel measured(const std::map<size_t, double> & seconds) {
     forward::CostModel costs;
     for (const auto & [n, s] : seconds) {
@@ -118,8 +118,8 @@ TEST(Budget, Costs) {
     EXPECT_DOUBLE_EQ(lazy_cost(costs, 1), 2);            // 1 + 1 * c(1)
     EXPECT_DOUBLE_EQ(lazy_cost(costs, 0.5), 1.9);        // 1 + 0.5 * c(2)
     EXPECT_DOUBLE_EQ(lazy_cost(costs, 0.25), 1.75);      // 1 + 0.25 * c(4)
-    EXPECT_NEAR(lazy_cost(costs, 1.0 / 3), 1.8, 1e-12);  // c(3) = 2.4, linear between
-    EXPECT_NEAR(lazy_cost(costs, 0.001), 1.75, 1e-12);   // beyond the largest in proportion: never cheaper
+    EXPECT_NEAR(lazy_cost(costs, 1.0 / 3), 1.8, 1e-12);  // c(3) = 2.4, interpolated linearly
+    EXPECT_NEAR(lazy_cost(costs, 0.001), 1.75, 1e-12);   // above the largest size in proportion, so never cheaper
 }
 
 TEST(Budget, Buys) {
@@ -138,8 +138,8 @@ TEST(Budget, Buys) {
         EXPECT_EQ(bought->schedule, c.schedule) << c.budget;
         EXPECT_LE(bought->cost, c.budget + 1e-9);
     }
-    EXPECT_FALSE(share_for_budget(costs, 1.49));  // each row of the twin costs half a step, however rarely it is read
-    // where two rows cost more than two, the lazy schedule hesitates at every step
+    EXPECT_FALSE(share_for_budget(costs, 1.49));  // each row of the twin costs half a step, even at rare hesitations
+    // if two rows cost more than twice one row, the lazy schedule can hesitate at every step
     EXPECT_EQ(share_for_budget(measured({{1, 0.01}, {2, 0.025}}), 2)->share, 1);
 }
 
@@ -148,7 +148,7 @@ TEST(PairedDifference, HandComputed) {
     EXPECT_DOUBLE_EQ(d.mean, 0.25);
     EXPECT_EQ(d.n_better, 2U);
     EXPECT_EQ(d.n_worse, 1U);
-    // of 1, 0, -1, 1: squares around the mean 2.75, over 3, over 4
+    // differences 1, 0, -1, 1: squares around the mean sum to 2.75; divided by 3, and by 4
     EXPECT_NEAR(d.standard_error, std::sqrt(2.75 / 3 / 4), 1e-12);
     EXPECT_NEAR(d.high() - d.low(), 2 * 1.96 * d.standard_error, 1e-12);
     EXPECT_TRUE(std::isnan(paired_difference(std::vector<double>{1}, std::vector<double>{0}).standard_error));
@@ -162,7 +162,7 @@ std::vector<double> shifted_noise(std::mt19937 & random, size_t n, double shift)
 }
 
 TEST(BestOf, OneTryIsASignTest) {
-    // all eight differences are positive and equal: one flip in 2^8 is as good
+    // all eight differences are positive and equal: one flip in 2^8 is equally good
     const std::vector<std::vector<double>> values = {std::vector<double>(8, 1.0)};
     const BestOfMany best = best_of(values, std::vector<double>(8, 0.0));
     EXPECT_EQ(best.index, 0U);

@@ -9,7 +9,7 @@
 namespace harp::forward {
 namespace {
 
-/// A model that has seen each batch size `n` often, at `costs[n]` seconds.
+/// A model that has measured each batch size `n` often, at `costs[n]` seconds.
 CostModel measured(const std::map<size_t, double> & costs) {
     CostModel model;
     for (const auto & [n, seconds] : costs) {
@@ -60,7 +60,7 @@ TEST(CostModel, IsNotMisledByABusyMachine) {
     }
     EXPECT_DOUBLE_EQ(*model.call_seconds(1), 1.0);
     EXPECT_DOUBLE_EQ(*model.call_seconds(2), 1.9);
-    // even where all are: a larger batch never costs less
+    // even if all are disturbed: a larger batch never costs less
     model = measured({{1, 7.0}, {2, 1.9}, {4, 3.0}});
     for (const double n : {1.0, 2.0, 3.0, 4.0}) EXPECT_DOUBLE_EQ(*model.call_seconds(n), 7.0) << n;
     EXPECT_DOUBLE_EQ(*model.call_seconds(8), 14.0);
@@ -90,19 +90,19 @@ TEST(CostModel, LearnsCatchUpsOfAboutTheSameSizeTogether) {
 }
 
 TEST(CostModel, TriesLazyWhereItsCatchUpsAreGuessed) {
-    // rows cost as much as the first one up to 4, and from then on little: known only to who has decoded 5 at once
+    // up to 4 rows each row costs as much as the first, beyond that little; this is known only after batches of 5 rows
     CostModel model = measured({{1, 1.0}, {2, 2.0}});
     set_share(model, 0.2);
-    EXPECT_EQ(model.choose(1, 1), Schedule::lazy);  // though c(5) = 5 in proportion, which makes fused as good
+    EXPECT_EQ(model.choose(1, 1), Schedule::lazy);  // although c(5) = 5 in proportion, which makes fused equally good
     for (int i = 0; i < 3; ++i) model.add_call(5, 2.5);
-    for (int i = 0; i < 100; ++i) EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // now it knows why
-    // where it turns out as dear as guessed, fused it is
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // now it is measured
+    // if it turns out to cost as much as guessed, fused is chosen
     model = measured({{1, 1.0}, {2, 1.5}});
     set_share(model, 0.2);
     EXPECT_EQ(model.choose(1, 1), Schedule::lazy);
     for (int i = 0; i < 3; ++i) model.add_call(6, 4.5);
     EXPECT_EQ(model.choose(1, 1), Schedule::fused);
-    // and where no catch-up of that size ever comes, it does not wait for one for good
+    // if no catch-up of that size ever comes, it does not wait for one forever
     model = measured({{1, 1.0}, {2, 1.1}});
     set_share(model, 0.2);
     int n_lazy = 0;
@@ -144,7 +144,7 @@ TEST(CostModel, PredictsTheCostOfAStep) {
     EXPECT_DOUBLE_EQ(*model.fused_seconds(2, 2), 3.7);
     // 1 + h * c(1 / h)
     EXPECT_NEAR(*model.lazy_seconds(1, 1), 1.0 + 0.5 * 1.9, 0.03);
-    // two sequences: in 3 of 4 steps one of them hesitates, and 2 rows in a step are to be caught up
+    // two sequences: in 3 of 4 steps one of them hesitates, and 2 rows per step must be caught up
     EXPECT_NEAR(*model.lazy_seconds(2, 2), 1.9 + 0.75 * (0.1 + 0.9 * 2 / 0.75), 0.03);
     // three reframings
     EXPECT_NEAR(*model.lazy_seconds(1, 3), 1.0 + 0.5 * (0.1 + 0.9 * 6), 0.3);
@@ -173,11 +173,11 @@ TEST(CostModel, PicksLazyWhereTheSecondRowCostsAsMuch) {
 }
 
 TEST(CostModel, PicksByTheShareOfHesitations) {
-    // c(n) = 0.4 + 0.6 n: fused 1.6; lazy 1 + 0.4 h + 0.6, so equal at h = 0 and worse with each hesitation
+    // c(n) = 0.4 + 0.6 n: fused costs 1.6; lazy 1 + 0.4 h + 0.6, so equal at h = 0 and worse with each hesitation
     CostModel model = measured({{1, 1.0}, {2, 1.6}, {3, 2.2}, {4, 2.8}, {8, 5.2}, {16, 10.0}});
     set_share(model, 0.9);
     EXPECT_EQ(model.choose(1, 1), Schedule::fused);
-    // catch-up batches that cost far less than their rows one by one, and rare hesitations
+    // catch-up batches that cost far less than their rows separately, and rare hesitations
     model = measured({{1, 1.0}, {2, 1.6}, {8, 2.0}, {16, 2.4}});
     set_share(model, 0.1);
     EXPECT_EQ(model.choose(1, 1), Schedule::lazy);
@@ -196,7 +196,7 @@ TEST(CostModel, TriesFusedUntilItIsMeasured) {
     for (int i = 0; i < 3; ++i) model.add_call(4, 2.2);
     set_share(model, 0.4);
     for (int i = 0; i < 100; ++i) {
-        EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // tried once, not again
+        EXPECT_EQ(model.choose(1, 1), Schedule::lazy) << i;  // tried once, and not again
         model.add_call(1, 1.0);
     }
 }

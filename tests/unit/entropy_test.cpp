@@ -1,4 +1,4 @@
-// Entropy against closed forms and against long double, on every instruction set that this processor has.
+// Entropy compared with closed forms and with long double, on every instruction set that this processor has.
 #include "method/entropy.h"
 
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ using harp::method::entropy_bits;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-// Every test runs once for each Highway target; the last one gives the choice back to Highway.
+// Every test runs once for each Highway target. Afterwards Highway chooses again.
 class Entropy : public testing::TestWithParam<int64_t> {
   protected:
     void SetUp() override {
@@ -39,7 +39,7 @@ std::string target_name(const testing::TestParamInfo<int64_t> & info) {
 
 INSTANTIATE_TEST_SUITE_P(Targets, Entropy, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()), target_name);
 
-// -sum p log2 p, straight from the definition.
+// -sum p log2 p, directly from the definition.
 double reference(const std::vector<float> & logits) {
     const long double max = *std::max_element(logits.begin(), logits.end());
     long double sum = 0;
@@ -108,7 +108,7 @@ TEST_P(Entropy, CertaintyIsExactlyZero) {
     EXPECT_EQ(entropy_bits(logits), 0.0);
 }
 
-// exp(-80) .. exp(-104) would be tiny or denormal: they must neither count nor spoil anything.
+// exp(-80) .. exp(-104) would be tiny or denormal: such tokens must neither count nor disturb.
 TEST_P(Entropy, TinyProbabilities) {
     for (float gap = 60.0F; gap < 130.0F; gap += 0.5F) {
         std::vector<float> logits(1000, -gap);
@@ -133,14 +133,14 @@ TEST_P(Entropy, MatchesLongDouble) {
         for (const float deviation : {0.1F, 2.0F, 10.0F}) {
             const auto logits = random_logits(n, deviation);
             const double expected = reference(logits);
-            // Short rows see the rounding of single exponentials; in long ones it averages out.
+            // Short rows show the rounding of single exponentials; in long ones it averages out.
             EXPECT_NEAR(entropy_bits(logits), expected, n < 100 ? 1e-6 : 1e-7)
                 << n << " logits of deviation " << deviation;
         }
     }
 }
 
-// Every length up to some vectors: no logit is left out or read twice.
+// Every length up to several vectors: no logit may be skipped or read twice.
 TEST_P(Entropy, EveryLength) {
     for (size_t n = 1; n < 300; ++n) {
         const auto logits = random_logits(n, 1.0F);
@@ -162,7 +162,7 @@ TEST_P(Entropy, RatioIsOfTheTwoGreatest) {
     }
 }
 
-// A NaN must be seen wherever it stands; Max ignores it or not, depending on the instruction set.
+// A NaN must be noticed at any place. Depending on the instruction set, Max may ignore it.
 TEST_P(Entropy, NanAnywhereGivesNan) {
     for (const size_t n : {1U, 5U, 64U, 131U}) {
         for (size_t at = 0; at < n; ++at) {

@@ -1,5 +1,5 @@
-// Matrix multiplications on ggml's AMX path against the same weights multiplied in double: without
-// patches/amx-tile-configuration.patch the first of them is an illegal instruction where GCC 12 compiled it.
+// Matrix multiplications on ggml's AMX path compared with the same weights multiplied in double. Without
+// patches/amx-tile-configuration.patch the first of them is an illegal instruction if compiled by GCC 12.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,12 +16,12 @@
 namespace harp::testing {
 namespace {
 
-constexpr int64_t N_INPUTS = 512, N_OUTPUTS = 96;  // three blocks of outputs: each of two threads has some
+constexpr int64_t N_INPUTS = 512, N_OUTPUTS = 96;  // three blocks of outputs, so that each of two threads has some
 
 class Amx : public ::testing::TestWithParam<ggml_type> {
   protected:
     void SetUp() override {
-        ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // it tells of each tensor
+        ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);  // it logs each tensor
         amx_ = extra_buffer_type("AMX");  // multiplications with weights in it take the AMX path
         if (amx_ == nullptr) GTEST_SKIP() << "no AMX on this processor, or not in this build";
         const std::vector<float> exact = normal_values(N_INPUTS * N_OUTPUTS, random_);
@@ -29,7 +29,7 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
         ggml_quantize_chunk(GetParam(), exact.data(), quantized_.data(), 0, N_OUTPUTS, N_INPUTS, nullptr);
     }
 
-    /// [n_tokens][N_OUTPUTS], by ggml from weights in the AMX buffer type.
+    /// [n_tokens][N_OUTPUTS], computed by ggml from weights in the AMX buffer type.
     [[nodiscard]] std::vector<float> products(const std::vector<float> & tokens, int64_t n_tokens,
                                               int n_threads) const {
         const ggml_backend_ptr cpu = cpu_with_threads(n_threads);
@@ -47,7 +47,7 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
         return values_of(product);
     }
 
-    /// Root of the mean of squares of the differences from the dot products in double, relative to that of the latter.
+    /// Root mean square of the differences from dot products in double, relative to that of the dot products.
     [[nodiscard]] double relative_error(const std::vector<float> & found, const std::vector<float> & tokens,
                                         int64_t n_tokens) const {
         std::vector<float> weights(static_cast<size_t>(N_INPUTS * N_OUTPUTS));
@@ -72,13 +72,13 @@ class Amx : public ::testing::TestWithParam<ggml_type> {
     std::vector<char> quantized_;  // N_OUTPUTS rows of N_INPUTS weights
 };
 
-/// One token goes past the tiles; from two on they are used, 32 tokens at a time.
+/// One token does not use the tiles; from two on they are used, 32 tokens at a time.
 TEST_P(Amx, ProductsAreTheWeightsTimesTheTokens) {
     for (const int n_threads : {1, 2}) {
         for (const int64_t n_tokens : {1, 2, 5, 16, 17, 32, 33, 70}) {
             SCOPED_TRACE(std::to_string(n_tokens) + " tokens, " + std::to_string(n_threads) + " threads");
             const std::vector<float> tokens = normal_values(N_INPUTS * n_tokens, random_);
-            // the tokens are rounded to 8 bits: a hundredth of their size
+            // the tokens are rounded to 8 bits, to about a hundredth of their size
             EXPECT_LE(relative_error(products(tokens, n_tokens, n_threads), tokens, n_tokens), 0.02);
         }
     }

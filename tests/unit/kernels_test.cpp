@@ -1,4 +1,5 @@
-// Our kernels on packed weights against ggml's dequantised weights multiplied in double: no worse than ggml's kernels.
+// Our kernels on packed weights compared with ggml's dequantised weights multiplied in double: no worse than ggml's
+// kernels.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,17 +20,17 @@
 
 namespace harp::kernels {
 
-Kernel emulated_vnni_kernel(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction in AVX2's
+Kernel emulated_vnni_kernel(ggml_type weights) noexcept;  // multiply_vnni.cpp with its instruction emulated in AVX2
 Kernel emulated_amx_kernel(ggml_type weights) noexcept;   // multiply_amx.cpp with its tiles in C++
 
 namespace {
 
-/// A block's exponent, of MXFP4.
+/// Sets a block's exponent, for MXFP4.
 void set_exponent(char * block, std::mt19937 & random) {
     *block = static_cast<char>(125 + random() % 4);
 }
 
-/// Where a block of a type has its float16 numbers, and how many.
+/// Where a block of a type has float16 numbers, and how many.
 struct Halves {
     size_t at, n;
 };
@@ -74,7 +75,7 @@ Matrix quantized(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt199
     return matrix;
 }
 
-/// Any bits, with scales that are finite: nibbles, scales and mins that no quantiser would choose.
+/// Any bits, with finite scales: nibbles, scales and mins that no quantiser would choose.
 Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt19937 & random) {
     Matrix matrix{type, n_inputs, n_outputs, {}};
     matrix.rows.resize(static_cast<size_t>(n_outputs) * ggml_row_size(type, n_inputs));
@@ -91,7 +92,7 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
     return matrix;
 }
 
-/// All dot products by a kernel of ours, [token][output].
+/// All dot products by one of our kernels, [token][output].
 std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const std::vector<float> & activations,
                             int64_t n_tokens) {
     const int64_t n_groups = matrix.n_outputs / GROUP;
@@ -99,7 +100,7 @@ std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const 
     std::vector<char> packed(static_cast<size_t>(n_groups) * group_bytes(matrix.type, matrix.n_inputs));
     pack(matrix.type, matrix.rows.data(), matrix.n_inputs, matrix.n_outputs, packed.data());
 
-    // no byte more than was asked for: a sanitizer sees what is beyond
+    // exactly the bytes asked for, so that a sanitizer notices accesses beyond
     const size_t tokens_bytes = kernel.tokens_bytes(matrix.type, matrix.n_inputs, n_tokens);
     const size_t scratch_bytes = kernel.scratch_bytes(n_tokens);
     auto * tokens = static_cast<char *>(::operator new(tokens_bytes, line));
@@ -125,12 +126,12 @@ float ggml_product(const Matrix & matrix, int64_t output, const float * token) {
     return product;
 }
 
-/// Root of the mean of squares of the differences from the exact dot products, ours and ggml's.
+/// Root mean square of the differences from the exact dot products, for ours and ggml's.
 struct Errors {
     double ours = 0, ggmls = 0;
-    double magnitude = 0;   // of what is added up before constants cancel, so that what rounding can change
+    double magnitude = 0;   // of what is added before constants cancel: what rounding can change
     double sum = 0;         // of the products' absolute values
-    double difference = 0;  // the largest between ours and ggml's, in magnitudes
+    double difference = 0;  // the largest between ours and ggml's, in units of magnitude
 };
 
 Errors errors(const Kernel & kernel, const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) {
@@ -163,7 +164,7 @@ Errors errors(const Kernel & kernel, const Matrix & matrix, const std::vector<fl
     return of;
 }
 
-/// What a kernel's activations and unpacked weights keep.
+/// The precision of a kernel's activations and unpacked weights.
 enum class Precision { of_ggml, bfloat16 };
 
 struct Implementation {
@@ -198,8 +199,8 @@ class Products : public ::testing::TestWithParam<std::tuple<ggml_type, Implement
     [[nodiscard]] static ggml_type type() { return std::get<ggml_type>(GetParam()); }
     [[nodiscard]] static Implementation implementation() { return std::get<Implementation>(GetParam()); }
 
-    /// With the same activations as ggml's the same sums; else no farther from the exact ones than ggml's, or than 2^-8 of each
-    /// product if all are rounded the same way.
+    /// With the same activations as ggml, expects the same sums. Otherwise no larger error than ggml's, or than 2^-8 of
+    /// each product if all are rounded the same way.
     void expect_no_worse(const Matrix & matrix, const std::vector<float> & tokens, int n_tokens) const {
         const Errors found = errors(kernel_, matrix, tokens, n_tokens);
         const double of_order = 1e-7 * found.magnitude;
@@ -225,7 +226,7 @@ TEST_P(Products, OfNumbersOfTokens) {
     }
 }
 
-/// Random values as a model's are: no error is larger than ggml's.
+/// Random values like a model's: no error may be larger than ggml's.
 TEST_P(Products, AreAsExactAsGgmls) {
     const Matrix matrix = quantized(type(), 2048, 64, random_, gaussian_);
     const Errors found = errors(kernel_, matrix, values(2048 * 20, random_, gaussian_), 20);
@@ -250,7 +251,7 @@ TEST_P(Products, OfAnyBits) {
     }
 }
 
-/// All weights and activations at the ends of their ranges: sums in int16 must not overflow.
+/// All weights and activations at the ends of their ranges: int16 sums must not overflow.
 TEST_P(Products, OfTheLargestSums) {
     for (const int sign : {-1, 1}) {
         Matrix matrix = any_bits(type(), 256, 24, random_);

@@ -1,4 +1,4 @@
-// Each flag of llama.cpp's works in a command or is refused there by name: somebody has decided about every one.
+// Each flag of llama.cpp works in a command or is refused by name, so that a decision is made about every flag.
 #include "cli/llama_flags.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ std::vector<common_arg> flags_of_llama() {
     return common_params_parser_init(params, LLAMA_EXAMPLE_CLI).options;
 }
 
-/// What the parser says of a flag; empty if it takes it.
+/// The parser's message about a flag; empty if it is accepted.
 std::string refusal(const std::string & command, std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {command, "-m", HARP_SOURCE_DIR "/README.md"});
     std::vector<char *> argv;
@@ -78,7 +78,7 @@ TEST(LlamaFlags, ThatDoNothingAreRefusedByName) {
         }
     }
     EXPECT_NE(refusal("generate", {"--image", "cat.png"}), "");
-    EXPECT_NE(refusal("generate", {"--context_shift"}), "");  // as llama.cpp, with - or _
+    EXPECT_NE(refusal("generate", {"--context_shift"}), "");  // - or _, as in llama.cpp
     EXPECT_NE(refusal("score", {"--temp", "0"}), "");
     EXPECT_NE(refusal("python", {"--temp", "0"}), "");
     EXPECT_EQ(refusal("generate", {"--temp", "0", "--no-context-shift", "-c", "64", "--no-mmproj", "-ngl", "0"}), "");

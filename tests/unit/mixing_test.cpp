@@ -1,4 +1,4 @@
-// Mixing of logits: exact at the ends, rounded twice in between, safe in place.
+// Mixing of logits: exact at both ends, rounded twice in between, correct in place.
 #include "method/mixing.h"
 
 #include <gtest/gtest.h>
@@ -32,7 +32,7 @@ std::vector<float> mixed(const std::vector<float> & vanilla, const std::vector<f
     return out;
 }
 
-// Equality of bits: tells -0 from +0 and knows NaN.
+// Equality of bits: distinguishes -0 from +0, and works for NaN.
 void expect_same_bits(const std::vector<float> & a, const std::vector<float> & b) {
     ASSERT_EQ(a.size(), b.size());
     for (size_t i = 0; i < a.size(); ++i) {
@@ -68,7 +68,7 @@ TEST(Mixing, ForbiddenTokensStayForbidden) {
     EXPECT_EQ(mixed({-infinity, 1.0F}, {-infinity, 3.0F}, 0.5F), (std::vector<float>{-infinity, 2.0F}));
 }
 
-// Found by search: either fused multiply-add would round to another float.
+// Values found by search, where a fused multiply-add would round to another float.
 TEST(Mixing, RoundsEachOperation) {
     constexpr float beta = 0.3F;
     constexpr float vanilla = 0x1.6cp+3F;
@@ -76,7 +76,7 @@ TEST(Mixing, RoundsEachOperation) {
     constexpr float expected = 0x1.126668p+2F;
     ASSERT_NE(std::fma(beta, vanilla, (1.0F - beta) * reframed), expected);
     ASSERT_NE(std::fma(1.0F - beta, reframed, beta * vanilla), expected);
-    // a long row, so that the vectorised loop and its remainder are both seen
+    // a long row, to cover the vectorised loop and its remainder
     const size_t n = 37;
     EXPECT_EQ(mixed(std::vector<float>(n, vanilla), std::vector<float>(n, reframed), beta),
               std::vector<float>(n, expected));

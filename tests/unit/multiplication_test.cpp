@@ -1,5 +1,5 @@
-// ggml's operations with weights in our buffer type, on its CPU back end, against dequantised weights multiplied in double: which row
-// is multiplied with which matrix, and where the result goes.
+// ggml's operations on its CPU back end, with weights in our buffer type, compared with dequantised weights multiplied
+// in double: which row is multiplied with which matrix, and where the result is stored.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -23,9 +23,9 @@ using testing::normal_values;
 using testing::our_buffer_type;
 
 constexpr int64_t N_INPUTS = 512;
-constexpr int64_t N_OUTPUTS = 72;  // no multiple of what kernels take together
+constexpr int64_t N_OUTPUTS = 72;  // not a multiple of what kernels process together
 
-/// One operation: [N_OUTPUTS][N_INPUTS] weights of `n_experts`, activations, and which experts each token has.
+/// One operation: [N_OUTPUTS][N_INPUTS] weights of `n_experts`, activations, and the experts of each token.
 class Operation {
   public:
     Operation(ggml_type type, int64_t n_experts, std::mt19937 & random) : type_(type), n_experts_(n_experts) {
@@ -36,7 +36,7 @@ class Operation {
         ggml_get_type_traits(type)->to_float(rows_.data(), weights_.data(), static_cast<int64_t>(values.size()));
     }
 
-    /// @param n_used  rows of activations that each token has, or 1 that its experts share
+    /// @param n_rows  rows of activations for each token, or 1 that its experts share
     void set_activations(int64_t n_rows, int64_t n_tokens, std::mt19937 & random) {
         n_rows_ = n_rows;
         n_tokens_ = n_tokens;
@@ -71,7 +71,8 @@ class Operation {
         return testing::values_of(result);
     }
 
-    /// The largest difference of `result` from the exact one, in lengths of weights times lengths of activations.
+    /// The largest difference of `result` from the exact one, in units of length of weights times length of
+    /// activations.
     [[nodiscard]] double largest_error(const std::vector<float> & result) const {
         const int64_t n_results = experts_.empty() ? n_rows_ * n_tokens_ : n_used() * n_tokens_;
         EXPECT_EQ(result.size(), static_cast<size_t>(n_results * N_OUTPUTS));
@@ -103,7 +104,7 @@ class Operation {
     std::vector<int32_t> experts_;
 };
 
-/// Activations in 8 bits err by less than this; a wrong row or place by much more.
+/// Activations in 8 bits cause a smaller error than this; a wrong row or place causes a much larger one.
 constexpr double TOLERANCE = 0.003;
 
 class Operations : public ::testing::TestWithParam<std::tuple<ggml_type, const char *>> {
@@ -135,11 +136,11 @@ TEST_P(Operations, OneMatrix) {
     }
 }
 
-/// Each token goes to two of six experts; experts without tokens, with few and with many, whose kernels may differ.
+/// Each token goes to two of six experts. Experts get no, few or many tokens, for which kernels may differ.
 TEST_P(Operations, ExpertsOfTokens) {
     Operation operation(type(), 6, random_);
     for (const int n_tokens : {1, 2, 9, 40, 110}) {
-        for (const int n_rows : {1, 2}) {  // the same activations for both experts, or others
+        for (const int n_rows : {1, 2}) {  // the same or different activations for both experts
             for (const bool is_skewed : {false, true}) {
                 SCOPED_TRACE(std::to_string(n_tokens) + " tokens, " + std::to_string(n_rows) + " rows" +
                              (is_skewed ? ", mostly one expert" : ""));

@@ -1,4 +1,4 @@
-// The option table: each row reads back what it writes, refuses what it must and says so in full.
+// The option table: each row reads back what it writes, and refuses invalid values with a complete message.
 #include "harp/options.h"
 
 #include <gtest/gtest.h>
@@ -93,7 +93,7 @@ TEST(Options, DefaultsAreTheAuthors) {
     EXPECT_FALSE(options.is_vanilla());
 }
 
-// Every accepted text, and what it is written as.
+// Every accepted text, and how the value is written.
 struct Accepted {
     std::string_view name, text, written;
 };
@@ -128,7 +128,7 @@ INSTANTIATE_TEST_SUITE_P(
         Accepted{"redraw", "4294967295", "4294967295"}, Accepted{"scope", "all", "all"},
         Accepted{"scope", "generated", "generated"}, Accepted{"seed", "18446744073709551615", "18446744073709551615"}));
 
-// The names of the enumerations stand in the order of the enumerators.
+// The names of the enumerations are in the order of the enumerators.
 TEST(Options, EnumerationsMeanWhatTheySay) {
     Options options;
     set_option(options, "perturbation", "uniform");
@@ -213,7 +213,7 @@ TEST(Options, OrderOfSettingDoesNotMatter) {
     EXPECT_NO_THROW(validate(first));
 }
 
-// A value that a program stored in the struct itself, past set_option().
+// A value stored directly in the struct, bypassing set_option().
 struct Invalid {
     std::string_view name;
     Options options;

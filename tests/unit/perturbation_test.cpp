@@ -1,5 +1,5 @@
-// Perturbation: the random numbers are Philox's, depend on every part of their key and on nothing else, and
-// the three kinds of noise have the distributions they should have.
+// Perturbation: the random numbers are Philox's and depend on every part of their key and on nothing else, and
+// the three kinds of noise have the right distributions.
 #include "method/perturbation.h"
 
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ std::vector<float> numbers(const Masks & masks, uint32_t position, size_t n_embd
     return u;
 }
 
-// As the graph does it.
+// Perturbs a row like the graph does.
 std::vector<float> perturbed(const Masks & masks, uint32_t position, Perturbation kind, float strength,
                              std::vector<float> row) {
     std::vector<float> factors(row.size(), 1.0F), noise(row.size(), 0.0F), relative_noise(row.size(), 0.0F);
@@ -43,7 +43,7 @@ std::vector<float> perturbed(const Masks & masks, uint32_t position, Perturbatio
     return row;
 }
 
-// A sequence of rows, [n_positions][width], one after another.
+// The numbers of several rows, [n_positions][width], one row after another.
 std::vector<float> many_numbers(const Masks & masks, uint32_t n_positions) {
     std::vector<float> u(size_t{n_positions} * width);
     for (uint32_t p = 0; p < n_positions; ++p) {
@@ -69,16 +69,16 @@ TEST(UniformNumbers, KnownAnswer) {
     for (size_t k = 0; k < 4; ++k) EXPECT_EQ(u[k], static_cast<float>(philox[k] >> 8) / 16777216.0F) << k;
 }
 
-// The same file: counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0 (the digits of pi). The first word of the
-// counter is the block of coordinates and the reframing: these are the vectors with that word 0, 1, 03000000 and 03000001,
-// computed with another implementation of Philox.
+// The same file: counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0 (the digits of pi). The first word
+// of the counter holds the block of coordinates and the reframing. These are the vectors for that word being 0, 1,
+// 03000000 and 03000001, computed with another implementation of Philox.
 TEST(UniformNumbers, LayoutOfKeyAndCounter) {
     const std::array<uint32_t, 8> philox = {0x3f6d24d7, 0x529108a0, 0xf8a37e29, 0xe7a9b43b,
                                             0x14e0a6ea, 0xbbea52f1, 0x89a95d62, 0xe59911d1};
     const auto u = numbers({.seed = 0x299f31d0a4093822, .draw = 0x13198a2e, .family = 0x03707344}, 0x85a308d3, 8);
     for (size_t k = 0; k < 8; ++k) EXPECT_EQ(u[k], static_cast<float>(philox[k] >> 8) / 16777216.0F) << k;
 
-    // a family of 32 bits and a reframing: neither changes the other
+    // a 32-bit family and a reframing do not change each other
     const std::array<uint32_t, 8> third = {0x28c25087, 0xa92fd94d, 0x5f092a43, 0xf35eeb93,
                                            0x4ae55a3f, 0x382d2f33, 0xbe9afebf, 0x6c0c86e4};
     const auto v =
@@ -86,7 +86,7 @@ TEST(UniformNumbers, LayoutOfKeyAndCounter) {
     for (size_t k = 0; k < 8; ++k) EXPECT_EQ(v[k], static_cast<float>(third[k] >> 8) / 16777216.0F) << k;
 }
 
-// Families from 2^24 on once lost the reframing: the masks of several reframings were equal.
+// Families from 2^24 on used to lose the reframing, so that several reframings had equal masks.
 TEST(UniformNumbers, ReframingsDifferInEveryFamily) {
     for (const uint32_t family : {5U, (1U << 24) + 5U, 0xffffffffU}) {
         EXPECT_NE(numbers({.family = family, .reframing = 0}, 1), numbers({.family = family, .reframing = 1}, 1))
@@ -124,7 +124,7 @@ TEST(UniformNumbers, EveryPartOfTheKeyCounts) {
     sequence.family = 2;
     Masks reframing = base;
     reframing.reframing = 2;
-    Masks swapped = base;  // sequence and reframing must not be mixed up
+    Masks swapped = base;  // sequence and reframing must not be confused
     swapped.family = (1U << 24) - 1;
     for (const Masks & other : {seed, high_seed, index, sequence, reframing, swapped}) {
         const auto v = numbers(other, 1);
@@ -133,7 +133,7 @@ TEST(UniformNumbers, EveryPartOfTheKeyCounts) {
         EXPECT_LE(equal, 1U);
     }
     EXPECT_NE(numbers(base, 2), u);
-    Masks length = base;  // not a part of the key: the mask of a token must not change as the text grows
+    Masks length = base;  // not part of the key: a token's mask must not change as the text grows
     length.length = 99;
     EXPECT_EQ(numbers(length, 1), u);
 }
@@ -150,7 +150,7 @@ TEST(UniformNumbers, AreUniform) {
     const double expected = static_cast<double>(u.size()) / bins;
     double chi_square = 0.0;
     for (const double c : count) chi_square += (c - expected) * (c - expected) / expected;
-    // 255 degrees of freedom: mean 255, deviation sqrt(510); five of them to either side
+    // 255 degrees of freedom: mean 255, deviation sqrt(510); five deviations are allowed in both directions
     EXPECT_NEAR(chi_square, 255.0, 5.0 * std::sqrt(510.0));
 }
 
@@ -181,7 +181,7 @@ TEST(Dropout, KeepsWhereGreaterThanDeltaAndDoesNotRescale) {
     for (size_t i = 0; i < width; ++i) EXPECT_EQ(result[i], u[i] > 0.2F ? row[i] : 0.0F) << i;
 }
 
-// The comparison is strict: where u is exactly delta the coordinate is dropped.
+// The comparison is strict: a coordinate whose u equals delta is dropped.
 TEST(Dropout, DropsAtEquality) {
     const auto u = numbers({}, 0, 4);
     for (size_t k = 0; k < 4; ++k) {
@@ -230,7 +230,7 @@ TEST(Perturb, StrengthZeroChangesNoBit) {
     }
 }
 
-// Widths that are no multiple of a Philox block: the same noise, nothing written beyond the row.
+// Widths that are not multiples of a Philox block: the noise is the same, and nothing is written beyond the row.
 TEST(Perturb, AnyWidth) {
     for (size_t n = 1; n <= 13; ++n) {
         std::vector<float> row(n + 1, 1.0F);
@@ -272,8 +272,8 @@ TEST(Uniform, FillsItsInterval) {
     EXPECT_GT(high, 0.999F * scale);
 }
 
-// Row of RMS 2.5: noise of deviation sigma * 2.5, mean 0, a normal's fourth moment, no correlation within a
-// pair.
+// A row of RMS 2.5: noise of deviation sigma * 2.5 and mean 0, with a normal's fourth moment and no correlation within
+// a pair.
 TEST(Gaussian, IsNormalWithSigmaTimesRms) {
     constexpr uint32_t positions = 2000;
     constexpr double n = double{positions} * width;

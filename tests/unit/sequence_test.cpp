@@ -1,5 +1,5 @@
-// Sequence on a fake of each kind of memory: tables of rows before and after, and random operations after each of which clean
-// stream and twins must hold just what a model of a few lines says.
+// Sequence on a fake of each kind of memory: tables of rows before and after operations; and random operations, after
+// each of which clean stream and twins must hold exactly what a simple model says.
 #include "forward/sequence.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +33,7 @@ std::string clean_content(const Row & row) {
     return std::to_string(row.token);
 }
 
-/// A clean row of a twin is as the clean stream's; in a copied prompt it is the very same.
+/// What a twin's row should hold. A clean row is equal to the clean stream's; in a copied prompt it is the same cell.
 std::string twin_content(const Sequence & sequence, size_t i, const Draw & draw, size_t reframing) {
     const Row & row = sequence.rows()[i];
     if (!sequence.view().is_reframed(i)) return clean_content(row);
@@ -41,7 +41,7 @@ std::string twin_content(const Sequence & sequence, size_t i, const Draw & draw,
            std::to_string(sequence.mask_family()) + "/" + std::to_string(reframing);
 }
 
-/// Sequences with the decodes that ForwardPass would do.
+/// Sequences, with the decodes that ForwardPass would do.
 struct Pass {
     FakeMemory memory;
     std::vector<Sequence> sequences;
@@ -57,7 +57,7 @@ struct Pass {
     }
     Sequence & operator[](size_t s) { return sequences[s]; }
 
-    /// One row at the end of the sequence.
+    /// Decodes one row at the end of the sequence.
     void decode(size_t s, llama_token token, bool is_output = true, bool hesitates = false) {
         Sequence & sequence = sequences[s];
         sequence.share_prompt();
@@ -70,7 +70,7 @@ struct Pass {
     void decode_many(size_t s, llama_token first, size_t n) {
         for (size_t i = 0; i < n; ++i) decode(s, first + static_cast<llama_token>(i));
     }
-    /// A second pass for a hesitation at the last row.
+    /// Runs a second pass for a hesitation at the last row.
     void catch_up(size_t s) {
         Sequence & sequence = sequences[s];
         if (sequence.size() == 0) return;
@@ -91,7 +91,7 @@ struct Pass {
         sequence.twins_hold(sequence.size(), draw);
         if (sequence.options().view == View::last) sequence.empty_twins();
     }
-    /// As ForwardPass: twins that stay in use see what is removed from the middle.
+    /// Like ForwardPass: before rows in the middle are removed, twins that stay in use decode their pending rows.
     bool remove(size_t s, llama_pos p0, llama_pos p1) {
         Sequence & sequence = sequences[s];
         const bool is_middle = p1 >= 0 && p1 < sequence.next_position();
@@ -115,7 +115,7 @@ struct Pass {
     }
 };
 
-/// "token@position" of each row, an ordinal where it differs from the position as "/ordinal", "!" hesitated, "-" not reframed.
+/// For each row "token@position", "/ordinal" if that differs from the position, "!" if hesitated, "-" if not reframed.
 std::string text(const Sequence & sequence) {
     std::string out;
     for (size_t i = 0; i < sequence.size(); ++i) {
@@ -140,7 +140,7 @@ TEST(Sequence, ScopeGeneratedLeavesRowsUpToTheFirstOutputClean) {
     pass.decode(0, 4, false);
     EXPECT_EQ(text(pass[0]), "1@0- 2@1- 3@2 4@3");
     EXPECT_EQ(pass[0].n_clean_prefix(), 2U);
-    // cut back into the prompt: it is open again; behind it: it is not
+    // after a cut inside the prompt the prompt is open again; after a later cut it is not
     ASSERT_TRUE(pass.remove(0, 2, -1));
     pass.decode(0, 5);
     EXPECT_EQ(text(pass[0]), "1@0- 2@1- 5@2");
@@ -154,13 +154,13 @@ TEST(Sequence, ScopeGeneratedWithAPromptEndThatWasSet) {
     pass[0].set_prompt_end(3);
     pass.decode_many(0, 0, 5);
     EXPECT_EQ(text(pass[0]), "0@0- 1@1- 2@2- 3@3 4@4");
-    // a conversation goes on: what was generated is prompt now
+    // the conversation continues: generated rows are prompt now
     pass.complete(0, {});
     pass[0].set_prompt_end(6);
     EXPECT_EQ(pass[0].n_twin(), 3U) << "rows that are as before";
     pass.decode_many(0, 5, 2);
     EXPECT_EQ(text(pass[0]), "0@0- 1@1- 2@2- 3@3- 4@4- 5@5- 6@6");
-    // an earlier end
+    // with an earlier end
     pass.complete(0, {});
     pass[0].set_prompt_end(2);
     EXPECT_EQ(pass[0].n_twin(), 2U);
@@ -231,9 +231,9 @@ TEST(Sequence, ContextShiftsKeepCountingHesitations) {
     EXPECT_EQ(pass[0].due_draw(7).index, 4U);
     ASSERT_TRUE(pass.remove(0, 1, 4));  // draws 0 and 1 are used up
     EXPECT_EQ(pass[0].due_draw(4).index, 4U);
-    ASSERT_TRUE(pass.remove(0, 5, -1));  // a tail takes its hesitations along
+    ASSERT_TRUE(pass.remove(0, 5, -1));  // a removed tail takes its hesitations with it
     EXPECT_EQ(pass[0].due_draw(1).index, 2U);
-    pass[0].add(-1, -1, -4);  // shifted below zero: rows go
+    pass[0].add(-1, -1, -4);  // rows shifted below zero are removed
     EXPECT_EQ(text(pass[0]), "4@0/4");
     pass.remove(0, -1, -1);
     EXPECT_EQ(pass[0].next_ordinal(), 0U) << "all forgotten";
@@ -263,7 +263,7 @@ TEST(Sequence, ACopyBringsOptionsAlongWhereItReplaces) {
     EXPECT_EQ(pass[1].mask_family(), 77U);
     EXPECT_EQ(pass[1].n_twin(), 4U);
     pass[1].set_options(options_with(Scope::all), 5);
-    pass[1].copy_from(pass[0], 4, -1);  // a part behind rows that are there: they keep their own
+    pass[1].copy_from(pass[0], 4, -1);  // a part after existing rows, which keep what they have
     EXPECT_EQ(pass[1].options().seed, 0U);
     EXPECT_EQ(pass[1].mask_family(), 5U);
     EXPECT_EQ(text(pass[1]), text(pass[0]));
@@ -403,7 +403,7 @@ TEST(Sequence, APartialStateGoesBackToRowsThatAreStillHere) {
         pass.decode(0, 111, true, true);
         EXPECT_EQ(pass[0].n_twin(), 12U);
 
-        // twins that began anew under another draw cannot go back: they begin anew
+        // twins that began anew with another draw cannot go back: they begin anew again
         Options other = options_with(Scope::all);
         other.seed = 5;
         pass[0].set_options(other, 0);
@@ -412,7 +412,7 @@ TEST(Sequence, APartialStateGoesBackToRowsThatAreStillHere) {
         EXPECT_EQ(pass[0].n_twin(), 0U);
         EXPECT_EQ(pass.memory.last(1), -1);
 
-        // other rows than those that were saved: refused, and the sequence is empty
+        // rows other than the saved ones: refused, and the sequence is emptied
         pass[0].clear();
         pass.decode_many(0, 300, 12);
         EXPECT_THROW(pass.load(0, saved, partial), Error);
@@ -423,7 +423,7 @@ TEST(Sequence, APartialStateGoesBackToRowsThatAreStillHere) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Random operations against a model
 
-/// What the operations should leave: rows as a list.
+/// What the operations should leave, as a list of rows.
 struct Model {
     struct Item {
         llama_token token;
@@ -517,7 +517,7 @@ struct Fuzz {
                 model = one.model;
                 break;
             }
-            case 9: {  // a checkpoint, and back to it
+            case 9: {  // a checkpoint, and a return to it
                 constexpr llama_state_seq_flags partial = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
                 if (kind != Kind::sliding_window && kind != Kind::hybrid) break;
                 const auto bytes = pass.save(s, partial);
@@ -539,7 +539,7 @@ struct Fuzz {
                 sequence.set_negative_prompt(std::vector<llama_token>(static_cast<size_t>(pick(3)), pick(n_vocab)));
                 break;
             }
-            case 12: {  // a decode that fails on its way
+            case 12: {  // a decode that fails in the middle
                 const size_t n = sequence.size();
                 sequence.share_prompt();
                 for (int i = 0; i < 3; ++i) {
@@ -562,7 +562,7 @@ struct Fuzz {
         pass.memory.decode(id, sequence.rows()[row].position, clean_content(sequence.rows()[row]));
     }
 
-    /// Rows are the model's; clean stream and twins hold just them.
+    /// Checks that rows are the model's, and that clean stream and twins hold exactly these.
     void check(size_t s) {
         const Sequence & sequence = pass[s];
         SCOPED_TRACE("sequence " + std::to_string(s) + " after " + log.substr(log.size() > 200 ? log.size() - 200 : 0));
@@ -579,7 +579,7 @@ struct Fuzz {
     }
 
     using Cells = std::vector<std::pair<llama_pos, std::string>>;
-    /// What a twin should hold: a copy of the rows, or under guidance the negative prompt, or the prompt's last token, and the answer.
+    /// What a twin should hold: the rows; or with guidance the negative prompt or last prompt token, then the answer.
     static Cells twin_cells(const Sequence & sequence, size_t r) {
         Cells cells;
         if (sequence.n_twin() == 0) return cells;
@@ -615,7 +615,7 @@ struct Fuzz {
         if (kind == Kind::hybrid) {
             ASSERT_EQ(pass.memory.state_contents(id), state);
         }
-        if (kind == Kind::sliding_window) {  // what the next row attends to is there
+        if (kind == Kind::sliding_window) {  // everything that the next row attends to is there
             const std::string held = pass.memory.window_contents(id);
             ASSERT_TRUE(held.size() >= window.size() && held.substr(held.size() - window.size()) == window)
                 << "holds " << held << ", wanted " << window;

@@ -21,7 +21,7 @@ std::vector<Row> make_rows(size_t n) {
     return rows;
 }
 
-/// "token@position", "'" perturbed or masked, and the row it stands for where that is not the one at its position.
+/// "token@position", "'" if perturbed or masked, and the row it stands for unless that is the one at its position.
 std::string text(const std::vector<ViewRow> & rows) {
     std::string out;
     for (const ViewRow & row : rows) {

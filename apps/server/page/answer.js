@@ -1,14 +1,14 @@
-// One answer as data: text in pieces with the tokens behind them, figures, and how it ended. Knows no DOM.
+// One answer as data: text in pieces with their tokens, figures, and how it ended. Does not use the DOM.
 
 /**
- * A piece of text and the tokens it came from; normally one. A chunk's text and tokens differ where a character was spread
- * over several tokens: the server holds such bytes back and sends the text whole.
+ * A piece of text and the tokens that it came from, normally one. Pieces and tokens differ if a character is spread over
+ * several tokens: the server holds back such bytes and sends the text whole.
  */
 class Piece {
     constructor(channel, text, tokens) {
         this.channel = channel;  // "content" or "reasoning"
         this.text = text;
-        // The token that stands for the piece is the least certain one. None if the server sent text alone.
+        // The least certain token represents the piece. There is none if the server sent only text.
         this.token = tokens.reduce((most, token) => ((token.entropy ?? 0) > (most?.entropy ?? -1) ? token : most), null);
         this.entropy = this.token?.entropy;  // undefined on a server with --harp-off
         this.hesitated = tokens.some((token) => token.hesitated);
@@ -36,7 +36,7 @@ export class Answer {
         return this.pieces.filter((piece) => piece.channel === "content").map((piece) => piece.text).join("");
     }
 
-    /** Takes a chunk in; returns the new pieces. */
+    /** Adds a chunk; returns the new pieces. */
     add(chunk) {
         this.usage = chunk.usage ?? this.usage;
         this.timings = chunk.timings ?? this.timings;
@@ -65,7 +65,7 @@ export class Answer {
         this.seen.measured += 1;
     }
 
-    /** The server's figures once it has sent them, else what was counted so far. Unknown ones are null. */
+    /** The server's figures once it has sent them, before that the counts so far. Unknown figures are null. */
     figures() {
         const {seen, usage, timings} = this;
         const seconds = this.firstTokenAt === null ? 0 : (performance.now() - this.firstTokenAt) / 1000;
@@ -89,7 +89,7 @@ function pieces(channel, text, tokens) {
         [new Piece(channel, text, tokens)];
 }
 
-/** Text of a token's bytes; null where they are not whole characters. */
+/** The text of a token's bytes; null if they are not whole characters. */
 export function decode(bytes) {
     try {
         return new TextDecoder("utf-8", {fatal: true, ignoreBOM: true}).decode(new Uint8Array(bytes));
@@ -98,7 +98,7 @@ export function decode(bytes) {
     }
 }
 
-/** Index of the first piece that differs, from `start` on, among those both have; -1 if there is none so far. */
+/** Index of the first piece from `start` on that differs, among pieces that both have; -1 if there is none so far. */
 export function firstDifference(a, b, start = 0) {
     const end = Math.min(a.length, b.length);
     for (let i = start; i < end; ++i) {

@@ -8,7 +8,7 @@ const pieceOfToken = new WeakMap();
 export const pieceOf = (token) => pieceOfToken.get(token);
 
 export class AnswerView {
-    /** @param onRetry called when the user wants a failed answer again */
+    /** @param onRetry called when the user wants to repeat a failed answer */
     constructor(lane, title, onRetry) {
         this.text = element("div", {
             class: "text", tabindex: "0", role: "group", "aria-label": `${title}; arrow keys move between tokens`,
@@ -21,7 +21,7 @@ export class AnswerView {
         this.node = element("article", {class: "answer", "data-lane": lane, "aria-label": title},
             element("h3", {}, title), this.reasoningBox, this.text, this.problem, this.figures);
         this.onRetry = onRetry;
-        this.tokens = [];  // one element a piece
+        this.tokens = [];  // one element per piece
     }
 
     clear() {
@@ -40,7 +40,7 @@ export class AnswerView {
         }
     }
 
-    /** Everything but the text. */
+    /** Shows everything except the text. */
     update(answer, contextSize) {
         this.node.dataset.state = answer.state;
         this.node.setAttribute("aria-busy", answer.state === "streaming");
@@ -57,7 +57,7 @@ export class AnswerView {
         return [button];
     }
 
-    /** The token where two answers part, and those before it, which they share. */
+    /** Marks the token where two answers start to differ, and the shared tokens before it. */
     markParting(index) {
         this.tokens.slice(0, index).forEach((token) => token.classList.add("shared"));
         this.tokens[index]?.classList.add("parts");
@@ -90,7 +90,7 @@ function figureElements(answer) {
         .map(([name, [value, text]]) => element("span", {"data-figure": name}, text(value)));
 }
 
-/** How the answer ended, where that is worth a line: nodes, or null. */
+/** Nodes that say how the answer ended, if that is worth a line; otherwise null. */
 function problemOf(answer, contextSize) {
     if (answer.state === "stopped") return ["Stopped."];
     if (answer.state === "failed") {
@@ -103,7 +103,7 @@ function problemOf(answer, contextSize) {
         ["Cut at max tokens (Settings)."];
 }
 
-/** Moves the focus `step` tokens on from `token`, or into `text` if a text itself has the focus. */
+/** Moves the focus by `step` tokens from `token`, or into `text` if a text itself has the focus. */
 export function moveFocus(from, step) {
     const text = from.closest(".text");
     const tokens = [...text.children];

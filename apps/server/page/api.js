@@ -1,13 +1,13 @@
-// Requests to the server the page came from: the API key, errors worth showing, and answers as a stream of chunks.
+// Requests to the page's server: the API key, errors to be shown, and answers as a stream of chunks.
 // URLs are relative, because the server may run under --api-prefix.
 
 import {find} from "./dom.js";
 
 const KEY = "harp.api-key";
 const dialog = find("#key-dialog");
-let asked = null;  // the dialog's promise while it is open: two columns that are refused ask once
+let asked = null;  // the dialog's promise while it is open, so that two refused columns ask only once
 
-/** A failure to be shown: `title` in our words, `detail` in the server's, `type` as the server calls it. */
+/** A failure to be shown: `title` is our text, `detail` the server's, `type` the server's name for it. */
 export class RequestError extends Error {
     constructor(title, detail = "", type = "") {
         super(title);
@@ -17,12 +17,12 @@ export class RequestError extends Error {
     }
 }
 
-/** @param model where the server is a router: of which of its models; it is loaded if it is not yet */
+/** @param model for a router: which of its models; it is loaded if necessary */
 export async function props(model) {
     return (await request(model ? `props?model=${encodeURIComponent(model)}` : "props", {})).json();
 }
 
-/** The names of the models that a router serves. */
+/** The names of a router's models. */
 export async function models() {
     return (await (await request("v1/models", {})).json()).data.map(({id}) => id);
 }
@@ -96,7 +96,7 @@ async function* eventData(stream) {
         if (error.name === "AbortError") throw error;
         throw new RequestError("The connection to the server was lost.", "Is it still running?");
     } finally {
-        reader.cancel().catch(() => {});  // a reader that stops early lets the server stop too
+        reader.cancel().catch(() => {});  // if the reader stops early, the server stops too
     }
 }
 

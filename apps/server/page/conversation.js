@@ -1,4 +1,4 @@
-// The conversation: turns of a question and its answers, one in chat mode, two lanes side by side in compare mode.
+// The conversation: turns with a question and its answers: one answer in chat mode, two lanes side by side in compare mode.
 
 import {Answer, firstDifference} from "./answer.js";
 import {AnswerView} from "./answer_view.js";
@@ -6,7 +6,7 @@ import {chatChunks, RequestError} from "./api.js";
 import {element} from "./dom.js";
 import {nameOf} from "./tooltip.js";
 
-// A lane is one line of answers. "main" has the user's options and is the only one in chat mode.
+// A lane is one sequence of answers. "main" has the user's options and is the only one in chat mode.
 const LANES = {chat: ["main"], compare: ["vanilla", "main"]};
 const TITLES = {chat: {main: "Answer"}, compare: {vanilla: "Vanilla", main: "HARP"}};
 
@@ -14,14 +14,14 @@ export class Conversation {
     /**
      * @param node the element that shows it
      * @param requestOf lane, mode => body of a request without its messages
-     * @param onChange called when it begins or ends answering and while tokens come
+     * @param onChange called when answering begins or ends, and while tokens arrive
      */
     constructor(node, requestOf, onChange) {
         this.node = node;
         this.requestOf = requestOf;
         this.onChange = onChange;
         this.turns = [];
-        this.abort = null;  // of the answers in progress
+        this.abort = null;  // aborts the answers in progress
         this.contextSize = Infinity;
     }
 
@@ -46,7 +46,7 @@ export class Conversation {
         await this.answer(turn, LANES[mode]);
     }
 
-    /** Answers (again) in some lanes of a turn, at once. */
+    /** Answers (again) in some lanes of a turn at the same time. */
     async answer(turn, lanes) {
         if (this.answering || turn !== this.turns.at(-1)) return;
         this.abort = new AbortController();
@@ -74,7 +74,7 @@ export class Conversation {
         turn.update(lane, this.contextSize);
     }
 
-    /** The history of a lane. Turns that it did not answer are the main lane's: it goes on from there. */
+    /** The history of a lane. For turns that it did not answer, it has the main lane's answers. */
     messages(turn, lane) {
         const earlier = this.turns.slice(0, this.turns.indexOf(turn)).flatMap(({question, answers}) => {
             const {text} = answers[lane] ?? answers.main;
@@ -129,7 +129,7 @@ class Turn {
         this.columns.querySelectorAll(".shared, .parts").forEach((token) => token.classList.remove("shared", "parts"));
     }
 
-    /** Finds where the two answers part as soon as that is known. */
+    /** Finds where the two answers start to differ, as soon as that is known. */
     compare() {
         const {vanilla, main} = this.answers;
         if (this.parted || !vanilla || !main) return;

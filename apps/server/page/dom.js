@@ -1,4 +1,4 @@
-// Small helpers around the DOM. Text goes in as text nodes only, so nothing a model says is ever read as HTML.
+// Small helpers for the DOM. Text is inserted only as text nodes, so a model's output is never read as HTML.
 
 export const find = (selector, root = document) => root.querySelector(selector);
 

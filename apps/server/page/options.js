@@ -1,16 +1,16 @@
-// The form of HARP's options. What the user changed is kept and sent; all else is the server's.
+// The form for HARP's options. Values that the user has changed are remembered and sent; all others are the server's.
 
 import {find} from "./dom.js";
 
-const TYPED = ["number", "textarea"];  // what is being written is left alone
-const NEVER = "10";  // right end of the threshold's slider: an infinite threshold
-// Ranges of `strength`, and where a change of perturbation begins.
+const TYPED = ["number", "textarea"];  // not updated while the user is typing
+const NEVER = "10";  // right end of the threshold's slider, which means an infinite threshold
+// Ranges of `strength`, and its value after a change of perturbation.
 const STRENGTHS = {
     dropout: {min: 0, max: 1, step: 0.01, start: 0.2},
     uniform: {min: 0.5, max: 20, step: 0.5, start: 5},  // NEFTune's alpha
-    gaussian: {min: 0.05, max: 2, step: 0.05, start: 0.45},  // as much noise as dropout's 0.2
+    gaussian: {min: 0.05, max: 2, step: 0.05, start: 0.45},  // as much noise as dropout with 0.2
 };
-// The threshold's slider for each gate, and where a change of gate begins.
+// The threshold's slider for each gate, and its value after a change of gate.
 const GATES = {
     entropy: {max: NEVER, step: 0.1, start: 1},
     ratio: {max: 1, step: 0.01, start: 0.5},
@@ -41,7 +41,7 @@ export class HarpOptions {
         return this.available && this.value("enabled");
     }
 
-    /** The object `harp` of a request; undefined where the server has HARP off. */
+    /** The object `harp` of a request; undefined if the server has HARP off. */
     get request() {
         return this.available ? {enabled: this.enabled, ...this.changes} : undefined;
     }
@@ -52,7 +52,7 @@ export class HarpOptions {
         find(".off-note", this.form).hidden = this.available;
         find("fieldset", this.form).disabled = !this.available;
         if (!this.available) return;
-        this.form.elements.reframings.max = this.defaults.reframings;  // the server has room for no more
+        this.form.elements.reframings.max = this.defaults.reframings;  // the server has no room for more
         if (this.value("reframings") > this.defaults.reframings) delete this.changes.reframings;
         this.show();
     }
@@ -67,19 +67,19 @@ export class HarpOptions {
         if (input.name === "perturbation") changes.strength = this.strengthFor(input.value);
         if (input.name === "gate") changes.threshold = this.thresholdFor(input.value);
         if (input.name === "view") {
-            if (!HAS_MASKS.includes(input.value)) changes.reframings = 1;  // its passes would be the same
+            if (!HAS_MASKS.includes(input.value)) changes.reframings = 1;  // without masks all passes are the same
             if (input.value === "masked") changes.strength = Math.min(this.value("strength"), STRENGTHS.dropout.max);
             if (input.value !== "guidance") delete changes.negative_prompt;
         }
         this.update(changes);
     }
 
-    /** The server's strength goes with the server's perturbation only. */
+    /** The server's strength applies only to the server's perturbation. */
     strengthFor(perturbation) {
         return perturbation === this.defaults.perturbation ? this.defaults.strength : STRENGTHS[perturbation].start;
     }
 
-    /** The server's threshold goes with the server's gate only. */
+    /** The server's threshold applies only to the server's gate. */
     thresholdFor(gate) {
         return gate === this.defaults.gate ? this.defaults.threshold : GATES[gate].start;
     }
@@ -117,7 +117,7 @@ export class HarpOptions {
     }
 }
 
-/** A server may have been started with a strength beyond the slider's range. */
+/** The slider's range, extended if the server was started with a strength beyond it. */
 function rangeOf(perturbation, strength) {
     const {min, max, step} = STRENGTHS[perturbation];
     return {min, max: Math.max(max, strength), step};

@@ -1,4 +1,4 @@
-// Wires the page together: composer, settings, keyboard and pointer, and what /props says about the server.
+// Connects the parts of the page: composer, settings, keyboard and pointer, and what /props says about the server.
 
 import {firstToken, lastToken, moveFocus, pieceOf} from "./answer_view.js";
 import {models, props} from "./api.js";
@@ -13,7 +13,7 @@ const CHAT_DEFAULTS = {temperature: 0, maxTokens: 256, system: "", theme: "syste
 const LOADING_POLL = 1000;  // ms
 const NEAR_END = 40;  // pixels
 
-const wide = matchMedia("(min-width: 60rem)");  // as in the style sheet
+const wide = matchMedia("(min-width: 60rem)");  // the same width as in the style sheet
 
 const stored = load();
 const composer = find("#composer");
@@ -27,9 +27,9 @@ const modeInputs = [...document.querySelectorAll("[name=mode]")];
 const harp = new HarpOptions(find("#harp-options"), stored.harp ?? {}, (changes) => save({harp: changes}));
 const conversation = new Conversation(node, requestOf, onConversation);
 const chat = {...CHAT_DEFAULTS, ...stored.chat};
-let model;  // asked for by name, where the server is a router
-let samplerSeed = 0;  // of the present turn: both columns draw alike
-let followsEnd = true;  // a reader who has scrolled up is left there
+let model;  // name of the model to ask for, if the server is a router
+let samplerSeed = 0;  // for the current turn, the same in both columns
+let followsEnd = true;  // false once the reader has scrolled up
 
 const mode = () => modeInputs.find((input) => input.checked).value;
 
@@ -70,7 +70,7 @@ function onConversation() {
     if (followsEnd) node.scrollTop = node.scrollHeight;
 }
 
-/** What a screen reader is told once an answer is complete, rather than each token. */
+/** The text for a screen reader once an answer is complete, instead of each token. */
 function summary() {
     return [...node.querySelectorAll(".turn:last-child .answer")]
         .map((answer) => `${answer.getAttribute("aria-label")}: ${[...find(".figures", answer).children]
@@ -92,7 +92,7 @@ composer.addEventListener("submit", (event) => {
 
 prompt.addEventListener("input", fitPrompt);
 prompt.addEventListener("keydown", (event) => {
-    // Enter also ends the input of a composed character (Chinese, Japanese, ...), which sends nothing.
+    // Enter also ends the input of a composed character (Chinese, Japanese, ...); that must not send the text.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     ask(prompt.value);
@@ -159,7 +159,7 @@ node.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", ({key}) => {
     if (key !== "Escape") return;
     if (tooltip.isOpen()) tooltip.hide();
-    else if (!wide.matches) showSettings(false);  // there they lie over the conversation
+    else if (!wide.matches) showSettings(false);  // in narrow windows settings cover the conversation
 });
 window.addEventListener("resize", () => tooltip.follow(node));
 
@@ -222,7 +222,7 @@ async function meetServer() {
     }
 }
 
-/** A router serves several models: one of them is chosen in the header. */
+/** A router serves several models; the user chooses one in the header. */
 async function offerModels(notice) {
     const names = await models();
     if (names.length === 0) {

@@ -1,4 +1,4 @@
-// What the page remembers between visits, under one versioned key of localStorage: a new layout takes a new version.
+// What the page remembers between visits, under one versioned key of localStorage. A new layout needs a new version.
 
 const KEY = "harp.page.v1";
 
@@ -6,7 +6,7 @@ export function load() {
     try {
         return JSON.parse(localStorage.getItem(KEY)) ?? {};
     } catch {
-        return {};  // storage is forbidden, or what is there is not ours
+        return {};  // storage is forbidden, or its content is not ours
     }
 }
 

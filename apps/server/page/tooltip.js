@@ -5,7 +5,7 @@ import {element, find} from "./dom.js";
 
 const GAP = 6;  // pixels between token, tooltip and edges of the window
 const tooltip = find("#tooltip");
-let owner = null;  // the token it belongs to
+let owner = null;  // the token that it belongs to
 let hiding = 0;
 
 export function show(token, piece) {
@@ -25,7 +25,7 @@ export function hide() {
     tooltip.hidden = true;
 }
 
-/** Stays with its token when the text moves; `view` is the element the text moves in. */
+/** Keeps the tooltip at its token when the text scrolls; `view` is the element that scrolls. */
 export function follow(view) {
     if (owner === null) return;
     const {top, bottom} = owner.getBoundingClientRect();
@@ -36,7 +36,7 @@ export function follow(view) {
 
 export const isOpen = () => owner !== null;
 
-/** A pointer may cross the gap between token and tooltip: it stays open for a moment. */
+/** Stays open for a moment, so that a pointer can cross the gap between token and tooltip. */
 export function hideSoon() {
     keep();
     hiding = setTimeout(hide, 150);
@@ -47,13 +47,13 @@ export function keep() {
 }
 
 function place(token) {
-    // A token that is wrapped has a box on each line, the first often just its space: the widest is the one that is read.
+    // A wrapped token has a box on each line, the first often only its space. The widest box is the one that is read.
     const anchor = [...token.getClientRects()].reduce((most, box) => (box.width > most.width ? box : most));
     const {width, height} = tooltip.getBoundingClientRect();
     const below = anchor.bottom + GAP;
     const above = anchor.top - GAP - height;
     const left = Math.min(anchor.left, document.documentElement.clientWidth - width - GAP);
-    const top = above >= GAP ? above : below;  // a finger and the text to come are below
+    const top = above >= GAP ? above : below;  // above if possible, since a finger and new text are below
     tooltip.style.left = `${Math.max(GAP, left)}px`;
     tooltip.style.top = `${Math.max(GAP, Math.min(top, window.innerHeight - height - GAP))}px`;
 }
@@ -90,7 +90,7 @@ function share(kind, probability) {
     return cell;
 }
 
-/** What the token was chosen from, the likeliest first; `vanilla` and `mixed` are null where the server did not list it. */
+/** The candidates of the token, the most probable first; `vanilla` and `mixed` are null if the server did not list them. */
 function candidates(token) {
     const vanilla = token.vanilla_top_logprobs ?? token.top_logprobs ?? [];
     const mixed = token.vanilla_top_logprobs ? token.top_logprobs : [];
@@ -101,7 +101,7 @@ function candidates(token) {
     };
     vanilla.forEach((candidate) => add(candidate, "vanilla"));
     mixed.forEach((candidate) => add(candidate, "mixed"));
-    // The chosen token may be in neither list; its logprob is of the distribution it was chosen from.
+    // The chosen token may be in neither list; its logprob is from the distribution that it was chosen from.
     add(token, token.vanilla_top_logprobs ? "mixed" : "vanilla");
     return [...rows.values()];
 }
@@ -112,7 +112,7 @@ function percent(probability) {
     return `${(100 * probability).toFixed(1)} %`;
 }
 
-/** A token's text with its spaces made visible, or its bytes where they are part of a character. */
+/** A token's text with visible spaces, or its bytes if they are part of a character. */
 export function nameOf(token) {
     const text = token.bytes ? decode(token.bytes) : token.token;
     if (text === null) return token.bytes.map((byte) => `‹${byte.toString(16).toUpperCase().padStart(2, "0")}›`).join("");

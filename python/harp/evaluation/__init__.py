@@ -1,1 +1,1 @@
-"""Evaluation: what is run, what is kept of it, what can be told from it."""
+"""Evaluation: what is run, what is recorded, and what follows from it."""

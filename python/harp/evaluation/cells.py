@@ -1,6 +1,6 @@
-"""Runs the examples of a cell, a method on a task with a model, and gives each as soon as it is finished.
+"""Runs the examples of a cell (a method on a task with a model), and passes on each one as soon as it is finished.
 
-Cells of a task that scores given texts share their readings where their methods allow it.
+Cells of a task that scores given texts share their readings if their methods allow it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .methods import Method
 
 @dataclass(frozen=True)
 class CellSpec:
-    """All that a worker needs; can be sent to another process."""
+    """Everything a worker needs; can be sent to another process."""
 
     model_path: str
     task: str  # of tasks.TASKS
@@ -37,19 +37,20 @@ class CellSpec:
     n_threads: int | None = None
     kernels: bool = True
     llama_args: tuple[str, ...] = ()
-    run_generated_code: bool = False  # of tasks that run what a model writes
-    beside: tuple[Method, ...] = ()  # whose examples come from the same readings; see can_share_readings()
+    run_generated_code: bool = False  # whether tasks may run programs that a model writes
+    beside: tuple[Method, ...] = ()  # methods scored from the same readings; see can_share_readings()
 
 
-#: called with a finished example and whose it is: 0 the method of the cell, 1, 2, ... those beside
+#: called with a finished example and its owner: 0 for the cell's own method, 1, 2, ... for those beside it
 OnExample = Callable[[Example, int], None]
 
 
 def can_share_readings(method: Method, other: Method) -> bool:
-    """Whether one reading with HARP scores given texts for both: they differ in gate, threshold, beta and plausibility alone,
-    or one is vanilla.
+    """Whether one reading with HARP scores given texts for both methods: they differ only in gate, threshold, beta and
+    plausibility, or one is vanilla.
 
-    Uniform noise is scaled by where a sequence first hesitates, so that there the gate and its threshold must be the same.
+    Uniform noise is scaled by where a sequence first hesitates, so with it gate and threshold must be the same. Methods with
+    HARP and `redraw` share no readings.
     """
     if method.only_generates or other.only_generates or method.options is None:
         return False
@@ -64,7 +65,7 @@ def can_share_readings(method: Method, other: Method) -> bool:
 
 
 class CellRunner:
-    """A task with its model; what is loaded stays for the next cell of the same model."""
+    """A task with its model. The model stays loaded for the next cell with the same model."""
 
     _model: tuple[tuple, Model] | None = None
 
@@ -81,7 +82,7 @@ class CellRunner:
                          max_length=spec.max_length, seed_of_sampler=spec.seed, beams=method.beams, pause=method.pause,
                          beside=beside, **options)
         is_chat = spec.protocol == "generative" and self.lm.model.has_chat_template
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own, for a second of work
+        with contextlib.redirect_stderr(io.StringIO()):  # hides lm-eval's progress bar for a second of work
             self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,
                                          chat_template=self.lm.apply_chat_template if is_chat else None,
                                          tokenizer_name=self.lm.tokenizer_name if is_chat else "")
@@ -93,13 +94,13 @@ class CellRunner:
     def _load(cls, spec: CellSpec) -> Model:
         key = spec.model_path, spec.n_threads, spec.kernels, spec.llama_args
         if cls._model is None or cls._model[0] != key:
-            cls._model = None  # the old one goes before the new one comes
+            cls._model = None  # frees the old one before the new one is loaded
             cls._model = key, Model(spec.model_path, n_threads=spec.n_threads, kernels=spec.kernels,
                                     llama_args=spec.llama_args)
         return cls._model[1]
 
     def run(self, ids: Iterable[str], on_example: OnExample) -> None:
-        """Works at many examples at once; on_example gets each as it is finished."""
+        """Runs many examples at once; on_example gets each one when it is finished."""
         instances = [instance for id in ids for instance in self._instances[int(id)]]
         if self.spec.method.sampling:
             for instance in instances:
@@ -136,7 +137,7 @@ class CellRunner:
                        entropies=np.bincount(bins, minlength=ENTROPY_BINS).tolist())
 
     def _answer(self, instances: list) -> str:
-        """The text, or of given ones that which was the most likely."""
+        """The generated text; for given texts, the most likely one."""
         if self.task.OUTPUT_TYPE == "generate_until":
             return instances[0].resps[0]
         if self.task.OUTPUT_TYPE == "loglikelihood":

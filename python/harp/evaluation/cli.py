@@ -14,7 +14,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it has remarks on every task it reads
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task that it reads
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -24,7 +24,7 @@ def main(arguments=None) -> int:
         print(f"harp-eval: the module {error.name} is missing: pip install with the extra, \".[eval]\" or \".[ray]\"",
               file=sys.stderr)
         return EXIT_FAILURE
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output has stopped reading
         sys.stdout = None
         return EXIT_FAILURE
     except _expected_errors() as error:
@@ -43,32 +43,32 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="harp-eval", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run methods on tasks with models; again: go on",
+    run = commands.add_parser("run", help="run methods on tasks with models; run again to continue",
                               formatter_class=argparse.RawDescriptionHelpFormatter,
                               description="Runs methods on tasks with models. What is finished is in DIR/journal.sqlite at "
                               "once: after an interruption, kill -9 included, the same command goes on.",
                               epilog=_RUN_HELP)
     run.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the journal and the report")
-    run.add_argument("-m", "--model", action="append", required=True, metavar="FILE", help="GGUF; again for several")
+    run.add_argument("-m", "--model", action="append", required=True, metavar="FILE", help="GGUF file; repeat for several models")
     run.add_argument("--tasks", required=True, metavar="NAME,...", help="see harp-eval list")
     run.add_argument("--methods", nargs="+", default=["vanilla", "harp"], metavar="METHOD", help="see below")
     run.add_argument("--protocol", choices=["lm-eval", "generative"], default="lm-eval",
                      help="lm-eval's usual one, or the paper's: chat template, answers in words (default: lm-eval)")
-    run.add_argument("--seeds", default="0", metavar="N,...", help="of masks and samplers (default: 0)")
-    run.add_argument("--limit", type=int, metavar="N", help="the first N examples of each task")
-    run.add_argument("--data", metavar="DIR", help="of the data files (default: $HARP_EVAL_DATA)")
-    run.add_argument("--batch-size", type=int, default=8, metavar="N", help="sequences in flight (default: 8)")
-    run.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a sequence (default: 2048)")
+    run.add_argument("--seeds", default="0", metavar="N,...", help="seeds of masks and samplers (default: 0)")
+    run.add_argument("--limit", type=int, metavar="N", help="only the first N examples of each task")
+    run.add_argument("--data", metavar="DIR", help="folder of the data files (default: $HARP_EVAL_DATA)")
+    run.add_argument("--batch-size", type=int, default=8, metavar="N", help="sequences decoded at once (default: 8)")
+    run.add_argument("--max-length", type=int, default=2048, metavar="N", help="most tokens of a sequence (default: 2048)")
     run.add_argument("-t", "--threads", type=int, metavar="N", help="threads of a model (default: llama.cpp's)")
     run.add_argument("--kernels", choices=["on", "off"], default="on",
-                     help="kernels of a quantised model on the CPU: ours, or llama.cpp's, for all "
-                          "methods alike (default: on)")
-    run.add_argument("--llama-args", default="", metavar="FLAGS", help='of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
+                     help="CPU kernels for a quantised model: ours (on) or llama.cpp's (off), the same for all "
+                          "methods (default: on)")
+    run.add_argument("--llama-args", default="", metavar="FLAGS", help='flags of llama.cpp, for example "-ngl 99" or "--rpc HOST:PORT"')
     run.add_argument("--run-generated-code", action="store_true",
-                     help="allow tasks that run programs which the model writes (humaneval): in namespaces of their own, without network "
+                     help="allow tasks that run programs written by the model (humaneval): in their own namespaces, without network "
                           "and files, with limits of time and memory (docs/TASKS.md)")
     run.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: replicas on a Ray cluster")
-    run.add_argument("--replicas", type=int, default=1, metavar="N", help="of --engine ray (default: 1)")
+    run.add_argument("--replicas", type=int, default=1, metavar="N", help="number of replicas with --engine ray (default: 1)")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     run.set_defaults(run=_run)
 
@@ -78,22 +78,22 @@ def parser() -> argparse.ArgumentParser:
                                  epilog=_REPORT_HELP)
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--baseline", default="vanilla", metavar="METHOD", help="the method that the others are compared with (default: vanilla)")
-    report.add_argument("--examples", default=":", metavar="FROM:TO", help="only those of each task, counted from 0, TO left out: "
+    report.add_argument("--examples", default=":", metavar="FROM:TO", help="only these examples of each task, counted from 0, without TO: "
                         ":1000 to choose options on, 1000: to see whether they hold (default: all)")
     report.add_argument("--chosen-on", action="append", default=[], type=Path, metavar="DIR",
-                        help="with other examples: there the best second look of each model and task is chosen; again for several")
-    report.add_argument("--data", action="append", metavar="DIR", help="of the data files that were run, for the questions of examples; "
-                        "again for several (default: $HARP_EVAL_DATA)")
+                        help="journal of other examples, on which the best second look of each model and task is chosen; repeat for several")
+    report.add_argument("--data", action="append", metavar="DIR", help="folder of the data files that were run, for the examples' questions; "
+                        "repeat for several (default: $HARP_EVAL_DATA)")
     report.set_defaults(run=_report)
 
-    examples = commands.add_parser("examples", help="examples of a task, for harp calibrate --examples",
-                                   description="Writes the texts that a task scores, one JSON object a line.")
-    examples.add_argument("--task", required=True, metavar="NAME", help="one that scores given texts; see harp-eval list")
-    examples.add_argument("--examples", default=":", metavar="FROM:TO", help="counted from 0, TO left out (default: all)")
-    examples.add_argument("--data", metavar="DIR", help="of the data files (default: $HARP_EVAL_DATA)")
+    examples = commands.add_parser("examples", help="write examples of a task, for harp calibrate --examples",
+                                   description="Writes the texts that a task scores, one JSON object per line.")
+    examples.add_argument("--task", required=True, metavar="NAME", help="a task that scores given texts; see harp-eval list")
+    examples.add_argument("--examples", default=":", metavar="FROM:TO", help="examples counted from 0, without TO (default: all)")
+    examples.add_argument("--data", metavar="DIR", help="folder of the data files (default: $HARP_EVAL_DATA)")
     examples.set_defaults(run=_examples)
 
-    listing = commands.add_parser("list", help="the tasks and the presets of methods")
+    listing = commands.add_parser("list", help="list the tasks and the preset methods")
     listing.set_defaults(run=_list)
     return top
 
@@ -111,10 +111,10 @@ Example:
 
 
 _REPORT_HELP = """\
-The best of many methods looks better than it is on the examples that it was found on. With --chosen-on the summary has, for
-each model and task, the method with HARP that has the best mean on the examples of that directory; of equals that which
-hesitates less, then the first by name. Examples that are reported are left out of the choice, compared by their texts where
---data has the files of both, else by their numbers where both are from one file; where neither can be told it is refused.
+The best of many methods looks better than it is on the examples on which it was chosen. With --chosen-on the summary shows, for
+each model and task, the method with HARP that has the best mean on the examples of that directory; among equals the one that
+hesitates less, then the first by name. Reported examples are left out of the choice. They are recognised by their texts if
+--data has the files of both, or by their numbers if both come from one file; if neither is possible, the report is refused.
 
 Examples:
   harp-eval report results --chosen-on development
@@ -127,7 +127,7 @@ def _run(options) -> int:
     from .runner import Plan, in_process, run
     from .tasks import TASKS
 
-    # a terminated run ends as an interrupted one: nothing is half written either way
+    # a terminated run ends like an interrupted one; in both cases nothing is half written
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = tuple(options.tasks.split(","))
     unknown = [name for name in names if name not in TASKS]

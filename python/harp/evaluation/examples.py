@@ -1,4 +1,4 @@
-"""Examples of a task that scores given texts, as harp calibrate reads them."""
+"""Examples of a task that scores given texts, in the form that harp calibrate reads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import tasks
 
 
 def examples_of(name: str, data: str, which: slice) -> Iterator[dict]:
-    """For each example its context, and its continuation or its choices with the right one.
+    """For each example its context, and its continuation or its choices with the index of the right one.
 
-    ValueError for a task that has none: one that generates.
+    ValueError for a task without such examples, that is, one that generates.
     """
     if name not in tasks.TASKS:
         raise ValueError(f"--task: no task {name!r}; there are {', '.join(tasks.TASKS)}")
@@ -20,7 +20,7 @@ def examples_of(name: str, data: str, which: slice) -> Iterator[dict]:
     if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
         raise ValueError(f"--task: {name} generates answers; there are "
                          f"{', '.join(other for other in tasks.TASKS if _scores(other, data))}")
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own
+    with contextlib.redirect_stderr(io.StringIO()):  # hides lm-eval's progress bar
         task.build_all_requests(rank=0, world_size=1)
     instances: dict[int, list] = {}
     for instance in task.instances:

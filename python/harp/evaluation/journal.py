@@ -1,8 +1,7 @@
-"""The durable record of an evaluation: one SQLite file, in which each finished example is exactly once.
+"""The durable record of an evaluation: one SQLite file that has each finished example exactly once.
 
-An example that add() has returned for survives kill -9 and power loss. A rollback journal in TRUNCATE mode with
-synchronous=FULL rather than a write-ahead log: the finished examples are then all in the one file, which may be copied and may
-lie on a network.
+Once add() has returned, the example survives kill -9 and power loss. The journal mode is TRUNCATE with synchronous=FULL, not
+a write-ahead log, so that all finished examples are in this one file, which can be copied and can be on a network drive.
 """
 
 import contextlib
@@ -12,13 +11,13 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 ENTROPY_BINS = 64
-ENTROPY_BIN_BITS = 0.25  # width of a bin; the first starts at 0, the last takes what is over
+ENTROPY_BIN_BITS = 0.25  # width of a bin; the first begins at 0, the last also counts everything above
 
 FORMAT = 1
-APPLICATION = 0x48415250  # "HARP", in the header of the file: tells a journal from any other SQLite file
-BUSY_SECONDS = 60  # a reader holds up the writer, and the writer a reader, for one query or one commit
+APPLICATION = 0x48415250  # "HARP", in the file's header: distinguishes a journal from other SQLite files
+BUSY_SECONDS = 60  # readers and the writer may have to wait for each other's query or commit
 
-ADVICE = {  # by SQLite's message: Python 3.10 does not tell the code
+ADVICE = {  # keyed by SQLite's message, since Python 3.10 does not give the error code
     "is full": "free space, then run again; what was finished is kept",
     "disk I/O error": "free space or mend the disk, then run again; what was finished is kept",
     "not a database": "move the file away, or use another directory",
@@ -51,7 +50,7 @@ COMMIT;
 
 
 class JournalError(Exception):
-    """The journal cannot be used as asked. The message names the file and what to do; nothing was changed."""
+    """The journal cannot be used as asked. The message names the file and what to do. Nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,23 @@ class Cell:
 
 @dataclass
 class Example:
-    """What is kept of one finished example."""
+    """The record of one finished example."""
 
     id: str
-    metrics: dict[str, float]  # such as {"acc": 1.0}
+    metrics: dict[str, float]  # for example {"acc": 1.0}
     answer: str
     target: str
     n_tokens: int  # generated or scored
-    seconds: float  # of the model
+    seconds: float  # time of the model
     steps: int
     hesitations: int  # steps that were reframed
-    entropies: list[int]  # ENTROPY_BINS counts of steps, by the entropy of their next-token distribution
+    entropies: list[int]  # [ENTROPY_BINS], numbers of steps by the entropy of their next-token distribution
 
 
 class Journal:
-    """The journal in `directory`, opened or, unless `read_only`, made there. For one thread; a context manager.
+    """The journal in `directory`; created if it is missing, unless `read_only`. For one thread; a context manager.
 
-    One process may write, any number may read meanwhile. Every method raises JournalError.
+    One process may write; any number may read at the same time. Every method raises JournalError.
     """
 
     def __init__(self, directory, read_only=False):
@@ -104,11 +103,11 @@ class Journal:
         self.close()
 
     def close(self):
-        """May be called again."""
+        """Can be called more than once."""
         self._resources.close()
 
     def begin(self, cell: Cell, config: dict) -> None:
-        """Declares a cell and all that its results depend on (JSON). A cell that is there must have the same config."""
+        """Declares a cell and everything that its results depend on (JSON). An existing cell must have the same config."""
         text = json.dumps(config, sort_keys=True)
         with self._errors("begin a cell"):
             found = self._find(cell)
@@ -130,7 +129,7 @@ class Journal:
             return {id for id, in self._database.execute("SELECT id FROM example WHERE cell = ?", (number,))}
 
     def add(self, cell: Cell, example: Example) -> None:
-        """Records one finished example; durable on return. An id that is there already is an error."""
+        """Records one finished example; it is durable on return. Raises if the id is there already."""
         if len(example.entropies) != ENTROPY_BINS:
             raise JournalError(f"{self.path}: example {example.id} has {len(example.entropies)} entropy bins: "
                                f"give {ENTROPY_BINS}")
@@ -138,7 +137,7 @@ class Journal:
         with self._errors(f"add example {id}"):
             number, _ = self._known(cell)
             try:
-                # One statement outside a transaction is a transaction.
+                # A single statement outside a transaction is a transaction itself.
                 self._database.execute("INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                                        (number, id, json.dumps(metrics), *plain, json.dumps(entropies)))
             except sqlite3.IntegrityError as error:
@@ -156,7 +155,7 @@ class Journal:
             return json.loads(self._known(cell)[1])
 
     def examples(self, cell: Cell) -> list[Example]:
-        """All finished examples by id: numbers first and as numbers, then text."""
+        """All finished examples, ordered by id: numbers first, in numerical order, then texts."""
         with self._errors("read"):
             number, _ = self._known(cell)
             rows = self._database.execute("SELECT id, metrics, answer, target, n_tokens, seconds, steps, hesitations, "
@@ -169,8 +168,8 @@ class Journal:
             raise JournalError(f"{self.path}: there is no journal: give the directory of an evaluation that has been run")
 
     def _claim(self):
-        # SQLite's own locks end with each transaction. A second file, locked as long as this lives, keeps other writers away;
-        # the operating system drops the lock of a killed process.
+        # SQLite's own locks end with each transaction. A second file, locked while this object lives, keeps other writers out.
+        # The operating system drops the lock of a killed process.
         with self._errors("make it"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = self._connect(self.path.with_suffix(".lock"), "rwc", timeout=0)
@@ -184,13 +183,13 @@ class Journal:
 
     def _open(self, read_only):
         with self._errors("open it"):
-            # A reader opens for writing too: after kill -9, SQLite must undo the unfinished transaction before anyone can read.
+            # A reader also opens for writing: after kill -9 SQLite must undo the unfinished transaction before anyone can read.
             self._database = self._connect(self.path, "rw" if read_only else "rwc", timeout=BUSY_SECONDS)
             application, version, tables = (self._database.execute(query).fetchone()[0] for query in (
                 "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"))
             if read_only:
                 self._database.execute("PRAGMA query_only = ON")
-            elif application == 0 and tables == 0:  # new, or killed before it was filled
+            elif application == 0 and tables == 0:  # new, or the process was killed before the schema was written
                 self._database.executescript(SCHEMA)
                 application, version = APPLICATION, FORMAT
             if application != APPLICATION:
@@ -203,7 +202,7 @@ class Journal:
             self._database.execute("PRAGMA synchronous = FULL")
 
     def _connect(self, path, mode, timeout):
-        # isolation_level=None: transactions are what this file says, not what the module guesses.
+        # isolation_level=None: transactions are begun and ended here, not guessed by the module.
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
         self._resources.callback(connection.close)
         return connection
@@ -229,7 +228,7 @@ class Journal:
 
 
 def id_order(id: str):
-    """Sort key of example ids: numbers first and as numbers, then text."""
+    """Sort key of example ids: numbers first, in numerical order, then texts."""
     return (0, int(id), id) if id.isascii() and id.isdecimal() else (1, 0, id)
 
 
@@ -243,7 +242,7 @@ def _advice(error):
 
 
 def _leaves(value, prefix=""):
-    """Nested dicts as one, with keys such as options.threshold."""
+    """Flattens nested dicts, with keys such as options.threshold."""
     leaves = {}
     for key, inner in value.items():
         leaves |= _leaves(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}

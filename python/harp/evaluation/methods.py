@@ -1,7 +1,7 @@
 """The methods that an evaluation compares: how the forward pass runs and how tokens are chosen from it.
 
-A method is written NAME or NAME:KEY=VALUE,...: a preset, and what differs from it. Keys are HARP's options (threshold, beta,
-strength, ...) and temperature, top_p, top_k, min_p, beams, pause; preset=FILE is what harp calibrate wrote.
+A method is written NAME or NAME:KEY=VALUE,...: a preset and changes to it. Keys are HARP's options (threshold, beta,
+strength, ...) and temperature, top_p, top_k, min_p, beams, pause; preset=FILE names a file written by harp calibrate.
 """
 
 from dataclasses import dataclass, field, fields
@@ -27,7 +27,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Method:
-    name: str  # as it was written
+    name: str  # as the user wrote it
     options: HarpOptions | None  # None: HARP off
     sampling: dict = field(default_factory=dict)  # empty: greedy
     beams: int = 1
@@ -35,17 +35,17 @@ class Method:
 
     @property
     def is_random(self) -> bool:
-        """Whether a seed changes it."""
+        """Whether results depend on a seed."""
         return bool(self.sampling) or (self.options is not None and self.options.has_masks)
 
     @property
     def only_generates(self) -> bool:
-        """Whether it has no meaning for a task that scores given texts."""
+        """Whether it makes no sense for a task that scores given texts."""
         return bool(self.sampling) or self.beams > 1 or self.pause > 0
 
     @property
     def decoding(self) -> str:
-        """For people."""
+        """How tokens are chosen, for people."""
         parts = [f"beam {self.beams}" if self.beams > 1 else "nucleus" if "top_p" in self.sampling else
                  "sampling" if self.sampling else "greedy"]
         parts += [f"{key} {value:g}" for key, value in self.sampling.items()]
@@ -54,7 +54,7 @@ class Method:
 
 
 def read_method(text: str) -> Method:
-    """ValueError naming what is wrong and what is allowed."""
+    """Parses a method. ValueError naming the fault and what is allowed."""
     preset, _, changes = text.partition(":")
     if preset not in PRESETS:
         raise ValueError(f"method {text!r}: no preset {preset!r}; there are {', '.join(PRESETS)}")

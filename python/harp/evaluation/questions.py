@@ -1,4 +1,4 @@
-"""The questions of examples that a journal tells of, from the data files that they were asked from."""
+"""The questions of a journal's examples, from the data files that were run."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,20 +9,20 @@ from .report_data import Column, Pair
 
 
 def question_file(column: Column) -> tuple[str, str | None]:
-    """The file with the questions, relative to a data folder, and its SHA-256; None where the journal does not say."""
+    """The file with the questions, relative to a data folder, and its SHA-256; None if the journal does not have it."""
     name = tasks.TASKS[_task(column)].files[column.config["protocol"]][0] if _task(column) in tasks.TASKS else ""
     return name, column.config.get("data_sha256", {}).get(name)
 
 
 class Questions:
-    """Looks in some data folders for the very files that a journal names by their SHA-256."""
+    """Searches data folders for the files that a journal identifies by SHA-256."""
 
     def __init__(self, folders: Iterable[str]):
         self._folders = [Path(folder) for folder in folders]
         self._texts: dict[tuple[str, str, str], list[str] | None] = {}
 
     def of(self, column: Column) -> list[str] | None:
-        """By the number of an example; None where no folder has the file."""
+        """The questions by example number; None if no folder has the file."""
         file, sha256 = question_file(column)
         if sha256 is None:
             return None
@@ -33,7 +33,7 @@ class Questions:
         return self._texts[key]
 
     def add_to(self, pairs: Iterable[Pair]) -> None:
-        """To the examples of the pairs that flipped."""
+        """Adds the questions to those examples of the pairs that flipped."""
         for pair in pairs:
             flips = pair.better + pair.worse
             texts = self.of(pair.column) if flips else None
@@ -42,7 +42,7 @@ class Questions:
 
 
 def _task(column: Column) -> str:
-    return column.task.partition(" ")[0]  # the protocol is behind it
+    return column.task.partition(" ")[0]  # without the protocol that follows it
 
 
 def _sha256(path: Path) -> str | None:
@@ -51,7 +51,7 @@ def _sha256(path: Path) -> str | None:
 
 def _read(name: str, protocol: str, folder: Path) -> list[str] | None:
     try:
-        task = tasks.load(name, protocol, folder, run_generated_code=tasks.TASKS[name].runs_code)  # which is read, not run
-    except (OSError, ValueError):  # such as a folder without the examples that go before each question
+        task = tasks.load(name, protocol, folder, run_generated_code=tasks.TASKS[name].runs_code)  # the task is only read, so no code is run
+    except (OSError, ValueError):  # for example no file with the worked examples for the prompt
         return None
     return [str(task.doc_to_text(document)) for document in task.eval_docs]

@@ -1,6 +1,6 @@
-"""Spreads the examples of a cell over replicas on a Ray cluster; a replica that is lost loses nothing.
+"""Distributes the examples of a cell over replicas on a Ray cluster. Losing a replica loses no finished example.
 
-Each replica loads the model once and works at chunks of examples; finished chunks are journaled by the process that asked.
+Each replica loads the model once and works on chunks of examples. The calling process journals finished chunks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from .cells import CellRunner, CellSpec, OnExample
 from .journal import Example
 
-MAX_LOSSES = 100  # replicas lost in one cell, before it is given up
+MAX_LOSSES = 100  # replicas that one cell may lose before it is given up
 
 
 @ray.remote(num_cpus=1)
@@ -28,7 +28,7 @@ class _Replica:
 
 
 class RayEngine:
-    """An engine of runner.run(). Starts Ray on this machine where no cluster is named by RAY_ADDRESS."""
+    """An engine for runner.run(). Starts Ray on this machine unless RAY_ADDRESS names a cluster."""
 
     def __init__(self, n_replicas: int):
         if not ray.is_initialized():

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 METHODS_OF_PAPER = {"greedy": "greedy", "beam": "beam", "harp_greedy": "HARP greedy", "nucleus": "nucleus",
                     "harp_nucleus": "HARP nucleus"}
 PUBLISHED = "harp"  # the preset: the authors' options
-# Shown in tables of their own; whatever else a config has is listed as it is.
+# Shown in tables of their own; everything else in a config is listed unchanged.
 SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "model_file", "model_sha256", "versions",
          "task_title", "paper_column", "higher_is_better"}
 
@@ -30,11 +30,11 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
                  data: Iterable[str] = ()) -> tuple[Path, Path]:
     """Writes report.html and report.md into the first directory and returns their paths. `baseline` is the method to compare with.
 
-    `examples`: the slice of each task's examples to tell of; named in the files' names (report-0-1000.html).
+    `examples`: the slice of each task's examples to report; part of the files' names (report-0-1000.html).
     `chosen_on`: directories of journals with development examples, on which the best second look is chosen.
-    `data`: folders that may have the data files, for the questions of examples; only the very files that were run are read.
+    `data`: folders that may have the data files, for the examples' questions; only the files that were run are read.
 
-    Raises JournalError if there is no journal or nothing in it, or nothing can be chosen honestly; OSError if the files cannot
+    Raises JournalError if there is no journal or it is empty, or if no honest choice is possible; OSError if the files cannot
     be written.
     """
     directory = Path(directories[0])
@@ -56,7 +56,7 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
     paths = []
     for name in ("report.html", "report.md"):
         path = directory / (name.replace(".", f"-{part}.") if part else name)
-        # A report that was there stays whole if this one cannot be written.
+        # An existing report stays whole if this one cannot be written.
         unfinished = path.with_suffix(path.suffix + ".part")
         unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")
         os.replace(unfinished, path)
@@ -65,7 +65,7 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
 
 
 def _tables(columns: list[Column], pairs: list[Pair]) -> dict:
-    """What both templates lay out."""
+    """The content of both templates."""
     tasks = {}
     for column in columns:
         tasks.setdefault(column.task, column)
@@ -95,7 +95,7 @@ def _tables(columns: list[Column], pairs: list[Pair]) -> dict:
 
 
 def _second_looks(columns: list[Column], pairs: list[Pair], choices: list[Choice]) -> dict:
-    """The summary, the grids, and the pairs that fill them."""
+    """The summary, the grids, and the pairs that are in them."""
     by_method = {(pair.column.model, pair.column.task, pair.column.method): pair for pair in pairs}
     models = list(dict.fromkeys(column.model for column in columns))
     tasks = list(dict.fromkeys(column.task for column in columns))
@@ -106,7 +106,7 @@ def _second_looks(columns: list[Column], pairs: list[Pair], choices: list[Choice
 
 def _summary(model: str, tasks: list[str], by_method: dict[tuple[str, str, str], Pair],
              choices: list[Choice]) -> dict[str, list[list[str]]]:
-    """{row: cells by task}, each cell in lines: the baseline, and beside it HARP as published and what was chosen, where there are."""
+    """{row: cells by task}. Rows: the baseline and, if there are any, HARP as published and the chosen methods. A cell is a list of lines."""
     baselines = {task: pair.baseline for (of, task, _), pair in by_method.items() if of == model}
     published = {task: by_method[model, task, PUBLISHED] for task in tasks if (model, task, PUBLISHED) in by_method}
     chosen = {choice.task: choice for choice in choices if choice.model == model}
@@ -119,7 +119,7 @@ def _summary(model: str, tasks: list[str], by_method: dict[tuple[str, str, str],
 
 
 def _distinct(facts: Iterable[tuple[str, str, object]]) -> dict[str, dict[str, str]]:
-    """{name: {fact: its distinct values, joined}} of (name, fact, value)."""
+    """From (name, fact, value): {name: {fact: its distinct values, joined}}."""
     found = {}
     for name, fact, inner in facts:
         if inner is not None:
@@ -128,7 +128,7 @@ def _distinct(facts: Iterable[tuple[str, str, object]]) -> dict[str, dict[str, s
 
 
 def _paper(tasks: Iterable[Column]) -> dict:
-    """The paper's table over our tasks: models, as in "results", and relative times; no models if it has none of the tasks."""
+    """The paper's table for our tasks: models, as in "results", and relative times; no models if it has none of the tasks."""
     with (HERE / "paper_table.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     paper_columns = [task.config.get("paper_column") for task in tasks]
@@ -178,7 +178,7 @@ def _if_any(draw: Callable, columns: list[Column], palette: Palette) -> list[str
 
 
 def _with_entropies(columns: list[Column]) -> list[Column]:
-    """Of each task, the first method with entropies: the baseline where it has them."""
+    """For each task, the first method with entropies: the baseline if it has them."""
     found = {}
     for column in columns:
         if column.entropies.any():
@@ -187,7 +187,7 @@ def _with_entropies(columns: list[Column]) -> list[Column]:
 
 
 def _markdown(cell: object) -> str:
-    """Text as the content of one cell of a Markdown table, shown as it is."""
+    """Text escaped so that a cell of a Markdown table shows it unchanged."""
     flat = html.escape(str(cell), quote=False).replace("\n", " ").replace("\r", " ")
     return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", flat)
 

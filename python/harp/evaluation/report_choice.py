@@ -1,4 +1,4 @@
-"""The second look that does best on a development set, for each model and task, and what it does on the examples reported."""
+"""The best second look on a development set for each model and task, and its results on the reported examples."""
 
 import json
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from .journal import JournalError
 from .questions import Questions, question_file
 from .report_data import Column, Examples, Pair, adjusted, common_ids, read_groups
 
-SAME = ("protocol", "metric", "model_sha256")  # on development and reported examples
+SAME = ("protocol", "metric", "model_sha256")  # must be the same for development and reported examples
 
 
 @dataclass
 class Choice:
     model: str
     task: str
-    method: str  # as it is called in the development journal
-    n_methods: int  # that it was chosen from
-    n: int  # examples that it was chosen on
-    n_left_out: int  # development examples that are among those reported
-    mean: float  # over those n
+    method: str  # its name in the development journal
+    n_methods: int  # number of methods that it was chosen from
+    n: int  # number of examples that it was chosen on
+    n_left_out: int  # development examples left out because they are reported
+    mean: float  # over those n examples
     unit: str  # of the mean, as in Column
-    pair: Pair | None  # beside the baseline, on the reported examples; None where it was not run on them
+    pair: Pair | None  # with the baseline, on the reported examples; None if it was not run on them
 
 
 def choose(directories: Sequence[Path], baseline: str, pairs: list[Pair], questions: Questions) -> list[Choice]:
-    """For each model and task of `pairs` that the journals of `directories` have too.
+    """A choice for each model and task of `pairs` that the journals of `directories` have too.
 
-    Chosen is the method with HARP and the baseline's decoding that has the best mean, over the examples that all such methods
-    have and that are not reported. Of equals that which hesitates at fewer of its steps, then the first by name. Its pair's
-    adjusted p is Holm's over the tasks of a model.
+    The choice is among the methods with HARP and the baseline's decoding: the best mean over the examples that all of them have
+    and that are not reported; among equals the one that hesitates at fewer steps, then the first by name. The adjusted p of its
+    pair is Holm's over the tasks of a model.
 
-    Raises JournalError if a journal is missing, nothing is in common, or nothing can be chosen honestly.
+    Raises JournalError if a journal is missing, there is nothing in common, or no honest choice is possible.
     """
     reported: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
@@ -73,14 +73,14 @@ def _choose(group: dict[str, tuple[Column, Examples]], pairs: list[Pair], questi
         column, examples = candidate
         return -column.sign * _mean(column, examples, left), _hesitation_share(examples, left)
 
-    column, examples = min(candidates, key=rank)  # the first of equals, and they come by name
+    column, examples = min(candidates, key=rank)  # min() takes the first of equals; they are ordered by name
     return Choice(column.model, column.task, column.method, len(candidates), len(left), len(ids) - len(left),
                   _mean(column, examples, left), baseline.unit,
                   next((pair for pair in pairs if _made_of(pair.column) == _made_of(column)), None))
 
 
 def _shared(development: Column, reported: Column, questions: Questions, where: str) -> set[str]:
-    """Ids of the development examples whose questions are reported."""
+    """Ids of the development examples whose questions are among those reported."""
     texts, reported_texts = questions.of(development), questions.of(reported)
     if texts is not None and reported_texts is not None:
         told = {_bare(reported_texts[number]) for number in reported.numbers}

@@ -1,4 +1,4 @@
-"""What a method's threshold, beta, plausibility and strength do: its columns as curves, and as a table."""
+"""The effect of a method's threshold, beta, plausibility and strength: its columns as curves and as a table."""
 
 import json
 import math
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from .report_data import Column
 
-MIX = ("threshold", "beta", "plausibility")  # what one second pass can be judged and mixed by
+MIX = ("threshold", "beta", "plausibility")  # options of gate and mix, which leave the second pass itself the same
 SWEPT = (*MIX, "strength")
 
 
 @dataclass
 class Line:
-    """Columns that differ in one option alone, by its value."""
+    """Columns that differ only in one option, ordered by its value."""
 
     label: str
     columns: list[Column]
@@ -21,16 +21,16 @@ class Line:
 
 @dataclass
 class Curves:
-    """One option's curves, of one second pass on one task with one model."""
+    """The curves of one option, for one second pass on one task with one model."""
 
     option: str
-    second_pass: str  # what tells it from the others of the model and task; may be empty
+    second_pass: str  # what distinguishes it from others of the model and task; may be empty
     lines: list[Line]
 
 
 @dataclass
 class Grid:
-    """One second pass on one task with one model: a row for each threshold and plausibility, a column for each beta."""
+    """One second pass on one task with one model: a row per threshold and plausibility, a column per beta."""
 
     model: str
     title: str  # of the task
@@ -40,7 +40,7 @@ class Grid:
 
 
 def curves(columns: list[Column]) -> list[Curves]:
-    """In the order of SWEPT; a line has two values of its option at least."""
+    """Curves in the order of SWEPT; a line has at least two values of its option."""
     found = []
     for option in SWEPT:
         for second_pass, group in _second_passes(columns, {*MIX, option}):
@@ -54,7 +54,7 @@ def curves(columns: list[Column]) -> list[Curves]:
 
 
 def grids(columns: list[Column]) -> list[Grid]:
-    """Of each second pass that was judged or mixed in more than one way."""
+    """A grid for each second pass that was run with more than one gate or mix."""
     found = []
     for second_pass, group in _second_passes(columns, set(MIX)):
         betas = sorted({column.options["beta"] for column in group})
@@ -68,7 +68,7 @@ def grids(columns: list[Column]) -> list[Grid]:
 
 
 def _second_passes(columns: list[Column], apart_from: set[str]) -> Iterator[tuple[str, list[Column]]]:
-    """(what tells it from the others of its model and task, its columns) for each second pass: columns alike but for `apart_from`."""
+    """(what distinguishes it from others of its model and task, its columns) for each second pass: columns that differ only in `apart_from`."""
     swept = [column for column in columns if column.reframes and column.n and _is_swept(column, apart_from)]
     for of_task in _groups(swept, lambda column: (column.model, column.task)):
         passes = _groups(of_task, lambda column: _without(column, apart_from))
@@ -82,7 +82,7 @@ def _is_swept(column: Column, names: set[str]) -> bool:
 
 
 def _mix(column: Column) -> tuple[float, float, float]:
-    """By threshold, then plausibility, then beta."""
+    """Sort key: threshold, then plausibility, then beta."""
     return column.options["threshold"], column.options["plausibility"], column.options["beta"]
 
 
@@ -98,7 +98,7 @@ def _without(column: Column, names: set[str]) -> str:
 
 
 def _labels(columns: list[Column], names: set[str], always: set[str] = frozenset()) -> list[str]:
-    """Of those options, what tells each column from the others; `always` also where it is the same."""
+    """For each column, those of the options that distinguish it from the others; those in `always` even if they are the same."""
     plain = [_plain(column) for column in columns]
     told = [name for name in (plain[0] if plain else ())
             if name in names and (name in always or any(other.get(name) != plain[0][name] for other in plain))]
@@ -106,7 +106,7 @@ def _labels(columns: list[Column], names: set[str], always: set[str] = frozenset
 
 
 def _plain(column: Column) -> dict:
-    """Its settings; view and what curves are about come first."""
+    """Its settings, view and swept options first."""
     settings = column.settings
     return {name: settings[name] for name in ("view", *SWEPT) if name in settings} | settings
 

@@ -1,4 +1,4 @@
-"""What a report tells, as numbers: the journal's columns of results, and each method's comparison with the baseline."""
+"""The numbers of a report: the journal's columns of results, and each method's comparison with the baseline."""
 
 import contextlib
 import math
@@ -12,12 +12,12 @@ import numpy as np
 from . import statistics
 from .journal import ENTROPY_BINS, Cell, Example, Journal, JournalError, id_order
 
-# What must be the same on both sides of a comparison; the rest of a config is what is compared, or describes the run.
+# Must be the same on both sides of a comparison. The rest of a config is what is compared, or only describes the run.
 SAME = ("protocol", "metric", "binary", "model_sha256", "data_sha256")
-# What options were when there were none of these names, as in journals from then.
+# Values of options that journals from earlier versions do not name.
 EARLIER = {"gate": "entropy", "plausibility": 0.0, "view": "perturbed", "view_tokens": 10}
 ALL = slice(None)
-FLIPS = 10  # examples shown each way
+FLIPS = 10  # examples shown in each direction
 
 Examples = dict[int, dict[str, Example]]  # by seed and id
 
@@ -28,16 +28,16 @@ class Column:
 
     model: str
     task: str
-    title: str  # of the task; unlike any other task's
+    title: str  # title of the task, different from all other tasks'
     method: str
     configs: dict[int, dict]  # by seed
     unit: str  # "percent", "hundredths" (a score in 0..1, shown times 100 as in the paper) or "raw"
     n: int  # examples that are finished with every seed
-    mean: float | None  # over those; None without any
+    mean: float | None  # over those n; None if n is 0
     spread: float | None  # standard deviation of the mean over seeds; None with one seed
-    hesitation_share: float | None  # of the steps; None without steps
+    hesitation_share: float | None  # share of the steps; None without steps
     entropies: np.ndarray  # [ENTROPY_BINS] counts
-    numbers: range  # of the examples that are asked for, finished or not; an example's id is its number
+    numbers: range  # of the examples asked for, finished or not; an example's id is its number
 
     @property
     def n_examples(self) -> int:
@@ -57,19 +57,19 @@ class Column:
 
     @property
     def settings(self) -> dict:
-        """What makes a method, whatever it is called and whatever seeds it ran with."""
+        """What defines the method, independent of its name and of its seeds."""
         options = {name: value for name, value in self.options.items() if name != "seed"}
         return options | {"decoding": self.config.get("decoding")}
 
     @property
     def sign(self) -> int:
-        """1 where a higher value is better, -1 where a lower one is."""
+        """1 if higher values are better, -1 if lower ones are."""
         return 1 if self.config.get("higher_is_better", True) else -1
 
 
 @dataclass
 class Flip:
-    """An example on which baseline and treatment differ, with the answers of the first seed of either."""
+    """An example on which baseline and treatment differ, with both answers at the first seed."""
 
     id: str
     target: str
@@ -77,32 +77,32 @@ class Flip:
     treatment: str
     steps: int  # of the treatment
     hesitations: int
-    question: str = ""  # empty where no folder has the data
+    question: str = ""  # empty if no folder has the data
 
 
 @dataclass
 class Pair:
-    """A method beside the baseline of its model and task."""
+    """A method and the baseline of its model and task."""
 
     column: Column
     baseline: Column
     comparison: statistics.Comparison | None = None
     problem: str = ""  # why there is no comparison
     adjusted_p: float = math.nan  # Holm, over the tasks of a model and method
-    family: int = 0  # how many tasks those are
-    cost: statistics.Estimate | None = None  # seconds per token, relative to the baseline; None where no time was recorded
-    better: list[Flip] = field(default_factory=list)  # at most FLIPS, the largest differences first, among equals the first
+    family: int = 0  # the number of those tasks
+    cost: statistics.Estimate | None = None  # seconds per token, relative to the baseline; None if no time was recorded
+    better: list[Flip] = field(default_factory=list)  # at most FLIPS, largest differences first, then in order of id
     worse: list[Flip] = field(default_factory=list)
-    n_better: int = 0  # of all of them
+    n_better: int = 0  # number of all examples, also those not shown
     n_worse: int = 0
 
 
 def read_results(directories: Sequence[Path], baseline: str, examples: slice = ALL) -> tuple[list[Column], list[Pair]]:
-    """All columns, the baseline's first in each model and task, and all pairs in the same order.
+    """All columns, with the baseline's first for each model and task, and all pairs in the same order.
 
-    `examples`: the slice of each task's examples to tell of, such as those to choose options on and those held out.
+    `examples`: the slice of each task's examples to report, for example those held out from the choice of options.
 
-    Raises JournalError as read_groups().
+    Raises JournalError like read_groups().
     """
     columns, pairs = [], []
     for group in read_groups(directories, baseline, examples):
@@ -116,7 +116,7 @@ def read_results(directories: Sequence[Path], baseline: str, examples: slice = A
 
 def read_groups(directories: Sequence[Path], baseline: str,
                 examples: slice = ALL) -> Iterator[dict[str, tuple[Column, Examples]]]:
-    """For each model and task its methods, the baseline first, from the journals of all directories.
+    """For each model and task its methods, the baseline first, from the journals of all directories together.
 
     Raises JournalError if a directory has no journal, or two have the same cell.
     """
@@ -138,7 +138,7 @@ def read_groups(directories: Sequence[Path], baseline: str,
 
 
 def _natural(text: str) -> list:
-    """Sort key in which harp-2 comes before harp-10: numbers are every second part."""
+    """Sort key that puts harp-2 before harp-10: every second part is a number."""
     return [float(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
 
 
@@ -170,7 +170,7 @@ def _set_unit(columns: list[Column]) -> None:
 
 
 def _tell_titles_apart(columns: list[Column]) -> None:
-    """By the protocol, and where that is not enough, by the task's name."""
+    """Makes titles differ by adding the protocol or, if that is not enough, the task's name."""
     for distinction in (lambda column: column.config.get("protocol", ""), lambda column: column.task):
         tasks = {}
         for column in columns:
@@ -181,7 +181,7 @@ def _tell_titles_apart(columns: list[Column]) -> None:
 
 
 def common_ids(*sides: Examples) -> list[str]:
-    """Ids that every seed of every side has, in order."""
+    """Ids that every seed of every side has, sorted."""
     return sorted(set.intersection(*(set(by_id) for side in sides for by_id in side.values())), key=id_order)
 
 
@@ -209,7 +209,7 @@ def _pair(baseline: Column, base_examples: Examples, column: Column, examples: E
 def _add_flips(pair: Pair, base: dict[str, Example], treatment: dict[str, Example], ids: list[str]) -> None:
     metric = pair.column.config["metric"]
     gains = {id: pair.column.sign * (treatment[id].metrics[metric] - base[id].metrics[metric]) for id in ids}
-    largest = sorted(ids, key=lambda id: -abs(gains[id]))  # stable: by id among equals
+    largest = sorted(ids, key=lambda id: -abs(gains[id]))  # a stable sort: equals stay ordered by id
     better, worse = [[id for id in largest if way * gains[id] > 0] for way in (1, -1)]
     pair.better, pair.worse = [[Flip(id, base[id].target, base[id].answer, treatment[id].answer, treatment[id].steps,
                                      treatment[id].hesitations) for id in side[:FLIPS]] for side in (better, worse)]
@@ -217,7 +217,7 @@ def _add_flips(pair: Pair, base: dict[str, Example], treatment: dict[str, Exampl
 
 
 def adjusted(pairs: list[Pair], family: Callable[[Pair], Hashable]) -> list[Pair]:
-    """The pairs with Holm's p over those of the same family."""
+    """The pairs with p values adjusted by Holm's method within each family."""
     families: dict[Hashable, list[int]] = {}
     for index, pair in enumerate(pairs):
         if pair.comparison:

@@ -1,4 +1,4 @@
-"""The figures of a report, as inline SVG: text in the page's colour, no background, own ids, the same bytes every time."""
+"""The figures of a report as inline SVG: text in the page's colour, no background, unique ids, the same bytes every time."""
 
 import io
 import math
@@ -18,7 +18,7 @@ from .report_curves import Curves
 from .report_data import Column, Pair
 from .statistics import Comparison, Estimate
 
-INK = "#012345"  # stands for the page's text colour, which matplotlib has no name for
+INK = "#012345"  # a placeholder for the page's text colour, which matplotlib cannot name
 # Legible on white and on black.
 COLOURS = ("#2f86d6", "#d9730d", "#25a06a", "#c2559d", "#8a7ae0", "#b08b00", "#d94f4f", "#4aa3a8")
 MARKERS = "osD^vPX*"
@@ -47,7 +47,7 @@ class Palette:
 
 
 class Canvas:
-    """Draws figures for one page, whose ids must not meet."""
+    """Draws figures for one page; ids of different figures differ."""
 
     def __init__(self):
         self._drawn = 0
@@ -58,7 +58,7 @@ class Canvas:
         self._drawn += 1
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg"):].replace(INK, "currentColor")
-        svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would apply to the whole page
+        svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{self._drawn}-", svg)
         width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
         svg = re.sub(r'<svg [^>]*>', f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}" '
@@ -66,7 +66,7 @@ class Canvas:
         return svg.strip()
 
     def forest(self, pairs: list[Pair], palette: Palette) -> str:
-        """Differences with their intervals, a heading for each task, one unit."""
+        """Differences with their intervals, with a heading for each task. All pairs have the same unit."""
         unit = pairs[0].column.unit
         scale = 1 if unit == "raw" else 100
         with matplotlib.rc_context(STYLE):
@@ -79,7 +79,7 @@ class Canvas:
                           solid_capstyle="butt")
                 axes.plot(scale * comparison.difference, y + 0.13, marker=palette.marker(pair.column.method), color=colour,
                           markersize=7, markerfacecolor=colour if text.significant(pair) else "none", markeredgewidth=1.5)
-                axes.plot([0, 0], [y + 0.02, y + 0.31], color=INK, linewidth=1, alpha=0.6)  # not through the names
+                axes.plot([0, 0], [y + 0.02, y + 0.31], color=INK, linewidth=1, alpha=0.6)  # does not cross the names
             axes.set_xlabel(f"difference from {pairs[0].baseline.method}" + (", points" if unit != "raw" else ""))
             _symmetric_room(axes)
             return self._svg(figure, "Differences from the baseline with 95 % intervals")
@@ -105,9 +105,9 @@ class Canvas:
             return self._svg(figure, f"Accuracy against cost on {_attribute(column.title)}")
 
     def curves(self, curves: Curves, pairs: list[Pair]) -> str:
-        """Differences from the baseline against one option, a line for each setting of the others, with the metric on the right.
+        """Differences from the baseline as a function of one option, a line for each setting of the others, the metric on the right.
 
-        `pairs` are those of the model and task; without any the metric itself is drawn, without bands.
+        `pairs` are those of the model and task. If there are none, the metric itself is drawn, without bands.
         """
         first = curves.lines[0].columns[0]
         scale = 1 if first.unit == "raw" else 100
@@ -124,7 +124,7 @@ class Canvas:
                 bands = scale * np.array([_band(column, comparisons.get(column.method), pairs) for column in line.columns])
                 colour, below = COLOURS[index % len(COLOURS)], min(4, len(curves.lines) - 1 - index)
                 axes.fill_between(x, bands[:, 1], bands[:, 2], facecolor=colour, alpha=0.15, linewidth=0)
-                # Those drawn first are wider: where lines coincide all of them can be seen.
+                # Lines drawn first are wider, so that lines that coincide are all visible.
                 axes.plot(x, bands[:, 0], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5 + 1.5 * below,
                           linewidth=1.3 + below, label=line.label)
             unit = " (bits)" if curves.option == "threshold" and first.options.get("gate", "entropy") == "entropy" else ""
@@ -137,7 +137,7 @@ class Canvas:
             return self._svg(figure, _attribute(f"Results against {curves.option}: {title}"))
 
     def hesitations(self, columns: list[Column], palette: Palette) -> str:
-        """Share of steps that were reframed: bars by task and method, for one model."""
+        """Share of steps that hesitated: bars by task and method, for one model."""
         with matplotlib.rc_context(STYLE):
             figure, axes, rows = _rows(columns, lambda column: column, 0.36)
             for y, column in rows:
@@ -166,7 +166,7 @@ class Canvas:
 
 
 class _Legend:
-    """Below a figure, as small as its longest label asks."""
+    """A legend below a figure, in a size that fits its longest label."""
 
     def __init__(self, labels: list[str]):
         longest = max(map(len, labels))
@@ -179,7 +179,7 @@ class _Legend:
 
 
 def _rows(items: list, column_of: Callable[[Any], Column], height: float) -> tuple[Figure, Axes, list[tuple[int, Any]]]:
-    """A figure with a row, `height` inches, for each item and for a heading above each task's; (y, item) of the items' rows."""
+    """A figure with a row, `height` inches high, for each item and for a heading above each task; also (y, item) of the items' rows."""
     rows, headings = [], []
     for item in items:
         if not rows or column_of(rows[-1][1]).task != column_of(item).task:
@@ -205,21 +205,21 @@ def _beside_name(axes: Axes, y: float, name: str, numbers: str) -> None:
 
 
 def _band(column: Column, comparison: Comparison | None, pairs: list[Pair]) -> tuple[float, float, float]:
-    """The difference from the baseline and the ends of its interval; the metric alone where there is none."""
+    """The difference from the baseline with the ends of its interval; only the metric if there is no comparison."""
     if comparison is None:
         return ((column.mean or 0) - (pairs[0].baseline.mean if pairs else 0),) * 3
     return comparison.difference, comparison.low, comparison.high
 
 
 def _mark(axes: Axes, values: list[float]) -> None:
-    """Ticks at those values, if they are few and far enough from each other."""
+    """Puts ticks at these values if they are few and far enough apart."""
     marks = sorted(set(values))
     if len(marks) <= 9 and np.diff(marks).min(initial=math.inf) >= 0.07 * (marks[-1] - marks[0]):
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
 
 
 def _scales(axes: Axes, column: Column, pairs: list[Pair]) -> None:
-    """Differences on the left and the metric on the right, which ends where it can be no more."""
+    """Puts differences on the left axis and the metric on the right one, which ends at the metric's limits."""
     if not pairs:
         axes.set_ylabel(_metric(column))
         return
@@ -233,7 +233,7 @@ def _scales(axes: Axes, column: Column, pairs: list[Pair]) -> None:
 
 
 def _around(value: float, interval: Comparison | Estimate, scale: float) -> list[list[float]]:
-    """The interval's lengths below and above the value; a bootstrap's may lie beside it."""
+    """The interval's lengths below and above the value, at least 0: a bootstrap interval need not contain the value."""
     return [[scale * max(0.0, value - interval.low)], [scale * max(0.0, interval.high - value)]]
 
 

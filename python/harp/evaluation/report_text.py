@@ -1,4 +1,4 @@
-"""The words of a report: numbers as people read them, and what a comparison says, in one sentence."""
+"""The texts of a report: numbers for people, and the result of a comparison in one sentence."""
 
 import json
 
@@ -9,7 +9,7 @@ from .statistics import ALPHA
 
 MINUS = "\N{MINUS SIGN}"
 JOIN = "\N{NO-BREAK SPACE}"
-ENDS = 140  # characters of a long text's beginning and end
+ENDS = 140  # characters shown of a long text's beginning and of its end
 PAPER_CAUTION = ("The paper's table (arXiv 2412.07282) is for orientation: other models, prompts and lengths, and about "
                  "200 examples a task. Its LAMBADA is generative: it does not compare with lm-eval's.")
 HOW_COMPARED = ("Paired by example. Intervals: bootstrap over examples. p: McNemar's exact test for right and wrong answers "
@@ -38,7 +38,7 @@ def value(number, unit) -> str:
 
 
 def distance(number, unit, sign="") -> str:
-    """A difference without its unit; sign "+" shows the plus too."""
+    """A difference without its unit; sign "+" also shows a plus."""
     text = f"{number:{sign}.4g}" if unit == "raw" else f"{100 * number:{sign}.1f}"
     if float(text) == 0:
         text = text.lstrip("+-")
@@ -58,12 +58,12 @@ def significant(pair: Pair) -> bool:
 
 
 def improves(pair: Pair) -> bool:
-    """Whether the difference goes the metric's good way."""
+    """Whether the difference is an improvement by this metric."""
     return pair.comparison.difference * pair.column.sign > 0
 
 
 def sentence(pair: Pair) -> str:
-    """What the comparison of one method with the baseline tells, for people."""
+    """The result of comparing one method with the baseline, for people."""
     column, comparison = pair.column, pair.comparison
     if comparison is None:
         return f"{column.method}: {pair.problem}."
@@ -109,7 +109,7 @@ def _power(pair):
 
 
 def interval(pair: Pair) -> str:
-    """Of the difference."""
+    """The interval of the difference."""
     comparison, unit = pair.comparison, pair.column.unit
     return f"{distance(comparison.low, unit, '+')} to {distance(comparison.high, unit, '+')}"
 
@@ -127,7 +127,7 @@ def difference_row(pair: Pair) -> list[str]:
 
 
 def gained_lost(pair: Pair) -> str:
-    """Examples on which the method does better, and worse."""
+    """Numbers of examples on which the method does better and worse."""
     counts = [pair.comparison.wins, pair.comparison.losses][::pair.column.sign]
     return f"+{counts[0]}{JOIN}{MINUS}{counts[1]}"
 
@@ -154,12 +154,12 @@ def beta_heads(grid: Grid) -> list[str]:
 
 
 def baseline_cell(column: Column) -> list[str]:
-    """As summary_cell()."""
+    """The baseline's cell, like summary_cell()."""
     return [result(column), f"{column.n} examples"]
 
 
 def summary_cell(pair: Pair) -> list[str]:
-    """One method beside the baseline, in lines."""
+    """The cell of one method and its comparison with the baseline, in lines."""
     if pair.comparison is None:
         return [result(pair.column), pair.problem]
     cost = f", time ×{JOIN}{pair.cost.value:.2f}" if pair.cost else ""
@@ -168,7 +168,7 @@ def summary_cell(pair: Pair) -> list[str]:
 
 
 def chosen_cell(choice: Choice) -> list[str]:
-    """As summary_cell(), and what was chosen on how many examples."""
+    """Like summary_cell(), with what was chosen and on how many examples."""
     left_out = f" ({choice.n_left_out} left out)" if choice.n_left_out else ""
     methods = f"{choice.n_methods} methods" if choice.n_methods > 1 else "1 method"
     origin = f"best of {methods} on {choice.n} other examples{left_out}, {value(choice.mean, choice.unit)} there"
@@ -178,18 +178,18 @@ def chosen_cell(choice: Choice) -> list[str]:
 
 
 def sides(pair: Pair) -> list[tuple[str, int, list[Flip]]]:
-    """(what happened, to how many, those that are shown) for the two ways in which an example can come out differently."""
+    """For each of the two directions: (what happened, to how many examples, those that are shown)."""
     gained, lost = ("Gained", "Lost") if pair.column.config.get("binary") else ("Better", "Worse")
     return [(gained, pair.n_better, pair.better), (lost, pair.n_worse, pair.worse)]
 
 
 def is_short(text: str) -> bool:
-    """Whether it can be shown as it is among others."""
+    """Whether it is short enough to be shown in full."""
     return len(text) <= 2 * ENDS and text.count("\n") < 8
 
 
 def shorten(text: str) -> str:
-    """A text's beginning and end on one line."""
+    """A text on one line; of a long one only beginning and end."""
     flat = " ".join(text.split())
     return flat if len(flat) <= 2 * ENDS else f"{flat[:ENDS]} … {flat[-ENDS:]}"
 
@@ -199,7 +199,7 @@ def cost_row(pair: Pair) -> list[str]:
 
 
 def result(column: Column | None) -> str:
-    """A column's mean, on one line, with its spread and how far it has come."""
+    """A column's mean on one line, with its spread and its completeness."""
     if column is None:
         return ""
     spread = "" if column.spread is None else f" ± {distance(column.spread, column.unit)}"
@@ -231,12 +231,12 @@ def options(column: Column) -> str:
 
 
 def completeness(column: Column) -> str:
-    """Empty for a complete column."""
+    """Finished and planned examples; empty for a complete column."""
     return f"{column.n} of {column.n_examples}" if column.n < column.n_examples else ""
 
 
 def cut(text, length=300) -> str:
-    """The text, or as much of it as is shown."""
+    """The text, cut at `length` characters."""
     return text if len(text) <= length else text[:length - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Runs an evaluation: models x tasks x methods x seeds, each example once, into a journal from which it can be resumed."""
+"""Runs an evaluation: models x tasks x methods x seeds, each example once, into a journal from which it can be continued."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .journal import Cell, Example, Journal
 from .methods import Method
 from .tasks import programs
 
-#: evaluates ids of a cell, calling back with each finished example
+#: evaluates ids of a cell and calls back with each finished example
 Engine = Callable[[CellSpec, list[str], OnExample], None]
 
 
@@ -34,7 +34,7 @@ class Plan:
     settings: dict  # of CellSpec, the same for all
 
     def cells(self) -> Iterator[CellSpec]:
-        """Of what no seed changes, one."""
+        """The cells of the plan; only one for seeds that change nothing."""
         for model in self.models:
             for task in self.tasks:
                 for protocol in self.protocols:
@@ -44,12 +44,12 @@ class Plan:
 
 
 def in_process(spec: CellSpec, ids: list[str], on_example: OnExample) -> None:
-    """The engine that needs nothing else."""
+    """The engine that runs cells in this process and needs nothing else."""
     CellRunner(spec).run(ids, on_example)
 
 
 def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress: bool = True) -> int:
-    """Works through what the journal in `directory` has not. @return examples run now
+    """Runs what the journal in `directory` does not have yet. @return number of examples run now
 
     Raises JournalError (another configuration, another writer, disk full), HarpError, ValueError, FileNotFoundError.
     """
@@ -57,7 +57,7 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
     check_names(specs)
     n_run = 0
     with Journal(directory) as journal:
-        # all cells are declared before the first is run: what cannot be run, or is there otherwise, is said at once
+        # Declares all cells before the first runs, so that what cannot run, or is there with another config, is reported at once.
         todo = []
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
@@ -87,19 +87,19 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
 
 @dataclass(frozen=True)
 class Work:
-    """What a cell lacks."""
+    """The missing examples of a cell."""
 
     spec: CellSpec
     cell: Cell
     ids: list[str]
-    scores: bool  # given texts
+    scores: bool  # whether the task scores given texts
 
 
 def share_readings(works: list[Work]) -> Iterator[list[Work]]:
-    """Groups of which one reading gives the examples, the one that reads first."""
+    """Groups of cells whose examples come from one reading; the one that reads comes first."""
     left = list(works)
     while left:
-        # vanilla is read with the first that reads more
+        # vanilla joins the first cell with HARP that it can share a reading with
         leader = next((work for work in left if can_join(work, left[0])), left[0])
         group = [leader] + [work for work in left if work is not leader and can_join(leader, work)]
         left = [work for work in left if work not in group]
@@ -112,7 +112,7 @@ def can_join(leader: Work, other: Work) -> bool:
 
 
 def check_names(specs: Iterable[CellSpec]) -> None:
-    """Two files of the same name would be the same column."""
+    """Refuses two files of the same name, which would be the same column."""
     labels: dict[str, str] = {}
     for spec in specs:
         other = labels.setdefault(label_of(spec.model_path), spec.model_path)
@@ -132,7 +132,7 @@ def look_at(task: str, protocol: str, data: str, limit: int | None, run_generate
 
 
 def config_of(spec: CellSpec, n_examples: int) -> dict:
-    """All that the results of a cell depend on."""
+    """Everything that the results of a cell depend on."""
     task = tasks.TASKS[spec.task]
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
     data = Path(spec.data)

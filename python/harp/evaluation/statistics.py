@@ -1,6 +1,6 @@
-"""Is one method better than another on the same examples: difference, interval, test, and what the sample could have shown.
+"""Is one method better than another on the same examples? Difference, interval, test, and what the sample could have shown.
 
-Everything is paired by example. Bootstrap and tests are scipy's and statsmodels'; here is only which of them fits.
+Everything is paired by example. Bootstrap and tests come from scipy and statsmodels; this file only chooses among them.
 """
 
 import math
@@ -17,13 +17,13 @@ from statsmodels.stats.power import TTestPower
 
 ALPHA = 0.05  # two-sided
 POWER = 0.8
-LEAST_DISCORDANT = 6  # 2 * 0.5^6 = 0.031 is the first p of McNemar's exact test under ALPHA; five all one way give 0.0625
-RESAMPLED_AT_ONCE = 4_000_000  # numbers, about 32 MB: resampling more than that goes in batches
+LEAST_DISCORDANT = 6  # 2 * 0.5^6 = 0.031 is the first p of McNemar's exact test below ALPHA; five in one direction give 0.0625
+RESAMPLED_AT_ONCE = 4_000_000  # numbers, about 32 MB: resampling is done in batches of this size
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its interval."""
+    """A value and the ends of its interval."""
 
     value: float
     low: float
@@ -40,22 +40,22 @@ class Comparison:
     difference: float  # treatment - baseline
     low: float  # ends of the difference's interval
     high: float
-    p_value: float  # of no difference, two-sided, not adjusted
+    p_value: float  # for no difference; two-sided, not adjusted
     wins: int  # examples on which the treatment's value is higher
     losses: int
     ties: int
-    minimum_detectable: float | None  # see minimum_detectable(); None where the examples do not tell
+    minimum_detectable: float | None  # see minimum_detectable(); None if the examples do not determine it
     seed_spread: float | None  # standard deviation, over seeds, of the treatment's mean; None with one seed
 
 
 def compare(baseline, treatment, *, binary, confidence=0.95, n_resamples=9999, seed=0) -> Comparison:
     """Compares {example id: value} with {example id: value}, or {seed: {example id: value}} on either side.
 
-    Several seeds: each example's value is its mean over the seeds, so that n stays the number of examples: runs of the same
-    example are not independent evidence. What the seeds add is told apart, as seed_spread.
+    With several seeds an example's value is its mean over the seeds, so that n stays the number of examples: runs of the same
+    example are not independent evidence. The variation over seeds is given separately, as seed_spread.
 
-    The interval is a bootstrap over examples (BCa; percentile where BCa is undefined, as where all differences are equal).
-    The test is McNemar's exact one for binary values with one seed a side, else a paired permutation test of the mean.
+    The interval is a bootstrap over examples (BCa; percentile where BCa is undefined, for example if all differences are equal).
+    The test is McNemar's exact test for binary values with one seed per side, else a paired permutation test of the mean.
 
     Raises ValueError if the ids differ, if there are fewer than two, if a value is not finite, or not 0 or 1 though `binary`.
     """
@@ -63,7 +63,7 @@ def compare(baseline, treatment, *, binary, confidence=0.95, n_resamples=9999, s
     ids = _common_ids([*baseline.values(), *treatment.values()])
     base, treat = _values(baseline, ids, binary), _values(treatment, ids, binary)
     differences = treat.mean(axis=0) - base.mean(axis=0)
-    differences[np.abs(differences) < 1e-12] = 0  # means of the same values in another order of seeds are a tie
+    differences[np.abs(differences) < 1e-12] = 0  # so that means of the same values, summed in another order of seeds, are a tie
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
 
     if binary and len(baseline) == len(treatment) == 1:
@@ -82,7 +82,7 @@ def compare(baseline, treatment, *, binary, confidence=0.95, n_resamples=9999, s
 
 
 def holm(comparisons) -> list[float]:
-    """p-values of the comparisons, adjusted for there being several (Holm), in the same order."""
+    """p-values of the comparisons, adjusted for their number (Holm), in the same order."""
     p_values = [comparison.p_value for comparison in comparisons]
     return multipletests(p_values, alpha=ALPHA, method="holm")[1].tolist() if p_values else []
 
@@ -90,11 +90,11 @@ def holm(comparisons) -> list[float]:
 def minimum_detectable(n, discordant_share) -> float | None:
     """The smallest true difference of two accuracies that McNemar's exact test over n examples finds with 80 % power at 0.05.
 
-    `discordant_share` is the share of examples that only one of the two gets right. Exact, no normal approximation: the
-    number of discordant examples is binomial(n, share); of k discordant ones binomial(k, (1 + difference / share) / 2) go the
-    one way; the power sums over k the chance of a significant split. A share too small for that power even if all went one
-    way is raised until it does. With a share of 0 the sample says nothing about the share to expect: then the least that
-    could be called significant, 6 of n. None if n < 6: nothing could.
+    `discordant_share` is the share of examples that only one of the two gets right. Exact, without normal approximation: the
+    number of discordant examples is binomial(n, share), and of k discordant ones binomial(k, (1 + difference / share) / 2) go
+    in the same direction. The power is the sum over k of the chance of a significant split. If the share is too small for that
+    power even if all go in one direction, it is raised until it suffices. With a share of 0 the sample says nothing about the
+    share to expect; the result is then the least that can be significant, 6 of n. None if n < 6, where nothing can be.
     """
     if n < LEAST_DISCORDANT:
         return None
@@ -102,7 +102,7 @@ def minimum_detectable(n, discordant_share) -> float | None:
         return LEAST_DISCORDANT / n
 
     counts = np.arange(n + 1)
-    # Most discordant examples that may go the losing way for the test to be significant; -1: none.
+    # The most discordant examples that may go in the losing direction while the test is significant; -1: none.
     critical = stats.binom.ppf(ALPHA / 2, counts, 0.5)
     critical = np.where(stats.binom.cdf(critical, counts, 0.5) <= ALPHA / 2, critical, critical - 1)
 
@@ -119,9 +119,9 @@ def minimum_detectable(n, discordant_share) -> float | None:
 
 
 def relative_cost(baseline, treatment, *, confidence=0.95, n_resamples=1999, seed=0) -> Estimate:
-    """Seconds per token relative to the baseline's: the ratio of two ratios of sums, with its bootstrap interval over examples.
+    """Seconds per token relative to the baseline's, a ratio of two ratios of sums, with its bootstrap interval over examples.
 
-    {example id: (seconds, tokens)} on either side, over the same ids. Raises ValueError as compare() does, or if a side has no
+    Each side is {example id: (seconds, tokens)}, over the same ids. Raises ValueError like compare(), or if a side has no
     tokens or took no time.
     """
     ids = _common_ids([baseline, treatment])
@@ -160,20 +160,20 @@ def _values(by_seed, ids, binary):
 
 
 def _permutation_p(differences, n_resamples, seed):
-    # A tie stays what it is under every exchange of the two sides: only the others need be permuted.
+    # A tie stays a tie under every exchange of the two sides, so only other examples are permuted.
     nonzero = differences[differences != 0]
     if nonzero.size < 2:
-        return 1.0  # the exchanges of one pair are equally extreme
+        return 1.0  # both exchanges of a single pair are equally extreme
     return float(stats.permutation_test((nonzero,), np.sum, permutation_type="samples", n_resamples=n_resamples,
                                         vectorized=True, batch=_batch(nonzero.size), rng=seed).pvalue)
 
 
 def _detectable_mean(differences, binary):
-    """The mean that a paired t-test finds with the same power, given the standard deviation of the differences."""
+    """The mean that a paired t-test would detect with the same power, given the standard deviation of the differences."""
     deviation = differences.std(ddof=1)
     if deviation > 0:
         effect = TTestPower().solve_power(nobs=differences.size, alpha=ALPHA, power=POWER)
-        return float(deviation * np.asarray(effect).item())  # an array of one or a number, by which solver converged
+        return float(deviation * np.asarray(effect).item())  # an array of one element or a number, depending on which solver converged
     return minimum_detectable(differences.size, 0) if binary and not differences.any() else None
 
 
@@ -182,7 +182,7 @@ def _bootstrap(samples, statistic, confidence, n_resamples, seed):
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            warnings.simplefilter("ignore", RuntimeWarning)  # divisions by zero within BCa, which end in NaN
+            warnings.simplefilter("ignore", RuntimeWarning)  # divisions by zero in BCa, which give NaN
             low, high = stats.bootstrap(samples, statistic, paired=True, vectorized=True, confidence_level=confidence,
                                         method=method, n_resamples=n_resamples, batch=_batch(samples[0].size),
                                         rng=seed).confidence_interval

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fuzzes harp-server with schemathesis (requests from openapi.yaml, valid and invalid ones). Not part of ./test: it takes its
-# time, and a venv of its own in build/fuzz.
+# Fuzzes harp-server with schemathesis (requests from openapi.yaml, valid and invalid). Not part of ./test: it takes long, and needs
+# a venv of its own in build/fuzz.
 #
 #   tests/server/fuzz/run.sh [SCHEMATHESIS ARGS...]     for example: --max-time 300, --seed 7, --include-path /completion
 #
 # The server is HARP_SERVER_BINARY (default: build/release/bin/harp-server) with the tiny model; its log is build/fuzz/server.log.
-# Exit code 0: nothing found, and the server alive at the end.
+# Exit code 0: nothing was found, and the server is alive at the end.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 work=$root/build/fuzz
@@ -29,7 +29,7 @@ for ((i = 0; i < 600; i++)); do
     sleep 0.1
 done
 
-# llama.cpp takes wrong types where it clamps or ignores, so that invalid requests are rejected is not checked
+# not checked: rejection of invalid requests, because llama.cpp accepts wrong types that it clamps or ignores
 checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,positive_data_acceptance
 code=0
 fuzz=$root/tests/server/fuzz

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Three ways to a log-likelihood are one: lm-eval's `local-completions` and `gguf` against harp-server, and `--model harp` without a server.
+"""Three ways to a log-likelihood agree: lm-eval's `local-completions` and `gguf` with harp-server, and `--model harp` without a server.
 
     tests/server/lm_eval/agree.py [--limit 100] [--model model.gguf] [-- HARP FLAGS, for example --harp-threshold 1]
 
 LAMBADA's first examples, and edge cases: emoji, Chinese, an empty context, continuations of one token, of nearly and of more than max_length, trailing
-spaces. Prints differences of more than TOLERANCE. Each client is compared with what the adapter gives for the tokens that it asks for: `gguf` splits a
-text by characters, `local-completions` reads without a beginning-of-sequence token (the adapter's add_bos_token=False). Not part of ./test: it needs lm_eval with its API models (in build/lm_eval/venv, made on the first call), the installed
-package and the shared data.
+spaces. Prints differences of more than TOLERANCE. Each client is compared with what the adapter gives for the tokens that the client asks for: `gguf`
+splits a text by characters, `local-completions` reads without a beginning-of-sequence token (the adapter's add_bos_token=False). Not part of ./test: it
+needs lm_eval with its API models (in build/lm_eval/venv, made on the first call), the installed package and the shared data.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from running_server import EXACT, Server
 
 OURS = ROOT / ".deps/venv/bin"
 TOLERANCE = 1e-2  # nats
-MAX_LENGTH = 480  # tokens that are read; more than LAMBADA's longest, in small vocabularies too
-SHOWN = 8  # differences of a comparison
-LOCAL_REFUSES = "a context of spaces"  # it has no tokens where a model adds none before a text: an assertion of that client
+MAX_LENGTH = 480  # tokens that are read; more than LAMBADA's longest text has, even in small vocabularies
+SHOWN = 8  # differences shown for a comparison
+LOCAL_REFUSES = "a context of spaces"  # without an added token it has no tokens, and that client asserts that there are some
 WORDS = "one two three four five six seven eight nine ten"
 
 
@@ -68,13 +68,13 @@ def ask(python, model, arguments, pairs):
 
 
 def option_arguments(flags):
-    """--harp-NAME VALUE of the server as model_args of the adapter."""
+    """The server's flags --harp-NAME VALUE as model_args of the adapter."""
     names = [flag.removeprefix("--harp-").replace("-", "_") for flag in flags[::2]]
     return dict(zip(names, flags[1::2], strict=True))
 
 
 def compare(title, names, theirs, ours):
-    """Prints what differs. @return how many"""
+    """Prints what differs. @return the number of differences"""
     different, largest, n_refused, n_client = [], 0.0, 0, 0
     for name, a, b in zip(names, theirs, ours, strict=True):
         if name == LOCAL_REFUSES and "Context length must be greater than 0" in str(a):

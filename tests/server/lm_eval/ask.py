@@ -1,8 +1,9 @@
-"""One of lm-eval's models, asked for log-likelihoods, in a process of its own (agree.py starts it).
+"""Asks one of lm-eval's models for log-likelihoods, in a separate process (agree.py starts it).
 
 Reads {"model": NAME, "arguments": {...}, "pairs": [[context, continuation], ...]} from standard input and prints, for each pair,
-[log-likelihood, is_greedy] or what it was refused with. Model "harp" also says what lm-eval's clients of a server should give: `local-completions`
-reads without a beginning-of-sequence token, `gguf` asks for the whole text and adds up the tokens that begin behind the context's characters.
+[log-likelihood, is_greedy] or the error with which it was refused. Model "harp" also prints what lm-eval's clients of a server should give:
+`local-completions` reads without a beginning-of-sequence token, `gguf` asks for the whole text and adds up the tokens that begin after the
+context's characters.
 """
 
 import json
@@ -21,7 +22,7 @@ def make(name, arguments):
         return HarpLM(**arguments)
     if name == "gguf":
         from lm_eval.models import gguf
-        gguf.time.sleep = lambda _: None  # between tries of what is refused
+        gguf.time.sleep = lambda _: None  # no waiting between retries of refused requests
         return gguf.GGUFLM(**arguments)
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     return LocalCompletionsAPI(**arguments)
@@ -43,7 +44,7 @@ def as_gguf_adds_up(lm, pair):
     context, continuation = pair
     tokens = lm.tok_encode(context + continuation)
     pieces = [lm.model._engine.piece(token, False) for token in tokens]
-    if b"".join(pieces) == b" " + (context + continuation).encode():  # SentencePiece's own, not the text's
+    if b"".join(pieces) == b" " + (context + continuation).encode():  # a space added by SentencePiece, not part of the text
         first = next(i for i, piece in enumerate(pieces) if piece)
         pieces[first] = pieces[first][1:]
     begins = [len(b"".join(pieces[:i]).decode("utf-8", "ignore")) for i in range(len(tokens))]
@@ -63,7 +64,7 @@ lm = make(asked["model"], asked["arguments"])
 said = {"pairs": [ask(lm, pair) for pair in asked["pairs"]]}
 if asked["model"] == "harp":
     from harp import Session
-    whole_texts = Session(lm.model, lm.options, n_ctx=1024)  # that client cuts nothing
+    whole_texts = Session(lm.model, lm.options, n_ctx=1024)  # that client cuts nothing off
     without_bos = make("harp", {**asked["arguments"], "add_bos_token": False})
     said["as local-completions"] = [ask(without_bos, pair) for pair in asked["pairs"]]
     said["as gguf"] = [as_gguf_adds_up(lm, pair) for pair in asked["pairs"]]

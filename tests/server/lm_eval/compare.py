@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""lm-evaluation-harness against harp-server: its log-likelihoods are those of `harp score` on the same text.
+"""lm-evaluation-harness with harp-server: its log-likelihoods are those of `harp score` for the same text.
 
     tests/server/lm_eval/compare.py [--limit 100] [--model model.gguf] [-- HARP FLAGS of server and command]
 
-Asks LAMBADA and CommonsenseQA by `lm_eval --model local-completions`, with the server's own tokenizer. For each example the
-command scores the context alone and with its continuation; the difference is the continuation's log-likelihood. Not part of
-./test: it needs lm_eval (in build/lm_eval/venv, made on the first call) and the shared data.
+Runs LAMBADA and CommonsenseQA with `lm_eval --model local-completions` and the server's own tokenizer. For each example the command
+scores the context alone and with its continuation; the difference is the continuation's log-likelihood. Not part of ./test: it
+needs lm_eval (in build/lm_eval/venv, made on the first call) and the shared data.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def ensure_lm_eval():
 
 
 def ask(server, limit, folder):
-    """What lm_eval says: {task: [(context, continuation, log-likelihood)]}"""
+    """What lm_eval gives: {task: [(context, continuation, log-likelihood)]}"""
     for name, path in DATA.items():
         (folder / name).symlink_to(path)
     arguments = f"model=any,base_url={server.url}/v1/completions,num_concurrent=4,max_retries=1"
@@ -52,7 +52,7 @@ def ask(server, limit, folder):
 
 
 class Command:
-    """Log-likelihoods of texts by `harp score`, each text once."""
+    """Log-likelihoods of texts by `harp score`; each text is scored once."""
 
     def __init__(self, model, flags):
         self.command = [HARP, "score", "-m", str(model), "--json", *flags]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llama-server from the pinned source, without anything of ours, into build/llama-server: what harp-server is compared with.
+# Builds llama-server from the pinned source without our changes into build/llama-server, for comparison with harp-server.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 launcher=()

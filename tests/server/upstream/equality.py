@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""With HARP off the answers of harp-server are llama-server's, token for token and with the same log-probabilities: to 1e-5, as
-ours sum probabilities in double precision (patches/server-no-candidates.patch).
+"""With HARP off harp-server gives the same tokens as llama-server, and the same log-probabilities to 1e-5: ours sum probabilities
+in double precision (patches/server-no-candidates.patch).
 
     tests/server/upstream/equality.py [model.gguf]      default: SmolLM2 Q4_1
 
-llama-server is built from the same source (build_llama_server.sh). Asks both, and a harp-server with HARP on for requests with
+llama-server is built from the same source (build_llama_server.sh). Asks both, and also a harp-server with HARP on by requests with
 {"enabled": false}: completions and chats, greedy and sampled with a seed, one at a time, with the prompt cache on.
 """
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""llama.cpp's own server tests, of the pinned source, against harp-server with HARP off and on. A test may fail only where known.txt says why.
+"""Runs llama.cpp's own server tests, from the pinned source, on harp-server with HARP off and on. A test may fail only if known.txt says why.
 
     tests/server/upstream/suite.py [--server harp-off|harp-on|llama-server ...] [PYTEST ARGS, for example -k "completion and not slow"]
 
 Without --server: harp-off and harp-on. llama-server is built from the same source (build_llama_server.sh). Models that the tests would
-download are replaced by those that are here (STAND_INS); where a test expects what the real model says, known.txt has it. Results are in
-build/upstream/. Chat templates and the vocabulary of an embedding model come with `scripts/fetch llama.cpp-models`. On a busy machine tests run
-into their timeouts.
+download are replaced by local ones (STAND_INS); tests that expect the real model's answers are in known.txt. Results are in build/upstream/.
+Chat templates and the vocabulary of an embedding model come with `scripts/fetch llama.cpp-models`. On a busy machine tests run into
+their timeouts.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OUT = ROOT / "build/upstream"
 KNOWN = HERE / "known.txt"
 SERVERS = {"harp-off": {"HARP_OFF": "1"}, "harp-on": {}, "llama-server": {}}
 LLAMA_SERVER = ROOT / "build/llama-server/bin/llama-server"
-COMMIT = "0" * 40  # of a repository in the cache
+COMMIT = "0" * 40  # commit of a repository in the cache
 STAND_INS = {  # repository of Hugging Face: {its file: the model here}
     "ggml-org/test-model-stories260K": {"stories260K-F32.gguf": OUT / "stories260K.gguf"},
     "ggml-org/test-model-stories260K-infill": {"stories260K-infill-F32.gguf": OUT / "stories260K-infill.gguf"},
@@ -42,12 +42,12 @@ STAND_INS = {  # repository of Hugging Face: {its file: the model here}
                         "jina-reranker-v1-tiny-en/ggml-model-f16.gguf": OUT / "bert-bge.gguf"},
 }
 GEMMA = MODELS / "random-gemma3.gguf"
-CONTEXT = 2048  # tokens of training that the tiny model's file is made to name: slots have no more
-WINDOW = 512  # tokens of the sliding window that the other one's is made to name: longer than the prompts
-INFILL_TOKENS = {"fim_pre": 500, "fim_suf": 501, "fim_mid": 502}  # rare ones
+CONTEXT = 2048  # training context written into the tiny model's file: slots have no more tokens
+WINDOW = 512  # sliding window written into the other one's file: longer than the prompts
+INFILL_TOKENS = {"fim_pre": 500, "fim_suf": 501, "fim_mid": 502}  # rare tokens
 PICTURES = [SOURCE / "tools/mtmd/test-1.jpeg", ROOT / "docs/images/page-compare.png"]
 DOWNLOADS = {"stories15M-q4_0.gguf": MODELS / "random-mixture.gguf"}
-KINDS = ("failed", "skipped")  # what a test of known.txt may be instead of passed
+KINDS = ("failed", "skipped")  # what tests in known.txt may do instead of pass
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Known:
 
 
 def read_known(path=KNOWN):
-    """Reads sections: a line `SERVERS failed|skipped: REASON` (SERVERS: all, or names with commas), then a test a line; * is any text."""
+    """Reads sections: a line `SERVERS failed|skipped: REASON` (SERVERS: all, or names separated by commas), then one test per line; * is any text."""
     known, section = [], None
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
@@ -79,7 +79,7 @@ def read_known(path=KNOWN):
 
 
 def set_metadata(source, path, key, value):
-    """A copy of a model with another value of its metadata."""
+    """Copies a model with another value for one key of its metadata."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(source.read_bytes())
     subprocess.run([sys.executable, "-m", "gguf.scripts.gguf_set_metadata", "--force", unfinished, key, str(value)],
@@ -88,8 +88,8 @@ def set_metadata(source, path, key, value):
 
 
 def make_models():
-    """Models that the tests' lengths fit, the tiny one also with tokens for infilling; one for embeddings, of random weights with the
-    vocabulary that the tests expect."""
+    """Makes models that fit the tests' lengths, the tiny one also with tokens for infilling; and one for embeddings, with random weights
+    and the vocabulary that the tests expect."""
     OUT.mkdir(parents=True, exist_ok=True)
     vocabulary, script = LLAMA_MODELS / "ggml-vocab-bert-bge.gguf", ROOT / "scripts/make_random_gguf.py"
     if GEMMA.is_file():
@@ -104,7 +104,7 @@ def make_models():
 
 
 def make_cache(folder):
-    """A cache of Hugging Face's downloads, with what is here. @return {repository: its files}"""
+    """Makes a cache of Hugging Face's downloads from local files. @return {repository: its files}"""
     shutil.rmtree(folder, ignore_errors=True)
     repositories = {}
     for repository, files in STAND_INS.items():
@@ -122,7 +122,7 @@ def make_cache(folder):
 
 
 def make_tree(folder):
-    """What the tests expect around them, in a copy, since they write there. @return the folder to run them in"""
+    """Makes a copy of the folders that the tests expect, since they write there. @return the folder to run them in"""
     shutil.rmtree(folder, ignore_errors=True)
     tests = folder / "tools/server/tests"
     shutil.copytree(SOURCE / "tools/server/tests", tests)
@@ -135,7 +135,7 @@ def make_tree(folder):
 
 
 def run(server, arguments, folder=OUT):
-    """Runs the tests. @return {test: (how it ended, why)}"""
+    """Runs the tests. @return {test: (outcome, reason)}"""
     folder = folder / server
     folder.mkdir(parents=True, exist_ok=True)
     results, log = folder / "results.xml", folder / "log"
@@ -170,7 +170,7 @@ def read_results(path):
 
 
 def judge(server, ends, known):
-    """Prints how a run went. @return the tests whose end is not in known.txt"""
+    """Prints the results of a run. @return the tests whose outcome is not in known.txt"""
     entries = [entry for entry in known if server in entry.servers]
     reasons, unknown, better = {}, [], []
     for test, (end, why) in sorted(ends.items()):

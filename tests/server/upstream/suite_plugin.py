@@ -1,4 +1,4 @@
-"""pytest plugin of suite.py: llama.cpp's server tests without downloads. A test whose model or file is not here is skipped by that name."""
+"""pytest plugin of suite.py: runs llama.cpp's server tests without downloads. A test whose model or file is missing is skipped, naming it."""
 
 import json
 import os
@@ -8,13 +8,13 @@ import types
 import pytest
 import requests
 
-sys.modules["wget"] = types.ModuleType("wget")  # what utils downloads with
+sys.modules["wget"] = types.ModuleType("wget")  # utils imports it for downloads
 sys.path.insert(0, os.getcwd())  # the folder of llama.cpp's tests
 import utils
 
-REPOSITORIES = json.loads(os.environ["HARP_SUITE_REPOSITORIES"])  # of Hugging Face: their files in the cache that suite.py makes
-FILES = json.loads(os.environ["HARP_SUITE_FILES"])  # name of a download: path of what stands in for it
-START_TIMEOUT = 300  # seconds: the machine may be busy
+REPOSITORIES = json.loads(os.environ["HARP_SUITE_REPOSITORIES"])  # repositories of Hugging Face and their files in suite.py's cache
+FILES = json.loads(os.environ["HARP_SUITE_FILES"])  # name of a download: path of its replacement
+START_TIMEOUT = 300  # seconds, since the machine may be busy
 PICTURES = json.loads(os.environ["HARP_SUITE_PICTURES"])
 
 utils.ServerPreset.load_all = staticmethod(lambda: None)
@@ -41,7 +41,7 @@ def local_file(url, *arguments, **more):
 
 
 def get_locally(url, *arguments, **more):
-    """Pictures that tests put into requests: the cat is one, the truck another."""
+    """Replaces the pictures that tests put into requests, the cat by one picture and the truck by another."""
     if not url.startswith("https://huggingface.co/"):
         return get(url, *arguments, **more)
     answer = requests.Response()

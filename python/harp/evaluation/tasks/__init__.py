@@ -1,4 +1,4 @@
-"""The paper's five tasks and HumanEval as lm-eval tasks that read local files: a table of them and `load`; docs/TASKS.md describes them."""
+"""The paper's five tasks and HumanEval as lm-eval tasks that read local files: a table of them, and `load`. See docs/TASKS.md."""
 
 import os
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ PROTOCOLS = ("lm-eval", "generative")
 
 @dataclass(frozen=True)
 class Task:
-    """A task; what depends on the protocol is a mapping from protocol."""
+    """A task. What depends on the protocol is a mapping by protocol."""
 
     name: str
     title: str
     metric: str  # key of the value that lm-eval reports for each example, the same in both protocols
-    binary: bool  # is that value 0 or 1
-    paper_column: str | None  # of the paper's result table, in percent; None: not in the paper
+    binary: bool  # whether that value is 0 or 1
+    paper_column: str | None  # column of the paper's result table, in percent; None if it is not there
     lm_eval_name: Mapping[str, str]
-    filter: Mapping[str, str]  # lm-eval reports a value for each filter of a task: the one that counts
+    filter: Mapping[str, str]  # lm-eval reports a value for each of a task's filters; this one is used
     files: Mapping[str, tuple[str, ...]]  # relative to the data folder; the first has the questions
-    runs_code: bool = False  # that the model writes
+    runs_code: bool = False  # whether it runs programs that the model writes
 
 
 def _task(name, title, metric, paper_column, questions, shots=(), lm_eval_filter="none", runs_code=False):
@@ -46,9 +46,9 @@ TASKS = {task.name: task for task in (
 def load(name, protocol, data=None, limit=None, run_generated_code=False):
     """lm-eval's task object for a name of TASKS and a protocol of PROTOCOLS.
 
-    data: the data folder, else the one that HARP_EVAL_DATA names. limit: keep the first so many questions, and all examples.
-    run_generated_code: allows a task that runs what the model writes. FileNotFoundError for a missing file, ValueError for a malformed
-    line and for a wrong argument, programs.CannotRun where such a task cannot keep its programs in.
+    data: the data folder; by default the one in HARP_EVAL_DATA. limit: keep only the first questions, but all worked examples.
+    run_generated_code: allows a task that runs programs written by the model. Raises FileNotFoundError for a missing file, ValueError for
+    a malformed line or a wrong argument, programs.CannotRun if such a task cannot confine its programs.
     """
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
@@ -56,7 +56,7 @@ def load(name, protocol, data=None, limit=None, run_generated_code=False):
         raise ValueError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    # Everything is local: no library that lm-eval imports has a reason to ask the hub. Read when they are first imported.
+    # Everything is local, so no library that lm-eval imports needs the hub. They read these variables when first imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     from lm_eval.tasks import TaskManager

@@ -1,7 +1,7 @@
-"""Answers taken from what a model wrote, and their marks: the generative protocol of all tasks but CNN/DailyMail.
+"""Extracts answers from what a model wrote and marks them: the generative protocol of all tasks but CNN/DailyMail.
 
-`process_results` of a task gives its metric, 0 or 1, and `answered`: 1 where an answer was found at all. What is not found is
-wrong, never guessed. docs/TASKS.md has the rules. lm-eval loads this file by its path, so it imports nothing beside it.
+A task's `process_results` gives its metric, 0 or 1, and `answered`, 1 if an answer was found. An answer that is not found is
+wrong; nothing is guessed. docs/TASKS.md has the rules. lm-eval loads this file by its path, so it imports nothing next to it.
 """
 
 import re
@@ -15,10 +15,10 @@ WORDS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
 def _number_rule(gap, separators):
-    """Digits may stand in groups of three. A minus sign is one only where nothing stands before it to subtract from; a number inside a
-    name (GSM8K) is none.
+    """Digits may be in groups of three. A minus sign counts only if there is nothing before it to subtract from. A number inside a
+    name (GSM8K) does not count.
 
-    gap: what may stand between a sign and its number. separators: of groups.
+    gap: what may be between a sign and its number. separators: what may separate groups.
     """
     digits = rf"[0-9]{{1,3}}(?:[{separators}][0-9]{{3}})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
     fraction = r"(?:[ ](?P<numerator>[0-9]+))?/(?P<denominator>0*[1-9][0-9]*)(?![0-9/]|\.[0-9])"
@@ -35,11 +35,11 @@ NUMBER_BEHIND_HASHES = _number_rule(gap="[ \u00a0]?", separators=",'’\u00a0 ")
 HASHES = re.compile(r"####[\s:=*_`\\(\[{]*(?:(?i:(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?|n|approx\.|approximately|about|usd?|eur|gbp|inr|rs\.?"
                     r"|boxed|text(?:bf|rm|it)?|math(?:bf|rm))"
                     r"(?![a-z])[\s:=*_`\\(\[{]*))*[~≈+]?")
-HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # after a number: "#### 1. First add" is a heading
+HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # what follows a number in a heading, as in "#### 1. First add"
 BOXED = re.compile(r"\\boxed\s*\{[\s\\${(]*")
 LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-# A model that does not stop goes on with a question of its own.
+# A model that does not stop continues with a question of its own.
 END_OF_TURN = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|</s>")
 NEXT_QUESTION = re.compile(r"^[ \t#*>_]*(?:(?i:(?:(?:next|new|another)[ ])?(?:question|problem|exercise|q)(?:[ ]*#?[0-9]+)?[*_]*[ ]*[:.)]"
                            r"|(?:user|human|instruction)[*_]*[ ]*:)"
@@ -69,7 +69,7 @@ def _marks(metric, answer, target):
 
 
 def number(text):
-    """The number after the last "####" that has one, else in the last \\boxed{}, else the last of the text; None if there is none."""
+    """The number after the last "####" that has one, else that in the last \\boxed{}, else the last in the text; None if there is none."""
     text = _plain(text).replace("{,}", ",").replace("\\,", "\u00a0")  # LaTeX: 1{,}080
     text = LATEX_FRACTION.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{found[2]}/{found[3]}", text)
     first = _number(_first_question(text))
@@ -101,7 +101,7 @@ def _value(found):
 
 
 def _plain(text):
-    """Full-width signs, digits of other scripts and fractions of one sign as usual ones; all no-break and thin spaces as one of them."""
+    """Replaces full-width signs, other scripts' digits and one-character fractions by usual ones, and all no-break and thin spaces by one."""
     def usual(match):
         sign = match[0]
         if 0xff01 <= ord(sign) <= 0xff5e:
@@ -117,7 +117,7 @@ def _plain(text):
 
 
 def _first_question(text):
-    """What was written to the question that was asked. A question in the first line is that one, said again."""
+    """What was written before any further question. A question in the first line is the one that was asked, repeated."""
     text = text.lstrip()
     first_line = len(text.split("\n", 1)[0])
     ends = [found.start() for found in END_OF_TURN.finditer(text) if found.start() > 0]
@@ -132,9 +132,9 @@ def first_word(text):
 
 
 def split_last_word(dataset):
-    """`process_docs` of LAMBADA: a `passage` and the `word` that ends it, which the model is to find.
+    """`process_docs` of LAMBADA: a `passage`, and the `word` that ends it, which the model has to find.
 
-    The last word is WORD's, not what stands after the last space: some texts end in a line end and a word, or in `said, "Word`.
+    The last word is the last match of WORD, not what follows the last space: some texts end with a line end and a word, or `said, "Word`.
     """
     def split(doc):
         last = list(WORD.finditer(doc["text"]))[-1]
@@ -144,12 +144,12 @@ def split_last_word(dataset):
 
 
 def letter(text, options):
-    """The letter of one of so many options, by the first of these rules that finds one; None if none does.
+    """The letter of one of `options` options, by the first of these rules that finds one; None if none does.
     1. the last statement of an answer: "the answer is (C)", "Answer: c", "the best option is C", "I choose C", \\boxed{C}, "I think it's C",
        "C is correct"
-    2. the letter that the text opens with: "C", "(c)", "C. bank", unless it opens a list of options
-    3. the last line that is a letter and nothing else
-    4. the only letter in brackets, in bold or after "option", "choice" or "letter", unless "not" or "nor" stands before it
+    2. the letter at the beginning of the text: "C", "(c)", "C. bank", unless it begins a list of options
+    3. the last line that is only a letter
+    4. the only letter in brackets, in bold or after "option", "choice" or "letter", unless "not" or "nor" precedes it
     """
     text = _plain(text).replace("\u00a0", " ").strip()
     first = _letter(_first_question(text), options)
@@ -181,8 +181,8 @@ def _one(found):
 
 @lru_cache
 def _letter_rules(letters):
-    """Compiled rules of `letter`. "A" and "I" are words too: they need punctuation, an end or a reason after them; so does any letter where
-    little else says that it is an answer."""
+    """Compiled rules of `letter`. "A" and "I" are words too, so they must be followed by punctuation, an end or a reason. So must any letter
+    where little else indicates an answer."""
     words, others = re.sub("[^AI]", "", letters), re.sub("[AI]", "", letters)
     close = r"""(?=[ \t]*(?:[)\]}:*_,;$]|\.(?!\w)|["'”’](?!\w)|$))"""
     reason = r"(?=\s+(?:because|since|as|for|which|and|with)\b|\s+[-–—(])"
@@ -198,7 +198,7 @@ def _letter_rules(letters):
               r"|it(?:['’]s|\s+(?:is|must\s+be|has\s+to\s+be)))\b)")
     filler = rf"(?i:(?:{opened}(?:{noun}|(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed)\b)*)"
     others_too = rf"(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’])|\W*[/&]\W*[{letters}](?![\w'’])|,\s*[{letters}]\s*(?:[.,]|$)"
-    several = rf"(?!{others_too})"  # "(A) or (B)" states none
+    several = rf"(?!{others_too})"  # "(A) or (B)" states no answer
     surely = r"(?:(?:clearly|most\s+likely|probably|definitely|indeed)\s+)?"
     praise = (rf"\W{{0,3}}\s+is\s+{surely}(?i:(?:the\s+)?(?:correct|right|best|answer)(?=\s*(?:[.,;:!)*]|$|(?:because|since|as)\b))"
               r"|the\s+(?:correct|right|best|(?:most\s+)?\w+)\s+(?:answer|option|choice|one|fit|match)\b)")

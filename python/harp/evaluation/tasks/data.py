@@ -1,10 +1,10 @@
 """The data sets from local JSON Lines files, as the documents that lm-eval's own tasks get from the hub.
 
-Each function is a task's `custom_dataset`: lm-eval calls it with the task's metadata and uses the {split: Dataset} it returns.
-    data   the folder with the files, else HARP_EVAL_DATA names it
-    limit  keep the first so many questions
-    run_generated_code  of tasks that run what a model writes: whether they may
-lm-eval loads this file by its path, so it imports nothing beside it.
+Each function is a task's `custom_dataset`: lm-eval calls it with the task's metadata and uses the {split: Dataset} that it returns.
+    data   the folder with the files; by default the one in HARP_EVAL_DATA
+    limit  keep only the first questions
+    run_generated_code  for tasks that run programs written by a model: whether they may
+lm-eval loads this file by its path, so it imports nothing next to it.
 """
 
 import gzip
@@ -65,10 +65,10 @@ def humaneval(data=None, limit=None, run_generated_code=False, **_):
 
 
 def _read(task, data, file, document, limit=None):
-    """A Dataset, in memory, of document(record) for each line; every line is checked, also those that the limit leaves out."""
+    """A Dataset in memory with document(record) for each line. Every line is checked, also those that the limit leaves out."""
     path = _path(task, data, file)
     documents = []
-    # Split at "\n" alone: a JSON text may hold characters that splitlines() takes for line ends.
+    # Split only at "\n": a JSON text may contain characters that splitlines() takes for line ends.
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -162,7 +162,7 @@ def _field(record, name, kind, empty=False):
     if type(value) is not kind:
         _wrong(f"{name} must be {KINDS[kind]}, not {json.dumps(value)[:60]}")
     if kind is str:
-        value.encode()  # half of a surrogate pair passes JSON but is no text: UnicodeEncodeError, a ValueError
+        value.encode()  # half of a surrogate pair is valid JSON but not text: UnicodeEncodeError, a ValueError
         if not empty and not value.strip():
             _wrong(f"{name} is empty")
     return value

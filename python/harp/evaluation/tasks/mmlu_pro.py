@@ -1,6 +1,6 @@
-"""MMLU-Pro of several categories as one task: each question is asked with the worked examples of its own category.
+"""MMLU-Pro with several categories as one task. Each question is asked with the worked examples of its own category.
 
-lm-eval has a task for each of the 14 categories, which needs questions of each. lm-eval loads this file by its path.
+lm-eval has one task for each of the 14 categories, and each needs questions of its category. lm-eval loads this file by its path.
 """
 
 from lm_eval.api.task import ConfigurableTask

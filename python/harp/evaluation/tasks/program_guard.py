@@ -1,17 +1,17 @@
-"""Runs one Python program that nobody has looked at, as process 1 of namespaces of its own (programs.py starts it, by `unshare`).
+"""Runs one untrusted Python program, as process 1 of its own namespaces (programs.py starts it with `unshare`).
 
 Reads {"source", "token", "folder", "seconds", "megabytes", "processes"} from standard input and writes {"outcome": "passed" or why not} to standard
-output, or {"refused": why} where it cannot keep the program in. What keeps it in:
+output, or {"refused": why} if it cannot confine the program. It confines the program by:
 
-    network    a namespace with no device but an unused loopback
-    files      a tree of its own: Python and the system's libraries, read-only, in a file system in memory that is gone with it and holds no more
-               than the program may use; the user's files, and sockets that are files, are not there
-    processes  a namespace with this process as its first: others cannot be seen, and all end with it
-    memory     of each process by its limit, of all together by looking, as for their number
-    time       of the processor by its limit, by the clock by looking
-    privileges none: no capabilities, and none to be had
+    network    a namespace whose only device is an unused loopback
+    files      its own tree: Python and the system's libraries, read-only, in an in-memory file system that disappears afterwards and is
+               limited to the program's memory; the user's files, and sockets that are files, are not in it
+    processes  a namespace whose first process this is: other processes cannot be seen, and all end with it
+    memory     a limit for each process; the sum over all processes, and their number, are checked repeatedly
+    time       a limit of processor time; time by the clock is checked repeatedly
+    privileges no capabilities, and no way to get any
 
-Python's standard library only; `programs.py` never imports it.
+Uses only Python's standard library; `programs.py` never imports it.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import sys
 import time
 import types
 
-MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1  # the number is the same on all machines
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1  # the system call's number is the same on all machines
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MNT_DETACH = 2, 4, 4096, 16384, 2
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache")
@@ -31,7 +31,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 WORK = "/work"
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 CAPABILITY_VERSION_3 = 0x20080522
-PAUSE = 0.02  # seconds between looks
+PAUSE = 0.02  # seconds between checks
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +43,7 @@ def check(result, what):
 
 
 def shut_files(folder, megabytes):
-    """A tree of its own, made at `folder`, which becomes the root."""
+    """Creates a separate file tree at `folder` and makes it the root."""
     pivot_root = PIVOT_ROOT.get(os.uname().machine)
     if pivot_root is None:
         raise OSError(0, f"unknown machine {os.uname().machine}")
@@ -51,7 +51,7 @@ def shut_files(folder, megabytes):
     check(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", MS_NOSUID, options), "files in memory")
     read_only = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
     for path in dict.fromkeys((*SYSTEM, sys.base_prefix, sys.base_exec_prefix, *DEVICES, "/proc")):
-        if not os.path.exists(path) or os.path.exists(folder + path):  # /usr/local stands in /usr already
+        if not os.path.exists(path) or os.path.exists(folder + path):  # for example /usr/local, which is in /usr
             continue
         if os.path.isdir(path):
             os.makedirs(folder + path)
@@ -64,7 +64,7 @@ def shut_files(folder, megabytes):
             check(libc.syscall(MOUNT_SETATTR, AT_FDCWD, there, AT_RECURSIVE, read_only, ctypes.sizeof(read_only)), f"{path}, read-only")
     os.mkdir(folder + WORK)
     os.chdir(folder)
-    check(libc.syscall(pivot_root, b".", b"."), "another root")  # the old one lies on the new one, and is taken off
+    check(libc.syscall(pivot_root, b".", b"."), "another root")  # the old root is now mounted over the new one; umount2() removes it
     check(libc.umount2(b".", MNT_DETACH), "the old root")
     os.chdir("/")
 
@@ -84,7 +84,7 @@ def limit(megabytes, seconds):
 
 
 def run(asked, result):
-    """In the program's process. Only a program that came to its end has the token written."""
+    """Runs in the program's process. The token is written only if the program reaches its end."""
     os.setsid()
     nothing = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -96,19 +96,19 @@ def run(asked, result):
     os.environ.update(HOME=WORK, TMPDIR=WORK, PATH="/usr/bin:/bin", LC_ALL="C.UTF-8")
     limit(asked["megabytes"], asked["seconds"])
     drop_privileges()
-    module = types.ModuleType("program")  # not __main__: what stands behind that question is no part of the answer
+    module = types.ModuleType("program")  # not __main__, so that code under `if __name__ == "__main__"` does not run
     sys.modules["program"] = module
     try:
         exec(compile(asked["source"], "program", "exec"), module.__dict__)
         said = asked["token"]
-    except BaseException as error:  # SystemExit too: a program that leaves has not passed
+    except BaseException as error:  # SystemExit too: a program that exits has not passed
         said = f"{type(error).__name__}: {error}"
     os.write(result, said.encode("utf-8", "replace")[:1000])
     os._exit(0)
 
 
 def look():
-    """(bytes in memory, number) of the processes beside this one."""
+    """(bytes in memory, number) of the other processes."""
     n_bytes = n = 0
     for name in os.listdir("/proc"):
         if name.isdecimal() and name != "1":
@@ -116,7 +116,7 @@ def look():
                 with open(f"/proc/{name}/statm", encoding="ascii") as file:
                     n_bytes += int(file.read().split()[1]) * resource.getpagesize()
                 n += 1
-            except (OSError, IndexError):  # it has ended
+            except (OSError, IndexError):  # the process has ended
                 pass
     return n_bytes, n
 
@@ -169,11 +169,11 @@ def main():
     os.set_blocking(reader, False)
     try:
         said = os.read(reader, 1000).decode("utf-8", "replace")
-    except BlockingIOError:  # the program ended without a word, and a process of it lives on
+    except BlockingIOError:  # the program ended without a message, and a child of it is still running
         said = ""
     outcome = "passed" if said == asked["token"] and not stopped else stopped or said or "ended before its tests"
     print(json.dumps({"outcome": outcome}), flush=True)
-    os._exit(0)  # and all others with it
+    os._exit(0)  # ends all other processes too
 
 
 main()

@@ -1,6 +1,6 @@
-"""HumanEval: programs taken from what a model wrote, and their marks: whether their tests pass. docs/TASKS.md says how they are kept in.
+"""HumanEval: extracts programs from what a model wrote, and marks them by whether their tests pass. docs/TASKS.md says how they are confined.
 
-Programs run in a process of their own, behind program_guard.py. lm-eval loads this file by its path, so it imports nothing beside it.
+Programs run in a separate process, under program_guard.py. lm-eval loads this file by its path, so it imports nothing next to it.
 """
 
 import functools
@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # of a program
-START_SECONDS = 60  # of the guard, on a busy machine
+LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # for each program
+START_SECONDS = 60  # time for the guard to start on a busy machine
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
@@ -21,16 +21,16 @@ CODE_BEGINS = re.compile(r"^(?:def |class |import |from |@)", re.MULTILINE)
 
 
 class CannotRun(OSError):
-    """This machine has no way to keep a program in. Nothing was run."""
+    """This machine has no way to confine a program. Nothing was run."""
 
 
 def humaneval_completion(doc, results):
-    """Protocol lm-eval: what was written goes on from the prompt."""
+    """Protocol lm-eval: the text continues the prompt."""
     return _marks(doc, doc["prompt"] + results[0])
 
 
 def humaneval_answer(doc, results):
-    """Protocol generative: an answer with the function in it."""
+    """Protocol generative: the text is an answer that contains the function."""
     return _marks(doc, program(doc["prompt"], doc["entry_point"], results[0]))
 
 
@@ -41,11 +41,11 @@ def _marks(doc, code):
 
 
 def program(prompt, name, text):
-    """The program of an answer to a prompt that asks to complete the function `name`; None if there is none.
+    """The program in an answer to a prompt that asks to complete the function `name`; None if there is none.
 
-    The first fenced block that defines the function, else the first that does not say that it is in another language, else what begins like
-    code. What stands before the function in the prompt, imports and helpers, comes before it; a block that has only the function's body
-    goes on from the prompt.
+    It is the first fenced block that defines the function, else the first block that does not name another language, else text that begins
+    like code. What precedes the function in the prompt (imports, helpers) is put before it. A block that has only the function's body
+    continues the prompt.
     """
     blocks = [code for language, code in FENCED.findall(text) if language.lower() in ("", "python", "python3", "py")]
     defines = re.compile(rf"^([ \t]*)(?:async[ ]+)?def[ ]+{re.escape(name)}\b", re.MULTILINE)
@@ -59,7 +59,7 @@ def program(prompt, name, text):
     if found := defines.search(block):
         before = prompt[:next(defines.finditer(prompt)).start()] if defines.search(prompt) else ""
         return before + "\n" + _dedented(block, found[1])
-    if CODE_BEGINS.match(block):  # other functions: without the one that was asked for
+    if CODE_BEGINS.match(block):  # it defines other functions, but not the one asked for
         return None
     return prompt + (block if block[:1] in " \t" else "".join(f"    {line}\n" for line in block.splitlines()))
 
@@ -69,10 +69,10 @@ def _dedented(block, indent):
 
 
 def run(source, **limits):
-    """Runs a program where it reaches nothing: "passed" if it came to its end, else why it did not. limits: others than LIMITS.
+    """Runs a confined program. Returns "passed" if it reaches its end, else why it did not. limits: replace those of LIMITS.
 
     Raises:
-        CannotRun: where no namespaces can be made.
+        CannotRun: if no namespaces can be created.
     """
     guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("program_guard.py"))]
     with tempfile.TemporaryDirectory(prefix="harp-program-") as folder:
@@ -96,7 +96,7 @@ def run(source, **limits):
 
 @functools.cache
 def check():
-    """Raises CannotRun where no program can be run."""
+    """Raises CannotRun if this machine cannot run programs."""
     if (outcome := run("")) != "passed":
         raise _cannot(outcome)
 

@@ -1,4 +1,4 @@
-"""CNN/DailyMail: reference summaries made readable again, and ROUGE against them. lm-eval loads this file by its path."""
+"""CNN/DailyMail: makes reference summaries readable again, and computes ROUGE against them. lm-eval loads this file by its path."""
 
 import re
 
@@ -6,8 +6,8 @@ from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 
 SCORER = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-# Penn Treebank spacing, undone in this order. ROUGE compares runs of letters and digits, so what moves it is the names of
-# brackets (-LRB- is a word to it) and split words (did n't against didn't); the rest makes the reference readable.
+# Undoes Penn Treebank spacing, in this order. ROUGE compares runs of letters and digits, so only two things change it: the names
+# of brackets (-LRB- is a word to it) and split words (did n't against didn't). The rest makes the reference readable.
 DETOKENIZE = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"-L[RSC]B-", "("),
     (r"-R[RSC]B-", ")"),
@@ -21,7 +21,7 @@ DETOKENIZE = [(re.compile(pattern), replacement) for pattern, replacement in (
 
 
 def detokenize(text):
-    """A Penn Treebank tokenised text with its words, brackets, quotation marks and punctuation as one writes them."""
+    """A Penn Treebank tokenised text with its words, brackets, quotation marks and punctuation written as usual."""
     for pattern, replacement in DETOKENIZE:
         text = pattern.sub(replacement, text)
     return text
@@ -32,6 +32,6 @@ def process_docs(dataset):
 
 
 def process_results(doc, results):
-    """F-measures, 0 to 1, with stemming, whitespace made single: as lm-eval's cnn_dailymail_abisee computes them."""
+    """F-measures, 0 to 1, with stemming and single spaces, computed like lm-eval's cnn_dailymail_abisee."""
     reference, summary = (" ".join(text.split()) for text in (doc["highlights"], results[0]))
     return {name: score.fmeasure for name, score in SCORER.score(reference, summary).items()}
