@@ -12,12 +12,12 @@ import json as _json
 from . import _engine
 from .errors import HarpError
 from .model import Model
-from .options import HarpOptions
+from .options import HarpOptions, read_preset
 from .session import Answer, Forward, Hypothesis, Sampling, Score, Session, Stream, Token
 
 __version__ = _json.loads(_engine.build_info())["harp"]
 __all__ = ["Answer", "Forward", "HarpError", "HarpOptions", "Hypothesis", "Model", "Sampling", "Score", "Session", "Stream",
-           "Token", "build_info"]
+           "Token", "build_info", "read_preset"]
 
 
 def build_info() -> dict:

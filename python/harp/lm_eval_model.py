@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .arguments import INT32_MAX, items, whole
 from .identity import llama_environment, named_files
 from .model import Model
-from .options import HarpOptions
+from .options import HarpOptions, read_preset
 from .session import Answer, Sampling, Score, Session
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class HarpLM(TemplateLM):
             reads without it.
         prefix_token_id: stands for an empty context; by default the beginning-of-sequence token, or the end token if there is none.
         negative_prompt: text that the view ``guidance`` reads instead of each context.
-        preset: file of options (HarpOptions.from_preset); ``options`` override it.
+        preset: file of options, perhaps with a negative prompt (harp.read_preset); ``options`` and ``negative_prompt`` override it.
         beside: more sets of options to score from the same readings; only on_response gets their scores (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
     """
@@ -98,7 +98,8 @@ class HarpLM(TemplateLM):
         max_length = whole("max_length", max_length, 2, INT32_MAX)
         self.options = None
         if enabled:
-            self.options = HarpOptions.from_preset(preset, **options) if preset else HarpOptions(**options)
+            self.options, of_preset = read_preset(preset, **options) if preset else (HarpOptions(**options), "")
+            negative_prompt = negative_prompt or of_preset
         self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
         self.beside = items("beside", beside, "a list of HarpOptions or None")
         is_auto = str(batch_size).startswith("auto")

@@ -67,25 +67,43 @@ class HarpOptions:
         """Options from a file written by ``harp calibrate --write-preset``; ``changes`` override them.
 
         Raises:
-            HarpError: ``invalid_input``, naming the file and its fault; ``invalid_option``.
+            HarpError: as read_preset; also ``invalid_input`` if the file has a negative prompt, which options cannot hold.
         """
-        try:
-            with open(path, encoding="utf-8") as file:
-                values = json.load(file)["harp"]
-            values = {name: value for name, value in values.items() if name != "enabled"}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"
-            raise HarpError(f"preset '{path}': {reason}", "invalid_input") from None
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
-        if isinstance(values.get("threshold"), str):  # for example "inf"
-            values["threshold"] = float(values["threshold"])
-        return cls(**{**values, **changes})
+        options, negative_prompt = read_preset(path, **changes)
+        if negative_prompt:
+            raise HarpError(f"preset '{path}': it has a negative_prompt too; read both with harp.read_preset", "invalid_input")
+        return options
 
     def replace(self, **changes) -> HarpOptions:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
+
+
+def read_preset(path: str | os.PathLike, **changes) -> tuple[HarpOptions, str]:
+    """Options and negative prompt ("" if there is none) from a preset; ``changes`` override the options.
+
+    Without the view ``guidance`` the negative prompt has no effect and is left out.
+
+    Raises:
+        HarpError: ``invalid_input``, naming the file and its fault; ``invalid_option``.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)["harp"]
+        values = {name: value for name, value in values.items() if name != "enabled"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"
+        raise HarpError(f"preset '{path}': {reason}", "invalid_input") from None
+    negative_prompt = values.pop("negative_prompt", "")
+    if not isinstance(negative_prompt, str):
+        raise HarpError(f"preset '{path}': harp.negative_prompt: {negative_prompt!r} is not a string", "invalid_input")
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(HarpOptions)})
+    if unknown:
+        raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
+    if isinstance(values.get("threshold"), str):  # for example "inf"
+        values["threshold"] = float(values["threshold"])
+    options = HarpOptions(**{**values, **changes})
+    return options, negative_prompt if options.view == "guidance" else ""
 
 
 def texts(options: HarpOptions | None) -> dict[str, str] | None:

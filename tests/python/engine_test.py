@@ -299,6 +299,17 @@ class Scores(unittest.TestCase):
                 harp.HarpOptions.from_preset("nowhere.json")
             self.assertIn("nowhere.json", str(caught.exception))
 
+            path.write_text(json.dumps({"harp": {"view": "guidance", "beta": 2, "negative_prompt": "A cat"}}))
+            self.assertEqual(harp.read_preset(path, beta=3.0), (harp.HarpOptions(view="guidance", beta=3.0), "A cat"))
+            self.assertEqual(harp.read_preset(path, view="last"), (harp.HarpOptions(view="last", beta=2.0), ""))
+            with self.assertRaises(harp.HarpError) as caught:  # options alone would mean another second pass
+                harp.HarpOptions.from_preset(path)
+            self.assertIn("read_preset", str(caught.exception))
+            path.write_text('{"harp": {"negative_prompt": 5}}')
+            with self.assertRaises(harp.HarpError) as caught:
+                harp.read_preset(path)
+            self.assertIn("negative_prompt: 5", str(caught.exception))
+
     def test_options_that_cannot_share_a_reading(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=64)
         uniform = OPTIONS.replace(perturbation="uniform", strength=5)
