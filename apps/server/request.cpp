@@ -170,6 +170,11 @@ std::string begin_request(llama_context * context, llama_seq_id slot, const std:
     return {};
 }
 
+int32_t twin_lead(llama_context * context, llama_seq_id slot) {
+    const ForwardPass * pass = find_pass(context);
+    return pass != nullptr ? static_cast<int32_t>(pass->twin_lead(slot)) : 0;
+}
+
 std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates) {
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled()) return std::nullopt;

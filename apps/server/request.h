@@ -51,6 +51,9 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
                                         const std::optional<RequestOptions> & request, size_t n_prompt,
                                         bool keeps_vanilla);
 
+/// ForwardPass::twin_lead() of a slot; 0 on a context without HARP.
+[[nodiscard]] int32_t twin_lead(llama_context * context, llama_seq_id slot);
+
 /// The step that chose a token.
 struct TokenStep {
     StepRecord record;

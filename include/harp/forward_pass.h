@@ -199,6 +199,9 @@ class ForwardPass {
     /// Without this call, all rows up to the sequence's first output row are prompt.
     void set_prompt_end(llama_seq_id sequence, llama_pos end);
 
+    /// Positions that a twin of the sequence is ahead of it, because its negative prompt is longer than its prompt; else
+    /// 0. The sequence can hold so many rows less than n_ctx_seq().
+    [[nodiscard]] uint32_t twin_lead(llama_seq_id sequence) const;
     /// Decodes the twins' pending rows now instead of at the next hesitation, so that copies of the sequence (beams)
     /// share them. No-op with HARP off, and where no twin is kept between hesitations (redraw 1, View::last).
     void prepare_twins(llama_seq_id sequence);

@@ -176,6 +176,12 @@ void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
     if (impl_->enabled()) impl_->sequence(sequence).set_prompt_end(end);
 }
 
+uint32_t ForwardPass::twin_lead(llama_seq_id sequence) const {
+    impl_->check_id(sequence);
+    if (!impl_->enabled() || impl_->sequence(sequence).options().is_vanilla()) return 0;
+    return static_cast<uint32_t>(std::max(0, impl_->sequence(sequence).view().offset()));
+}
+
 void ForwardPass::prepare_twins(llama_seq_id sequence) {
     impl_->check_id(sequence);
     if (!impl_->enabled()) return;

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""harp-server where the context ends or changes hands: full caches, checkpoints of sliding windows, copies between slots, second passes
+that are longer than the text. The server goes on, and no request sees another's text.
+"""
+
+import concurrent.futures
+import sys
+import tempfile
+import unittest
+import urllib.error
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from programs import MODELS, TINY, needs_tiny
+from running_server import EXACT, Server
+
+WINDOW = MODELS / "random-gemma3.gguf"  # sliding window of 16 tokens
+
+GUIDED = {"view": "guidance", "beta": 1.5, "threshold": 0}
+
+
+def n_tokens(server, text):
+    return len(server.post("/tokenize", {"content": text})["tokens"])
+
+
+class Context(unittest.TestCase):
+    def start(self, *flags, model=TINY):
+        server = Server(*EXACT, *flags, model=model)
+        self.addCleanup(server.stop)
+        return server
+
+    def answers(self, server, prompt, n=12, **more):
+        """Of one request, in one slot or more."""
+        answer = server.post("/completion", {"prompt": prompt, "n_predict": n, "temperature": 0, **more})
+        return [one["content"] for one in (answer if isinstance(answer, list) else [answer])]
+
+    @needs_tiny
+    def test_the_server_goes_on_after_a_full_cache(self):
+        for flags in (["-kvu"], ["-kvu", "--harp-off"]):
+            with self.subTest(flags=flags):
+                server = self.start("-np", "2", "-c", "256", *flags)
+                ask = {"n": 400, "ignore_eos": True}
+                with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                    long = [pool.submit(self.answers, server, prompt, **ask) for prompt in ("The dog", "Once upon a time")]
+                    errors = [one.exception(timeout=60) for one in long]
+                self.assertTrue(any(isinstance(error, urllib.error.HTTPError) for error in errors), errors)
+                texts = [self.answers(server, "Tom and Sam", 4) for _ in range(3)]
+                self.assertEqual(texts, [texts[0]] * 3)
+
+    @unittest.skipUnless(WINDOW.is_file(), f"no {WINDOW}")
+    def test_a_checkpoint_whose_last_token_is_replaced(self):
+        """The slot has a checkpoint after start + [50]; the next text has another token there, and the third comes back to it."""
+        start = [100 + i % 50 for i in range(20)]
+        long = start + [60] + [70 + i % 90 for i in range(400)]
+        last = start + [60, 61, 62, 63, 64, 65, 66]
+        for flags in (["--harp-schedule", "lazy"], ["--harp-schedule", "fused"], ["--harp-off"]):
+            with self.subTest(flags=flags):
+                server = self.start("-np", "1", "-c", "512", "-b", "64", "-ub", "64", *flags, model=WINDOW)
+                self.answers(server, start + [50, 51, 52, 53, 54], 2)
+                self.answers(server, long, 2)
+                answer = self.answers(server, last)
+                self.assertEqual(answer, self.answers(server, last, cache_prompt=False))
+
+    @needs_tiny
+    def test_a_copy_to_another_slot_does_not_come_late(self):
+        """An answer of one token leaves a copy of its prompt pending, for a slot that is then restored."""
+        server = self.start("-np", "2", "-c", "1024", "--slot-save-path", self.folder())
+        text = "Once upon a time, there was a little girl named Lily. She liked to play"
+        expected = self.answers(server, text, id_slot=1, cache_prompt=False)
+        server.post("/slots/1?action=save", {"filename": "saved"})
+        self.answers(server, "The dog ran to the park and the cat sat on the tree, and they were happy", 1, n_cmpl=2)
+        server.post("/slots/1?action=restore", {"filename": "saved"})
+        self.assertEqual(self.answers(server, text, id_slot=1), expected)
+
+    def folder(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return folder.name + "/"
+
+    @needs_tiny
+    def test_an_answer_ends_where_its_second_pass_has_no_room(self):
+        ask = {"prompt": "Tom", "temperature": 0, "n_predict": 1000, "ignore_eos": True}
+        negative = "The dog ran to the park and"
+        for flags in ([], ["--context-shift"], ["--harp-schedule", "fused"], ["--spec-type", "ngram-simple"]):
+            with self.subTest(flags=flags):
+                server = self.start("-np", "1", "-c", "256", *flags)
+                plain = server.post("/completion", {**ask, "harp": GUIDED})
+                guided = server.post("/completion", {**ask, "harp": {**GUIDED, "negative_prompt": negative}})
+                self.assertEqual((guided["stop_type"], guided["truncated"]), ("limit", True))
+                if "--context-shift" not in flags:
+                    n_more = n_tokens(server, negative) - n_tokens(server, "Tom")
+                    self.assertEqual(guided["tokens_predicted"], plain["tokens_predicted"] - n_more)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
