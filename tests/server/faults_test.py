@@ -144,6 +144,11 @@ class Faults(unittest.TestCase):
                              ("logit_bias", [[i, False] for i in range(512)]),
                              ("json_schema", {"type": "string", "pattern": "^(a+)+$"})]:
             self.ask(200, "content", **{field: value})
+        self.ask(400, "chat format", chat_format=-1)
+        self.ask(400, "reasoning", reasoning_format="x")
+        chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        for field, value in [("tools", "x"), ("tools", [1]), ("tools", [{"type": "x"}]), ("tool_choice", "some"), ("reasoning_format", "x")]:
+            self.expect(400, "", {**chat, field: value}, "/v1/chat/completions")
         self.ask(400, "grammar", grammar="root ::= (")
         self.ask(400, "grammar", grammar="root ::= root")
         self.ask(400, "pattern", json_schema={"type": "string", "pattern": "^[$"})
