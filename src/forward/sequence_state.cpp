@@ -241,36 +241,44 @@ void Sequence::load(Reader & in, Saved saved) {
 ///   now     t0 t1 t2 t3 t4 t5      saved at t0 t1 t2 t3, twin t0 t1
 ///   clean   t0 t1 t2 t3            checkpoint loaded, the rest cut
 ///   twin    t0 t1                  the same if it has held those rows since; else it begins anew
+///
+/// Where the sequence holds other rows than it did then, it goes back to the last row that is the same, if memory can be
+/// cut there: llama.cpp's server loads a checkpoint over a text whose last token is another, and decodes that anew.
 void Sequence::go_back_to(Reader & in, const Saved & saved) {
-    const size_t n = saved.rows.size();
-    const bool still_here =
-        n <= rows_.size() && std::equal(saved.rows.begin(), saved.rows.end(), rows_.begin(), same_row);
-    if (!still_here) {
-        throw Error(ErrorCode::invalid_state,
-                    "a partial state can only be loaded over the rows that the sequence held when it was saved");
-    }
+    const auto first_other =
+        std::mismatch(saved.rows.begin(), saved.rows.end(), rows_.begin(), rows_.end(), same_row).first;
+    const auto n = static_cast<size_t>(first_other - saved.rows.begin());
     const size_t n_clean = std::min(options_.scope == Scope::all ? 0 : saved.n_prompt, saved.n_twin);
     const bool twins_fit = saved.same_masks && saved.n_twin <= n_twin_ && saved.twin_draw == twin_draw_ &&
                            n_clean == std::min(n_clean_prefix(), saved.n_twin) &&
                            (twins_are_alike() || saved.n_prompt == n_prompt_);
     truncate_rows(n);
     settle_prompt_end();
-    const auto go_back = [&](llama_seq_id inner, llama_pos end, bool is_wanted) {
-        if (!is_wanted) {
-            in.bytes(in.number<uint64_t>());
-            memory_->remove(inner, -1, -1);
-            return;
-        }
-        load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-        if (!memory_->remove(inner, end, -1)) {
-            throw Error(ErrorCode::invalid_state, "memory cannot be cut after the saved rows");
-        }
+    const auto skip = [&](llama_seq_id inner) {
+        in.bytes(in.number<uint64_t>());
+        memory_->remove(inner, -1, -1);
     };
-    go_back(ids_.clean, next_position(), n > 0);
-    n_twin_ = twins_fit ? saved.n_twin : 0;
-    for (size_t r = 0; r < ids_.twins.size(); ++r) {
-        go_back(ids_.twins[r], twin_end(), n_twin_ > 0 && r < options_.reframings);
+    const auto go_back = [&](llama_seq_id inner, llama_pos end) {
+        load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        return can_continue_at(*memory_, inner, end) && memory_->remove(inner, end, -1);
+    };
+    if (saved.rows.empty()) {
+        skip(ids_.clean);
+    } else if (n == 0 || !go_back(ids_.clean, next_position())) {
+        throw Error(ErrorCode::invalid_state,
+                    "a partial state can only be loaded over the rows that the sequence held when it was saved");
     }
+    n_twin_ = twins_fit ? std::min(saved.n_twin, n) : 0;
+    if (n_twin_ < view().least()) n_twin_ = 0;
+    bool twins_kept = n_twin_ > 0;
+    for (size_t r = 0; r < ids_.twins.size(); ++r) {
+        if (n_twin_ > 0 && r < options_.reframings) {
+            twins_kept = go_back(ids_.twins[r], twin_end()) && twins_kept;
+        } else {
+            skip(ids_.twins[r]);
+        }
+    }
+    if (!twins_kept) empty_twins();
     in.expect_end();
     n_shared_ = std::min(n_shared_, n_twin_);
 }

@@ -88,6 +88,35 @@ TEST_P(PartialState, IsFollowedByAnotherText) {
     expect_same_steps(other_text(p), expected, tolerance);
 }
 
+TEST_P(PartialState, IsLoadedOverATextWhoseLastTokenIsAnother) {
+    if (!GetParam().windowed) GTEST_SKIP() << "recurrent state holds the last token, so the server does not do this";
+    // the text up to the checkpoint but for its last token, then the text from END on
+    const auto other_text = [&](ForwardPass & p) { return go_on(p, END, END + 6, 0, CHECKPOINT - 1 - END); };
+    ForwardPass fresh = pass();
+    read(fresh, 0, CHECKPOINT - 1);
+    fresh.set_sequence_options(0, options(GetParam().after));
+    const auto expected = other_text(fresh);
+
+    ForwardPass source = pass();
+    read_to_checkpoint(source);
+    if (!source.can_continue_at(0, CHECKPOINT - 1)) GTEST_SKIP() << "the window before the last token has moved on";
+    const auto saved = source.state_seq_get(0, PARTIAL);
+
+    ForwardPass p = pass();
+    read(p, 0, CHECKPOINT - 1);
+    p.set_sequence_options(0, options(GetParam().after));
+    (void)other_text(p);
+    const llama_pos next = p.memory_seq_pos_max(0) + 1;
+    for (llama_pos place = next; place < END; place += 20) {  // far enough for the window to move on
+        decode(p, text_of(place, std::min<llama_pos>(place + 20, END)), place, 0);
+    }
+    ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
+    EXPECT_EQ(p.check_invariant(), "");
+    ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT - 1, -1));
+    EXPECT_EQ(p.memory_seq_pos_max(0), CHECKPOINT - 2);
+    expect_same_steps(other_text(p), expected, tolerance);
+}
+
 constexpr double ALWAYS = 0, NEVER = 50;  // bits
 
 INSTANTIATE_TEST_SUITE_P(Models, PartialState,
