@@ -86,6 +86,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
     try {
         plan_fused(call);
         append_rows(call);
+        drop_unfit(call);
         lay_out(call);
         run_clean(call);
         collect_outputs(call);
@@ -183,7 +184,19 @@ void ForwardPass::Impl::append_rows(Decode & call) {
         for (const llama_seq_id s : row.sequences) {
             const size_t index = sequence(s).append(row.token, row.position, row.is_output, row.embedding);
             if (s == row.sequences.front()) call.index_of_row.push_back(index);
+            if (row.sequences.size() > 1) sequence(s).share_cells();
         }
+    }
+}
+
+/// Takes back the plan for sequences of which a row has no second pass (prompt that the view does not change), or whose
+/// twins begin anew because rows joined the prompt.
+void ForwardPass::Impl::drop_unfit(Decode & call) const {
+    for (size_t i = 0; i < call.rows.size(); ++i) {
+        const llama_seq_id s = call.rows[i].sequences.front();
+        const Sequence & of_row = sequence(s);
+        const bool fits = of_row.n_twin() > 0 && of_row.view().differs_at(call.index_of_row[i]);
+        if (!fits) call.is_fused[static_cast<size_t>(s)] = 0;
     }
 }
 

@@ -219,7 +219,10 @@ void ForwardPass::state_set(std::span<const uint8_t> state) {
         }
         const auto inner = in.rest();
         check_loaded(llama_state_set_data(impl.context.get(), inner.data(), inner.size()));
-        for (size_t s = 0; s < saved.size(); ++s) impl.sequences[s].adopt(std::move(saved[s]));
+        for (size_t s = 0; s < saved.size(); ++s) {
+            impl.sequences[s].adopt(std::move(saved[s]));
+            impl.sequences[s].share_cells();  // cells that were shared still are
+        }
     } catch (const Error &) {
         memory_clear(true);
         throw;

@@ -57,6 +57,7 @@ struct ForwardPass::Impl {
     [[nodiscard]] Decode read(const llama_batch & batch) const;
     void plan_fused(Decode & call);
     void append_rows(Decode & call);
+    void drop_unfit(Decode & call) const;
     void lay_out(Decode & call);
     void lay_out_by_sequence(Decode & call);
     void add_twin_row(Decode & call, size_t i, uint32_t r);

@@ -13,6 +13,26 @@ using forward::Draw;
 using forward::Output;
 using forward::Sequence;
 
+namespace {
+
+/// llama.cpp does not decode rows after a gap in the positions of their sequence.
+/// @param previous the twin's last row before the view, if there is one
+void refuse_gap(const std::vector<forward::ViewRow> & view, const forward::Row * previous, llama_pos offset,
+                llama_seq_id sequence) {
+    for (size_t i = 0; i < view.size(); ++i) {
+        if (i == 0 && previous == nullptr) continue;
+        const bool follows_tokens = i == 0 ? !previous->embedding.chunk : !view[i - 1].embedding.chunk;
+        const llama_pos before = i == 0 ? previous->position + offset : view[i - 1].position;
+        if (!follows_tokens || view[i].embedding.chunk || view[i].position <= before + 1) continue;
+        throw Error(ErrorCode::unsupported_call,
+                    "sequence " + std::to_string(sequence) + " has a gap before position " +
+                        std::to_string(view[i].position - offset) +
+                        ": its second pass cannot read across it; close the gap (memory_seq_add) first");
+    }
+}
+
+}  // namespace
+
 bool ForwardPass::Impl::waits_for_second_pass(const Output & output) const {
     if (!output.record.hesitated || !output.twin_rows.empty() || output.mix.beta == 1.0F) return false;
     return sequence(output.sequence).view().differs_at(output.index);
@@ -90,7 +110,10 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
             if (r >= of_job.options().reframings) continue;
             auto want = job.wants.begin();
             bool is_first = true;
-            for (const forward::ViewRow & row : of_job.view().read(job.n_held, job.end)) {
+            const forward::ViewOf view = of_job.view();
+            const auto view_rows = view.read(job.n_held, job.end);
+            refuse_gap(view_rows, job.n_held > 0 ? &view.rows[job.n_held - 1] : nullptr, view.offset(), job.sequence);
+            for (const forward::ViewRow & row : view_rows) {
                 // tokens and embeddings cannot share a batch, and embeddings are decoded in the batches they came in
                 const bool is_next_of_chunk =
                     row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || !is_first);

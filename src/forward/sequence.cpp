@@ -178,8 +178,10 @@ Draw Sequence::due_draw(size_t i) const {
     const size_t count = dropped_hesitations_ + before.size();
     const size_t index = options_.redraw == 0 ? 0 : count / options_.redraw;
     if (!length_matters) return {static_cast<uint32_t>(index), 1};
-    const size_t first = index * options_.redraw;  // number of the draw's first hesitation, counted from 0
-    const bool is_known = first >= dropped_hesitations_ && first - dropped_hesitations_ < before.size();
+    const size_t first = index * options_.redraw;          // number of the draw's first hesitation, counted from 0
+    const bool is_dropped = first < dropped_hesitations_;  // its row is gone, but not the length that it had
+    if (is_dropped && n_twin_ > 0 && twin_draw_.index == index) return twin_draw_;
+    const bool is_known = !is_dropped && first - dropped_hesitations_ < before.size();
     const size_t first_row = is_known ? before[first - dropped_hesitations_] : i;
     return {static_cast<uint32_t>(index), static_cast<uint32_t>(first_row + 1)};
 }
@@ -272,7 +274,10 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
     if (!shares || rows_.empty()) clear();  // without shared cells a copy replaces everything
     const bool replaces = rows_.empty();
     memory_->copy(source.ids_.clean, ids_.clean, p0, p1);
-    may_share_cells_ = source.may_share_cells_ = shares && !source.rows_.empty();
+    if (!source.rows_.empty()) {
+        share_cells();
+        source.share_cells();
+    }
 
     size_t n_prompt = 0;
     size_t n_twin = 0;

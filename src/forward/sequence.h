@@ -99,6 +99,8 @@ class Sequence {
     void add(llama_pos p0, llama_pos p1, llama_pos delta);
     void divide(llama_pos p0, llama_pos p1, int divisor);
     [[nodiscard]] bool may_share_cells() const noexcept { return may_share_cells_; }
+    /// Another sequence has some of the same rows. No-op if memory gives each its own cells.
+    void share_cells() noexcept { may_share_cells_ = memory_->kind().shares_cells; }
     /// Rows of the clean stream plus rows of the twins; shared rows count for each.
     [[nodiscard]] size_t n_held() const noexcept { return rows_.size() + options_.reframings * n_twin_; }
     void clear();
@@ -164,7 +166,7 @@ class Sequence {
     size_t n_twin_ = 0;                    // <= rows_.size()
     size_t n_shared_ = 0;               // <= n_twin_: leading rows for which the twins share the clean stream's cells
     Draw twin_draw_;                    // of the first n_twin_ rows
-    bool may_share_cells_ = false;      // with another sequence, after a copy from or to it
+    bool may_share_cells_ = false;      // with another sequence: after a copy, a row of both, a state of all
     uint32_t dropped_hesitations_ = 0;  // of rows removed before others (context shift): no draw repeats
 };
 

@@ -351,7 +351,7 @@ TEST(Scoring, ReadsNegativePrompts) {
     options.beta = 0;  // the twin's own logits
     ForwardPass pass(model, pool(64, 2), options);
     const std::vector<llama_token> text = text_of(12, 300);
-    const size_t room = pass.n_ctx_seq() - 10;  // beside the rows behind the first
+    const size_t room = pass.n_ctx_seq() - 10;                     // beside the rows behind the first
     const std::vector<llama_token> negative = text_of(room, 310);  // two twins and two texts do not fit at once
     BatchScorer scorer(pass);
     for (int i = 0; i < 3; ++i)

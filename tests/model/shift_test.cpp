@@ -103,6 +103,25 @@ TEST_P(Shift, GivesNoRowTheMaskOfAnother) {
     EXPECT_GT(largest_difference(first, second), 0.01);
 }
 
+/// NEFTune's noise is scaled by the length at the draw's first hesitation, and stays so when that row is gone.
+TEST_P(Shift, KeepsTheScaleOfUniformNoise) {
+    Options uniform = options();
+    uniform.perturbation = Perturbation::uniform;
+    uniform.strength = 5;
+    const auto run = [&](Schedule schedule) {
+        uniform.schedule = schedule;
+        ForwardPass p = pass(uniform);
+        read(p, 0, 10);
+        (void)go_on(p, 10, 20);
+        shift(p, 4, 16);  // the row of the first hesitation goes
+        const uint64_t n_before = p.statistics().second_pass_rows;
+        auto steps = go_on(p, 20, 26, 0, -12);
+        EXPECT_EQ(p.statistics().second_pass_rows, n_before + 6) << "a row a step";
+        return steps;
+    };
+    expect_same_steps(run(Schedule::lazy), run(Schedule::fused), 1e-3);
+}
+
 TEST_P(Shift, RunsNoSecondPassThatEachHesitationWouldDrawAnew) {
     Options each = options(Scope::all, /*redraw=*/1);
     ForwardPass p = pass(each);

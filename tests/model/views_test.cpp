@@ -275,6 +275,33 @@ TEST_P(Views, AChangeOfViewTakesEffectAtOnce) {
     }
 }
 
+TEST_P(Views, FusedLeavesOutWhatTheViewDoesNotChange) {
+    const auto prompt_row = [&](Options options, Schedule schedule) {
+        options.schedule = schedule;
+        ForwardPass p = pass(options);
+        read(p, 0, 3);
+        (void)go_on(p, 3, 4);           // the prompt ends here, as far as is known
+        p.set_prompt_end(0, n_prompt);  // what comes next is prompt: there is nothing to see twice
+        const auto steps = go_on(p, 4, 6);
+        EXPECT_EQ(p.check_invariant(), "");
+        return steps;
+    };
+    Options clean_prompt = seen_by(View::perturbed);
+    clean_prompt.scope = Scope::generated;
+    Options off = clean_prompt;
+    off.threshold = std::numeric_limits<double>::infinity();
+    const auto vanilla = prompt_row(off, Schedule::lazy);
+    for (const Options & options : {seen_by(View::guidance), clean_prompt}) {
+        for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
+            const auto steps = prompt_row(options, schedule);
+            for (size_t i = 0; i < steps.size(); ++i) {
+                EXPECT_LT(largest_difference(steps[i].logits, vanilla[i].logits), tolerance)
+                    << get_option(options, "view") << ", " << get_option(options, "schedule") << " " << i;
+            }
+        }
+    }
+}
+
 TEST_P(Views, BadNegativePromptsAreRefused) {
     ForwardPass p = pass(seen_by(View::guidance));
     EXPECT_THROW(p.set_negative_prompt(0, {-1}), Error);
