@@ -157,7 +157,7 @@ class Session:
 
         Args:
             prompt: a text (tokenized with its special tokens), or token ids.
-            max_tokens: -1: until the model ends or the context is full.
+            max_tokens: -1: until the model ends or the context is full; 0: an empty answer.
             stop: one or several texts that end the answer; not part of ``answer.text``.
             options: override the session's options for this answer.
             mask_family: which of the seed's mask families to use; another number gives other masks.
@@ -264,6 +264,9 @@ class Session:
     def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
         """Appends tokens to the session's sequence. Returns the logits after the last one, or after each.
 
+        The session's own options hold. Every other call that decodes (generate, score, beam_search, ...) empties the sequence, so that
+        the next forward() begins a new one: see n_past.
+
         Args:
             tokens: [n] ids; with ``all`` at most one batch of them.
 
@@ -277,7 +280,7 @@ class Session:
 
     @property
     def n_past(self) -> int:
-        """Number of tokens that forward() has put into the sequence."""
+        """Number of tokens that forward() has put into the sequence; 0 after another call that decodes, which empties it."""
         return self._pass.n_past
 
     def truncate(self, n: int) -> None:
@@ -290,20 +293,30 @@ class Session:
         self._pass.truncate(whole("n", n, 0, self.n_past, "invalid_input"))
 
     def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
-                    length_penalty: float = 1.2) -> list[Hypothesis]:
+                    length_penalty: float = 1.2, options: HarpOptions | None = None, mask_family: int = 0,
+                    negative_prompt: str | Sequence[int] = ()) -> list[Hypothesis]:
         """The best answers of a beam search over the final log-probabilities, best first.
 
-        The session needs ``n_sequences >= beams`` and ``unified=True``.
+        The session needs ``n_sequences >= beams`` and ``unified=True``. ``prompt``, ``max_tokens`` (0: one empty answer), ``options``,
+        ``mask_family`` and ``negative_prompt`` are those of generate().
         """
         hypotheses = []
-        sizes = whole("max_tokens", max_tokens, 0, INT32_MAX), whole("beams", beams, 1, UINT32_MAX), whole(
-            "candidates", candidates, 1, UINT32_MAX)
-        for tokens, score, total, is_finished, seconds in self._pass.beam_search(self._tokens(prompt), *sizes, length_penalty):
+        max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
+        sizes = whole("beams", beams, 1, UINT32_MAX), whole("candidates", candidates, 1, UINT32_MAX)
+        of_harp = self._options(options), whole("mask_family", mask_family, 0, UINT32_MAX), self._negative(negative_prompt)
+        prompt = self._tokens(prompt)
+        if max_tokens == 0:
+            return [Hypothesis([], "", 0.0, 0.0, False, 0.0)]
+        for tokens, score, total, is_finished, seconds in self._pass.beam_search(prompt, max_tokens, *sizes, length_penalty, *of_harp):
             decoder = _Decoder()
             tokens = [decoder.token(token) for token in tokens]
             text = b"".join(token.piece for token in tokens).decode("utf-8", "replace")
             hypotheses.append(Hypothesis(tokens, text, score, total, is_finished, seconds))
         return hypotheses
+
+    def _options(self, options: HarpOptions | None) -> dict[str, str] | None:
+        """The options of one call as the engine reads them; None means the session's."""
+        return texts(self.options if options is None else options)
 
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
         if isinstance(text, str):
@@ -319,7 +332,7 @@ class Session:
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_family", mask_family, 0, UINT32_MAX)
-        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), texts(options or self.options),
+        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), self._options(options),
                                     family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream

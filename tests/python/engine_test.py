@@ -17,6 +17,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -197,6 +198,129 @@ class Generation(unittest.TestCase):
         session = harp.Session(self.model, None, n_ctx=256, n_sequences=3, unified=True)
         best = session.beam_search(PROMPTS[0], beams=3, max_tokens=16)[0]
         self.assertEqual(best.text, expected["hypotheses"][0]["text"])
+        longest = session.beam_search(PROMPTS[0], beams=3, max_tokens=-1)[0]
+        self.assertGreater(len(longest.tokens), 16)
+
+    def test_no_tokens_are_an_empty_answer(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=3, unified=True)
+        stream = session.generate(PROMPTS[0], max_tokens=0)
+        self.assertEqual((list(stream), stream.answer.text, stream.answer.stop_reason), ([], "", "length"))
+        [none] = session.beam_search(PROMPTS[0], beams=3, max_tokens=0)
+        self.assertEqual((none.tokens, none.text, none.log_probability, none.is_finished), ([], "", 0.0, False))
+
+
+@needs_tiny
+class OptionsOfOneCall(unittest.TestCase):
+    """What a call is given holds for that call alone."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.model = tiny()
+        cls.tokens = cls.model.tokenize("Once upon a time there was a little")
+
+    own = harp.HarpOptions(threshold=0)
+    other = harp.HarpOptions(threshold=0, beta=3, view="last", view_tokens=2)
+    calls = {
+        "generate, options": lambda s, x: list(s.generate("Once", max_tokens=2, options=x)),
+        "generate, mask family": lambda s, x: list(s.generate("Once", max_tokens=2, mask_family=5)),
+        "generate, closed": lambda s, x: s.generate("Once", max_tokens=2, options=x, mask_family=5).close(),
+        "generate_many, options": lambda s, x: list(s.generate_many(["Once"], max_tokens=2, options=x)),
+        "generate_many, mask family": lambda s, x: list(s.generate_many(["Once"], max_tokens=2, mask_families=[5])),
+        "score, options": lambda s, x: s.score([("Once", " upon")], options=x),
+        "score, mask family": lambda s, x: s.score([("Once", " upon")], mask_families=[5]),
+        "score_each": lambda s, x: s.score_each([("Once", " upon")], [x, None]),
+        "score_each, vanilla": lambda s, x: s.score_each([("Once", " upon")], [None]),
+        "beam_search, options": lambda s, x: s.beam_search("Once", beams=2, max_tokens=2, options=x),
+        "beam_search, mask family": lambda s, x: s.beam_search("Once", beams=2, max_tokens=2, mask_family=5),
+    }
+
+    def session(self, options=own):
+        return harp.Session(self.model, options, n_ctx=128, n_sequences=2, unified=True)
+
+    def beams_of(self, session, **more):
+        return [(one.text, one.log_probability) for one in session.beam_search("Once upon a time", beams=2, max_tokens=8, **more)]
+
+    def test_forward_has_the_sessions_own(self):
+        right = self.session().forward(self.tokens).logits
+        self.assertGreater(np.abs(self.session(self.other).forward(self.tokens).logits - right).max(), 1)
+        for name, call in self.calls.items():
+            with self.subTest(name):
+                session = self.session()
+                call(session, self.other)
+                np.testing.assert_array_equal(session.forward(self.tokens).logits, right)
+
+    def test_beam_search_has_the_sessions_own(self):
+        right = self.beams_of(self.session())
+        self.assertNotEqual(self.beams_of(self.session(self.other)), right)
+        for name, call in self.calls.items():
+            with self.subTest(name):
+                session = self.session()
+                call(session, self.other)
+                self.assertEqual(self.beams_of(session), right)
+
+    def test_a_negative_prompt(self):
+        def in_two_parts(session):
+            session.forward(self.tokens[:5])
+            return session.forward(self.tokens[5:]).logits
+
+        guidance = harp.HarpOptions(threshold=0, view="guidance")
+        right, beams = in_two_parts(self.session(guidance)), self.beams_of(self.session(guidance))
+        negative = {"negative_prompt": "Hello you"}
+        for name, call in {"generate": lambda s: list(s.generate("Once", max_tokens=2, **negative)),
+                           "generate_many": lambda s: list(s.generate_many(["Once"], max_tokens=2, **negative)),
+                           "score": lambda s: s.score([("Once", " upon")], **negative),
+                           "beam_search": lambda s: s.beam_search("Once", beams=2, max_tokens=2, **negative)}.items():
+            with self.subTest(name):
+                session = self.session(guidance)
+                call(session)
+                np.testing.assert_array_equal(in_two_parts(session), right)
+                call(session)
+                self.assertEqual(self.beams_of(session), beams)
+        self.assertNotEqual(self.beams_of(self.session(guidance), **negative), beams)
+
+    def test_beam_search_has_those_it_is_given(self):
+        self.assertEqual(self.beams_of(self.session(), options=self.other), self.beams_of(self.session(self.other)))
+        self.assertNotEqual(self.beams_of(self.session(), mask_family=5), self.beams_of(self.session()))
+
+    def test_the_end_of_another_prompt(self):
+        def in_two_parts(session):
+            session.forward(self.tokens[:3])
+            return session.forward(self.tokens[3:]).logits
+
+        generated = harp.HarpOptions(threshold=0, scope="generated")
+        right = in_two_parts(self.session(generated))
+        long = self.tokens[:6]
+        for name, call in {"generate": lambda s: list(s.generate(long, max_tokens=1)), "score": lambda s: s.score([(long, [5])]),
+                           "beam_search": lambda s: s.beam_search(long, beams=2, max_tokens=1)}.items():
+            with self.subTest(name):
+                session = self.session(generated)
+                call(session)
+                np.testing.assert_array_equal(in_two_parts(session), right)
+
+    def test_forward_begins_a_new_sequence(self):
+        def interrupted(session):  # by Ctrl-C after the first batch of several
+            real = session._pass
+
+            def one_batch():
+                real.score_batch()
+                raise KeyboardInterrupt
+
+            session._pass = mock.Mock(wraps=real, score_batch=one_batch)
+            with self.assertRaises(KeyboardInterrupt):
+                session.score([([1], list(range(3, 90)))])
+            session._pass = real
+
+        narrow = tiny("-b", "16")
+        right = harp.Session(narrow, self.own, n_ctx=128, n_sequences=2).forward(self.tokens).logits
+        for name, call in {"score, interrupted": interrupted, "score": lambda s: s.score([("Once", " upon")]),
+                           "generate": lambda s: list(s.generate(self.tokens, max_tokens=2))}.items():
+            with self.subTest(name):
+                session = harp.Session(narrow, self.own, n_ctx=128, n_sequences=2)
+                session.forward([1, 2, 3])
+                self.assertEqual(session.n_past, 3)
+                call(session)
+                self.assertEqual(session.n_past, 0)
+                np.testing.assert_array_equal(session.forward(self.tokens).logits, right)
 
 
 @needs_tiny
