@@ -580,6 +580,18 @@ class Errors(unittest.TestCase):
         self.check("invalid_input", ["prompt", "empty"], lambda: harp.Session(tiny(), None, n_ctx=64).generate([]))
         self.check("invalid_input", ["512"], lambda: tiny().detokenize([512]))
 
+    @needs_tiny
+    def test_what_a_session_was_not_created_for_is_refused_at_once(self):
+        """Not by the first batch, which would lose the request, and whoever waits for its answer would wait forever."""
+        off, on = (harp.Session(tiny(), options, n_ctx=256, n_sequences=2, unified=True) for options in (None, OPTIONS))
+        more, long = OPTIONS.replace(reframings=2), [5] * off.n_ctx
+        guidance = OPTIONS.replace(view="guidance")
+        for call in (lambda s, **more: s.generate("Once", **more), lambda s, **more: list(s.generate_many(["Once"], **more)),
+                     lambda s, **more: s.score([("Once", " upon")], **more), lambda s, **more: s.beam_search("Once", beams=2, **more)):
+            self.check("invalid_option", ["options", "without HARP"], lambda: call(off, options=OPTIONS))
+            self.check("invalid_option", ["reframings: 2", "1..1"], lambda: call(on, options=more))
+            self.check("invalid_input", ["negative prompt", "512 tokens"], lambda: call(on, options=guidance, negative_prompt=long))
+
     @unittest.skipUnless((MODELS / "random-t5.gguf").is_file(), "no random-t5.gguf")
     def test_model_that_cannot_hesitate_is_refused_by_name(self):
         model = harp.Model(MODELS / "random-t5.gguf")
