@@ -207,7 +207,7 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or if they do not fit into the context.
         """
-        scores = self.score_each(requests, [options or self.options], mask_families=mask_families,
+        scores = self.score_each(requests, [self.options if options is None else options], mask_families=mask_families,
                                  negative_prompt=negative_prompt,
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
@@ -218,11 +218,11 @@ class Session:
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        The options may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and ``threshold``; None
-        among them is vanilla. Up to rounding each score is what score() gives. ``seconds``: of the whole reading; of vanilla, without second passes.
+        There is at least one. They may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and
+        ``threshold``; None is vanilla. Up to rounding each score is what score() gives. ``seconds``: of the whole reading; of vanilla, without second passes.
 
         Raises:
-            HarpError: as in score(); ``invalid_option`` if the options cannot share a reading.
+            HarpError: as in score(); ``invalid_option`` if there are no options, or they cannot share a reading.
         """
         pairs = "a list of pairs (context, continuation)"
         requests = items("requests", requests, pairs)
@@ -230,11 +230,7 @@ class Session:
             if len(items(f"requests[{index}]", request, pairs[10:])) != 2:
                 raise TypeError(f"requests[{index}]: {request!r}; allowed: a pair (context, continuation)")
         options = items("options", options, "a list of HarpOptions or None")
-        if len(options) > 1 and not self.options:
-            raise HarpError("options: several, and the session is without HARP", "invalid_option")
-        if len(options) > 1:
-            options = [one or HarpOptions(threshold=float("inf")) for one in options]
-        option_texts = [texts(one) for one in options if one]
+        option_texts = self._sets(options)
         families = _families(mask_families, len(requests))
         negative = self._negative(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
@@ -255,6 +251,16 @@ class Session:
             if index_of:
                 self._pass.abandon_scores()
         return scores
+
+    def _sets(self, options: list[HarpOptions | None]) -> list[dict[str, str]]:
+        """Sets of options as the engine reads them: none if the session is without HARP."""
+        if not options:
+            raise HarpError("options: none; allowed: at least one HarpOptions or None", "invalid_option")
+        if self.options:
+            return [texts(HarpOptions(threshold=float("inf")) if one is None else one) for one in options]
+        if len(options) > 1:
+            raise HarpError("options: several, and the session is without HARP", "invalid_option")
+        return [texts(one) for one in options if one is not None]
 
     @staticmethod
     def _score(vanilla, harp, entropies, hesitated, is_greedy, is_vanilla_greedy, seconds) -> Score:

@@ -380,6 +380,22 @@ class Scores(unittest.TestCase):
         self.assertNotEqual(shared[0][0].log_likelihood, shared[0][2].log_likelihood)
         self.assertLess(shared[0][1].seconds, shared[0][0].seconds)
 
+    def test_no_options_are_vanilla(self):
+        pairs = [("Once upon a", " time there"), ("Lily went", " to the park")]
+        session = harp.Session(self.model, OPTIONS.replace(threshold=0, beta=0), n_ctx=256)
+        session.score(pairs, options=OPTIONS)
+        for options in ([None], [None, None]):
+            for score in sum(session.score_each(pairs, options, mask_families=[1, 2]), []):
+                np.testing.assert_array_equal(score.harp, score.vanilla)
+                self.assertFalse(score.hesitated.any())
+        self.assertTrue((session.score(pairs)[-1].harp != score.vanilla).all())
+        for one in (session, harp.Session(self.model, None, n_ctx=256)):
+            self.assertEqual([len(scores) for scores in one.score_each(pairs, [None])], [1, 1])
+            with self.assertRaises(harp.HarpError) as caught:
+                one.score_each(pairs, [])
+            self.assertEqual(caught.exception.code, "invalid_option")
+            self.assertIn("at least one", str(caught.exception))
+
     def test_views(self):
         text = self.model.tokenize("Once upon a time there was a dog. Lily went to the park and saw a big")
         for options in [harp.HarpOptions(threshold=0, view="last", view_tokens=4, beta=2), harp.HarpOptions(threshold=0, view="masked"),
