@@ -48,7 +48,8 @@ class Token:
     """A generated token and the step that chose it."""
 
     id: int
-    text: str  #: what it adds to the text; empty if it ends inside a UTF-8 character
+    #: what it adds to the text: the characters that it completes. A character that no token completes is in ``piece`` alone
+    text: str
     piece: bytes  #: the token's own bytes
     position: int  #: in the sequence
     entropy: float  #: of the vanilla distribution, bits
@@ -60,7 +61,8 @@ class Answer:
     """The answer to a prompt."""
 
     tokens: list[Token] = field(default_factory=list)
-    text: str = ""  #: up to the stop string, if one ended the answer
+    #: the texts of the tokens together, up to the stop string if one ended the answer; empty while it grows and if it was closed early
+    text: str = ""
     #: ``end_of_text``, ``stop_string``, ``length``, ``context_full``, or ``interrupted`` (closed early); None while it grows
     stop_reason: str | None = None
     steps: int = 0  #: sampled tokens, including an end token
@@ -316,8 +318,7 @@ class Session:
         for tokens, score, total, is_finished, seconds in self._pass.beam_search(prompt, max_tokens, *sizes, length_penalty, *of_harp):
             decoder = _Decoder()
             tokens = [decoder.token(token) for token in tokens]
-            text = b"".join(token.piece for token in tokens).decode("utf-8", "replace")
-            hypotheses.append(Hypothesis(tokens, text, score, total, is_finished, seconds))
+            hypotheses.append(Hypothesis(tokens, "".join(token.text for token in tokens), score, total, is_finished, seconds))
         return hypotheses
 
     def _options(self, options: HarpOptions | None) -> dict[str, str] | None:
@@ -364,11 +365,16 @@ def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
     return [whole(f"mask_families[{index}]", family, 0, UINT32_MAX) for index, family in enumerate(families)]
 
 
+def _new_utf8() -> codecs.IncrementalDecoder:
+    """Decodes bytes as they come, and keeps those of a character that is not complete."""
+    return codecs.getincrementaldecoder("utf-8")("replace")
+
+
 class _Decoder:
     """Decodes tokens to text; a token's bytes may end inside a UTF-8 character."""
 
     def __init__(self):
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = _new_utf8()
 
     def token(self, values: tuple) -> Token:
         id, piece, position, entropy, hesitated = values
@@ -411,7 +417,7 @@ class Stream:
 
     def _finish(self, result: tuple) -> None:
         reason, text, steps, hesitations, seconds = result
-        text = text.decode("utf-8", "replace")
+        text = _new_utf8().decode(text)  # as the tokens' texts: without a character that the answer ends in
         if reason == "stop_string":
             text = text[: min(text.find(stop) for stop in self._stop if stop and stop in text)]
         answer = self.answer

@@ -208,6 +208,16 @@ class Generation(unittest.TestCase):
         [none] = session.beam_search(PROMPTS[0], beams=3, max_tokens=0)
         self.assertEqual((none.tokens, none.text, none.log_probability, none.is_finished), ([], "", 0.0, False))
 
+    def test_a_character_that_is_not_completed_is_in_no_text(self):
+        session = harp.Session(self.model, None, n_ctx=256)
+        grammar = harp.Sampling(grammar='root ::= "é漢🎉"')  # one token, then tokens of one byte each
+        for n, text in enumerate(["é", "é", "é", "é漢", "é漢", "é漢", "é漢", "é漢🎉"], start=1):
+            with self.subTest(tokens=n):
+                stream = session.generate(PROMPTS[0], max_tokens=n, sampling=grammar)
+                tokens = list(stream)
+                self.assertEqual(("".join(token.text for token in tokens), stream.answer.text), (text, text))
+                self.assertEqual(b"".join(token.piece for token in tokens), "é漢🎉".encode()[:n + 1])
+
 
 @needs_tiny
 class OptionsOfOneCall(unittest.TestCase):
