@@ -212,10 +212,10 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
         throw Error(ErrorCode::invalid_option, std::string(name) + ": " + std::to_string(value) +
                                                    "; allowed: " + std::to_string(least) + ".." + std::to_string(most));
     };
-    check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences());
+    const uint64_t n_each = options ? 1 + options->reframings : 1;  // a sequence and its twins
+    check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences() / n_each);
     // positions and numbers of cells have 31 bits, including those of the twins
-    const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
-    check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
+    check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / (size.n_sequences * n_each));
     refuse_shared_devices();
     const llama_model & weights = model.loaded().model();
     // with HARP on ForwardPass refuses such models itself

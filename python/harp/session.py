@@ -118,7 +118,7 @@ class Session:
     Args:
         options: HARP's options; None is plain llama.cpp, without a second pass or memory for one.
         n_ctx: tokens of each sequence, prompt and answer together.
-        n_sequences: how many sequences the batch calls decode at once; also the most beams of a search.
+        n_sequences: how many sequences the batch calls decode at once; also the most beams of a search. At most 256, twins included.
         unified: all sequences share one pool of KV cells, and the beams of beam_search() share cells.
 
     Raises:
@@ -129,10 +129,11 @@ class Session:
                  n_sequences: int = 1, unified: bool = False):
         self.model = model
         self.options = options
-        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences)
-        n_streams = n_sequences * (1 + options.reframings if options else 1)
-        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // n_streams)  # positions and cells have 31 bits, including those of the twins
-        self._pass = _engine.Pass(model._engine, texts(options), n_ctx, n_sequences, unified)
+        option_texts = texts(options)
+        n_each = 1 + options.reframings if options else 1  # a sequence and its twins
+        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
+        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
+        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, unified)
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
 
     @property

@@ -602,6 +602,7 @@ class Errors(unittest.TestCase):
             self.check("invalid_option", words, lambda: harp.Session(tiny(), None, n_ctx=n_ctx, n_sequences=2))
         self.check("invalid_option", ["n_ctx", "2..536870911"],
                    lambda: harp.Session(tiny(), OPTIONS, n_ctx=2**30, n_sequences=2))
+        self.check("invalid_option", ["n_sequences: 200", "1..128"], lambda: harp.Session(tiny(), OPTIONS, n_ctx=64, n_sequences=200))
         self.check("invalid_option", ["n_sequences", "257"], lambda: harp.Session(tiny(), None, n_ctx=64, n_sequences=257))
         self.check("invalid_input", ["prompt", "empty"], lambda: harp.Session(tiny(), None, n_ctx=64).generate([]))
         self.check("invalid_input", ["512"], lambda: tiny().detokenize([512]))
