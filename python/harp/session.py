@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _engine
-from .arguments import INT32_MAX, UINT32_MAX, items, strings, token_ids, whole
+from .arguments import FLOAT32_MAX, INT32_MAX, UINT32_MAX, items, number, strings, token_ids, utf8_text, whole
 from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, texts
@@ -21,13 +21,16 @@ class Sampling:
     """How tokens are sampled from the final (mixed) logits, by llama.cpp's samplers. The default is greedy.
 
     Args:
-        temperature: 0 is greedy.
-        top_k: 0 is off.
-        top_p: nucleus; 1 is off.
-        min_p: 0 is off.
-        repeat_penalty: 1 is off.
-        seed: seed of the sampler.
+        temperature: >= 0; 0 is greedy.
+        top_k: 0, and below it, is off.
+        top_p: nucleus, 0..1; 1 is off.
+        min_p: 0..1; 0 is off.
+        repeat_penalty: > 0; 1 is off.
+        seed: seed of the sampler, 0..4294967295.
         grammar: a GBNF grammar that the answer must follow; empty is off.
+
+    Raises:
+        TypeError: a value of another type; HarpError: ``invalid_option``, naming field, value and range.
     """
 
     temperature: float = 0.0
@@ -38,9 +41,15 @@ class Sampling:
     seed: int = 0
     grammar: str = ""
 
+    def __post_init__(self):
+        self._engine()  # refuses bad values here, not in the call that samples
+
     def _engine(self) -> _engine.Sampling:
-        return _engine.Sampling(self.temperature, whole("top_k", self.top_k, -INT32_MAX, INT32_MAX), self.top_p, self.min_p,
-                                self.repeat_penalty, whole("seed", self.seed, 0, UINT32_MAX), self.grammar)
+        return _engine.Sampling(number("temperature", self.temperature, 0, FLOAT32_MAX),
+                                whole("top_k", self.top_k, -INT32_MAX, INT32_MAX), number("top_p", self.top_p, 0, 1),
+                                number("min_p", self.min_p, 0, 1),
+                                number("repeat_penalty", self.repeat_penalty, 0, FLOAT32_MAX, above=True),
+                                whole("seed", self.seed, 0, UINT32_MAX), utf8_text("grammar", self.grammar))
 
 
 @dataclass(frozen=True)
@@ -337,6 +346,8 @@ class Session:
 
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
                 reuses_prefix) -> Stream:
+        if not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling: {sampling!r}; allowed: Sampling(...)")
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_family", mask_family, 0, UINT32_MAX)

@@ -65,6 +65,11 @@ class Options(unittest.TestCase):
             for word in words:
                 self.assertIn(word, str(caught.exception))
 
+    def test_numbers_as_text_are_numbers(self):
+        options = harp.HarpOptions(threshold="2", beta="0.25", reframings="2", seed="7")
+        self.assertEqual(options, harp.HarpOptions(threshold=2, beta=0.25, reframings=2, seed=7))
+        self.assertEqual(harp.HarpOptions(threshold="inf").threshold, math.inf)
+
     def test_never(self):
         self.assertEqual(harp.HarpOptions(threshold=math.inf).threshold, math.inf)
 
