@@ -102,8 +102,15 @@ class Pass {
     [[nodiscard]] decoding::BatchScorer & scorer();
     /// Drops scores that were asked for and not delivered yet.
     void abandon_scores() { scorer_.reset(); }
-    /// The pass with its memory to itself, for calls that decode directly.
+    /// The pass for work that empties the memory and sets the options of its sequences itself.
+    [[nodiscard]] ForwardPass & taken_over();
+    /// The pass for calls that decode sequence 0 directly, under the session's own options. After other work its memory
+    /// is empty.
     [[nodiscard]] ForwardPass & direct();
+    /// Tokens that direct calls have put into sequence 0; none after other work.
+    [[nodiscard]] llama_pos n_past() const;
+    /// Options of one call. @throws Error{invalid_option}, also if the context was not created for them
+    [[nodiscard]] std::optional<Options> read(const OptionTexts & texts) const;
     [[nodiscard]] decoding::Sampler new_sampler(const Sampling & sampling) const;
     /// Numbers of drafted tokens and of confirmed ones.
     [[nodiscard]] decoding::SpeculationStatistics speculation() const;
@@ -121,8 +128,10 @@ class Pass {
     void take_out_cancelled();
 
     const Model & model_;
+    std::optional<Options> options_;  // the session's; nullopt: HARP off
     std::unique_ptr<llama_context, ContextDeleter> context_;
     ForwardPass * pass_ = nullptr;  // owned by the context
+    bool is_direct_ = true;         // sequence 0 has the session's options, and only what direct calls decoded
     std::unique_ptr<decoding::Drafter> drafter_;
     std::unique_ptr<decoding::Generator> generator_;
     std::unique_ptr<decoding::BatchScorer> scorer_;

@@ -156,19 +156,22 @@ void truncate(Pass & self, int64_t n) {
     }
 }
 
-nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, size_t max_tokens, uint32_t beams,
-                     uint32_t candidates, double length_penalty) {
+nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int max_tokens, uint32_t beams,
+                     uint32_t candidates, double length_penalty, const OptionTexts & options, uint32_t mask_family,
+                     const std::vector<llama_token> & negative_prompt) {
     GenerationResult result;
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        const int n_predict = max_tokens == 0 ? -1 : static_cast<int>(std::min<size_t>(max_tokens, INT32_MAX));
         result =
-            decoding::Generator(self.direct())
+            decoding::Generator(self.taken_over())
                 .answer(
                     {.prompt = prompt,
-                     .limits = {n_predict, {}},
-                     .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty}},
+                     .limits = {max_tokens, {}},
+                     .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty},
+                     .options = self.read(options),
+                     .mask_family = mask_family,
+                     .negative_prompt = negative_prompt},
                     decoding::Generator::Events{});
     }
     nb::list hypotheses;
@@ -202,16 +205,17 @@ nb::dict statistics(const Pass & self) {
 
 }  // namespace
 
-Pass::Pass(const Model & model, const std::optional<Options> & options, const Size & size) : model_(model) {
+Pass::Pass(const Model & model, const std::optional<Options> & options, const Size & size)
+    : model_(model), options_(options) {
     const auto check = [](const char * name, uint64_t value, uint64_t least, uint64_t most) {
         if (value >= least && value <= most) return;
         throw Error(ErrorCode::invalid_option, std::string(name) + ": " + std::to_string(value) +
                                                    "; allowed: " + std::to_string(least) + ".." + std::to_string(most));
     };
-    check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences());
+    const uint64_t n_each = options ? 1 + options->reframings : 1;  // a sequence and its twins
+    check("n_sequences", size.n_sequences, 1, llama_max_parallel_sequences() / n_each);
     // positions and numbers of cells have 31 bits, including those of the twins
-    const uint64_t n_streams = size.n_sequences * (options ? 1 + options->reframings : 1);
-    check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / n_streams);
+    check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / (size.n_sequences * n_each));
     refuse_shared_devices();
     const llama_model & weights = model.loaded().model();
     // with HARP on ForwardPass refuses such models itself
@@ -268,10 +272,24 @@ void Pass::refuse_while_busy(const char * other) const {
     if (is_busy) throw Error(ErrorCode::unsupported_call, std::string("this session is still ") + other);
 }
 
+std::optional<Options> Pass::read(const OptionTexts & texts) const {
+    const std::optional<Options> options = read_options(texts);
+    if (!options) return options;
+    if (!options_)
+        throw Error(ErrorCode::invalid_option, "options: this session was created without HARP; allowed: None");
+    if (options->reframings > options_->reframings) {
+        throw Error(ErrorCode::invalid_option, "reframings: " + std::to_string(options->reframings) + "; allowed: 1.." +
+                                                   std::to_string(options_->reframings) +
+                                                   ", as many as the session was created with");
+    }
+    return options;
+}
+
 decoding::Generator & Pass::generator() {
     if (generator_) return *generator_;
     refuse_while_busy("scoring");
     scorer_.reset();
+    is_direct_ = false;
     if (!drafter_) drafter_ = decoding::Drafter::make(*pass_, model_.loaded().params());
     generator_ = std::make_unique<decoding::Generator>(*pass_, drafter_.get());
     return *generator_;
@@ -285,16 +303,31 @@ decoding::BatchScorer & Pass::scorer() {
     if (scorer_) return *scorer_;
     refuse_while_busy("generating");
     generator_.reset();
+    is_direct_ = false;
     scorer_ = std::make_unique<decoding::BatchScorer>(*pass_);
     return *scorer_;
 }
 
-ForwardPass & Pass::direct() {
+ForwardPass & Pass::taken_over() {
     refuse_while_busy("generating or scoring");
-    if (generator_ || scorer_) pass_->memory_clear(false);
     generator_.reset();
     scorer_.reset();
+    is_direct_ = false;
     return *pass_;
+}
+
+ForwardPass & Pass::direct() {
+    if (is_direct_) return *pass_;
+    ForwardPass & pass = taken_over();
+    pass.memory_clear(false);  // also forgets where the last prompt ended
+    if (options_) pass.set_sequence_options(0, *options_, /*mask_family=*/0);
+    pass.set_negative_prompt(0, {});
+    is_direct_ = true;
+    return pass;
+}
+
+llama_pos Pass::n_past() const {
+    return is_direct_ ? pass_->memory_seq_pos_max(0) + 1 : 0;
 }
 
 decoding::Sampler Pass::new_sampler(const Sampling & sampling) const {
@@ -332,7 +365,7 @@ void bind_pass(nb::module_ & module) {
         .def_prop_ro("n_ctx", [](const Pass & self) { return self.pass().n_ctx_seq(); })
         .def_prop_ro("n_sequences", [](const Pass & self) { return self.pass().n_seq_max(); })
         .def_prop_ro("n_batch", [](const Pass & self) { return self.pass().n_batch(); })
-        .def_prop_ro("n_past", [](const Pass & self) { return self.pass().memory_seq_pos_max(0) + 1; })
+        .def_prop_ro("n_past", &Pass::n_past)
         .def("statistics", &statistics)
         .def(
             "submit",
@@ -343,7 +376,7 @@ void bind_pass(nb::module_ & module) {
                 return self.generator().submit({.prompt = prompt,
                                                 .limits = {max_tokens, stop},
                                                 .sampler = self.new_sampler(sampling),
-                                                .options = read_options(options),
+                                                .options = self.read(options),
                                                 .mask_family = mask_family,
                                                 .negative_prompt = negative_prompt,
                                                 .reuses_prefix = reuses_prefix});
@@ -359,7 +392,7 @@ void bind_pass(nb::module_ & module) {
                const std::vector<std::map<std::string, std::string>> & options, uint32_t mask_family,
                const std::vector<llama_token> & negative_prompt) {
                 std::vector<Options> sets;
-                for (const auto & texts : options) sets.push_back(*read_options(texts));
+                for (const auto & texts : options) sets.push_back(*self.read(texts));
                 const auto held = self.hold();
                 return self.scorer().submit({tokens, n_context, std::move(sets), mask_family, negative_prompt});
             },
@@ -373,7 +406,7 @@ void bind_pass(nb::module_ & module) {
         .def("forward", &forward, "tokens"_a, "all"_a, InPlainLocale())
         .def("truncate", &truncate, "n"_a)
         .def("beam_search", &beam_search, "prompt"_a, "max_tokens"_a, "beams"_a, "candidates"_a, "length_penalty"_a,
-             InPlainLocale());
+             "options"_a.none(), "mask_family"_a, "negative_prompt"_a, InPlainLocale());
 }
 
 }  // namespace harp::python

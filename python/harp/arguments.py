@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Iterable
 
@@ -9,16 +10,33 @@ from .errors import HarpError
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
+FLOAT32_MAX = 3.4e38  #: a little less than the greatest
+
+
+def utf8_text(name: str, value: str) -> str:
+    """One text, which the engine reads as UTF-8.
+
+    Raises:
+        TypeError: if it is none; HarpError: ``invalid_input``, naming the argument and the lone surrogate in it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {_shown(value)}; allowed: a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise HarpError(f"{name}: {value[error.start]!r} at index {error.start} is half of a surrogate pair; allowed: text that UTF-8 can "
+                        "encode", "invalid_input") from None
+    return value
 
 
 def strings(name: str, value: str | Iterable[str]) -> list[str]:
     """A list of texts. A single text is a list of one, not of its letters.
 
     Raises:
-        TypeError: naming the argument, if it is neither.
+        TypeError: naming the argument, if it is neither; HarpError: as utf8_text().
     """
     if isinstance(value, str):
-        return [value]
+        return [utf8_text(name, value)]
     return texts(name, value, "a text or a list of texts")
 
 
@@ -26,12 +44,13 @@ def texts(name: str, value: Iterable[str], allowed: str) -> list[str]:
     """A list of texts, for arguments where a single text makes no sense.
 
     Raises:
-        TypeError: naming the argument and what is allowed.
+        TypeError: naming the argument and what is allowed; HarpError: as utf8_text().
     """
     values = items(name, value, allowed)
     for index, one in enumerate(values):
         if not isinstance(one, str):
             raise TypeError(f"{name}[{index}]: {_shown(one)}; allowed: {allowed}")
+        utf8_text(f"{name}[{index}]", one)
     return values
 
 
@@ -60,6 +79,20 @@ def whole(name: str, value: int, least: int, most: int, code: str = "invalid_opt
     return number
 
 
+def number(name: str, value: float, least: float, most: float, *, above: bool = False) -> float:
+    """A real number in a range, whose least value is left out with ``above``.
+
+    Raises:
+        TypeError: if it is not a real number; HarpError: naming the argument, value and range.
+    """
+    range = f"> {least:g}, at most {most:g}" if above else f"{least:g}..{most:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: {_shown(value)}; allowed: a number, {range}")
+    if not least <= value <= most or (above and value == least):  # also refuses nan
+        raise HarpError(f"{name}: {value}; allowed: {range}", "invalid_option")
+    return float(value)
+
+
 def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX) -> list[int]:
     """Token ids, checked against the vocabulary where the engine would report an error too late.
 
@@ -71,5 +104,5 @@ def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX) -> list
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:60] + '...'} ({type(value).__name__})"

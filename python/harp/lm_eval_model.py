@@ -240,13 +240,14 @@ class HarpLM(TemplateLM):
         if room < 1:
             raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
         prompts = [(self.tok_encode(context) or [self.prefix_token_id])[-room:] + self.pause_tokens for context in contexts]
+        families = [self._family(context) for context in contexts]
         if self.beams > 1:
             for index, prompt in enumerate(prompts):
-                best = self.session.beam_search(prompt, beams=self.beams, max_tokens=settings.max_tokens)[0]
+                best = self.session.beam_search(prompt, beams=self.beams, max_tokens=settings.max_tokens, mask_family=families[index],
+                                                negative_prompt=self.negative_prompt)[0]
                 hesitations = sum(token.hesitated for token in best.tokens)
                 yield index, best.text, self._cost(best.tokens, len(best.tokens), hesitations, best.seconds)
             return
-        families = [self._family(context) for context in contexts]
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
                                              sampling=settings.sampling, mask_families=families,
                                              negative_prompt=self.negative_prompt)
@@ -282,7 +283,9 @@ class _Generation:
         kwargs = dict(normalize_gen_kwargs(dict(gen_kwargs), lm.max_gen_toks))
         until = handle_stop_sequences(kwargs.pop("until", None), eos=None)
         max_tokens = kwargs.pop("max_gen_toks")
-        kwargs.pop("do_sample", None)
+        if kwargs.pop("do_sample") and not kwargs.get("temperature"):  # lm-eval's Hugging Face backend refuses it too
+            raise ValueError(f"gen_kwargs: do_sample=True with temperature {kwargs.get('temperature', 'not given')}; allowed: a temperature "
+                             "above 0, or do_sample=False for greedy decoding")
         unknown = sorted(set(kwargs) - set(SAMPLING_NAMES))
         if unknown:
             raise ValueError(f"gen_kwargs that harp does not know: {', '.join(unknown)}; allowed: until, max_gen_toks, "

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from . import _engine
-from .arguments import items, texts, token_ids
+from .arguments import items, texts, token_ids, utf8_text
 
 
 class Model:
@@ -83,8 +83,11 @@ class Model:
         Args:
             add_special: put the beginning-of-sequence token before it, if the model uses one.
             parse_special: read ``<|im_start|>`` and the like in the text as control tokens.
+
+        Raises:
+            HarpError: ``invalid_input`` if the text has half of a surrogate pair, which UTF-8 cannot encode.
         """
-        return self._engine.tokenize(text, add_special, parse_special)
+        return self._engine.tokenize(utf8_text("text", text), add_special, parse_special)
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD.
@@ -110,7 +113,7 @@ class Model:
         for index, message in enumerate(items("messages", messages, allowed)):
             if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
                 raise TypeError(f"messages[{index}]: {message!r}; allowed: {allowed}")
-            pairs.append((message["role"], message["content"]))
+            pairs.append(tuple(utf8_text(f"messages[{index}][{key!r}]", message[key]) for key in ("role", "content")))
         return self._engine.apply_chat_template(pairs)
 
     def __repr__(self) -> str:

@@ -53,6 +53,10 @@ class HarpOptions:
 
     def __post_init__(self):
         _engine.check_options(self._texts())
+        for option in dataclasses.fields(self):  # a number given as text becomes one, so that equal options are equal
+            value, kind = getattr(self, option.name), type(option.default)
+            if isinstance(value, str) and kind is not str:
+                object.__setattr__(self, option.name, kind(value))
 
     def _texts(self) -> dict[str, str]:
         return {name: str(value) for name, value in dataclasses.asdict(self).items()}
@@ -100,12 +104,16 @@ def read_preset(path: str | os.PathLike, **changes) -> tuple[HarpOptions, str]:
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(HarpOptions)})
     if unknown:
         raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
-    if isinstance(values.get("threshold"), str):  # for example "inf"
-        values["threshold"] = float(values["threshold"])
     options = HarpOptions(**{**values, **changes})
     return options, negative_prompt if options.view == "guidance" else ""
 
 
 def texts(options: HarpOptions | None) -> dict[str, str] | None:
-    """The options as the engine reads them; None is HARP off."""
+    """The options as the engine reads them; None is HARP off.
+
+    Raises:
+        TypeError: if they are neither.
+    """
+    if options is not None and not isinstance(options, HarpOptions):
+        raise TypeError(f"options: {options!r}; allowed: HarpOptions(...) or None")
     return None if options is None else options._texts()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _engine
-from .arguments import INT32_MAX, UINT32_MAX, items, strings, token_ids, whole
+from .arguments import FLOAT32_MAX, INT32_MAX, UINT32_MAX, items, number, strings, token_ids, utf8_text, whole
 from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, texts
@@ -21,13 +21,16 @@ class Sampling:
     """How tokens are sampled from the final (mixed) logits, by llama.cpp's samplers. The default is greedy.
 
     Args:
-        temperature: 0 is greedy.
-        top_k: 0 is off.
-        top_p: nucleus; 1 is off.
-        min_p: 0 is off.
-        repeat_penalty: 1 is off.
-        seed: seed of the sampler.
+        temperature: >= 0; 0 is greedy.
+        top_k: 0, and below it, is off.
+        top_p: nucleus, 0..1; 1 is off.
+        min_p: 0..1; 0 is off.
+        repeat_penalty: > 0; 1 is off.
+        seed: seed of the sampler, 0..4294967295.
         grammar: a GBNF grammar that the answer must follow; empty is off.
+
+    Raises:
+        TypeError: a value of another type; HarpError: ``invalid_option``, naming field, value and range.
     """
 
     temperature: float = 0.0
@@ -38,9 +41,15 @@ class Sampling:
     seed: int = 0
     grammar: str = ""
 
+    def __post_init__(self):
+        self._engine()  # refuses bad values here, not in the call that samples
+
     def _engine(self) -> _engine.Sampling:
-        return _engine.Sampling(self.temperature, whole("top_k", self.top_k, -INT32_MAX, INT32_MAX), self.top_p, self.min_p,
-                                self.repeat_penalty, whole("seed", self.seed, 0, UINT32_MAX), self.grammar)
+        return _engine.Sampling(number("temperature", self.temperature, 0, FLOAT32_MAX),
+                                whole("top_k", self.top_k, -INT32_MAX, INT32_MAX), number("top_p", self.top_p, 0, 1),
+                                number("min_p", self.min_p, 0, 1),
+                                number("repeat_penalty", self.repeat_penalty, 0, FLOAT32_MAX, above=True),
+                                whole("seed", self.seed, 0, UINT32_MAX), utf8_text("grammar", self.grammar))
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ class Token:
     """A generated token and the step that chose it."""
 
     id: int
-    text: str  #: what it adds to the text; empty if it ends inside a UTF-8 character
+    #: what it adds to the text: the characters that it completes. A character that no token completes is in ``piece`` alone
+    text: str
     piece: bytes  #: the token's own bytes
     position: int  #: in the sequence
     entropy: float  #: of the vanilla distribution, bits
@@ -60,7 +70,8 @@ class Answer:
     """The answer to a prompt."""
 
     tokens: list[Token] = field(default_factory=list)
-    text: str = ""  #: up to the stop string, if one ended the answer
+    #: the texts of the tokens together, up to the stop string if one ended the answer; empty while it grows and if it was closed early
+    text: str = ""
     #: ``end_of_text``, ``stop_string``, ``length``, ``context_full``, or ``interrupted`` (closed early); None while it grows
     stop_reason: str | None = None
     steps: int = 0  #: sampled tokens, including an end token
@@ -116,7 +127,7 @@ class Session:
     Args:
         options: HARP's options; None is plain llama.cpp, without a second pass or memory for one.
         n_ctx: tokens of each sequence, prompt and answer together.
-        n_sequences: how many sequences the batch calls decode at once; also the most beams of a search.
+        n_sequences: how many sequences the batch calls decode at once; also the most beams of a search. At most 256, twins included.
         unified: all sequences share one pool of KV cells, and the beams of beam_search() share cells.
 
     Raises:
@@ -127,10 +138,11 @@ class Session:
                  n_sequences: int = 1, unified: bool = False):
         self.model = model
         self.options = options
-        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences)
-        n_streams = n_sequences * (1 + options.reframings if options else 1)
-        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // n_streams)  # positions and cells have 31 bits, including those of the twins
-        self._pass = _engine.Pass(model._engine, texts(options), n_ctx, n_sequences, unified)
+        option_texts = texts(options)
+        n_each = 1 + options.reframings if options else 1  # a sequence and its twins
+        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
+        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
+        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, unified)
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
 
     @property
@@ -157,7 +169,7 @@ class Session:
 
         Args:
             prompt: a text (tokenized with its special tokens), or token ids.
-            max_tokens: -1: until the model ends or the context is full.
+            max_tokens: -1: until the model ends or the context is full; 0: an empty answer.
             stop: one or several texts that end the answer; not part of ``answer.text``.
             options: override the session's options for this answer.
             mask_family: which of the seed's mask families to use; another number gives other masks.
@@ -207,7 +219,7 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` if a context or continuation has no tokens, or if they do not fit into the context.
         """
-        scores = self.score_each(requests, [options or self.options], mask_families=mask_families,
+        scores = self.score_each(requests, [self.options if options is None else options], mask_families=mask_families,
                                  negative_prompt=negative_prompt,
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
@@ -218,11 +230,11 @@ class Session:
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
-        The options may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and ``threshold``; None
-        among them is vanilla. Up to rounding each score is what score() gives. ``seconds``: of the whole reading; of vanilla, without second passes.
+        There is at least one. They may differ in ``beta``, ``plausibility`` and, with ``redraw`` 0 and no uniform noise, in ``gate`` and
+        ``threshold``; None is vanilla. Up to rounding each score is what score() gives. ``seconds``: of the whole reading; of vanilla, without second passes.
 
         Raises:
-            HarpError: as in score(); ``invalid_option`` if the options cannot share a reading.
+            HarpError: as in score(); ``invalid_option`` if there are no options, or they cannot share a reading.
         """
         pairs = "a list of pairs (context, continuation)"
         requests = items("requests", requests, pairs)
@@ -230,11 +242,7 @@ class Session:
             if len(items(f"requests[{index}]", request, pairs[10:])) != 2:
                 raise TypeError(f"requests[{index}]: {request!r}; allowed: a pair (context, continuation)")
         options = items("options", options, "a list of HarpOptions or None")
-        if len(options) > 1 and not self.options:
-            raise HarpError("options: several, and the session is without HARP", "invalid_option")
-        if len(options) > 1:
-            options = [one or HarpOptions(threshold=float("inf")) for one in options]
-        option_texts = [texts(one) for one in options if one]
+        option_texts = self._sets(options)
         families = _families(mask_families, len(requests))
         negative = self._negative(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
@@ -256,6 +264,16 @@ class Session:
                 self._pass.abandon_scores()
         return scores
 
+    def _sets(self, options: list[HarpOptions | None]) -> list[dict[str, str]]:
+        """Sets of options as the engine reads them: none if the session is without HARP."""
+        if not options:
+            raise HarpError("options: none; allowed: at least one HarpOptions or None", "invalid_option")
+        if self.options:
+            return [texts(HarpOptions(threshold=float("inf")) if one is None else one) for one in options]
+        if len(options) > 1:
+            raise HarpError("options: several, and the session is without HARP", "invalid_option")
+        return [texts(one) for one in options if one is not None]
+
     @staticmethod
     def _score(vanilla, harp, entropies, hesitated, is_greedy, is_vanilla_greedy, seconds) -> Score:
         return Score(np.array(vanilla), np.array(harp), np.array(entropies), np.array(hesitated), is_greedy,
@@ -263,6 +281,9 @@ class Session:
 
     def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
         """Appends tokens to the session's sequence. Returns the logits after the last one, or after each.
+
+        The session's own options hold. Every other call that decodes (generate, score, beam_search, ...) empties the sequence, so that
+        the next forward() begins a new one: see n_past.
 
         Args:
             tokens: [n] ids; with ``all`` at most one batch of them.
@@ -277,7 +298,7 @@ class Session:
 
     @property
     def n_past(self) -> int:
-        """Number of tokens that forward() has put into the sequence."""
+        """Number of tokens that forward() has put into the sequence; 0 after another call that decodes, which empties it."""
         return self._pass.n_past
 
     def truncate(self, n: int) -> None:
@@ -290,20 +311,29 @@ class Session:
         self._pass.truncate(whole("n", n, 0, self.n_past, "invalid_input"))
 
     def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
-                    length_penalty: float = 1.2) -> list[Hypothesis]:
+                    length_penalty: float = 1.2, options: HarpOptions | None = None, mask_family: int = 0,
+                    negative_prompt: str | Sequence[int] = ()) -> list[Hypothesis]:
         """The best answers of a beam search over the final log-probabilities, best first.
 
-        The session needs ``n_sequences >= beams`` and ``unified=True``.
+        The session needs ``n_sequences >= beams`` and ``unified=True``. ``prompt``, ``max_tokens`` (0: one empty answer), ``options``,
+        ``mask_family`` and ``negative_prompt`` are those of generate().
         """
         hypotheses = []
-        sizes = whole("max_tokens", max_tokens, 0, INT32_MAX), whole("beams", beams, 1, UINT32_MAX), whole(
-            "candidates", candidates, 1, UINT32_MAX)
-        for tokens, score, total, is_finished, seconds in self._pass.beam_search(self._tokens(prompt), *sizes, length_penalty):
+        max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
+        sizes = whole("beams", beams, 1, UINT32_MAX), whole("candidates", candidates, 1, UINT32_MAX)
+        of_harp = self._options(options), whole("mask_family", mask_family, 0, UINT32_MAX), self._negative(negative_prompt)
+        prompt = self._tokens(prompt)
+        if max_tokens == 0:
+            return [Hypothesis([], "", 0.0, 0.0, False, 0.0)]
+        for tokens, score, total, is_finished, seconds in self._pass.beam_search(prompt, max_tokens, *sizes, length_penalty, *of_harp):
             decoder = _Decoder()
             tokens = [decoder.token(token) for token in tokens]
-            text = b"".join(token.piece for token in tokens).decode("utf-8", "replace")
-            hypotheses.append(Hypothesis(tokens, text, score, total, is_finished, seconds))
+            hypotheses.append(Hypothesis(tokens, "".join(token.text for token in tokens), score, total, is_finished, seconds))
         return hypotheses
+
+    def _options(self, options: HarpOptions | None) -> dict[str, str] | None:
+        """The options of one call as the engine reads them; None means the session's."""
+        return texts(self.options if options is None else options)
 
     def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
         if isinstance(text, str):
@@ -316,10 +346,12 @@ class Session:
 
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
                 reuses_prefix) -> Stream:
+        if not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling: {sampling!r}; allowed: Sampling(...)")
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_family", mask_family, 0, UINT32_MAX)
-        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), texts(options or self.options),
+        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), self._options(options),
                                     family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
@@ -345,11 +377,16 @@ def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
     return [whole(f"mask_families[{index}]", family, 0, UINT32_MAX) for index, family in enumerate(families)]
 
 
+def _new_utf8() -> codecs.IncrementalDecoder:
+    """Decodes bytes as they come, and keeps those of a character that is not complete."""
+    return codecs.getincrementaldecoder("utf-8")("replace")
+
+
 class _Decoder:
     """Decodes tokens to text; a token's bytes may end inside a UTF-8 character."""
 
     def __init__(self):
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = _new_utf8()
 
     def token(self, values: tuple) -> Token:
         id, piece, position, entropy, hesitated = values
@@ -392,7 +429,7 @@ class Stream:
 
     def _finish(self, result: tuple) -> None:
         reason, text, steps, hesitations, seconds = result
-        text = text.decode("utf-8", "replace")
+        text = _new_utf8().decode(text)  # as the tokens' texts: without a character that the answer ends in
         if reason == "stop_string":
             text = text[: min(text.find(stop) for stop in self._stop if stop and stop in text)]
         answer = self.answer

@@ -6,6 +6,23 @@
 
 namespace harp::decoding {
 
+namespace {
+
+/// Refuses what no sequence of the pass can take: later, in the batch that begins the request, it would be lost.
+void validate_second_pass(const Request & request, const ForwardPass & pass) {
+    if (request.options) validate(*request.options);
+    if (!pass.enabled()) {
+        if (!request.options) return;
+        throw Error(ErrorCode::invalid_option, "options: this context was created with HARP off: it has no twins");
+    }
+    check_negative_prompt(request.negative_prompt, request.options.value_or(pass.sequence_options(0)));
+    if (request.negative_prompt.size() < pass.n_ctx_seq()) return;
+    throw Error(ErrorCode::invalid_input, "the negative prompt has " + std::to_string(request.negative_prompt.size()) +
+                                              " tokens; allowed: 0.." + std::to_string(pass.n_ctx_seq() - 1));
+}
+
+}  // namespace
+
 size_t room_for_answer(const Request & request, const ForwardPass & pass) {
     const size_t n_prompt = request.prompt.size();
     if (n_prompt > pass.n_ctx_seq()) return 0;
@@ -16,9 +33,7 @@ void validate(const Request & request, const ForwardPass & pass) {
     const auto refuse = [](ErrorCode code, const std::string & text) { throw Error(code, text); };
     const std::string prompt = "the prompt has " + std::to_string(request.prompt.size()) + " tokens";
     if (request.prompt.empty()) refuse(ErrorCode::invalid_input, "the prompt is empty");
-    if (request.options) validate(*request.options);
-    if (pass.enabled())
-        check_negative_prompt(request.negative_prompt, request.options.value_or(pass.sequence_options(0)));
+    validate_second_pass(request, pass);
     if (request.sampler.has_value() == request.beams.has_value())
         refuse(ErrorCode::invalid_option, "an answer is sampled or searched by beams: give one of the two");
     if (!request.beams && request.prompt.size() >= pass.n_ctx_seq())

@@ -313,6 +313,26 @@ TEST(Generation, WithoutHarpRecordsAreMadeWhereTheyAreAskedFor) {
     }
 }
 
+/// Not by the batch with which the request begins, which would lose it.
+TEST(Generation, WhatNoSequenceCanTakeIsRefusedAtSubmission) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass off(model, small_context(), std::nullopt);
+    Generator without_harp(off);
+    EXPECT_THROW(
+        without_harp.submit({.prompt = once, .limits = {}, .sampler = greedy_sampler(model), .options = hesitant()}),
+        Error);
+
+    Options guidance = hesitant(0);
+    guidance.view = View::guidance;
+    ForwardPass on(model, small_context(), guidance);
+    Generator generator(on);
+    const std::vector<llama_token> too_long = text_of(on.n_ctx_seq(), 310);
+    EXPECT_THROW(
+        generator.submit({.prompt = once, .limits = {}, .sampler = greedy_sampler(model), .negative_prompt = too_long}),
+        Error);
+    EXPECT_TRUE(generator.is_idle());
+}
+
 TEST(Cutting, EmptiesASequenceOfRecurrentState) {
     HARP_REQUIRE_MODEL(model, random_mamba());
     ForwardPass pass(model, small_context(), std::nullopt);

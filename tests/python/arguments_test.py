@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Arguments that could be misread: one text where several are expected, sizes of more than 32 bits."""
 
+import math
 import sys
 import unittest
 from pathlib import Path
@@ -59,6 +60,16 @@ class Arguments(unittest.TestCase):
             ("messages", "'Hi'", '"role"'): lambda: model.apply_chat_template("Hi"),
             ("messages", "'role'"): lambda: model.apply_chat_template({"role": "user", "content": "Hi"}),
             ("messages[0]", "'Hi'"): lambda: model.apply_chat_template(["Hi"]),
+            ("options", "{'beta': 1}", "HarpOptions"): lambda: session.generate("Once", options={"beta": 1}),
+            ("options", "False"): lambda: session.score([("Once", " upon")], options=False),
+            ("options", "'off'"): lambda: session.score_each([("Once", " upon")], ["off"]),
+            ("options", "{}"): lambda: session.beam_search("Once", options={}),
+            ("options", "{'beta': 2}"): lambda: harp.Session(model, {"beta": 2}),
+            ("sampling", "0.7", "Sampling"): lambda: session.generate("Once", sampling=0.7),
+            ("text", "b'Once'"): lambda: model.tokenize(b"Once"),
+            ("temperature", "'1'"): lambda: harp.Sampling(temperature="1"),
+            ("top_p", "None"): lambda: harp.Sampling(top_p=None),
+            ("grammar", "None"): lambda: harp.Sampling(grammar=None),
             ("messages[0]", "None"): lambda: model.apply_chat_template([{"role": "user", "content": None}]),
         }.items():
             with self.subTest(words=words), self.assertRaises(TypeError) as caught:
@@ -91,6 +102,20 @@ class Arguments(unittest.TestCase):
             ("tokens[0]: -1", "0..511"): lambda: session.generate([-1]),
             ("tokens[0]: 4294967297",): lambda: session.forward([2**32 + 1]),
             ("n: 18446744073709551616", "0..0"): lambda: session.truncate(2**64),
+            ("temperature: nan", "0..3.4e+38"): lambda: harp.Sampling(temperature=math.nan),
+            ("temperature: inf", "0..3.4e+38"): lambda: harp.Sampling(temperature=math.inf),
+            ("temperature: -1", "0..3.4e+38"): lambda: harp.Sampling(temperature=-1),
+            ("temperature: 1e+39", "0..3.4e+38"): lambda: harp.Sampling(temperature=1e39),
+            ("top_p: 2", "0..1"): lambda: harp.Sampling(top_p=2),
+            ("top_p: nan", "0..1"): lambda: harp.Sampling(top_p=math.nan),
+            ("min_p: -0.1", "0..1"): lambda: harp.Sampling(min_p=-0.1),
+            ("repeat_penalty: 0", "> 0"): lambda: harp.Sampling(repeat_penalty=0),
+            ("repeat_penalty: nan", "> 0"): lambda: harp.Sampling(repeat_penalty=math.nan),
+            ("max_tokens: -2", "-1..2147483647"): lambda: session.beam_search("Once", max_tokens=-2),
+            ("text: '\\ud800' at index 1",): lambda: session.generate("a\ud800b"),
+            ("text: '\\udcff' at index 0",): lambda: session.score([("Once", "\udcff")]),
+            ("stop[1]: '\\ud800'",): lambda: session.generate("Once", stop=["END", "\ud800"]),
+            ("grammar: '\\ud800'",): lambda: harp.Sampling(grammar="\ud800"),
             ("beams: 4294967297",): lambda: session.beam_search("Once", beams=2**32 + 1),
             ("candidates: 0",): lambda: session.beam_search("Once", beams=1, candidates=0),
         }.items():
@@ -101,6 +126,7 @@ class Arguments(unittest.TestCase):
                 self.assertIn(word, str(caught.exception))
 
     def test_numbers_of_numpy_are_numbers(self):
+        self.assertEqual(harp.Sampling(temperature=np.float32(0.5), top_k=np.int64(3)), harp.Sampling(temperature=0.5, top_k=3))
         tokens = np.array(self.model.tokenize("Once upon"))
         self.assertEqual(self.model.detokenize(tokens).strip(), "Once upon")
         [score] = self.session.score([(tokens, tokens[:1])], mask_families=np.array([3]))

@@ -17,6 +17,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -63,6 +64,11 @@ class Options(unittest.TestCase):
             self.assertEqual(caught.exception.code, "invalid_option")
             for word in words:
                 self.assertIn(word, str(caught.exception))
+
+    def test_numbers_as_text_are_numbers(self):
+        options = harp.HarpOptions(threshold="2", beta="0.25", reframings="2", seed="7")
+        self.assertEqual(options, harp.HarpOptions(threshold=2, beta=0.25, reframings=2, seed=7))
+        self.assertEqual(harp.HarpOptions(threshold="inf").threshold, math.inf)
 
     def test_never(self):
         self.assertEqual(harp.HarpOptions(threshold=math.inf).threshold, math.inf)
@@ -197,6 +203,139 @@ class Generation(unittest.TestCase):
         session = harp.Session(self.model, None, n_ctx=256, n_sequences=3, unified=True)
         best = session.beam_search(PROMPTS[0], beams=3, max_tokens=16)[0]
         self.assertEqual(best.text, expected["hypotheses"][0]["text"])
+        longest = session.beam_search(PROMPTS[0], beams=3, max_tokens=-1)[0]
+        self.assertGreater(len(longest.tokens), 16)
+
+    def test_no_tokens_are_an_empty_answer(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=3, unified=True)
+        stream = session.generate(PROMPTS[0], max_tokens=0)
+        self.assertEqual((list(stream), stream.answer.text, stream.answer.stop_reason), ([], "", "length"))
+        [none] = session.beam_search(PROMPTS[0], beams=3, max_tokens=0)
+        self.assertEqual((none.tokens, none.text, none.log_probability, none.is_finished), ([], "", 0.0, False))
+
+    def test_a_character_that_is_not_completed_is_in_no_text(self):
+        session = harp.Session(self.model, None, n_ctx=256)
+        grammar = harp.Sampling(grammar='root ::= "é漢🎉"')  # one token, then tokens of one byte each
+        for n, text in enumerate(["é", "é", "é", "é漢", "é漢", "é漢", "é漢", "é漢🎉"], start=1):
+            with self.subTest(tokens=n):
+                stream = session.generate(PROMPTS[0], max_tokens=n, sampling=grammar)
+                tokens = list(stream)
+                self.assertEqual(("".join(token.text for token in tokens), stream.answer.text), (text, text))
+                self.assertEqual(b"".join(token.piece for token in tokens), "é漢🎉".encode()[:n + 1])
+
+
+@needs_tiny
+class OptionsOfOneCall(unittest.TestCase):
+    """What a call is given holds for that call alone."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.model = tiny()
+        cls.tokens = cls.model.tokenize("Once upon a time there was a little")
+
+    own = harp.HarpOptions(threshold=0)
+    other = harp.HarpOptions(threshold=0, beta=3, view="last", view_tokens=2)
+    calls = {
+        "generate, options": lambda s, x: list(s.generate("Once", max_tokens=2, options=x)),
+        "generate, mask family": lambda s, x: list(s.generate("Once", max_tokens=2, mask_family=5)),
+        "generate, closed": lambda s, x: s.generate("Once", max_tokens=2, options=x, mask_family=5).close(),
+        "generate_many, options": lambda s, x: list(s.generate_many(["Once"], max_tokens=2, options=x)),
+        "generate_many, mask family": lambda s, x: list(s.generate_many(["Once"], max_tokens=2, mask_families=[5])),
+        "score, options": lambda s, x: s.score([("Once", " upon")], options=x),
+        "score, mask family": lambda s, x: s.score([("Once", " upon")], mask_families=[5]),
+        "score_each": lambda s, x: s.score_each([("Once", " upon")], [x, None]),
+        "score_each, vanilla": lambda s, x: s.score_each([("Once", " upon")], [None]),
+        "beam_search, options": lambda s, x: s.beam_search("Once", beams=2, max_tokens=2, options=x),
+        "beam_search, mask family": lambda s, x: s.beam_search("Once", beams=2, max_tokens=2, mask_family=5),
+    }
+
+    def session(self, options=own):
+        return harp.Session(self.model, options, n_ctx=128, n_sequences=2, unified=True)
+
+    def beams_of(self, session, **more):
+        return [(one.text, one.log_probability) for one in session.beam_search("Once upon a time", beams=2, max_tokens=8, **more)]
+
+    def test_forward_has_the_sessions_own(self):
+        right = self.session().forward(self.tokens).logits
+        self.assertGreater(np.abs(self.session(self.other).forward(self.tokens).logits - right).max(), 1)
+        for name, call in self.calls.items():
+            with self.subTest(name):
+                session = self.session()
+                call(session, self.other)
+                np.testing.assert_array_equal(session.forward(self.tokens).logits, right)
+
+    def test_beam_search_has_the_sessions_own(self):
+        right = self.beams_of(self.session())
+        self.assertNotEqual(self.beams_of(self.session(self.other)), right)
+        for name, call in self.calls.items():
+            with self.subTest(name):
+                session = self.session()
+                call(session, self.other)
+                self.assertEqual(self.beams_of(session), right)
+
+    def test_a_negative_prompt(self):
+        def in_two_parts(session):
+            session.forward(self.tokens[:5])
+            return session.forward(self.tokens[5:]).logits
+
+        guidance = harp.HarpOptions(threshold=0, view="guidance")
+        right, beams = in_two_parts(self.session(guidance)), self.beams_of(self.session(guidance))
+        negative = {"negative_prompt": "Hello you"}
+        for name, call in {"generate": lambda s: list(s.generate("Once", max_tokens=2, **negative)),
+                           "generate_many": lambda s: list(s.generate_many(["Once"], max_tokens=2, **negative)),
+                           "score": lambda s: s.score([("Once", " upon")], **negative),
+                           "beam_search": lambda s: s.beam_search("Once", beams=2, max_tokens=2, **negative)}.items():
+            with self.subTest(name):
+                session = self.session(guidance)
+                call(session)
+                np.testing.assert_array_equal(in_two_parts(session), right)
+                call(session)
+                self.assertEqual(self.beams_of(session), beams)
+        self.assertNotEqual(self.beams_of(self.session(guidance), **negative), beams)
+
+    def test_beam_search_has_those_it_is_given(self):
+        self.assertEqual(self.beams_of(self.session(), options=self.other), self.beams_of(self.session(self.other)))
+        self.assertNotEqual(self.beams_of(self.session(), mask_family=5), self.beams_of(self.session()))
+
+    def test_the_end_of_another_prompt(self):
+        def in_two_parts(session):
+            session.forward(self.tokens[:3])
+            return session.forward(self.tokens[3:]).logits
+
+        generated = harp.HarpOptions(threshold=0, scope="generated")
+        right = in_two_parts(self.session(generated))
+        long = self.tokens[:6]
+        for name, call in {"generate": lambda s: list(s.generate(long, max_tokens=1)), "score": lambda s: s.score([(long, [5])]),
+                           "beam_search": lambda s: s.beam_search(long, beams=2, max_tokens=1)}.items():
+            with self.subTest(name):
+                session = self.session(generated)
+                call(session)
+                np.testing.assert_array_equal(in_two_parts(session), right)
+
+    def test_forward_begins_a_new_sequence(self):
+        def interrupted(session):  # by Ctrl-C after the first batch of several
+            real = session._pass
+
+            def one_batch():
+                real.score_batch()
+                raise KeyboardInterrupt
+
+            session._pass = mock.Mock(wraps=real, score_batch=one_batch)
+            with self.assertRaises(KeyboardInterrupt):
+                session.score([([1], list(range(3, 90)))])
+            session._pass = real
+
+        narrow = tiny("-b", "16")
+        right = harp.Session(narrow, self.own, n_ctx=128, n_sequences=2).forward(self.tokens).logits
+        for name, call in {"score, interrupted": interrupted, "score": lambda s: s.score([("Once", " upon")]),
+                           "generate": lambda s: list(s.generate(self.tokens, max_tokens=2))}.items():
+            with self.subTest(name):
+                session = harp.Session(narrow, self.own, n_ctx=128, n_sequences=2)
+                session.forward([1, 2, 3])
+                self.assertEqual(session.n_past, 3)
+                call(session)
+                self.assertEqual(session.n_past, 0)
+                np.testing.assert_array_equal(session.forward(self.tokens).logits, right)
 
 
 @needs_tiny
@@ -255,6 +394,22 @@ class Scores(unittest.TestCase):
                     self.assertEqual(ours.hesitated.tolist(), alone.hesitated.tolist())
         self.assertNotEqual(shared[0][0].log_likelihood, shared[0][2].log_likelihood)
         self.assertLess(shared[0][1].seconds, shared[0][0].seconds)
+
+    def test_no_options_are_vanilla(self):
+        pairs = [("Once upon a", " time there"), ("Lily went", " to the park")]
+        session = harp.Session(self.model, OPTIONS.replace(threshold=0, beta=0), n_ctx=256)
+        session.score(pairs, options=OPTIONS)
+        for options in ([None], [None, None]):
+            for score in sum(session.score_each(pairs, options, mask_families=[1, 2]), []):
+                np.testing.assert_array_equal(score.harp, score.vanilla)
+                self.assertFalse(score.hesitated.any())
+        self.assertTrue((session.score(pairs)[-1].harp != score.vanilla).all())
+        for one in (session, harp.Session(self.model, None, n_ctx=256)):
+            self.assertEqual([len(scores) for scores in one.score_each(pairs, [None])], [1, 1])
+            with self.assertRaises(harp.HarpError) as caught:
+                one.score_each(pairs, [])
+            self.assertEqual(caught.exception.code, "invalid_option")
+            self.assertIn("at least one", str(caught.exception))
 
     def test_views(self):
         text = self.model.tokenize("Once upon a time there was a dog. Lily went to the park and saw a big")
@@ -452,9 +607,22 @@ class Errors(unittest.TestCase):
             self.check("invalid_option", words, lambda: harp.Session(tiny(), None, n_ctx=n_ctx, n_sequences=2))
         self.check("invalid_option", ["n_ctx", "2..536870911"],
                    lambda: harp.Session(tiny(), OPTIONS, n_ctx=2**30, n_sequences=2))
+        self.check("invalid_option", ["n_sequences: 200", "1..128"], lambda: harp.Session(tiny(), OPTIONS, n_ctx=64, n_sequences=200))
         self.check("invalid_option", ["n_sequences", "257"], lambda: harp.Session(tiny(), None, n_ctx=64, n_sequences=257))
         self.check("invalid_input", ["prompt", "empty"], lambda: harp.Session(tiny(), None, n_ctx=64).generate([]))
         self.check("invalid_input", ["512"], lambda: tiny().detokenize([512]))
+
+    @needs_tiny
+    def test_what_a_session_was_not_created_for_is_refused_at_once(self):
+        """Not by the first batch, which would lose the request, and whoever waits for its answer would wait forever."""
+        off, on = (harp.Session(tiny(), options, n_ctx=256, n_sequences=2, unified=True) for options in (None, OPTIONS))
+        more, long = OPTIONS.replace(reframings=2), [5] * off.n_ctx
+        guidance = OPTIONS.replace(view="guidance")
+        for call in (lambda s, **more: s.generate("Once", **more), lambda s, **more: list(s.generate_many(["Once"], **more)),
+                     lambda s, **more: s.score([("Once", " upon")], **more), lambda s, **more: s.beam_search("Once", beams=2, **more)):
+            self.check("invalid_option", ["options", "without HARP"], lambda: call(off, options=OPTIONS))
+            self.check("invalid_option", ["reframings: 2", "1..1"], lambda: call(on, options=more))
+            self.check("invalid_input", ["negative prompt", "512 tokens"], lambda: call(on, options=guidance, negative_prompt=long))
 
     @unittest.skipUnless((MODELS / "random-t5.gguf").is_file(), "no random-t5.gguf")
     def test_model_that_cannot_hesitate_is_refused_by_name(self):

@@ -86,7 +86,8 @@ class Methods(unittest.TestCase):
     def test_faults_name_what_is_wrong(self):
         for text, words in {"magic": ["magic", "vanilla"], "harp:beta=9": ["beta", "9", "0..8"], "harp:beta": ["beta"],
                             "vanilla:threshold=1": ["threshold"], "harp:redraw=x": ["redraw", "x"],
-                            "beam:temperature=1": ["beam"]}.items():
+                            "beam:temperature=1": ["beam"], "vanilla:top_p=0.9": ["top_p", "temperature"],
+                            "vanilla:temperature=0": ["temperature above 0"], "nucleus:top_p=2": ["top_p: 2", "0..1"]}.items():
             with self.subTest(text), self.assertRaises(ValueError) as caught:
                 read_method(text)
             for word in words:

@@ -4,6 +4,7 @@
 import importlib.util
 import sys
 import unittest
+import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -118,6 +119,29 @@ class Lengths(Edges):
         for flags in ("-ctk f32", ["-ctk", "f32"], "-ctk 'f32'"):
             lm = HarpLM(path=str(TINY), enabled=False, max_length=64, n_threads=1, llama_args=flags)
             self.assertEqual(lm.model.llama_args, ["-ctk", "f32"])
+
+
+@unittest.skipUnless(LM_EVAL, "no lm-eval")
+@needs_tiny
+class Generation(Edges):
+    def test_sampling_without_a_temperature_is_refused_as_by_the_hugging_face_backend(self):
+        for gen_kwargs in ({"do_sample": True}, {"do_sample": True, "temperature": 0.0}):
+            with self.subTest(**gen_kwargs), self.assertRaises(ValueError) as caught:
+                self.lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
+            self.assertIn("temperature above 0", str(caught.exception))
+        for gen_kwargs in ({}, {"do_sample": False}, {"do_sample": False, "temperature": 0.7}, {"temperature": 0.0},
+                           {"do_sample": True, "temperature": 0.7}, {"temperature": 0.7}):
+            with self.subTest(**gen_kwargs):
+                [text] = self.lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
+                self.assertTrue(text)
+
+    def test_a_beam_search_has_the_negative_prompt_and_the_masks_of_its_context(self):
+        lm = HarpLM(model=self.lm.model, max_length=64, beams=2, view="guidance", threshold=0, negative_prompt="A cat")
+        with mock.patch.object(lm.session, "beam_search", wraps=lm.session.beam_search) as search:
+            lm.generate_until(requests("generate_until", *[(text, {"max_gen_toks": 4}) for text in ("Once", "Lily")]), disable_tqdm=True)
+        asked = [call.kwargs for call in search.call_args_list]
+        self.assertEqual([one["negative_prompt"] for one in asked], [lm.model.tokenize("A cat")] * 2)
+        self.assertEqual([one["mask_family"] for one in asked], [zlib.crc32(b"Once"), zlib.crc32(b"Lily")])
 
 
 class EmptyContexts:

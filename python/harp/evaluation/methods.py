@@ -6,7 +6,7 @@ strength, ...) and temperature, top_p, top_k, min_p, beams, pause; preset=FILE n
 
 from dataclasses import dataclass, field, fields
 
-from harp import HarpError, HarpOptions
+from harp import HarpError, HarpOptions, Sampling
 
 OPTION_TYPES = {option.name: type(option.default) for option in fields(HarpOptions)}
 SAMPLING_TYPES = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
@@ -69,14 +69,17 @@ def read_method(text: str) -> Method:
             values[key] = allowed[key](value)
         except ValueError:
             raise ValueError(f"method {text!r}: {key}: {value!r} is not a {allowed[key].__name__}") from None
+    sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
     try:
+        Sampling(**sampling)
         options = None
         if has_harp:
             changed = {key: values[key] for key in values if key in OPTION_TYPES}
             options = HarpOptions.from_preset(values["preset"], **changed) if "preset" in values else HarpOptions(**changed)
     except HarpError as error:
         raise ValueError(f"method {text!r}: {error}") from None
-    sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
+    if sampling and not sampling.get("temperature"):
+        raise ValueError(f"method {text!r}: {', '.join(sampling)}: sampling needs a temperature above 0 too; without sampling it is greedy")
     method = Method(text, options, sampling, values.get("beams", 1), values.get("pause", 0))
     if method.beams > 1 and sampling:
         raise ValueError(f"method {text!r}: a beam search does not sample; leave out {', '.join(sampling)}")
