@@ -351,7 +351,8 @@ int bench_command(int argc, char ** argv) {
     const auto options = line.harp.options();
     line.harp.refuse_negative_prompt("bench");
     if (!options)
-        throw Error(ErrorCode::invalid_option, "option '--harp-off': bench compares with vanilla in any case");
+        throw Error(ErrorCode::invalid_option,
+                    line.harp.switched_off_by() + ": bench compares with vanilla in any case; leave it out");
     if (params.n_predict == 0 || params.n_predict == 1)
         throw Error(ErrorCode::invalid_option, fmt::format("option '-n': {} is out of range [2..]", params.n_predict));
     decoding::validate(flags.beams.options);

@@ -253,7 +253,9 @@ int calibrate_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     refuse_speculation(params);
-    if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
+    if (!options)
+        throw Error(ErrorCode::invalid_option,
+                    line.harp.switched_off_by() + " leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
     if (flags.has_target()) {
         line.harp.refuse_negative_prompt("calibrate with a target");

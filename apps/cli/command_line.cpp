@@ -16,7 +16,6 @@
 #include "llama.h"
 #include "llama_flags.h"
 #include "log.h"
-#include "preset.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -168,7 +167,8 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_option("--harp-preset", preset_, "file of options, written by harp calibrate or by hand; flags override it")
+    app.add_option("--harp-preset", preset_,
+                   "file of options, written by harp calibrate or by hand; flags override its options")
         ->envname("HARP_PRESET")
         ->type_name("FILE")
         ->group(group);
@@ -191,20 +191,33 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
 }
 
+Preset HarpFlags::preset() const {
+    return preset_.empty() ? Preset{} : read_preset(preset_);
+}
+
 std::optional<Options> HarpFlags::options() const {
-    Options options = preset_.empty() ? Options{} : read_preset(preset_).options;
+    Options options = preset().options;
     for (const auto & [name, value] : values_) {
         if (!value.empty()) set_option(options, name, value);
     }
-    validate(options);
-    if (off_) return std::nullopt;
+    if (preset_.empty()) {
+        validate(options);
+    } else {  // each may be valid alone
+        naming_flag(fmt::format("preset '{}' with the flags", preset_), [&] { validate(options); });
+    }
+    if (is_off()) return std::nullopt;
     return options;
 }
 
+std::string HarpFlags::switched_off_by() const {
+    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_);
+}
+
 std::string HarpFlags::negative_prompt() const {
-    if (off_) return "";
-    if (!negative_prompt_.empty() || preset_.empty()) return negative_prompt_;
-    return options()->view == View::guidance ? read_preset(preset_).negative_prompt : "";
+    const std::optional<Options> chosen = options();
+    if (!chosen) return "";
+    if (!negative_prompt_.empty()) return negative_prompt_;
+    return chosen->view == View::guidance ? preset().negative_prompt : "";
 }
 
 void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
@@ -229,7 +242,7 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
 
 std::string HarpFlags::kernels() const {
     if (!kernels_.empty()) return kernels_;
-    return off_ ? "off" : "on";
+    return is_off() ? "off" : "on";
 }
 
 void HarpFlags::set_kernels() const {

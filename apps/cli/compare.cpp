@@ -248,7 +248,8 @@ int compare_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     refuse_speculation(params);
-    if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
+    if (!options)
+        throw Error(ErrorCode::invalid_option, line.harp.switched_off_by() + " leaves nothing to compare with");
     const std::vector<Set> sets = sets_of(*options, with);
     std::vector<Options> looking;
     for (const Set & set : sets) {

@@ -264,12 +264,43 @@ class Presets(CliTest):
     def test_bad_presets(self):
         for text, message in [("", "JSON"), ("[]", "harp"), ('{"harp": []}', "harp"), ('{"harp": {"betta": 1}}', "did you mean 'beta'"),
                               ('{"harp": {"beta": 9}}', "0..8"), ('{"harp": {"beta": true}}', "harp.beta"),
-                              ('{"harp": {"negative_prompt": 5}}', "harp.negative_prompt")]:
+                              ('{"harp": {"negative_prompt": 5}}', "harp.negative_prompt"), ('{"harp": {"strength": 5}}', "strength"),
+                              ('{"harp": {"enabled": "no"}}', 'harp.enabled: "no"; allowed: true, false'),
+                              ('{"harp": {"enabled": 0}}', "harp.enabled: 0; allowed: true, false"),
+                              ('{"harp": {"enable": false}}', "unknown option 'enable' (did you mean 'enabled'?)"),
+                              ('{"harp": {"foo": [1]}}', "unknown option 'foo'; known: enabled, negative_prompt, gate"),
+                              ('{"harp": {"seed": 18446744073709551616}}', "is out of range; allowed: 0..18446744073709551615")]:
             with self.subTest(text=text):
                 path = self.folder / "bad.json"
                 path.write_text(text)
                 self.assert_fault(generate("--harp-preset", str(path)), USAGE, "bad.json", message)
         self.assert_fault(generate("--harp-preset", "nowhere.json"), USAGE, "nowhere.json", "No such file")
+        self.assert_fault(generate("--harp-preset", str(self.folder)), USAGE, f"preset '{self.folder}'", "Is a directory")
+
+    def preset(self, **options):
+        path = self.folder / "look.json"
+        path.write_text(json.dumps({"harp": options}))
+        return str(path)
+
+    def test_one_can_switch_off(self):
+        on = self.preset(enabled=True, threshold=2)
+        used = json.loads(self.assert_ok(generate("-n", "2", "--json", "--harp-preset", on)).out)["harp"]
+        self.assertEqual((used["enabled"], used["threshold"]), (True, 2))
+        off = self.preset(enabled=False, view="guidance", negative_prompt="A cat", threshold=2)
+        for flags in [[], ["--harp-threshold", "0"]]:
+            used = json.loads(self.assert_ok(generate("-n", "2", "--json", "--harp-preset", off, *flags)).out)["harp"]
+            self.assertEqual(used, {"enabled": False})
+        kernels = [json.loads(self.assert_ok(harp("info", "-m", str(TINY), "--json", *flags)).out)["build"]["kernels"]
+                   for flags in (["--harp-preset", off], ["--harp-off"], ["--harp-preset", off, "--harp-kernels", "on"])]
+        self.assertEqual(kernels[0], kernels[1])
+        self.assertNotEqual(kernels[0], kernels[2])
+        for flags in [["calibrate"], ["compare"], ["score", "--sweep", "beta=0.5"], ["bench"]]:
+            prompt = [] if flags == ["bench"] else ["-p", "x"]
+            self.assert_fault(harp(*flags, "-m", str(TINY), *prompt, "--harp-preset", off), USAGE, f"preset '{off}'", "enabled")
+
+    def test_flags_that_do_not_fit_one(self):
+        path = self.preset(reframings=2)
+        self.assert_fault(generate("--harp-preset", path, "--harp-view", "last"), USAGE, f"preset '{path}' with the flags", "reframings")
 
 
 if __name__ == "__main__":

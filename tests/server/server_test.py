@@ -636,6 +636,15 @@ class Starting(unittest.TestCase):
                 for name in names:
                     self.assertIn(name, err)
 
+    @needs_tiny
+    def test_preset_that_switches_off(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump({"harp": {"enabled": False}}, file)
+            file.flush()
+            server = Server("-c", "256", "--harp-preset", file.name)
+        self.assertEqual(server.get("/props")["harp"], {"enabled": False})
+        self.assertIn("harp: off", server.stop()[1])
+
     @unittest.skipUnless(shutil.which("nm"), "nm is not installed")
     def test_no_call_goes_past_harp(self):
         """No part of the program, images included, uses a function of libllama that harp/drop_in.h renames."""
