@@ -6,6 +6,7 @@
 
 #include "calibration_report.h"
 #include "commands.h"
+#include "files.h"
 #include "forward/batch_rows.h"
 #include "interrupt.h"
 #include "look_search.h"
@@ -266,6 +267,7 @@ int calibrate_command(int argc, char ** argv) {
         line.harp.refuse(name, "calibrate tries several (--views, --gates, --betas, --plausibilities)");
     const std::vector<Options> sets = flags.search.sets(*options);
     line.harp.check_negative_prompt(sets);
+    if (!flags.search.preset.empty()) check_writable("option '--write-preset':", flags.search.preset);
     const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
     limit_context(params);
     return calibrate_look(params, flags, sets, given, line.harp.negative_prompt());

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <regex>
 #include <utility>
@@ -94,6 +95,16 @@ void check_use(const std::string & command, const std::string & given, const com
     throw Error(ErrorCode::invalid_option,
                 fmt::format("option '{}': not in harp {}{}; --help-llama lists the flags that are", given, command,
                             serve_has_it ? " (but in harp serve)" : ""));
+}
+
+/// Flags that read a file are often given a folder, of which llama.cpp's message has no name.
+void check_not_directory(const std::string & flag, const common_arg & option, const std::string & value) {
+    const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
+    std::error_code unused;
+    if ((hint != "FNAME" && hint != "FILE" && hint != "JINJA_TEMPLATE_FILE") ||
+        !std::filesystem::is_directory(value, unused))
+        return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is a directory", flag, value));
 }
 
 void check_integer(const std::string & flag, const std::string & value) {
@@ -326,6 +337,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             llama_arguments_.push_back(argument);
             for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
             if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
+            check_not_directory(argument, *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(

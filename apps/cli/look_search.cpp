@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "calibration_report.h"
+#include "files.h"
 #include "interrupt.h"
 #include "report.h"
 #include "sweep.h"
@@ -88,8 +89,7 @@ TrialExample example_of(LoadedModel & loaded, const json & line) {
 }
 
 std::vector<TrialExample> read_examples(LoadedModel & loaded, const std::string & path) {
-    std::ifstream file(path);
-    if (!file) throw Error(ErrorCode::invalid_input, fmt::format("examples '{}': {}", path, std::strerror(errno)));
+    std::ifstream file = open_file("examples", path);
     std::vector<TrialExample> examples;
     std::string line;
     for (size_t number = 1; std::getline(file, line); ++number) {

@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, INTERRUPTED, STORY, USAGE, generate, harp
+from command_line import CliTest, FAILURE, INTERRUPTED, STORY, USAGE, generate, harp
 from programs import SMOL, TINY, needs_tiny
 
 
@@ -254,9 +254,17 @@ class Search(CliTest):
             with self.subTest(line=line):
                 path = self.write("bad.jsonl", [good, line])
                 self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(path)), USAGE, "bad.jsonl", "line 2", message)
-        self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(self.folder / "none")), USAGE, "none", "No such file")
+        for path, message in [(self.folder / "none", "No such file"), (self.folder, "Is a directory")]:
+            self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(path)), USAGE, f"examples '{path}'", message)
         few = self.write("few.jsonl", [good] * 39)
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(few)), USAGE, "39 examples", "40")
+
+    def test_a_preset_that_cannot_be_written_is_refused_at_once(self):
+        for path, message in [(self.folder, "Is a directory"), (self.folder / "none/look.json", "No such file"),
+                              (self.examples / "look.json", "Not a directory")]:
+            with self.subTest(path=path):
+                self.assert_fault(harp("calibrate", "-m", "nowhere.gguf", "-p", "x", "--write-preset", str(path)), FAILURE,
+                                  "--write-preset", str(path), message)
 
 
 @needs_tiny

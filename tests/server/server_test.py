@@ -629,6 +629,8 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "9"): ["beta", "9", "0..8"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
+            ("-m", "no.gguf", "--api-key-file", str(ROOT)): ["--api-key-file", str(ROOT), "directory"],
+            ("-m", "no.gguf", "--harp-preset", str(ROOT)): [str(ROOT), "Is a directory"],
         }.items():
             with self.subTest(flags=flags):
                 code, _, err = self.run_server(*flags)
