@@ -210,9 +210,14 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
 int calibrate_look(common_params params, const Flags & flags, const std::vector<Options> & sets,
                    const std::string & given, const std::string & negative_prompt) {
     if (!flags.search.examples.empty()) {  // examples share batches
-        params.n_parallel = 4;
+        constexpr int n_sequences = 4;
+        constexpr int most = std::numeric_limits<int>::max() / n_sequences;
+        if (params.n_ctx > most)
+            throw Error(ErrorCode::invalid_option,
+                        fmt::format("option '-c': {} is out of range [0..{}]", params.n_ctx, most));
+        params.n_parallel = n_sequences;
         params.kv_unified = true;
-        params.n_ctx *= params.n_parallel;
+        params.n_ctx *= n_sequences;
     }
     const ScoringProgress all;
     LoadedModel loaded(params, options_of_pass(sets));

@@ -97,6 +97,23 @@ void check_use(const std::string & command, const std::string & given, const com
                             serve_has_it ? " (but in harp serve)" : ""));
 }
 
+/// llama.cpp does not check these: some end the program, -5 becomes a huge unsigned number, and 99999 another port.
+void check_ranges(const common_params & params) {
+    const auto check = [](const char * flag, int value, int least, int most, const char * range) {
+        if (value >= least && value <= most) return;
+        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {} is out of range [{}]", flag, value, range));
+    };
+    constexpr int any = std::numeric_limits<int>::max();
+    static const std::string most_threads = fmt::format("..{}", GGML_MAX_N_THREADS);
+    check("-c", params.n_ctx, 0, any, "0..");
+    check("-b", params.n_batch, 1, any, "1..");
+    check("-ub", params.n_ubatch, 0, any, "0..");
+    check("-t", params.cpuparams.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
+    check("-tb", params.cpuparams_batch.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
+    check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
+    check("--port", params.port, 0, 65535, "0..65535");
+}
+
 /// Flags that read a file are often given a folder, of which llama.cpp's message has no name.
 void check_not_directory(const std::string & flag, const common_arg & option, const std::string & value) {
     const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
@@ -387,6 +404,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     if (parsed) {
         // drop remarks, and failures to open files, which we report ourselves
         if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
+        check_ranges(params);
         return;
     }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";

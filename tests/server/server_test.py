@@ -629,6 +629,12 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "9"): ["beta", "9", "0..8"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
+            ("-m", "no.gguf", "--port", "99999"): ["'--port': 99999", "0..65535"],
+            ("-m", "no.gguf", "--port", "-1"): ["'--port': -1", "0..65535"],
+            ("-m", "no.gguf", "-np", "-3"): ["'-np': -3", "1..256"],
+            ("-m", "no.gguf", "--parallel", "257"): ["'-np': 257", "1..256"],
+            ("-m", "no.gguf", "-c", "-5"): ["'-c': -5", "0.."],
+            ("-m", "no.gguf", "-b", "0"): ["'-b': 0", "1.."],
             ("-m", "no.gguf", "--api-key-file", str(ROOT)): ["--api-key-file", str(ROOT), "directory"],
             ("-m", "no.gguf", "--harp-preset", str(ROOT)): [str(ROOT), "Is a directory"],
         }.items():
