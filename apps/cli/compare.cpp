@@ -46,7 +46,7 @@ Set parse_set(const std::string & text, Options options) {
             throw Error(ErrorCode::invalid_option, fmt::format("option '--with': '{}'; allowed: NAME=VALUE,...", text));
         naming_flag("option '--with'", [&] { set_option(options, item.substr(0, equals), item.substr(equals + 1)); });
     }
-    validate(options);
+    naming_flag(fmt::format("option '--with': {}", text), [&] { validate(options); });
     return {text, options};
 }
 

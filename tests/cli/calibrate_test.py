@@ -29,6 +29,8 @@ class Calibrate(CliTest):
             (["--views", "last:0"], ["--views", "view_tokens", "0"]),
             (["--views", "masked,sideways"], ["--views", "sideways"]),
             (["--views", "guidance:3"], ["--views", "guidance:3"]),
+            (["--views", "last,perturbed:2"], ["'--views': perturbed:2: option 'strength': 2", "dropout 0..1"]),
+            (["--views", "last:5", "--harp-reframings", "2"], ["'--views': last:5: option 'reframings': 2"]),
             (["--thresholds", "x"], ["--thresholds", "threshold", "'x'"]),
             (["--betas", "0.5,-1"], ["--betas", "beta", "-1", "0..8"]),
             (["--gates", "entropy,sideways"], ["--gates", "gate", "sideways", "entropy, ratio"]),
@@ -248,7 +250,10 @@ class Search(CliTest):
     def test_bad_examples(self):
         good = {"context": "a", "continuation": " b"}
         bad = [("{", "line 2"), ([], "line 2"), ({"context": "a"}, "continuation"), ({"context": "", "continuation": ""}, "no tokens"),
-               ({"context": "a", "choices": [" b"], "answer": 1}, "0..0"), ({"context": "a", "choices": [1], "answer": 0}, "choices"),
+               ({"context": "a", "choices": [" b", " c"], "answer": 2}, "0..1"),
+               ({"context": "a", "choices": [" b"], "answer": 0}, "choices: 1; allowed: 2 or more"),
+               ({"context": "a", "choices": [], "answer": 0}, "choices: 0; allowed: 2 or more"),
+               ({"context": "a", "choices": [1], "answer": 0}, "choices"),
                ({"context": 5, "continuation": " b"}, "context")]
         for line, message in bad:
             with self.subTest(line=line):
@@ -258,6 +263,9 @@ class Search(CliTest):
             self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(path)), USAGE, f"examples '{path}'", message)
         few = self.write("few.jsonl", [good] * 39)
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(few)), USAGE, "39 examples", "40")
+        long = self.write("long.jsonl", [good, {"context": STORY * 20, "continuation": " b"}])
+        self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(long), "-c", "64"), USAGE, "long.jsonl", "line 2",
+                          "tokens; allowed: 2..257", "-c")
 
     def test_a_preset_that_cannot_be_written_is_refused_at_once(self):
         for path, message in [(self.folder, "Is a directory"), (self.folder / "none/look.json", "No such file"),
