@@ -159,7 +159,8 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertNotEqual(text, ask())
         self.assertEqual(ask(negative_prompt=""), ask())
         for harp, message in [({"negative_prompt": 5}, "negative_prompt"), ({"negative_prompt": "x", "view": "last"}, "guidance"),
-                              ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, "")]:
+                              ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, ""),
+                              ({"negative_prompt": []}, "negative_prompt: [] has no messages")]:
             with self.subTest(harp=str(harp)[:60]), self.assertRaises(urllib.error.HTTPError) as caught:
                 ask(**harp)
             self.assertEqual(caught.exception.code, 400)
@@ -210,7 +211,10 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(together, alone)
 
     def test_bad_options_of_a_request(self):
-        for harp_object, names in [({"beta": 9}, ["beta", "9", "0..8"]), ({"betta": 1}, ["betta", "beta"]), (5, ["harp", "5"]),
+        for harp_object, names in [({"beta": 9}, ["beta", "9", "0..8"]), ({"betta": 1}, ["betta", "beta"]),
+                                   ({"enable": False}, ["unknown option 'enable' (did you mean 'enabled'?)"]),
+                                   ({"foo": [1]}, ["unknown option 'foo'", "known: enabled, negative_prompt, gate"]),
+                                   (5, ["harp", "5"]),
                                    ({"enabled": 1}, ["harp.enabled", "true, false"]), ({"beta": [1]}, ["harp.beta", "[1]"]),
                                    ({"reframings": 2}, ["reframings", "2", "1..1"]), ({"schedule": "lazy"}, ["schedule"]),
                                    ({"threshold": "x"}, ["threshold", "'x'"]), ({"strength": -1}, ["strength", "-1"])]:
@@ -223,6 +227,8 @@ class Hesitating(OneServer, unittest.TestCase):
                 message = json.load(caught.exception)["error"]["message"]
                 for name in names:
                     self.assertIn(name, message)
+                if "known" in message:
+                    self.assertNotIn("schedule", message)
 
     def test_entropies_and_counts(self):
         ask = {"prompt": PROMPTS[0], "n_predict": 24, "temperature": 0, "n_probs": 1}
@@ -579,6 +585,33 @@ class Router(unittest.TestCase):
         answer = self.ask("--harp-off")
         self.assertEqual(answer["content"], generate(PROMPTS[0], "--harp-off", n=32))
         self.assertNotIn("harp", answer["timings"])
+
+
+@needs_tiny
+class DefaultsThatDoNotFit(OneServer, unittest.TestCase):
+    """What a request does not name must not make it fail: an option's own default replaces a server's that does not fit."""
+
+    flags = ["--harp-reframings", "2", "--harp-perturbation", "gaussian", "--harp-strength", "5"]
+
+    def test_requests(self):
+        gaussian = ["--harp-perturbation", "gaussian"]
+        for options, as_flags in [({"view": "last", "beta": 3}, ["--harp-view", "last", "--harp-beta", "3", *gaussian]),
+                                  ({"view": "guidance"}, ["--harp-view", "guidance", *gaussian]),
+                                  ({"perturbation": "dropout"}, ["--harp-reframings", "2"]),
+                                  ({"view": "masked"}, ["--harp-view", "masked", "--harp-reframings", "2", *gaussian]),
+                                  ({"perturbation": "uniform"},
+                                   ["--harp-perturbation", "uniform", "--harp-strength", "5", "--harp-reframings", "2"]),
+                                  ({}, self.flags)]:
+            with self.subTest(harp=options):
+                self.assertEqual(self.server.complete(PROMPTS[0], harp=options), generate(PROMPTS[0], *as_flags))
+
+    def test_values_that_a_request_names(self):
+        for options, name in [({"view": "last", "reframings": 2}, "reframings"), ({"view": "masked", "strength": 5}, "strength")]:
+            with self.subTest(harp=options), self.assertRaises(urllib.error.HTTPError) as caught:
+                self.server.complete(PROMPTS[0], harp=options)
+            self.assertEqual(caught.exception.code, 400)
+            self.assertIn(f"option '{name}'", caught.exception.read().decode())
+            caught.exception.close()
 
 
 @needs_tiny
