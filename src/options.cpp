@@ -7,6 +7,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <system_error>
 #include <type_traits>
@@ -45,11 +46,25 @@ std::vector<std::string_view> split_names(std::string_view range) {
     return names;
 }
 
+// Whether a text that is not a T is a whole number all the same, as -1 and 1.8e19 are, which JSON may have for 2^64.
+template <std::unsigned_integral T>
+bool is_whole_number_beyond(std::string_view text) {
+    double wide = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), wide);
+    if (rest != text.data() + text.size() || error != std::errc() || std::trunc(wide) != wide) return false;
+    return wide < 0 || wide >= std::ldexp(1.0, std::numeric_limits<T>::digits);
+}
+
 template <Number T>
 Parsed parse(std::string_view text, std::string_view, T & value) {
     const char * end = text.data() + text.size();
     const auto [rest, error] = std::from_chars(text.data(), end, value);
-    if (rest != end || error == std::errc::invalid_argument) return Parsed::malformed;
+    if (rest != end || error == std::errc::invalid_argument) {
+        if constexpr (std::unsigned_integral<T>) {
+            if (is_whole_number_beyond<T>(text)) return Parsed::out_of_range;
+        }
+        return Parsed::malformed;
+    }
     if constexpr (std::is_same_v<T, float>) {
         double wide = 0;  // too small for a float counts as 0
         if (error == std::errc::result_out_of_range && parse(text, {}, wide) == Parsed::ok && std::fabs(wide) < 1) {
@@ -195,9 +210,11 @@ constexpr auto infos = [] {
     return result;
 }();
 
-constexpr size_t longest_name = std::max_element(infos.begin(), infos.end(), [](const auto & a, const auto & b) {
-                                    return a.name.size() < b.name.size();
-                                }) -> name.size();
+constexpr auto option_names = [] {
+    std::array<std::string_view, fields.size()> result{};
+    std::transform(fields.begin(), fields.end(), result.begin(), [](const Field & f) { return f.info.name; });
+    return result;
+}();
 
 // ---- errors ----
 
@@ -223,21 +240,23 @@ size_t edit_distance(std::string_view a, std::string_view b) {
     return row[b.size()];
 }
 
-// " (did you mean 'beta'?)" if an option's name is at most two typing errors away, else nothing.
-std::string suggestion(std::string_view name) {
-    if (name.size() > longest_name + 2) return {};
-    const auto nearest = std::min_element(infos.begin(), infos.end(), [&](const auto & a, const auto & b) {
-        return edit_distance(name, a.name) < edit_distance(name, b.name);
-    });
-    if (edit_distance(name, nearest->name) > 2) return {};
-    return " (did you mean '" + std::string(nearest->name) + "'?)";
+// " (did you mean 'beta'?)" if a known name is at most two typing errors away, else nothing.
+std::string suggestion(std::string_view name, std::span<const std::string_view> known) {
+    const auto distance = [&](std::string_view other) {
+        constexpr size_t far = 3;  // a name may be of any length, too long to compare
+        return name.size() > other.size() + 2 ? far : edit_distance(name, other);
+    };
+    const auto nearest = std::min_element(known.begin(), known.end(),
+                                          [&](const auto & a, const auto & b) { return distance(a) < distance(b); });
+    if (distance(*nearest) > 2) return {};
+    return " (did you mean '" + std::string(*nearest) + "'?)";
 }
 
-[[noreturn]] void fail_unknown(std::string_view name) {
-    std::string known;
-    for (const OptionInfo & info : infos) known.append(known.empty() ? "" : separator).append(info.name);
+[[noreturn]] void fail_unknown(std::string_view name, std::span<const std::string_view> known) {
+    std::string list;
+    for (const std::string_view one : known) list.append(list.empty() ? "" : separator).append(one);
     throw Error(ErrorCode::invalid_option,
-                "unknown option '" + shortened(name) + "'" + suggestion(name) + "; known: " + known);
+                "unknown option '" + shortened(name) + "'" + suggestion(name, known) + "; known: " + list);
 }
 
 [[noreturn]] void fail(const OptionInfo & info, const std::string & what) {
@@ -248,7 +267,7 @@ std::string suggestion(std::string_view name) {
 const Field & find_field(std::string_view name) {
     const auto found =
         std::find_if(fields.begin(), fields.end(), [&](const Field & field) { return field.info.name == name; });
-    if (found == fields.end()) fail_unknown(name);
+    if (found == fields.end()) fail_unknown(name, option_names);
     return *found;
 }
 
@@ -256,6 +275,10 @@ const Field & find_field(std::string_view name) {
 // read back.
 bool has_text(const Field & field, Options options) {
     return field.set(options, field.get(options, field.info.range), field.info.range) == Parsed::ok;
+}
+
+bool is_allowed(const Field & field, const Options & options) {
+    return has_text(field, options) && field.allowed(options);
 }
 
 }  // namespace
@@ -266,6 +289,10 @@ bool Options::is_vanilla() const noexcept {
 
 std::span<const OptionInfo> option_table() noexcept {
     return infos;
+}
+
+void check_name(std::string_view name, std::span<const std::string_view> known) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) fail_unknown(name, known);
 }
 
 void set_option(Options & options, std::string_view name, std::string_view value) {
@@ -284,9 +311,13 @@ std::string get_option(const Options & options, std::string_view name) {
     return field.get(options, field.info.range);
 }
 
+bool is_allowed(const Options & options, std::string_view name) {
+    return is_allowed(find_field(name), options);
+}
+
 void validate(const Options & options) {
     for (const Field & field : fields) {
-        if (!has_text(field, options) || !field.allowed(options)) {
+        if (!is_allowed(field, options)) {
             fail(field.info, field.get(options, field.info.range) + " is out of range");
         }
     }

@@ -14,6 +14,7 @@
 #include "bench_report.h"
 #include "commands.h"
 #include "decoding/machine.h"
+#include "files.h"
 #include "harp/kernels.h"
 #include "interrupt.h"
 #include "loaded_model.h"
@@ -96,9 +97,7 @@ std::vector<std::string> read_prompts(const BenchFlags & flags) {
     std::vector<std::string> prompts = built_in_prompts;
     if (!flags.prompts_file.empty()) {
         prompts.clear();
-        std::ifstream file(flags.prompts_file);
-        if (!file)
-            throw Error(ErrorCode::invalid_input, fmt::format("prompts '{}': cannot be read", flags.prompts_file));
+        std::ifstream file = open_file("prompts", flags.prompts_file);
         size_t n_line = 0;
         for (std::string line; prompts.size() < flags.n_prompts && std::getline(file, line);) {
             const std::string place = fmt::format("prompts '{}', line {}", flags.prompts_file, ++n_line);
@@ -351,11 +350,13 @@ int bench_command(int argc, char ** argv) {
     const auto options = line.harp.options();
     line.harp.refuse_negative_prompt("bench");
     if (!options)
-        throw Error(ErrorCode::invalid_option, "option '--harp-off': bench compares with vanilla in any case");
+        throw Error(ErrorCode::invalid_option,
+                    line.harp.switched_off_by() + ": bench compares with vanilla in any case; leave it out");
     if (params.n_predict == 0 || params.n_predict == 1)
         throw Error(ErrorCode::invalid_option, fmt::format("option '-n': {} is out of range [2..]", params.n_predict));
     decoding::validate(flags.beams.options);
     check_sequences(flags.beams.options.beams, options);
+    if (!flags.plot.empty()) check_writable("option '--plot':", flags.plot);
     const std::vector<std::string> texts = read_prompts(flags);
     const std::vector<BenchKind> kinds = chosen_kinds(flags, params);
     limit_context(params);

@@ -6,6 +6,7 @@
 
 #include "calibration_report.h"
 #include "commands.h"
+#include "files.h"
 #include "forward/batch_rows.h"
 #include "interrupt.h"
 #include "look_search.h"
@@ -209,9 +210,14 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
 int calibrate_look(common_params params, const Flags & flags, const std::vector<Options> & sets,
                    const std::string & given, const std::string & negative_prompt) {
     if (!flags.search.examples.empty()) {  // examples share batches
-        params.n_parallel = 4;
+        constexpr int n_sequences = 4;
+        constexpr int most = std::numeric_limits<int>::max() / n_sequences;
+        if (params.n_ctx > most)
+            throw Error(ErrorCode::invalid_option,
+                        fmt::format("option '-c': {} is out of range [0..{}]", params.n_ctx, most));
+        params.n_parallel = n_sequences;
         params.kv_unified = true;
-        params.n_ctx *= params.n_parallel;
+        params.n_ctx *= n_sequences;
     }
     const ScoringProgress all;
     LoadedModel loaded(params, options_of_pass(sets));
@@ -253,7 +259,9 @@ int calibrate_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     refuse_speculation(params);
-    if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to calibrate; leave it out");
+    if (!options)
+        throw Error(ErrorCode::invalid_option,
+                    line.harp.switched_off_by() + " leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
     if (flags.has_target()) {
         line.harp.refuse_negative_prompt("calibrate with a target");
@@ -264,6 +272,7 @@ int calibrate_command(int argc, char ** argv) {
         line.harp.refuse(name, "calibrate tries several (--views, --gates, --betas, --plausibilities)");
     const std::vector<Options> sets = flags.search.sets(*options);
     line.harp.check_negative_prompt(sets);
+    if (!flags.search.preset.empty()) check_writable("option '--write-preset':", flags.search.preset);
     const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
     limit_context(params);
     return calibrate_look(params, flags, sets, given, line.harp.negative_prompt());

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <regex>
 #include <utility>
@@ -16,7 +17,6 @@
 #include "llama.h"
 #include "llama_flags.h"
 #include "log.h"
-#include "preset.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -97,6 +97,33 @@ void check_use(const std::string & command, const std::string & given, const com
                             serve_has_it ? " (but in harp serve)" : ""));
 }
 
+/// llama.cpp does not check these: some end the program, -5 becomes a huge unsigned number, and 99999 another port.
+void check_ranges(const common_params & params) {
+    const auto check = [](const char * flag, int value, int least, int most, const char * range) {
+        if (value >= least && value <= most) return;
+        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {} is out of range [{}]", flag, value, range));
+    };
+    constexpr int any = std::numeric_limits<int>::max();
+    static const std::string most_threads = fmt::format("..{}", GGML_MAX_N_THREADS);
+    check("-c", params.n_ctx, 0, any, "0..");
+    check("-b", params.n_batch, 1, any, "1..");
+    check("-ub", params.n_ubatch, 0, any, "0..");
+    check("-t", params.cpuparams.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
+    check("-tb", params.cpuparams_batch.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
+    check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
+    check("--port", params.port, 0, 65535, "0..65535");
+}
+
+/// Flags that read a file are often given a folder, of which llama.cpp's message has no name.
+void check_not_directory(const std::string & flag, const common_arg & option, const std::string & value) {
+    const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
+    std::error_code unused;
+    if ((hint != "FNAME" && hint != "FILE" && hint != "JINJA_TEMPLATE_FILE") ||
+        !std::filesystem::is_directory(value, unused))
+        return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is a directory", flag, value));
+}
+
 void check_integer(const std::string & flag, const std::string & value) {
     int parsed = 0;
     const char * end = value.data() + value.size();
@@ -168,7 +195,8 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_option("--harp-preset", preset_, "file of options, written by harp calibrate or by hand; flags override it")
+    app.add_option("--harp-preset", preset_,
+                   "file of options, written by harp calibrate or by hand; flags override its options")
         ->envname("HARP_PRESET")
         ->type_name("FILE")
         ->group(group);
@@ -191,20 +219,33 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
 }
 
+Preset HarpFlags::preset() const {
+    return preset_.empty() ? Preset{} : read_preset(preset_);
+}
+
 std::optional<Options> HarpFlags::options() const {
-    Options options = preset_.empty() ? Options{} : read_preset(preset_).options;
+    Options options = preset().options;
     for (const auto & [name, value] : values_) {
         if (!value.empty()) set_option(options, name, value);
     }
-    validate(options);
-    if (off_) return std::nullopt;
+    if (preset_.empty()) {
+        validate(options);
+    } else {  // each may be valid alone
+        naming_flag(fmt::format("preset '{}' with the flags", preset_), [&] { validate(options); });
+    }
+    if (is_off()) return std::nullopt;
     return options;
 }
 
+std::string HarpFlags::switched_off_by() const {
+    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_);
+}
+
 std::string HarpFlags::negative_prompt() const {
-    if (off_) return "";
-    if (!negative_prompt_.empty() || preset_.empty()) return negative_prompt_;
-    return options()->view == View::guidance ? read_preset(preset_).negative_prompt : "";
+    const std::optional<Options> chosen = options();
+    if (!chosen) return "";
+    if (!negative_prompt_.empty()) return negative_prompt_;
+    return chosen->view == View::guidance ? preset().negative_prompt : "";
 }
 
 void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
@@ -229,7 +270,7 @@ void HarpFlags::refuse(std::string_view name, std::string_view why) const {
 
 std::string HarpFlags::kernels() const {
     if (!kernels_.empty()) return kernels_;
-    return off_ ? "off" : "on";
+    return is_off() ? "off" : "on";
 }
 
 void HarpFlags::set_kernels() const {
@@ -313,6 +354,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             llama_arguments_.push_back(argument);
             for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
             if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
+            check_not_directory(argument, *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(
@@ -362,6 +404,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     if (parsed) {
         // drop remarks, and failures to open files, which we report ourselves
         if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
+        check_ranges(params);
         return;
     }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";

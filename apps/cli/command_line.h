@@ -14,6 +14,7 @@
 #include "common.h"
 #include "harp/error.h"
 #include "harp/options.h"
+#include "preset.h"
 
 namespace harp::cli {
 
@@ -47,11 +48,13 @@ void naming_flag(const std::string & flag, Function set) {
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
-    /// The options, or nullopt with --harp-off. Flags override the preset.
+    /// The options, or nullopt if --harp-off or the preset switches HARP off. Flags override the preset's options.
     /// @throws Error{invalid_option} naming field, value and range; Error{invalid_input} for the preset
     [[nodiscard]] std::optional<Options> options() const;
+    /// What switched HARP off, for messages: "--harp-off", or the preset by name.
+    [[nodiscard]] std::string switched_off_by() const;
     /// The text that the view `guidance` reads instead of the prompt: from the flag, or from the preset if its view is not
-    /// overridden. "" if neither has one, and with --harp-off.
+    /// overridden. "" if neither has one, and with HARP off.
     [[nodiscard]] std::string negative_prompt() const;
     /// Refuses --harp-negative-prompt if no options read it. @throws Error{invalid_option}
     void check_negative_prompt(std::span<const Options> sets) const;
@@ -70,8 +73,11 @@ class HarpFlags {
     void export_to_environment() const;
 
   private:
+    [[nodiscard]] Preset preset() const;  // that without options if none is given
+    [[nodiscard]] bool is_off() const { return off_ || !preset().enabled; }
+
     std::map<std::string, std::string> values_;
-    std::string preset_, negative_prompt_;
+    std::string preset_, negative_prompt_;  // the preset's path
     bool off_ = false;
     std::string kernels_;  // "" if it was not given
 };

@@ -46,7 +46,7 @@ Set parse_set(const std::string & text, Options options) {
             throw Error(ErrorCode::invalid_option, fmt::format("option '--with': '{}'; allowed: NAME=VALUE,...", text));
         naming_flag("option '--with'", [&] { set_option(options, item.substr(0, equals), item.substr(equals + 1)); });
     }
-    validate(options);
+    naming_flag(fmt::format("option '--with': {}", text), [&] { validate(options); });
     return {text, options};
 }
 
@@ -248,7 +248,8 @@ int compare_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     refuse_speculation(params);
-    if (!options) throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to compare with");
+    if (!options)
+        throw Error(ErrorCode::invalid_option, line.harp.switched_off_by() + " leaves nothing to compare with");
     const std::vector<Set> sets = sets_of(*options, with);
     std::vector<Options> looking;
     for (const Set & set : sets) {

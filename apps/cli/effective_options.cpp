@@ -17,6 +17,12 @@ json options_json(const std::optional<Options> & options) {
     return result;
 }
 
+std::vector<std::string_view> names_in_json() {
+    std::vector<std::string_view> names = {"enabled", "negative_prompt"};
+    for (const OptionInfo & info : option_table()) names.push_back(info.name);
+    return names;
+}
+
 std::string options_text(const std::optional<Options> & options) {
     if (!options) return "off";
     std::string text;

@@ -69,24 +69,6 @@ void check_model_file(const std::string & what, const std::string & path) {
     }
 }
 
-/// llama.cpp does not check these: -5 becomes a huge unsigned number, 0 ends the program.
-void check_sizes(const common_params & params) {
-    const auto check = [](const char * flag, int value, int least) {
-        if (value >= least) return;
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': {} is out of range [{}..]", flag, value, least));
-    };
-    check("-c", params.n_ctx, 0);
-    check("-b", params.n_batch, 1);
-    check("-ub", params.n_ubatch, 0);
-    for (const auto & [flag, n] :
-         {std::pair("-t", params.cpuparams.n_threads), std::pair("-tb", params.cpuparams_batch.n_threads)}) {
-        if (n <= GGML_MAX_N_THREADS) continue;
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': {} is out of range [..{}]", flag, n, GGML_MAX_N_THREADS));
-    }
-}
-
 bool on_load_progress(float part, void * line) {
     static_cast<ProgressLine *>(line)->show(fmt::format("loading the model {:3.0f} %", 100.0F * part));
     return !interrupt_requested;
@@ -96,7 +78,6 @@ bool on_load_progress(float part, void * line) {
 
 LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
-    check_sizes(params_);
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
     // chosen here, so that a run can report it and both sides of a comparison use the same seed

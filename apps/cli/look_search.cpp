@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "calibration_report.h"
+#include "files.h"
 #include "interrupt.h"
 #include "report.h"
 #include "sweep.h"
@@ -57,6 +58,7 @@ std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(Load
 
 TrialExample example_of(LoadedModel & loaded, const json & line) {
     const auto refuse = [] { throw Error(ErrorCode::invalid_input, std::string("not ") + example_format); };
+    const size_t most_tokens = loaded.pass().n_ctx_seq() + size_t{1};  // the last one is not read
     if (!line.is_object() || !line.contains("context") || !line["context"].is_string()) refuse();
     std::vector<std::string> continuations;
     TrialExample example;
@@ -64,6 +66,8 @@ TrialExample example_of(LoadedModel & loaded, const json & line) {
         continuations.push_back(line["continuation"]);
     } else if (line.contains("choices") && line["choices"].is_array() && line.contains("answer") &&
                line["answer"].is_number_unsigned()) {
+        if (const size_t n = line["choices"].size(); n < 2)  // of one choice the answer is always the most likely
+            throw Error(ErrorCode::invalid_input, fmt::format("choices: {}; allowed: 2 or more", n));
         for (const json & choice : line["choices"]) {
             if (!choice.is_string()) refuse();
             continuations.push_back(choice);
@@ -79,6 +83,11 @@ TrialExample example_of(LoadedModel & loaded, const json & line) {
         auto [head, tail] = tokenize_pair(loaded, line["context"], continuation);
         if (head.empty()) throw Error(ErrorCode::invalid_input, "context: it has no tokens");
         if (tail.empty()) throw Error(ErrorCode::invalid_input, "continuation: it has no tokens of its own");
+        if (head.size() + tail.size() > most_tokens) {
+            throw Error(ErrorCode::invalid_input,
+                        fmt::format("context and continuation have {} tokens; allowed: 2..{} (a larger -c allows more)",
+                                    head.size() + tail.size(), most_tokens));
+        }
         if (!example.context.empty() && head != example.context)
             throw Error(ErrorCode::invalid_input, "the context has other tokens with each choice");
         example.context = std::move(head);
@@ -88,8 +97,7 @@ TrialExample example_of(LoadedModel & loaded, const json & line) {
 }
 
 std::vector<TrialExample> read_examples(LoadedModel & loaded, const std::string & path) {
-    std::ifstream file(path);
-    if (!file) throw Error(ErrorCode::invalid_input, fmt::format("examples '{}': {}", path, std::strerror(errno)));
+    std::ifstream file = open_file("examples", path);
     std::vector<TrialExample> examples;
     std::string line;
     for (size_t number = 1; std::getline(file, line); ++number) {
@@ -221,7 +229,10 @@ std::vector<Options> SearchFlags::sets(const Options & base) const {
     for (const std::string & view : make_axis("view", views).values) {
         for (const std::string & gate : make_axis("gate", gates).values) {
             Options of_view = base;
-            naming_flag("option '--views'", [&] { set_view(of_view, view); });
+            naming_flag(fmt::format("option '--views': {}", view), [&] {
+                set_view(of_view, view);
+                validate(of_view);
+            });
             naming_flag("option '--gates'", [&] { set_option(of_view, "gate", gate); });
             const bool is_ratio = of_view.gate == Gate::ratio;
             const std::array axes = {make_axis("threshold", is_ratio ? ratio_thresholds : thresholds),

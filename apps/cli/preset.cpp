@@ -2,45 +2,59 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <vector>
 
+#include "effective_options.h"
+#include "files.h"
 #include "harp/error.h"
 
 namespace harp::cli {
 
 using nlohmann::json;
 
-Preset read_preset(const std::string & path) {
-    const auto refuse = [&](const std::string & why) -> Preset {
-        throw Error(ErrorCode::invalid_input, fmt::format("preset '{}': {}", path, why));
+namespace {
+
+/// Takes one member of the object of options. @throws Error{invalid_input}, Error{invalid_option}
+void take(Preset & preset, const std::string & name, const json & value) {
+    const auto refuse = [&](const char * why) {
+        throw Error(ErrorCode::invalid_input, fmt::format("harp.{}: {}{}", name, value.dump(), why));
     };
-    std::ifstream file(path);
-    if (!file) return refuse(std::strerror(errno));
-    const json preset = json::parse(file, nullptr, /*allow_exceptions=*/false);
-    if (!preset.is_object() || !preset.contains("harp") || !preset["harp"].is_object())
-        return refuse("not a JSON object with an object \"harp\" of options");
-    Preset result;
-    for (const auto & [name, value] : preset["harp"].items()) {
-        if (name == "enabled") continue;  // written by options_json()
-        if (name == "negative_prompt") {
-            if (!value.is_string())
-                return refuse(fmt::format("harp.negative_prompt: {} is not a string", value.dump()));
-            result.negative_prompt = value;
-            continue;
-        }
-        if (!value.is_string() && !value.is_number())
-            return refuse(fmt::format("harp.{}: {} is neither a number nor a string", name, value.dump()));
-        try {
-            set_option(result.options, name, value.is_string() ? value.get<std::string>() : value.dump());
-        } catch (const Error & error) {
-            return refuse(error.what());
-        }
+    if (name == "enabled") {
+        if (!value.is_boolean()) refuse("; allowed: true, false");
+        preset.enabled = value;
+    } else if (name == "negative_prompt") {
+        if (!value.is_string()) refuse(" is not a string");
+        preset.negative_prompt = value;
+    } else {
+        if (!value.is_string() && !value.is_number()) refuse(" is neither a number nor a string");
+        set_option(preset.options, name, value.is_string() ? value.get<std::string>() : value.dump());
     }
-    validate(result.options);
-    return result;
+}
+
+Preset preset_of(const json & file) {
+    if (!file.is_object() || !file.contains("harp") || !file["harp"].is_object())
+        throw Error(ErrorCode::invalid_input, "not a JSON object with an object \"harp\" of options");
+    Preset preset;
+    const std::vector<std::string_view> known = names_in_json();
+    for (const auto & [name, value] : file["harp"].items()) {
+        check_name(name, known);
+        take(preset, name, value);
+    }
+    validate(preset.options);
+    return preset;
+}
+
+}  // namespace
+
+Preset read_preset(const std::string & path) {
+    std::ifstream file = open_file("preset", path);
+    try {
+        return preset_of(json::parse(file, nullptr, /*allow_exceptions=*/false));
+    } catch (const Error & error) {
+        throw Error(ErrorCode::invalid_input, fmt::format("preset '{}': {}", path, error.what()));
+    }
 }
 
 }  // namespace harp::cli

@@ -1,7 +1,8 @@
 // A preset: HARP options in a file, as harp calibrate writes it and every program reads it (--harp-preset).
 //
 //   {"harp": {"view": "last", "threshold": 2, "beta": 2}, ...}     options that are not named have their defaults; there may
-//                                                                 be a "negative_prompt"; members beside "harp" are ignored
+//                                                                 be a "negative_prompt", and "enabled": false switches
+//                                                                 HARP off; members beside "harp" are ignored
 #pragma once
 
 #include <string>
@@ -11,10 +12,11 @@
 namespace harp::cli {
 
 struct Preset {
+    bool enabled = true;
     Options options;
     std::string negative_prompt;  ///< text; "" if there is none
 };
-/// @throws Error{invalid_input} naming the file and its fault, Error{invalid_option}
+/// @throws Error{invalid_input} naming the file and its fault
 [[nodiscard]] Preset read_preset(const std::string & path);
 
 }  // namespace harp::cli

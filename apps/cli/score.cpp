@@ -138,7 +138,7 @@ int score_command(int argc, char ** argv) {
     const std::vector<Axis> axes = parse_sweeps(sweeps);
     for (const Axis & axis : axes) line.harp.refuse(axis.name, "--sweep sets it");
     if (!axes.empty() && !options)
-        throw Error(ErrorCode::invalid_option, "--harp-off leaves nothing to sweep; leave it out");
+        throw Error(ErrorCode::invalid_option, line.harp.switched_off_by() + " leaves nothing to sweep; leave it out");
     // without HARP there are entropies all the same: of a pass that never hesitates
     Options effective = options.value_or(Options{});
     if (!options) effective.threshold = std::numeric_limits<double>::infinity();

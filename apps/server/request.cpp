@@ -6,7 +6,9 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "cli/effective_options.h"
 #include "common.h"
@@ -36,10 +38,34 @@ std::string as_text(const std::string & name, const common_json & value) {
     throw std::invalid_argument("harp." + name + ": " + shown(value) + " is neither a number nor a string");
 }
 
-void set_field(Options & options, const std::string & name, const common_json & value) {
-    if (name == "schedule")
-        throw std::invalid_argument("harp.schedule is the server's (--harp-schedule), not a request's");
-    set_option(options, name, as_text(name, value));
+/// Turns errors about options into those of a bad request.
+template <class Function>
+void naming_harp(Function change) {
+    try {
+        change();
+    } catch (const Error & error) {
+        throw std::invalid_argument(std::string("harp: ") + error.what());
+    }
+}
+
+/// Before any value is looked at, so that `enable` is told to be unknown, and not what its value would have to be.
+void check_names(const common_json & fields) {
+    std::vector<std::string_view> known = cli::names_in_json();
+    std::erase(known, "schedule");
+    for (const auto & [name, value] : fields.items()) {
+        if (name == "schedule")
+            throw std::invalid_argument("harp.schedule is the server's (--harp-schedule), not a request's");
+        check_name(name, known);
+    }
+}
+
+/// A default of the server's may not fit what the request changes: two reframings to a view without masks, a gaussian strength of
+/// 5 to dropout. Then the option's own default holds.
+void replace_unfit_defaults(Options & options, const common_json & fields) {
+    for (const OptionInfo & info : option_table()) {
+        const std::string name(info.name);
+        if (!fields.contains(name) && !is_allowed(options, name)) set_option(options, name, info.default_value);
+    }
 }
 
 std::string default_negative_prompt;
@@ -77,6 +103,10 @@ void format_negative_prompt(common_json & body, const FormatMessages & format) {
         throw std::invalid_argument("harp.negative_prompt: " + shown(negative_prompt) +
                                     " is neither a string nor messages");
     }
+    if (negative_prompt.is_array() && negative_prompt.empty()) {
+        throw std::invalid_argument(
+            "harp.negative_prompt: [] has no messages; for none leave it out, or send \"\" or null");
+    }
     try {
         const bool is_text = negative_prompt.is_string();
         negative_prompt =
@@ -91,6 +121,7 @@ std::optional<RequestOptions> request_options(const common_json & body) {
     const std::optional<Options> options = default_options();
     const common_json fields = fields_of(body);
     if (!fields.is_object()) throw std::invalid_argument("harp: " + shown(fields) + " is not an object");
+    naming_harp([&] { check_names(fields); });
     bool enabled = options.has_value();
     if (fields.contains("enabled")) {
         if (!fields.at("enabled").is_boolean())
@@ -100,7 +131,7 @@ std::optional<RequestOptions> request_options(const common_json & body) {
     }
     Options changed = options.value_or(Options{});
     std::string negative_prompt;
-    try {
+    naming_harp([&] {
         for (const auto & [name, value] : fields.items()) {
             if (name == "negative_prompt" && !value.is_null()) {
                 if (!value.is_string()) {
@@ -109,13 +140,12 @@ std::optional<RequestOptions> request_options(const common_json & body) {
                 }
                 negative_prompt = value.get<std::string>();
             } else if (name != "enabled" && name != "negative_prompt") {
-                set_field(changed, name, value);
+                set_option(changed, name, as_text(name, value));
             }
         }
+        replace_unfit_defaults(changed, fields);
         validate(changed);
-    } catch (const Error & error) {
-        throw std::invalid_argument(std::string("harp: ") + error.what());
-    }
+    });
     if (!options) return std::nullopt;
     if (!negative_prompt.empty() && changed.view != View::guidance) {
         throw std::invalid_argument("harp.negative_prompt: no effect with view " + get_option(changed, "view") +

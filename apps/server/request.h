@@ -33,12 +33,13 @@ struct RequestOptions {
 /// Formats messages like the prompt of a request.
 using FormatMessages = std::function<std::string(const common_json & messages)>;
 /// Turns a chat's negative prompt, its own or the default one, into text formatted like the prompt. It may be messages, or the
-/// text of one user message.
+/// text of one user message; an empty list is refused.
 /// @throws std::invalid_argument, and what `format` throws
 void format_negative_prompt(common_json & body, const FormatMessages & format);
 
 /// The defaults, changed by the object "harp" of a request's body: {"enabled", "negative_prompt", and all options but
-/// schedule}, each optional. A negative prompt of null or "" means none.
+/// schedule}, each optional. A negative prompt of null or "" means none. Where a default does not fit what the request changes,
+/// the option's own default (harp::Options) holds.
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);

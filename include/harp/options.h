@@ -85,6 +85,10 @@ struct OptionInfo {
 /// All options in the order of the table in docs/OPTIONS.md.
 [[nodiscard]] std::span<const OptionInfo> option_table() noexcept;
 
+/// Checks that a name is among those known.
+/// @throws Error{invalid_option} naming those, and the nearest if it is at most two typing errors away
+void check_name(std::string_view name, std::span<const std::string_view> known);
+
 /// Sets one option from text.
 /// @throws Error{invalid_option} naming field, value and range if the name is unknown or the text is not a value
 void set_option(Options & options, std::string_view name, std::string_view value);
@@ -92,6 +96,10 @@ void set_option(Options & options, std::string_view name, std::string_view value
 /// One option as text; set_option() reads it back to the same value.
 /// @throws Error{invalid_option} if the name is unknown
 [[nodiscard]] std::string get_option(const Options & options, std::string_view name);
+
+/// Whether an option has a value that is allowed with those of the other options.
+/// @throws Error{invalid_option} if the name is unknown
+[[nodiscard]] bool is_allowed(const Options & options, std::string_view name);
 
 /// Checks every rule, also those between fields (the range of strength depends on the perturbation).
 /// @throws Error{invalid_option} naming field, value and range

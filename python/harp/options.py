@@ -93,11 +93,15 @@ def read_preset(path: str | os.PathLike, **changes) -> tuple[HarpOptions, str]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            values = json.load(file)["harp"]
-        values = {name: value for name, value in values.items() if name != "enabled"}
+            values = dict(json.load(file)["harp"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"
         raise HarpError(f"preset '{path}': {reason}", "invalid_input") from None
+    enabled = values.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        raise HarpError(f"preset '{path}': harp.enabled: {enabled!r}; allowed: true, false", "invalid_input")
+    if not enabled:
+        raise HarpError(f"preset '{path}': it switches HARP off; pass options=None instead", "invalid_input")
     negative_prompt = values.pop("negative_prompt", "")
     if not isinstance(negative_prompt, str):
         raise HarpError(f"preset '{path}': harp.negative_prompt: {negative_prompt!r} is not a string", "invalid_input")

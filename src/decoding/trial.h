@@ -10,7 +10,7 @@
 
 namespace harp::decoding {
 
-/// A text to predict, or a question with choices.
+/// A text to predict, or a question with at least two choices.
 struct TrialExample {
     std::vector<llama_token> context;
     std::vector<std::vector<llama_token>> continuations;  ///< one, or the choices

@@ -85,7 +85,8 @@ class Bench(CliTest):
             ("--methods", "draft"): ["--methods", "draft", "-md"],
             ("--rounds", "0"): ["--rounds", "0"],
             ("-n", "1"): ["-n", "1"],
-            ("--prompts", str(self.folder / "no")): ["prompts", "no"],
+            ("--prompts", str(self.folder / "no")): ["prompts", "no", "No such file"],
+            ("--prompts", str(self.folder)): [f"prompts '{self.folder}'", "Is a directory"],
             ("--prompts", str(bad)): [str(bad), "line 1", "question"],
             ("--prompts", str(empty)): ["empty"],
             ("--harp-off",): ["--harp-off"],
@@ -96,6 +97,10 @@ class Bench(CliTest):
                 self.assert_fault(harp("bench", "-m", str(TINY), *flags), USAGE, *names)
         self.assert_fault(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--methods", "vanilla", "--plot", "/dev/full"),
                           FAILURE, "/dev/full", output=True)
+
+    def test_a_plot_that_cannot_be_written_is_refused_at_once(self):
+        for path, message in [(self.folder, "Is a directory"), (self.folder / "none/plot.svg", "No such file")]:
+            self.assert_fault(harp("bench", "-m", "nowhere.gguf", "--plot", str(path)), FAILURE, "--plot", str(path), message)
 
     def test_interrupt_reports_the_rounds_that_are_complete(self):
         terminal = self.terminal("bench", "-m", str(TINY), "-n", "60", "--rounds", "1000", "--methods", "harp", "--json", streams=["stderr"])

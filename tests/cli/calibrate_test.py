@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, INTERRUPTED, STORY, USAGE, generate, harp
+from command_line import CliTest, FAILURE, INTERRUPTED, STORY, USAGE, generate, harp
 from programs import SMOL, TINY, needs_tiny
 
 
@@ -29,6 +29,8 @@ class Calibrate(CliTest):
             (["--views", "last:0"], ["--views", "view_tokens", "0"]),
             (["--views", "masked,sideways"], ["--views", "sideways"]),
             (["--views", "guidance:3"], ["--views", "guidance:3"]),
+            (["--views", "last,perturbed:2"], ["'--views': perturbed:2: option 'strength': 2", "dropout 0..1"]),
+            (["--views", "last:5", "--harp-reframings", "2"], ["'--views': last:5: option 'reframings': 2"]),
             (["--thresholds", "x"], ["--thresholds", "threshold", "'x'"]),
             (["--betas", "0.5,-1"], ["--betas", "beta", "-1", "0..8"]),
             (["--gates", "entropy,sideways"], ["--gates", "gate", "sideways", "entropy, ratio"]),
@@ -248,15 +250,29 @@ class Search(CliTest):
     def test_bad_examples(self):
         good = {"context": "a", "continuation": " b"}
         bad = [("{", "line 2"), ([], "line 2"), ({"context": "a"}, "continuation"), ({"context": "", "continuation": ""}, "no tokens"),
-               ({"context": "a", "choices": [" b"], "answer": 1}, "0..0"), ({"context": "a", "choices": [1], "answer": 0}, "choices"),
+               ({"context": "a", "choices": [" b", " c"], "answer": 2}, "0..1"),
+               ({"context": "a", "choices": [" b"], "answer": 0}, "choices: 1; allowed: 2 or more"),
+               ({"context": "a", "choices": [], "answer": 0}, "choices: 0; allowed: 2 or more"),
+               ({"context": "a", "choices": [1], "answer": 0}, "choices"),
                ({"context": 5, "continuation": " b"}, "context")]
         for line, message in bad:
             with self.subTest(line=line):
                 path = self.write("bad.jsonl", [good, line])
                 self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(path)), USAGE, "bad.jsonl", "line 2", message)
-        self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(self.folder / "none")), USAGE, "none", "No such file")
+        for path, message in [(self.folder / "none", "No such file"), (self.folder, "Is a directory")]:
+            self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(path)), USAGE, f"examples '{path}'", message)
         few = self.write("few.jsonl", [good] * 39)
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(few)), USAGE, "39 examples", "40")
+        long = self.write("long.jsonl", [good, {"context": STORY * 20, "continuation": " b"}])
+        self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(long), "-c", "64"), USAGE, "long.jsonl", "line 2",
+                          "tokens; allowed: 2..257", "-c")
+
+    def test_a_preset_that_cannot_be_written_is_refused_at_once(self):
+        for path, message in [(self.folder, "Is a directory"), (self.folder / "none/look.json", "No such file"),
+                              (self.examples / "look.json", "Not a directory")]:
+            with self.subTest(path=path):
+                self.assert_fault(harp("calibrate", "-m", "nowhere.gguf", "-p", "x", "--write-preset", str(path)), FAILURE,
+                                  "--write-preset", str(path), message)
 
 
 @needs_tiny
@@ -264,12 +280,43 @@ class Presets(CliTest):
     def test_bad_presets(self):
         for text, message in [("", "JSON"), ("[]", "harp"), ('{"harp": []}', "harp"), ('{"harp": {"betta": 1}}', "did you mean 'beta'"),
                               ('{"harp": {"beta": 9}}', "0..8"), ('{"harp": {"beta": true}}', "harp.beta"),
-                              ('{"harp": {"negative_prompt": 5}}', "harp.negative_prompt")]:
+                              ('{"harp": {"negative_prompt": 5}}', "harp.negative_prompt"), ('{"harp": {"strength": 5}}', "strength"),
+                              ('{"harp": {"enabled": "no"}}', 'harp.enabled: "no"; allowed: true, false'),
+                              ('{"harp": {"enabled": 0}}', "harp.enabled: 0; allowed: true, false"),
+                              ('{"harp": {"enable": false}}', "unknown option 'enable' (did you mean 'enabled'?)"),
+                              ('{"harp": {"foo": [1]}}', "unknown option 'foo'; known: enabled, negative_prompt, gate"),
+                              ('{"harp": {"seed": 18446744073709551616}}', "is out of range; allowed: 0..18446744073709551615")]:
             with self.subTest(text=text):
                 path = self.folder / "bad.json"
                 path.write_text(text)
                 self.assert_fault(generate("--harp-preset", str(path)), USAGE, "bad.json", message)
         self.assert_fault(generate("--harp-preset", "nowhere.json"), USAGE, "nowhere.json", "No such file")
+        self.assert_fault(generate("--harp-preset", str(self.folder)), USAGE, f"preset '{self.folder}'", "Is a directory")
+
+    def preset(self, **options):
+        path = self.folder / "look.json"
+        path.write_text(json.dumps({"harp": options}))
+        return str(path)
+
+    def test_one_can_switch_off(self):
+        on = self.preset(enabled=True, threshold=2)
+        used = json.loads(self.assert_ok(generate("-n", "2", "--json", "--harp-preset", on)).out)["harp"]
+        self.assertEqual((used["enabled"], used["threshold"]), (True, 2))
+        off = self.preset(enabled=False, view="guidance", negative_prompt="A cat", threshold=2)
+        for flags in [[], ["--harp-threshold", "0"]]:
+            used = json.loads(self.assert_ok(generate("-n", "2", "--json", "--harp-preset", off, *flags)).out)["harp"]
+            self.assertEqual(used, {"enabled": False})
+        kernels = [json.loads(self.assert_ok(harp("info", "-m", str(TINY), "--json", *flags)).out)["build"]["kernels"]
+                   for flags in (["--harp-preset", off], ["--harp-off"], ["--harp-preset", off, "--harp-kernels", "on"])]
+        self.assertEqual(kernels[0], kernels[1])
+        self.assertNotEqual(kernels[0], kernels[2])
+        for flags in [["calibrate"], ["compare"], ["score", "--sweep", "beta=0.5"], ["bench"]]:
+            prompt = [] if flags == ["bench"] else ["-p", "x"]
+            self.assert_fault(harp(*flags, "-m", str(TINY), *prompt, "--harp-preset", off), USAGE, f"preset '{off}'", "enabled")
+
+    def test_flags_that_do_not_fit_one(self):
+        path = self.preset(reframings=2)
+        self.assert_fault(generate("--harp-preset", path, "--harp-view", "last"), USAGE, f"preset '{path}' with the flags", "reframings")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class Compare(CliTest):
     def test_bad_sets(self):
         for text, message in [("beta", "NAME=VALUE"), ("beta=9", "0..8"), ("bta=1", "did you mean"), ("", "--with")]:
             self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--with", text), USAGE, message)
+        self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--harp-reframings", "2", "--with", "view=last"), USAGE,
+                          "'--with': view=last: option 'reframings': 2", "with view guidance or last 1")
 
     def test_compare_formats_as_generate_does(self):
         flags = ["-m", str(SMOL), "-p", "Hello.", "-n", "1", "-sys", "You answer in French.", "--harp-off", "--json"]

@@ -111,6 +111,12 @@ class Usage(CliTest):
             with self.subTest(flag=flag, value=value):
                 self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag, value), USAGE, flag)
 
+    def test_directory_instead_of_a_file(self):
+        for flag in ["-f", "-bf", "-sysf", "-jf", "--grammar-file", "--chat-template-file", "--control-vector", "--log-file"]:
+            with self.subTest(flag=flag):
+                self.assert_fault(harp("generate", "-m", str(TINY), flag, str(self.folder)), USAGE,
+                                  f"option '{flag}': '{self.folder}' is a directory")
+
     @needs_tiny
     def test_flags_of_llama_by_all_their_names(self):
         for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:

@@ -460,6 +460,16 @@ class Scores(unittest.TestCase):
             with self.assertRaises(harp.HarpError) as caught:  # options alone would mean another second pass
                 harp.HarpOptions.from_preset(path)
             self.assertIn("read_preset", str(caught.exception))
+            path.write_text('{"harp": {"enabled": true, "beta": 2}}')
+            self.assertEqual(harp.HarpOptions.from_preset(path), harp.HarpOptions(beta=2.0))
+            for text, names in [('{"harp": {"enabled": false}}', ["switches HARP off", "options=None"]),
+                                ('{"harp": {"enabled": "no"}}', ["harp.enabled: 'no'", "true, false"])]:
+                path.write_text(text)
+                with self.assertRaises(harp.HarpError) as caught:
+                    harp.read_preset(path)
+                for name in [str(path), *names]:
+                    self.assertIn(name, str(caught.exception))
+
             path.write_text('{"harp": {"negative_prompt": 5}}')
             with self.assertRaises(harp.HarpError) as caught:
                 harp.read_preset(path)

@@ -159,7 +159,8 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertNotEqual(text, ask())
         self.assertEqual(ask(negative_prompt=""), ask())
         for harp, message in [({"negative_prompt": 5}, "negative_prompt"), ({"negative_prompt": "x", "view": "last"}, "guidance"),
-                              ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, "")]:
+                              ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, ""),
+                              ({"negative_prompt": []}, "negative_prompt: [] has no messages")]:
             with self.subTest(harp=str(harp)[:60]), self.assertRaises(urllib.error.HTTPError) as caught:
                 ask(**harp)
             self.assertEqual(caught.exception.code, 400)
@@ -210,7 +211,10 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(together, alone)
 
     def test_bad_options_of_a_request(self):
-        for harp_object, names in [({"beta": 9}, ["beta", "9", "0..8"]), ({"betta": 1}, ["betta", "beta"]), (5, ["harp", "5"]),
+        for harp_object, names in [({"beta": 9}, ["beta", "9", "0..8"]), ({"betta": 1}, ["betta", "beta"]),
+                                   ({"enable": False}, ["unknown option 'enable' (did you mean 'enabled'?)"]),
+                                   ({"foo": [1]}, ["unknown option 'foo'", "known: enabled, negative_prompt, gate"]),
+                                   (5, ["harp", "5"]),
                                    ({"enabled": 1}, ["harp.enabled", "true, false"]), ({"beta": [1]}, ["harp.beta", "[1]"]),
                                    ({"reframings": 2}, ["reframings", "2", "1..1"]), ({"schedule": "lazy"}, ["schedule"]),
                                    ({"threshold": "x"}, ["threshold", "'x'"]), ({"strength": -1}, ["strength", "-1"])]:
@@ -223,6 +227,8 @@ class Hesitating(OneServer, unittest.TestCase):
                 message = json.load(caught.exception)["error"]["message"]
                 for name in names:
                     self.assertIn(name, message)
+                if "known" in message:
+                    self.assertNotIn("schedule", message)
 
     def test_entropies_and_counts(self):
         ask = {"prompt": PROMPTS[0], "n_predict": 24, "temperature": 0, "n_probs": 1}
@@ -582,6 +588,33 @@ class Router(unittest.TestCase):
 
 
 @needs_tiny
+class DefaultsThatDoNotFit(OneServer, unittest.TestCase):
+    """What a request does not name must not make it fail: an option's own default replaces a server's that does not fit."""
+
+    flags = ["--harp-reframings", "2", "--harp-perturbation", "gaussian", "--harp-strength", "5"]
+
+    def test_requests(self):
+        gaussian = ["--harp-perturbation", "gaussian"]
+        for options, as_flags in [({"view": "last", "beta": 3}, ["--harp-view", "last", "--harp-beta", "3", *gaussian]),
+                                  ({"view": "guidance"}, ["--harp-view", "guidance", *gaussian]),
+                                  ({"perturbation": "dropout"}, ["--harp-reframings", "2"]),
+                                  ({"view": "masked"}, ["--harp-view", "masked", "--harp-reframings", "2", *gaussian]),
+                                  ({"perturbation": "uniform"},
+                                   ["--harp-perturbation", "uniform", "--harp-strength", "5", "--harp-reframings", "2"]),
+                                  ({}, self.flags)]:
+            with self.subTest(harp=options):
+                self.assertEqual(self.server.complete(PROMPTS[0], harp=options), generate(PROMPTS[0], *as_flags))
+
+    def test_values_that_a_request_names(self):
+        for options, name in [({"view": "last", "reframings": 2}, "reframings"), ({"view": "masked", "strength": 5}, "strength")]:
+            with self.subTest(harp=options), self.assertRaises(urllib.error.HTTPError) as caught:
+                self.server.complete(PROMPTS[0], harp=options)
+            self.assertEqual(caught.exception.code, 400)
+            self.assertIn(f"option '{name}'", caught.exception.read().decode())
+            caught.exception.close()
+
+
+@needs_tiny
 class BackEndSampling(OneServer, unittest.TestCase):
     flags = ["--backend-sampling"]
 
@@ -629,12 +662,29 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--harp-beta", "9"): ["beta", "9", "0..8"],
             ("-m", "no.gguf", "--port"): ["--port"],
             ("-m", "no.gguf", "--magic"): ["--magic"],
+            ("-m", "no.gguf", "--port", "99999"): ["'--port': 99999", "0..65535"],
+            ("-m", "no.gguf", "--port", "-1"): ["'--port': -1", "0..65535"],
+            ("-m", "no.gguf", "-np", "-3"): ["'-np': -3", "1..256"],
+            ("-m", "no.gguf", "--parallel", "257"): ["'-np': 257", "1..256"],
+            ("-m", "no.gguf", "-c", "-5"): ["'-c': -5", "0.."],
+            ("-m", "no.gguf", "-b", "0"): ["'-b': 0", "1.."],
+            ("-m", "no.gguf", "--api-key-file", str(ROOT)): ["--api-key-file", str(ROOT), "directory"],
+            ("-m", "no.gguf", "--harp-preset", str(ROOT)): [str(ROOT), "Is a directory"],
         }.items():
             with self.subTest(flags=flags):
                 code, _, err = self.run_server(*flags)
                 self.assertEqual(code, 2, err)
                 for name in names:
                     self.assertIn(name, err)
+
+    @needs_tiny
+    def test_preset_that_switches_off(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump({"harp": {"enabled": False}}, file)
+            file.flush()
+            server = Server("-c", "256", "--harp-preset", file.name)
+        self.assertEqual(server.get("/props")["harp"], {"enabled": False})
+        self.assertIn("harp: off", server.stop()[1])
 
     @unittest.skipUnless(shutil.which("nm"), "nm is not installed")
     def test_no_call_goes_past_harp(self):

@@ -190,6 +190,42 @@ TEST(Options, MessageReadsLikeASentence) {
               "option 'beta': 'half' is not a value; allowed: 0..8");
 }
 
+TEST(Options, WholeNumbersBeyondATypeAreOutOfRange) {
+    Options options;
+    for (const auto & [name, text] :
+         {std::pair("seed", "18446744073709551616"), std::pair("seed", "1.8446744073709552e+19"),
+          std::pair("seed", "-1"), std::pair("redraw", "1e300")}) {
+        const std::string message = refusal([&, n = name, t = text] { set_option(options, n, t); });
+        EXPECT_EQ(message,
+                  "option '" + std::string(name) + "': " + text + " is out of range; allowed: " + range_of(name));
+    }
+    for (const char * text : {"1.5", "-1.5", "7e0", "x"})
+        EXPECT_TRUE(contains(refusal([&] { set_option(options, "seed", text); }), "is not a value")) << text;
+}
+
+TEST(Options, AllowedValuesDependOnOtherOptions) {
+    const Options noise{.perturbation = Perturbation::gaussian, .strength = 5.0F, .reframings = 2};
+    Options masks = noise;
+    masks.view = View::masked;
+    Options last = noise;
+    last.view = View::last;
+    EXPECT_TRUE(is_allowed(noise, "strength") && is_allowed(noise, "reframings"));
+    EXPECT_FALSE(is_allowed(masks, "strength"));
+    EXPECT_TRUE(is_allowed(masks, "reframings"));
+    EXPECT_FALSE(is_allowed(last, "reframings"));
+    EXPECT_THROW((void)is_allowed(last, "bta"), Error);
+}
+
+TEST(Options, NamesAreCheckedAgainstAList) {
+    const std::vector<std::string_view> known = {"enabled", "beta"};
+    EXPECT_NO_THROW(check_name("enabled", known));
+    EXPECT_EQ(refusal([&] { check_name("enable", known); }),
+              "unknown option 'enable' (did you mean 'enabled'?); known: enabled, beta");
+    EXPECT_EQ(refusal([&] { check_name("gate", known); }), "unknown option 'gate'; known: enabled, beta");
+    EXPECT_EQ(refusal([&] { check_name(std::string(1000, 'b'), known); }),
+              "unknown option '" + std::string(64, 'b') + "...'; known: enabled, beta");
+}
+
 TEST(Options, UnknownNameListsTheKnownAndTheNearest) {
     Options options;
     const std::string typing_error = refusal([&] { set_option(options, "bta", "0.5"); });

@@ -1,0 +1,41 @@
+#include "files.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "harp/error.h"
+
+namespace harp::cli {
+
+namespace fs = std::filesystem;
+
+std::ifstream open_file(const std::string & what, const std::string & path) {
+    std::error_code unused;
+    const bool is_directory = fs::is_directory(path, unused);  // a stream opens it, and fails when it reads
+    std::ifstream file(path);
+    if (is_directory || !file) {
+        const int fault = is_directory ? EISDIR : errno;
+        throw Error(ErrorCode::invalid_input, fmt::format("{} '{}': {}", what, path, std::strerror(fault)));
+    }
+    return file;
+}
+
+void check_writable(const std::string & what, const std::string & path) {
+    std::error_code unused;
+    int fault = 0;
+    if (fs::is_directory(path, unused)) {
+        fault = EISDIR;
+    } else {
+        const fs::path folder = fs::path(path).parent_path();
+        // with a slash at its end only a directory is accepted
+        const fs::path place = fs::exists(path, unused) ? fs::path(path) : (folder.empty() ? "." : folder) / "";
+        if (::access(place.c_str(), W_OK) != 0) fault = errno;
+    }
+    if (fault != 0) throw Error(ErrorCode::io, fmt::format("{} '{}': {}", what, path, std::strerror(fault)));
+}
+
+}  // namespace harp::cli

@@ -1,0 +1,19 @@
+// Files that the user names, checked so that an error names the file and its fault.
+#pragma once
+
+#include <fstream>
+#include <string>
+
+namespace harp::cli {
+
+/// Opens a file to read it.
+/// @param what what the file is, for messages: "preset"
+/// @throws Error{invalid_input}: "preset 'look.json': No such file or directory"
+[[nodiscard]] std::ifstream open_file(const std::string & what, const std::string & path);
+
+/// Checks that a file can be written, before the work whose result it gets. Creates and changes nothing.
+/// @param what names the flag: "option '--plot':"
+/// @throws Error{io}
+void check_writable(const std::string & what, const std::string & path);
+
+}  // namespace harp::cli
