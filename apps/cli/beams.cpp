@@ -160,14 +160,14 @@ void BeamFlags::prepare(common_params & params, const std::optional<Options> & h
     check_sequences(options.beams, harp);
     if (!common_grammar_value(params.sampling.grammar).empty()) {
         throw Error(ErrorCode::invalid_option,
-                    "option '--grammar' or '--json-schema': beam search knows no grammar; leave out --beams");
+                    "option '--grammar' or '--json-schema': beam search does not support grammars; leave out --beams");
     }
     if (decoding::asks_for_speculation(params))
         throw Error(ErrorCode::invalid_option,
                     "option '--beams': beam search does not speculate; leave out --spec-type, -md");
     if (!params.antiprompt.empty())
         throw Error(ErrorCode::invalid_option,
-                    "option '--reverse-prompt': beam search knows no stop strings; leave it out");
+                    "option '--reverse-prompt': beam search does not support stop strings; leave it out");
     if (params.n_predict == 0)
         throw Error(ErrorCode::invalid_option, "option '-n': 0 tokens leave beam search nothing to do");
     params.n_parallel = static_cast<int32_t>(options.beams);

@@ -1,5 +1,5 @@
-// harp calibrate without a target: which second look helps this model on these examples? Many are tried on one half of the examples,
-// the best of them on the other half.
+// harp calibrate without a target: which second look helps this model on these examples? Many are tried on one half of the
+// examples; the best one is checked on the other half.
 #pragma once
 
 #include <CLI/CLI.hpp>

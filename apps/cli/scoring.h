@@ -1,4 +1,4 @@
-// What score and calibrate share: the text and its windows, progress, means as JSON.
+// Shared by score and calibrate: the text and its windows, progress, means as JSON.
 #pragma once
 
 #include <chrono>
@@ -33,7 +33,7 @@ struct ScoringText {
 /// One line of progress, with the time left.
 class ScoringProgress {
   public:
-    /// @param name of what is under way, before the count
+    /// @param name what is in progress; printed before the count
     explicit ScoringProgress(std::string name = "", std::string unit = "tokens")
         : name_(std::move(name)), unit_(std::move(unit)) {}
     /// @return false once an interrupt is requested

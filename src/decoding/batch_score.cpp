@@ -40,12 +40,12 @@ void add_score(ScoreResult & result, const Distribution & vanilla, const Distrib
     result.is_vanilla_greedy = result.is_vanilla_greedy && vanilla.is_greedy(token);
 }
 
-/// Whether the noise depends on where it hesitates, so on the gate.
+/// Whether the noise depends on where the model hesitates, and so on the gate.
 bool depends_on_gate(const Options & options) {
     return has_masks(options.view) && (options.perturbation == Perturbation::uniform || options.redraw != 0);
 }
 
-/// What serves several options at once: hesitates where any of them does, and leaves the reframed logits unmixed.
+/// Options that serve several at once: they hesitate where any of them does, and give the reframed logits unmixed.
 Options shared_reading(std::span<const Options> asked) {
     std::optional<Options> reading;
     for (const Options & options : asked) {
@@ -176,7 +176,7 @@ bool BatchScorer::is_idle() const noexcept {
            std::none_of(slots_.begin(), slots_.end(), [](const auto & slot) { return slot != nullptr; });
 }
 
-/// Whether a group waits and the cells, which sequences may share, are enough for it beside those under way.
+/// Whether a group waits, and the pool of cells has room for it beside the groups at work.
 bool BatchScorer::has_room_for_next() const {
     if (waiting_.empty()) return false;
     size_t n_cells = waiting_.front()->n_cells();

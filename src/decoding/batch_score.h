@@ -1,4 +1,5 @@
-// Log-likelihoods of many texts at once, as evaluation asks them: context and continuation, several sequences in one batch.
+// Log-likelihoods of many texts at once, as an evaluation asks for them: context and continuation, several sequences in
+// one batch.
 #pragma once
 
 #include <cstddef>
@@ -17,15 +18,15 @@ namespace harp::decoding {
 struct ScoreRequest {
     std::vector<llama_token> tokens;  ///< context, then continuation
     size_t n_context = 1;             ///< the tokens behind these are scored
-    /// Of the sequence; empty: those it has, which must be so with HARP off. Several give several scores from one reading, if each
-    /// two of them can_share_reading() or one is_vanilla().
+    /// Options of the sequence. Empty: those it has; with HARP off they must be empty. Several give one score each from
+    /// one reading, if any two of them can_share_reading() or one is_vanilla().
     std::vector<Options> options;
     uint32_t mask_family = 0;                       ///< which of the seed's mask families
     std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
 };
 
-/// Whether the passes compute the same under both: they differ in gate, threshold, beta and plausibility alone (in the last two
-/// alone with uniform noise or redraw, which depend on where it hesitates).
+/// Whether the passes compute the same under both. They may differ in gate, threshold, beta and plausibility; with uniform
+/// noise or redraw, which depend on where the model hesitates, only in beta and plausibility.
 [[nodiscard]] bool can_share_reading(const Options & a, const Options & b);
 
 /// Sets of options that one reading serves.
@@ -33,7 +34,7 @@ struct Reading {
     std::vector<size_t> members;   ///< which of the sets they are
     std::vector<Options> options;  ///< [member]
 };
-/// The fewest readings for those sets that are not vanilla.
+/// The smallest number of readings that serves all sets but the vanilla ones.
 [[nodiscard]] std::vector<Reading> group_by_reading(std::span<const Options> sets);
 /// The negative prompt of a reading: none where its view does not read one.
 [[nodiscard]] std::vector<llama_token> negative_prompt_for(const Reading & reading,
@@ -43,19 +44,19 @@ struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation
     bool is_greedy = true;           ///< each is the most likely one of the final logits
     bool is_vanilla_greedy = true;   ///< each is the most likely one of the vanilla logits
-    /// Its share of the batches' time, by rows; of vanilla options beside others, without that of second passes.
+    /// Its share of the batches' time, by rows. For vanilla options read with others: without the second passes' time.
     double seconds = 0;
 };
 
-/// Scores of a pass's sequences, a batch at a time. Requests that differ in their last token alone (answers A, B, C, ...) are
-/// read once.
+/// Scores requests with the sequences of a pass, a batch at a time. Requests that differ only in their last token (answers
+/// A, B, C, ...) are read once.
 class BatchScorer {
   public:
     /// One result for each of the request's options, or one.
     using OnResult = std::function<void(size_t request, std::span<const ScoreResult> results)>;
 
-    /// Takes over all of the pass's sequences, and empties its memory; its sequences keep their vanilla logits as long as the
-    /// scorer lives.
+    /// Takes over all sequences of the pass and empties its memory. While the scorer lives, the sequences keep their vanilla
+    /// logits.
     explicit BatchScorer(ForwardPass & pass);
     ~BatchScorer();
     BatchScorer(const BatchScorer &) = delete;
@@ -70,7 +71,7 @@ class BatchScorer {
     [[nodiscard]] size_t n_decoded() const noexcept { return n_decoded_; }
 
     /// Decodes one batch. No-op when idle.
-    /// @throws what ForwardPass::decode throws; nothing of the batch stays behind, the requests stay as they were
+    /// @throws what ForwardPass::decode throws; then nothing of the batch stays, and the requests are as before
     void step(const OnResult & on_result);
 
   private:
@@ -78,7 +79,7 @@ class BatchScorer {
         size_t request = 0;
         llama_token last = 0;
     };
-    struct Group {           // requests that are the same but for their last token
+    struct Group {           // requests that differ only in their last token
         ScoreRequest asked;  // of the first of them
         std::vector<Member> members;
         Options reading;                                // serves all of the options asked
@@ -87,7 +88,7 @@ class BatchScorer {
         size_t n_decoded = 0;
         size_t n_rows = 0;  // of the present batch
 
-        /// What is decoded: nobody asks what follows the last token.
+        /// The tokens to decode: all but the last, whose successor nobody asks for.
         [[nodiscard]] std::span<const llama_token> rows() const {
             return std::span(asked.tokens).first(asked.tokens.size() - 1);
         }
