@@ -620,23 +620,29 @@ class Key(PageTest):
 
 
 @needs_smol
-class Interrupted(PageTest):
-    """A model that answers slowly enough to be interrupted."""
-
+class ChatModel(PageTest):
     model = SMOL
     flags = ["-c", "1024"]
+
+    def test_comparison(self):
+        self.compare("What is the capital of France?")
+        self.assertIn("Paris", self.text("main"))
+        self.assertEqual(browser.get_log("browser"), [])
+
+
+@needs_smol
+class Interrupted(PageTest):
+    """A model that answers long enough to be interrupted, also where the browser is slow."""
+
+    model = SMOL
+    flags = ["-c", "1024", "-t", "1", "--ignore-eos"]
 
     def ask_for_much(self):
         self.set("maxTokens", 800)
         self.ask("Write a long story.", ended=False)
         wait(lambda: len(self.tokens()) > 5)
 
-    def test_1_a_chat_model(self):
-        self.compare("What is the capital of France?")
-        self.assertIn("Paris", self.text("main"))
-        self.assertEqual(browser.get_log("browser"), [])
-
-    def test_2_stopped_by_the_reader(self):
+    def test_1_stopped_by_the_reader(self):
         self.ask_for_much()
         self.assertEqual(find("#send").text, "Stop")
         find("#send").click()
@@ -645,7 +651,7 @@ class Interrupted(PageTest):
         self.assertGreater(len(self.tokens()), 5)
         wait(lambda: not any(slot["is_processing"] for slot in self.server.get("/slots")))
 
-    def test_3_server_killed(self):
+    def test_2_server_killed(self):
         self.ask_for_much()
         self.server.process.kill()
         self.wait_for_end()
