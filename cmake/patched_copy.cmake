@@ -5,7 +5,6 @@
 function(patched_copy source destination)
     file(REAL_PATH ${source} source) # else a link is copied as a link, and the patches change its target
     find_program(PATCH_EXECUTABLE patch REQUIRED)
-    file(REAL_PATH ${source} source)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
     set(patched "")
     set(key "")
