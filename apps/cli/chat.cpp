@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "commands.h"
+#include "decoding/feed.h"
 #include "interrupt.h"
 #include "loaded_model.h"
 #include "report.h"
@@ -112,13 +113,13 @@ class Chat {
                 printer.print(token.piece, token.record);
                 return !interrupt_requested;
             };
-            const bool is_guided =
-                loaded_.pass().enabled() && loaded_.pass().sequence_options(0).view == View::guidance;
+            std::optional<Options> options;
+            if (loaded_.pass().enabled()) options = loaded_.pass().sequence_options(0);
             const auto result =
                 generator_.answer({.prompt = prompt,
                                    .limits = {n_predict_, loaded_.params().antiprompt},
                                    .sampler = sampler_.clone(),
-                                   .negative_prompt = is_guided ? negative_prompt_ : std::vector<llama_token>(),
+                                   .negative_prompt = decoding::negative_prompt_for(options, negative_prompt_),
                                    .reuses_prefix = true},
                                   on_token, on_prompt);
             printer.finish();

@@ -195,7 +195,7 @@ void HarpFlags::add_to(CLI::App & app) {
             ->type_name("")
             ->group(group);
     }
-    app.add_option("--harp-preset", preset_,
+    app.add_option("--harp-preset", preset_path_,
                    "file of options, written by harp calibrate or by hand; flags override its options")
         ->envname("HARP_PRESET")
         ->type_name("FILE")
@@ -219,33 +219,33 @@ void HarpFlags::add_to(CLI::App & app) {
         ->group(group);
 }
 
-Preset HarpFlags::preset() const {
-    return preset_.empty() ? Preset{} : read_preset(preset_);
+void HarpFlags::read_files() {
+    if (!preset_path_.empty()) preset_ = read_preset(preset_path_);
 }
 
 std::optional<Options> HarpFlags::options() const {
-    Options options = preset().options;
+    Options options = preset_.options;
     for (const auto & [name, value] : values_) {
         if (!value.empty()) set_option(options, name, value);
     }
-    if (preset_.empty()) {
+    if (preset_path_.empty()) {
         validate(options);
     } else {  // each may be valid alone
-        naming_flag(fmt::format("preset '{}' with the flags", preset_), [&] { validate(options); });
+        naming_flag(fmt::format("preset '{}' with the flags", preset_path_), [&] { validate(options); });
     }
     if (is_off()) return std::nullopt;
     return options;
 }
 
 std::string HarpFlags::switched_off_by() const {
-    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_);
+    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_path_);
 }
 
 std::string HarpFlags::negative_prompt() const {
     const std::optional<Options> chosen = options();
     if (!chosen) return "";
     if (!negative_prompt_.empty()) return negative_prompt_;
-    return chosen->view == View::guidance ? preset().negative_prompt : "";
+    return chosen->view == View::guidance ? preset_.negative_prompt : "";
 }
 
 void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
@@ -318,6 +318,7 @@ std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & pa
     } else {
         add_default_model();
     }
+    harp.read_files();
     harp.set_kernels();
     parse_llama_flags(params);
     if (colour_ && *colour_ != "auto") set_colours(params.use_color);

@@ -48,8 +48,11 @@ void naming_flag(const std::string & flag, Function set) {
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
+    /// Reads the preset, once: it may be a pipe. Comes after parsing and before all that follows.
+    /// @throws Error{invalid_input} of read_preset()
+    void read_files();
     /// The options, or nullopt if --harp-off or the preset switches HARP off. Flags override the preset's options.
-    /// @throws Error{invalid_option} naming field, value and range; Error{invalid_input} for the preset
+    /// @throws Error{invalid_option} naming field, value and range
     [[nodiscard]] std::optional<Options> options() const;
     /// What switched HARP off, for messages: "--harp-off", or the preset by name.
     [[nodiscard]] std::string switched_off_by() const;
@@ -73,11 +76,11 @@ class HarpFlags {
     void export_to_environment() const;
 
   private:
-    [[nodiscard]] Preset preset() const;  // that without options if none is given
-    [[nodiscard]] bool is_off() const { return off_ || !preset().enabled; }
+    [[nodiscard]] bool is_off() const { return off_ || !preset_.enabled; }
 
     std::map<std::string, std::string> values_;
-    std::string preset_, negative_prompt_;  // the preset's path
+    std::string preset_path_, negative_prompt_;
+    Preset preset_;
     bool off_ = false;
     std::string kernels_;  // "" if it was not given
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "commands.h"
+#include "decoding/feed.h"
 #include "interrupt.h"
 #include "loaded_model.h"
 #include "report.h"
@@ -65,12 +66,11 @@ Answer run(LoadedModel & loaded, ForwardPass & pass, const std::vector<llama_tok
     ProgressLine progress;
     progress.show(fmt::format("{}: reading the prompt", set.name));
     const auto & params = loaded.params();
-    const bool is_guided = set.options && set.options->view == View::guidance;
     answer.result = generator.answer({.prompt = prompt,
                                       .limits = {params.n_predict, params.antiprompt},
                                       .sampler = loaded.new_sampler(),
                                       .options = set.options,
-                                      .negative_prompt = is_guided ? negative_prompt : std::vector<llama_token>()},
+                                      .negative_prompt = decoding::negative_prompt_for(set.options, negative_prompt)},
                                      [&](const GeneratedToken & token) {
                                          answer.tokens.push_back(token);
                                          progress.show(fmt::format("{}: {} tokens", set.name, answer.tokens.size()));

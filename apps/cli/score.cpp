@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "commands.h"
+#include "decoding/feed.h"
 #include "interrupt.h"
 #include "report.h"
 #include "scoring.h"
@@ -41,10 +42,9 @@ void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
 
 std::vector<decoding::TokenScore> score_text(LoadedModel & loaded, const ScoringText & text,
                                              ScoringProgress & progress) {
-    const bool reads_negative = loaded.options() && loaded.options()->view == View::guidance;
     auto scores = decoding::score(
         loaded.pass(), text.tokens, text.window, [&](size_t done, size_t total) { return progress.show(done, total); },
-        reads_negative ? text.negative_prompt : std::vector<llama_token>());
+        decoding::negative_prompt_for(loaded.options(), text.negative_prompt));
     progress.clear();
     return scores;
 }

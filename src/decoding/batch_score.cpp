@@ -105,15 +105,6 @@ std::vector<Reading> group_by_reading(std::span<const Options> sets) {
     return readings;
 }
 
-std::vector<llama_token> negative_prompt_for(const Reading & reading,
-                                             const std::vector<llama_token> & negative_prompt) {
-    const auto reads_it = [](const Options & options) {
-        return !options.is_vanilla() && options.view == View::guidance;
-    };
-    const bool is_read = std::any_of(reading.options.begin(), reading.options.end(), reads_it);
-    return is_read ? negative_prompt : std::vector<llama_token>();
-}
-
 size_t BatchScorer::Group::n_cells() const {
     const size_t n_answer = rows().size() - asked.n_context;
     return std::max(rows().size(), asked.negative_prompt.size() + n_answer);

@@ -36,9 +36,6 @@ struct Reading {
 };
 /// The smallest number of readings that serves all sets but the vanilla ones.
 [[nodiscard]] std::vector<Reading> group_by_reading(std::span<const Options> sets);
-/// The negative prompt of a reading: none where its view does not read one.
-[[nodiscard]] std::vector<llama_token> negative_prompt_for(const Reading & reading,
-                                                           const std::vector<llama_token> & negative_prompt);
 
 struct ScoreResult {
     std::vector<TokenScore> tokens;  ///< one for each token of the continuation

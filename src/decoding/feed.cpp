@@ -8,6 +8,11 @@ void check_negative_prompt(std::span<const llama_token> negative_prompt, const O
                                                "; allowed: with view guidance");
 }
 
+std::vector<llama_token> negative_prompt_for(const std::optional<Options> & options,
+                                             const std::vector<llama_token> & negative_prompt) {
+    return options && options->view == View::guidance ? negative_prompt : std::vector<llama_token>();
+}
+
 size_t add_rows(forward::BatchRows & rows, Room & room, const Feed & feed) {
     size_t n = 0;
     for (size_t i = feed.n_done; i < feed.tokens.size() && room.rows > 0; ++i, ++n) {

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "forward/batch_rows.h"
 #include "harp/forward_pass.h"
@@ -13,6 +15,10 @@ namespace harp::decoding {
 
 /// @throws Error{invalid_option} if there is a negative prompt that the options do not use
 void check_negative_prompt(std::span<const llama_token> negative_prompt, const Options & options);
+
+/// The negative prompt if these options read it, else none. @param options nullopt: HARP off
+[[nodiscard]] std::vector<llama_token> negative_prompt_for(const std::optional<Options> & options,
+                                                           const std::vector<llama_token> & negative_prompt);
 
 /// Tokens that a sequence is to decode after those it holds.
 struct Feed {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "decoding/batch_score.h"
+#include "decoding/feed.h"
 
 namespace harp::decoding {
 
@@ -27,8 +28,8 @@ std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, cons
         return !stopped;
     };
     try {
-        auto scores =
-            score_each(pass, tokens, window, reading.options, on_batch, negative_prompt_for(reading, negative_prompt));
+        auto scores = score_each(pass, tokens, window, reading.options, on_batch,
+                                 negative_prompt_for(reading.options.front(), negative_prompt));
         if (!stopped) return scores;
     } catch (const Error & error) {
         if (error.code() != ErrorCode::aborted) throw;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "decoding/batch_score.h"
+#include "decoding/feed.h"
 
 namespace harp::decoding {
 
@@ -74,11 +75,12 @@ std::vector<TrialResult> run_trial(ForwardPass & pass, std::span<const TrialExam
                 std::vector<llama_token> tokens = examples[e].context;
                 const auto & continuation = examples[e].continuations[c];
                 tokens.insert(tokens.end(), continuation.begin(), continuation.end());
-                places[scorer.submit({.tokens = std::move(tokens),
-                                      .n_context = examples[e].context.size(),
-                                      .options = reading.options,
-                                      .mask_family = static_cast<uint32_t>(e),
-                                      .negative_prompt = negative_prompt_for(reading, negative_prompt)})] = {e, c};
+                places[scorer.submit(
+                    {.tokens = std::move(tokens),
+                     .n_context = examples[e].context.size(),
+                     .options = reading.options,
+                     .mask_family = static_cast<uint32_t>(e),
+                     .negative_prompt = negative_prompt_for(reading.options.front(), negative_prompt)})] = {e, c};
             }
             n_missing[e] = examples[e].continuations.size();
         }

@@ -19,15 +19,18 @@ namespace {
 /// @param previous the twin's last row before the view, if there is one
 void refuse_gap(const std::vector<forward::ViewRow> & view, const forward::Row * previous, llama_pos offset,
                 llama_seq_id sequence) {
-    for (size_t i = 0; i < view.size(); ++i) {
-        if (i == 0 && previous == nullptr) continue;
-        const bool follows_tokens = i == 0 ? !previous->embedding.chunk : !view[i - 1].embedding.chunk;
-        const llama_pos before = i == 0 ? previous->position + offset : view[i - 1].position;
-        if (!follows_tokens || view[i].embedding.chunk || view[i].position <= before + 1) continue;
-        throw Error(ErrorCode::unsupported_call,
-                    "sequence " + std::to_string(sequence) + " has a gap before position " +
-                        std::to_string(view[i].position - offset) +
-                        ": its second pass cannot read across it; close the gap (memory_seq_add) first");
+    bool follows_token = previous != nullptr && !previous->embedding.chunk;
+    llama_pos before = previous != nullptr ? previous->position + offset : 0;
+    for (const forward::ViewRow & row : view) {
+        const bool is_token = !row.embedding.chunk;
+        if (follows_token && is_token && row.position > before + 1) {
+            throw Error(ErrorCode::unsupported_call,
+                        "sequence " + std::to_string(sequence) + " has a gap before position " +
+                            std::to_string(row.position - offset) +
+                            ": its second pass cannot read across it; close the gap (memory_seq_add) first");
+        }
+        follows_token = is_token;
+        before = row.position;
     }
 }
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """harp calibrate: chooses a second look on one half of the examples and checks it on the other; and a threshold for a target."""
 
+import concurrent.futures
 import json
+import os
 import re
 import shlex
 import signal
@@ -277,6 +279,15 @@ class Search(CliTest):
 
 @needs_tiny
 class Presets(CliTest):
+    def test_a_pipe(self):
+        """It is read once."""
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(pipe.write_text, '{"harp": {"view": "guidance", "beta": 2, "negative_prompt": "A cat"}}')
+            result = self.assert_ok(generate("-n", "3", "--json", "--harp-preset", str(pipe)))
+        self.assertEqual(json.loads(result.out)["harp"]["view"], "guidance")
+
     def test_bad_presets(self):
         for text, message in [("", "JSON"), ("[]", "harp"), ('{"harp": []}', "harp"), ('{"harp": {"betta": 1}}', "did you mean 'beta'"),
                               ('{"harp": {"beta": 9}}', "0..8"), ('{"harp": {"beta": true}}', "harp.beta"),
