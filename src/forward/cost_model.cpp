@@ -63,6 +63,13 @@ std::optional<double> CostModel::call_seconds(double n_rows) const {
     return low * n_rows / rows_below;
 }
 
+double CostModel::added_share(size_t n_rows, size_t n_twin_rows) const {
+    const auto all = static_cast<double>(n_rows);
+    const auto others = static_cast<double>(n_rows - n_twin_rows);
+    const auto seconds = call_seconds(all);
+    return 1.0 - (seconds ? *call_seconds(others) / *seconds : others / all);
+}
+
 std::optional<double> CostModel::fused_seconds(size_t n_sequences, size_t n_twins) const {
     if (!is_measured(n_sequences + n_twins)) return std::nullopt;
     return call_seconds(static_cast<double>(n_sequences + n_twins));

@@ -246,9 +246,7 @@ void ForwardPass::Impl::run_clean(Decode & call) {
     for (size_t s = 0; s < call.is_fused.size(); ++s) {
         if (call.is_fused[s] != 0) sequences[s].twins_hold(sequences[s].size(), sequences[s].twin_draw());
     }
-    const auto clean_alone = costs.call_seconds(static_cast<double>(call.rows.size()));
-    const double share = static_cast<double>(n_twin_rows) / static_cast<double>(call.inner.size());
-    statistics.second_pass_seconds += clean_alone ? std::max(0.0, seconds - *clean_alone) : seconds * share;
+    statistics.second_pass_seconds += seconds * costs.added_share(call.inner.size(), n_twin_rows);
     statistics.second_pass_rows += n_twin_rows;
     statistics.fused_steps += static_cast<uint64_t>(std::count_if(call.twins_of_row.begin(), call.twins_of_row.end(),
                                                                   [](const auto & twins) { return !twins.empty(); }));

@@ -201,7 +201,7 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(grown["steps_total"], counts["steps"])
         self.assertEqual(grown["hesitations_total"], counts["hesitations"])
         self.assertGreater(grown["second_pass_rows_total"], 0)
-        self.assertGreater(grown["second_pass_seconds_total"], 0)
+        self.assertAlmostEqual(grown["second_pass_seconds_total"], counts["second_pass_seconds"], places=5)
 
     def test_requests_with_other_options_share_batches(self):
         asked = [(prompt, {"enabled": i % 3 != 0, "beta": 0.25 * (i % 4), "seed": i}) for i, prompt in enumerate(PROMPTS)]
@@ -239,7 +239,7 @@ class Hesitating(OneServer, unittest.TestCase):
             self.assertEqual(token["hesitated"], token["entropy"] > 1)
         counts = {"steps": 24, "hesitations": sum(token["hesitated"] for token in tokens)}
         self.assertGreater(counts["hesitations"], 0)
-        self.assertGreater(answer["timings"]["harp"].pop("second_pass_seconds"), 0)
+        self.assertGreaterEqual(answer["timings"]["harp"].pop("second_pass_seconds"), 0)  # a fused twin can be free
         self.assertEqual(answer["timings"]["harp"], counts)
         ask = {"prompt": PROMPTS[0], "max_tokens": 24, "temperature": 0}
         usage = self.server.post("/v1/completions", ask)["usage"]["harp"]
@@ -267,13 +267,14 @@ class Hesitating(OneServer, unittest.TestCase):
     def test_speculation_says_the_same(self):
         ask = {"prompt": PROMPTS[0], "n_predict": 64, "temperature": 0, "n_probs": 2}
         alone = self.server.post("/completion", ask)
-        drafting = Server("-np", "1", "-c", "512", *EXACT, "--spec-type", "ngram-simple", "--spec-draft-n-max", "4")
+        drafting = Server("-np", "1", "-c", "512", *EXACT, "--harp-schedule", "lazy",
+                          "--spec-type", "ngram-simple", "--spec-draft-n-max", "4")
         self.addCleanup(drafting.stop)
         for _ in range(2):  # its first answer becomes the draft when it answers again
             drafted = drafting.post("/completion", ask)
         self.assertEqual(drafted["content"], alone["content"])
         counts = drafted["timings"]["harp"]
-        self.assertGreater(counts.pop("second_pass_seconds"), 0)
+        self.assertGreater(counts.pop("second_pass_seconds"), 0)  # each lazy second pass is a call of its own
         self.assertEqual(counts, {name: alone["timings"]["harp"][name] for name in counts})
         for one, other in zip(drafted["completion_probabilities"], alone["completion_probabilities"], strict=True):
             self.assertEqual((one["id"], one["hesitated"]), (other["id"], other["hesitated"]))

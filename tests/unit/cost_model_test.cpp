@@ -77,6 +77,15 @@ TEST(CostModel, InterpolatesBetweenSizesAndScalesBeyondThem) {
     EXPECT_DOUBLE_EQ(*model.call_seconds(100), 4.0 * 100 / 6);
 }
 
+TEST(CostModel, SharesTheTimeOfACallWithTwins) {
+    EXPECT_DOUBLE_EQ(CostModel().added_share(4, 1), 0.25);  // nothing measured: by rows
+    const CostModel model = measured({{1, 1.0}, {2, 1.25}, {4, 1.25}});
+    EXPECT_DOUBLE_EQ(model.added_share(2, 1), 0.2);
+    EXPECT_DOUBLE_EQ(model.added_share(4, 2), 0.0);      // takes no longer than two rows
+    EXPECT_DOUBLE_EQ(model.added_share(512, 256), 0.5);  // a prompt, although its rows cost less than those measured
+    EXPECT_DOUBLE_EQ(model.added_share(2, 2), 1.0);
+}
+
 TEST(CostModel, LearnsCatchUpsOfAboutTheSameSizeTogether) {
     CostModel model = measured({{1, 1.0}});
     model.add_call(5, 2.0);
