@@ -52,6 +52,24 @@ if(GGML_RPC AND PROJECT_IS_TOP_LEVEL) # ggml-rpc-server, the other side, must be
     set_target_properties(ggml-rpc-server PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endif()
 
+# A first ./run waits for this. libllama compiles its models together already, here its other files too.
+harp_compile_together(llama 12)
+file(GLOB sources ${harp_llama_dir}/src/*.cpp)
+set_source_files_properties(${sources} TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
+if(TARGET llama-common)
+    harp_compile_together(llama-common 8)
+    foreach(source json jinja/value) # they specialise templates that others have used before
+        set_source_files_properties(${harp_llama_dir}/common/${source}.cpp TARGET_DIRECTORY llama-common
+            PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    endforeach()
+    # parsers of flags and templates gain nothing by -O3; what runs for each token does
+    target_compile_options(llama-common PRIVATE $<$<CONFIG:Release>:-O1>)
+    foreach(source ngram-cache ngram-map ngram-mod peg-parser reasoning-budget sampling speculative)
+        set_property(SOURCE ${harp_llama_dir}/common/${source}.cpp TARGET_DIRECTORY llama-common
+            APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Release>:-O3>)
+    endforeach()
+endif()
+
 # no warnings from headers that are not ours
 foreach(target llama llama-common ggml ggml-base ${GGML_AVAILABLE_BACKENDS})
     if(TARGET ${target})

@@ -32,10 +32,21 @@ NOISE = re.compile(r"^(\d+ warnings? (treated as errors?|generated)|Suppressed|U
 TESTED_VERSION = "14"
 
 
+def of_each_source(entry: dict[str, str]) -> list[dict[str, str]]:
+    """The entry, or where CMake compiles several sources at once, one for each of them."""
+    path = Path(entry["directory"], entry["file"])
+    if path.parent.name != "Unity":
+        return [entry]
+    sources = re.findall(r'^#include "(.+)"$', path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [{**entry, "file": source, "command": entry["command"].replace(f" -c {entry['file']}", f" -c {source}")}
+            for source in sources]
+
+
 def read_commands(wanted: set[Path]) -> dict[Path, dict[str, str]]:
     """One compile command for each of our sources. (Those that are also built with sanitizers are listed twice.)"""
     commands: dict[Path, dict[str, str]] = {}
-    for entry in json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8")):
+    listed = json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8"))
+    for entry in (each for entry in listed for each in of_each_source(entry)):
         path = Path(entry["directory"], entry["file"])
         ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in DIRECTORIES
         if ours and (not wanted or path in wanted):

@@ -1,5 +1,6 @@
 // The border of the C API: exceptions become return values, and batches arrive as the caller made them.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <cmath>
@@ -130,7 +131,7 @@ TEST_F(CBoundary, SequenceIdsOutOfRangeAreErrors) {
     ASSERT_EQ(decode(context.get(), {1, 403, 407}), 0) << harp_last_error();
     std::vector<uint8_t> state(harp_state_seq_get_size(context.get(), 0));
     ASSERT_EQ(harp_state_seq_get_data(context.get(), state.data(), state.size(), 0), state.size());
-    const std::string file = ::testing::TempDir() + "harp-sequence-ids.bin";
+    const std::string file = ::testing::TempDir() + "harp-sequence-ids-" + std::to_string(::getpid());
     for (const llama_seq_id id : {2, 7, -2, std::numeric_limits<llama_seq_id>::max()}) {
         SCOPED_TRACE(id);
         const auto expect_failure = [](bool failed) {
