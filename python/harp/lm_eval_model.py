@@ -291,4 +291,8 @@ class _Generation:
             raise ValueError(f"gen_kwargs that harp does not know: {', '.join(unknown)}; allowed: until, max_gen_toks, "
                              f"do_sample, {', '.join(SAMPLING_NAMES)}")
         values = {SAMPLING_NAMES[name]: value for name, value in kwargs.items() if value is not None}
-        return cls(until, max_tokens, Sampling(seed=lm.seed_of_sampler, **values))
+        sampling = Sampling(seed=lm.seed_of_sampler, **values)
+        if lm.beams > 1 and (sampling.temperature > 0 or sampling.repeat_penalty != 1):
+            raise ValueError(f"gen_kwargs: temperature {sampling.temperature}, repetition_penalty {sampling.repeat_penalty}; allowed with "
+                             f"beams={lm.beams}: 0 and 1, as a beam search neither samples nor penalises")
+        return cls(until, max_tokens, sampling)

@@ -82,10 +82,18 @@ class Methods(unittest.TestCase):
         self.assertEqual(read_method("harp:threshold=1.5,redraw=1").options.redraw, 1)
         self.assertEqual(read_method("beam:beams=5").beams, 5)
         self.assertEqual(read_method("nucleus:top_p=0.5").sampling["top_p"], 0.5)
+        self.assertEqual(read_method("harp:view=guidance,negative_prompt=A cat").negative_prompt, "A cat")
+        with tempfile.TemporaryDirectory() as folder:
+            preset = Path(folder) / "preset.json"
+            preset.write_text('{"harp": {"view": "guidance", "negative_prompt": "A cat, a dog"}}')
+            self.assertEqual(read_method(f"harp:preset={preset},beta=2").negative_prompt, "A cat, a dog")
+            self.assertEqual(read_method(f"harp:preset={preset},negative_prompt=A bird").negative_prompt, "A bird")
+            self.assertEqual(read_method(f"harp:preset={preset},view=last").negative_prompt, "")
 
     def test_faults_name_what_is_wrong(self):
         for text, words in {"magic": ["magic", "vanilla"], "harp:beta=9": ["beta", "9", "0..8"], "harp:beta": ["beta"],
-                            "vanilla:threshold=1": ["threshold"], "harp:redraw=x": ["redraw", "x"],
+                            "vanilla:threshold=1": ["threshold"], "vanilla:negative_prompt=A": ["negative_prompt"],
+                            "harp:negative_prompt=A": ["negative_prompt", "'perturbed'", "view=guidance"], "harp:redraw=x": ["redraw", "x"],
                             "beam:temperature=1": ["beam"], "vanilla:top_p=0.9": ["top_p", "temperature"],
                             "vanilla:temperature=0": ["temperature above 0"], "nucleus:top_p=2": ["top_p: 2", "0..1"]}.items():
             with self.subTest(text), self.assertRaises(ValueError) as caught:
@@ -97,6 +105,8 @@ class Methods(unittest.TestCase):
         for method, other, shares in [("harp", "harp:threshold=2,beta=0.9", True), ("harp", "vanilla", True),
                                       ("harp", "harp:strength=0.1", False), ("harp:redraw=1", "harp:redraw=1,beta=0.9", False),
                                       ("harp", "harp:gate=ratio,threshold=0.5,beta=2,plausibility=0.1", True),
+                                      ("harp:view=guidance", "harp:view=guidance,negative_prompt=A", False),
+                                      ("harp:view=guidance,negative_prompt=A", "vanilla", True),
                                       ("harp", "harp:view=last", False), ("harp:view=last", "harp:view=last,view_tokens=5", False),
                                       ("harp:view=last,redraw=1", "harp:view=last,redraw=1,threshold=2", True),
                                       ("harp:perturbation=uniform,strength=5", "harp:perturbation=uniform,strength=5,beta=0.9", True),

@@ -143,6 +143,15 @@ class Generation(Edges):
         self.assertEqual([one["negative_prompt"] for one in asked], [lm.model.tokenize("A cat")] * 2)
         self.assertEqual([one["mask_family"] for one in asked], [zlib.crc32(b"Once"), zlib.crc32(b"Lily")])
 
+    def test_a_beam_search_refuses_to_sample(self):
+        lm = HarpLM(model=self.lm.model, enabled=False, max_length=64, beams=2)
+        for gen_kwargs in ({"do_sample": True, "temperature": 0.7}, {"repetition_penalty": 1.2}):
+            with self.subTest(**gen_kwargs), self.assertRaises(ValueError) as caught:
+                lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
+            self.assertIn("beams=2", str(caught.exception))
+        [text] = lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, "temperature": 0.0})), disable_tqdm=True)
+        self.assertTrue(text)
+
 
 class EmptyContexts:
     """Whatever happens to a context, the continuation keeps all of its tokens."""

@@ -61,7 +61,9 @@ def can_share_readings(method: Method, other: Method) -> bool:
     if is_uniform and options != options.replace(**gate):
         return False
     has_draws = method.options.has_masks and method.options.redraw > 0
-    return not has_draws and method.options == options.replace(**gate, **mix)
+    reads_same = method.options == options.replace(**gate, **mix) and (other.options is None or
+                                                                       method.negative_prompt == other.negative_prompt)
+    return reads_same and not has_draws
 
 
 class CellRunner:
@@ -80,7 +82,7 @@ class CellRunner:
         beside = [one.options and one.options.replace(seed=spec.seed) for one in spec.beside]
         self.lm = HarpLM(model=self._load(spec), enabled=method.options is not None, batch_size=spec.batch_size,
                          max_length=spec.max_length, seed_of_sampler=spec.seed, beams=method.beams, pause=method.pause,
-                         beside=beside, **options)
+                         negative_prompt=method.negative_prompt, beside=beside, **options)
         is_chat = spec.protocol == "generative" and self.lm.model.has_chat_template
         with contextlib.redirect_stderr(io.StringIO()):  # hides lm-eval's progress bar for a second of work
             self.task.build_all_requests(rank=0, world_size=1, apply_chat_template=is_chat,

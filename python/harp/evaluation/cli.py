@@ -101,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
 _RUN_HELP = """\
 A METHOD is a preset, or a preset with changes, NAME:KEY=VALUE,...:
   harp   harp:threshold=1.5,strength=0.1   harp-nucleus:top_p=0.95   beam:beams=4
-Keys: HARP's options (docs/OPTIONS.md), temperature, top_p, top_k, min_p, beams, pause. harp-eval list shows the presets.
+Keys: HARP's options (docs/OPTIONS.md), negative_prompt, temperature, top_p, top_k, min_p, beams, pause; preset=FILE takes options
+and negative prompt from a file. harp-eval list shows the presets.
 
 Example:
   export HARP_EVAL_DATA=data

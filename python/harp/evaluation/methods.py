@@ -1,17 +1,18 @@
 """The methods that an evaluation compares: how the forward pass runs and how tokens are chosen from it.
 
 A method is written NAME or NAME:KEY=VALUE,...: a preset and changes to it. Keys are HARP's options (threshold, beta,
-strength, ...) and temperature, top_p, top_k, min_p, beams, pause; preset=FILE names a file written by harp calibrate.
+strength, ...), negative_prompt (of the view guidance), temperature, top_p, top_k, min_p, beams, pause; preset=FILE names a file written by
+harp calibrate. A text with commas can only stand in a preset.
 """
 
 from dataclasses import dataclass, field, fields
 
-from harp import HarpError, HarpOptions, Sampling
+from harp import HarpError, HarpOptions, Sampling, read_preset
 
 OPTION_TYPES = {option.name: type(option.default) for option in fields(HarpOptions)}
 SAMPLING_TYPES = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
 OTHER_TYPES = {"beams": int, "pause": int}
-FILE_TYPES = {"preset": str}
+TEXT_TYPES = {"preset": str, "negative_prompt": str}
 
 NUCLEUS = {"temperature": 1.0, "top_p": 0.9}
 PRESETS = {
@@ -32,6 +33,7 @@ class Method:
     sampling: dict = field(default_factory=dict)  # empty: greedy
     beams: int = 1
     pause: int = 0
+    negative_prompt: str = ""
 
     @property
     def is_random(self) -> bool:
@@ -60,7 +62,7 @@ def read_method(text: str) -> Method:
         raise ValueError(f"method {text!r}: no preset {preset!r}; there are {', '.join(PRESETS)}")
     has_harp, values, _ = PRESETS[preset]
     values = dict(values)
-    allowed = {**({**OPTION_TYPES, **FILE_TYPES} if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
+    allowed = {**({**OPTION_TYPES, **TEXT_TYPES} if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
     for change in filter(None, changes.split(",")):
         key, equals, value = change.partition("=")
         if key not in allowed or not equals:
@@ -72,15 +74,17 @@ def read_method(text: str) -> Method:
     sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
     try:
         Sampling(**sampling)
-        options = None
+        options, of_preset = None, ""
         if has_harp:
             changed = {key: values[key] for key in values if key in OPTION_TYPES}
-            options = HarpOptions.from_preset(values["preset"], **changed) if "preset" in values else HarpOptions(**changed)
+            options, of_preset = read_preset(values["preset"], **changed) if "preset" in values else (HarpOptions(**changed), "")
     except HarpError as error:
         raise ValueError(f"method {text!r}: {error}") from None
     if sampling and not sampling.get("temperature"):
         raise ValueError(f"method {text!r}: {', '.join(sampling)}: sampling needs a temperature above 0 too; without sampling it is greedy")
-    method = Method(text, options, sampling, values.get("beams", 1), values.get("pause", 0))
+    if values.get("negative_prompt") and options.view != "guidance":
+        raise ValueError(f"method {text!r}: negative_prompt: the view {options.view!r} does not read it; allowed with view=guidance")
+    method = Method(text, options, sampling, values.get("beams", 1), values.get("pause", 0), values.get("negative_prompt", of_preset))
     if method.beams > 1 and sampling:
         raise ValueError(f"method {text!r}: a beam search does not sample; leave out {', '.join(sampling)}")
     return method

@@ -135,6 +135,8 @@ def config_of(spec: CellSpec, n_examples: int) -> dict:
     """Everything that the results of a cell depend on."""
     task = tasks.TASKS[spec.task]
     options = dataclasses.asdict(spec.method.options) | {"seed": spec.seed} if spec.method.options else {"enabled": False}
+    if spec.method.negative_prompt:
+        options["negative_prompt"] = spec.method.negative_prompt
     data = Path(spec.data)
     environment = llama_environment()
     others = {"files_sha256": named_files([*spec.llama_args, *environment.values()]), "environment": environment,
