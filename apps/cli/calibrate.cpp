@@ -250,7 +250,7 @@ int calibrate_command(int argc, char ** argv) {
         "best is\n"
         "checked on the second half. With a target: the threshold at which a share of the steps of a text, or of the\n"
         "model's answer to it, hesitates.",
-        "harp calibrate -m model.gguf --examples questions.jsonl --write-preset look.json\n  "
+        "harp calibrate -m model.gguf --examples questions.jsonl --write-preset preset.json\n  "
         "harp calibrate -m model.gguf -f book.txt --max-tokens 2000 --target-share 0.2");
     Flags flags;
     flags.add_to(line.app);

@@ -8,7 +8,7 @@ namespace harp::cli {
 
 /// Opens a file to read it.
 /// @param what what the file is, for messages: "preset"
-/// @throws Error{invalid_input}: "preset 'look.json': No such file or directory"
+/// @throws Error{invalid_input}: "preset 'preset.json': No such file or directory"
 [[nodiscard]] std::ifstream open_file(const std::string & what, const std::string & path);
 
 /// Checks that a file can be written, before the work whose result it gets. Creates and changes nothing.

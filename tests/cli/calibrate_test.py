@@ -205,7 +205,7 @@ class Search(CliTest):
         self.assertEqual(len(set(differences)), 3, differences)
         # a text has no prompt: guidance is tried on it with a negative one alone
         text = ["-p", nonsense(1200), *flags[:-4], "--betas", "0.5", "--plausibilities", "0", "--window", "16"]
-        negative, preset = "zqz xqq vqx jvx kzz", self.folder / "look.json"
+        negative, preset = "zqz xqq vqx jvx kzz", self.folder / "preset.json"
         self.assert_fault(harp("calibrate", "-m", str(TINY), *text), USAGE, "guidance", "--harp-negative-prompt")
         data = self.search(*text, "--harp-negative-prompt", negative, "--write-preset", str(preset))
         self.assertTrue(data["helps"], data)
@@ -225,7 +225,7 @@ class Search(CliTest):
 
     def test_one_that_helps_is_recommended_and_its_preset_works(self):
         # the tiny model's confident predictions are wrong here, so half of a damaged pass is better
-        preset = self.folder / "look.json"
+        preset = self.folder / "preset.json"
         flags = ["-p", nonsense(1200), "--views", "perturbed:0.6", "--thresholds", "0", "--betas", "0.5", "--plausibilities", "0",
                  "--window", "16", "--write-preset", str(preset)]
         data = self.search(*flags)
@@ -241,7 +241,7 @@ class Search(CliTest):
         self.assertIn("--harp-strength 0.6", text.splitlines()[-1])
 
     def test_nothing_that_helps_is_said(self):
-        preset = self.folder / "look.json"
+        preset = self.folder / "preset.json"
         result = self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", STORY * 20, "--views", "perturbed:0.9", "--thresholds", "0",
                                      "--betas", "0.5", "--plausibilities", "0", "--window", "16", "--write-preset", str(preset)))
         self.assertIn("Nothing was seen to help", result.out)
@@ -270,8 +270,8 @@ class Search(CliTest):
                           "tokens; allowed: 2..257", "-c")
 
     def test_a_preset_that_cannot_be_written_is_refused_at_once(self):
-        for path, message in [(self.folder, "Is a directory"), (self.folder / "none/look.json", "No such file"),
-                              (self.examples / "look.json", "Not a directory")]:
+        for path, message in [(self.folder, "Is a directory"), (self.folder / "none/preset.json", "No such file"),
+                              (self.examples / "preset.json", "Not a directory")]:
             with self.subTest(path=path):
                 self.assert_fault(harp("calibrate", "-m", "nowhere.gguf", "-p", "x", "--write-preset", str(path)), FAILURE,
                                   "--write-preset", str(path), message)
@@ -305,7 +305,7 @@ class Presets(CliTest):
         self.assert_fault(generate("--harp-preset", str(self.folder)), USAGE, f"preset '{self.folder}'", "Is a directory")
 
     def preset(self, **options):
-        path = self.folder / "look.json"
+        path = self.folder / "preset.json"
         path.write_text(json.dumps({"harp": options}))
         return str(path)
 

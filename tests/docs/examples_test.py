@@ -46,9 +46,9 @@ NOT_RUN = {
     "packaging/wheel.sh": BUILDS,
     "packaging/deb.sh": BUILDS,
     "pip install build/wheel/harp_cpp-*.whl": "needs the wheel: packaging/try_wheel.sh",
-    "apt-get install ./build/deb/harp_*.deb": "needs the package: packaging/try_deb.sh",
+    "sudo apt-get install ./build/deb/harp_*.deb": "needs the package: packaging/try_deb.sh",
     "pip install \".[eval]\"": BUILDS,
-    "harp calibrate -m SmolLM2-135M-Instruct.Q4_1.gguf --examples lambada600.jsonl --write-preset look.json": "takes minutes",
+    "harp calibrate -m SmolLM2-135M-Instruct.Q4_1.gguf --examples lambada600.jsonl --write-preset preset.json": "takes minutes",
     "lm_eval --model harp --model_args path=model.gguf,threshold=1.5 --tasks lambada_openai --batch_size 8": DOWNLOADS,
     "lm_eval --model local-completions --tasks lambada_openai \\\n"
     "    --model_args model=any,base_url=http://127.0.0.1:8080/v1/completions,num_concurrent=4": DOWNLOADS,
@@ -219,7 +219,7 @@ class Examples(unittest.TestCase):
         (cls.folder / "questions.jsonl").write_text(
             "".join(json.dumps({"context": a, "continuation": b}) + "\n" for a, b in pairs) +
             json.dumps({"context": "Q: Which is a fruit?\nA:", "choices": [" apple", " chair"], "answer": 0}) + "\n")
-        (cls.folder / "look.json").write_text('{"harp": {"threshold": 2}}')
+        (cls.folder / "preset.json").write_text('{"harp": {"threshold": 2}}')
         choices = [{"label": label, "text": text} for label, text in zip("ABCDE", ("sea", "sky", "tree", "road", "shop"))]
         csqa = cls.folder / "data/csqa/dev_rand_split.jsonl"
         csqa.parent.mkdir(parents=True)

@@ -442,7 +442,7 @@ class Scores(unittest.TestCase):
 
     def test_presets(self):
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "look.json"
+            path = Path(folder) / "preset.json"
             path.write_text(json.dumps({"harp": {"view": "last", "view_tokens": 5, "beta": 2, "threshold": "inf"}, "found_by": 1}))
             self.assertEqual(harp.HarpOptions.from_preset(path, beta=3.0),
                              harp.HarpOptions(view="last", view_tokens=5, beta=3.0, threshold=math.inf))
