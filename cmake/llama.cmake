@@ -64,7 +64,7 @@ if(TARGET llama-common)
     endforeach()
     # parsers of flags and templates gain nothing by -O3; what runs for each token does
     target_compile_options(llama-common PRIVATE $<$<CONFIG:Release>:-O1>)
-    foreach(source ngram-cache ngram-map ngram-mod peg-parser reasoning-budget sampling speculative)
+    foreach(source json ngram-cache ngram-map ngram-mod peg-parser reasoning-budget sampling speculative)
         set_property(SOURCE ${harp_llama_dir}/common/${source}.cpp TARGET_DIRECTORY llama-common
             APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Release>:-O3>)
     endforeach()

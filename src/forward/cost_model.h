@@ -24,8 +24,8 @@ class CostModel {
     /// @return nullopt until some size has been measured often enough
     [[nodiscard]] std::optional<double> call_seconds(double n_rows) const;
     [[nodiscard]] bool is_measured(size_t n_rows) const;
-    /// Share of the time of a call of n_rows rows that n_twin_rows of them added: their share of the rows as long as
-    /// nothing is measured, and 0 where the larger batch takes no longer.
+    /// Share of the time of a call of n_rows rows that n_twin_rows < n_rows of them added: their share of the rows while
+    /// nothing is measured, 0 where the larger batch takes no longer.
     [[nodiscard]] double added_share(size_t n_rows, size_t n_twin_rows) const;
     [[nodiscard]] double hesitation_share() const noexcept { return share_; }
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <map>
 #include <string_view>
+#include <vector>
 
 #include "forward/batch_rows.h"
 #include "kernels/multiply.h"
@@ -19,6 +20,11 @@ namespace harp::testing {
 namespace {
 
 constexpr int PROMPT = 12;  // tokens of each sequence before the batch that is compared
+#ifdef HARP_SANITIZED
+constexpr bool is_sanitized = true;  // ten times as slow: fewer sizes, and nothing that is about precision alone
+#else
+constexpr bool is_sanitized = false;
+#endif
 
 void be_silent() {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
@@ -108,7 +114,7 @@ TEST_P(Kernels, DistributionsAreGgmls) {
     const llama_model_ptr repacked = load_new(path);
     harp_set_kernels(true);
     const llama_model_ptr ours = load_new(path);
-    const auto sizes = {1, 2, 3, 8, 9, 16};
+    const std::vector<int> sizes = is_sanitized ? std::vector{2, 9} : std::vector{1, 2, 3, 8, 9, 16};
     double of_repacked = 0;
     std::map<std::string_view, double> of_ours;  // instructions with the same activations as ggml
     for (const int n_rows : sizes) {
@@ -152,6 +158,7 @@ TEST(Mixture, DistributionsAreGgmls) {
 /// Where activations are rounded differently from ggml's, nothing is lost: compared with the weights in float32.
 TEST(ManyTokens, AreAsExactAsGgmls) {
     be_silent();
+    if (is_sanitized) GTEST_SKIP() << "about precision alone";
     if (!exists(smollm2_q4()) || !exists(smollm2_f32())) GTEST_SKIP() << "models not there";
     const auto expected = logits_of(*load_new(smollm2_f32()), 16, 2);
     harp_set_kernels(false);
@@ -172,7 +179,8 @@ TEST_P(Kernels, ThreadsDoNotMatter) {
     if (!exists(path)) GTEST_SKIP() << "model not there: " << path.string();
     const llama_model_ptr model = load_new(path);
     const auto expected = logits_of(*model, 3, 1);
-    for (const int n_threads : {2, 3, 5}) EXPECT_EQ(logits_of(*model, 3, n_threads), expected) << n_threads;
+    const std::vector<int> numbers = is_sanitized ? std::vector{3} : std::vector{2, 3, 5};
+    for (const int n_threads : numbers) EXPECT_EQ(logits_of(*model, 3, n_threads), expected) << n_threads;
 }
 
 TEST_P(Kernels, HarpStandsOnThem) {

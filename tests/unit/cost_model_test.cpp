@@ -83,7 +83,6 @@ TEST(CostModel, SharesTheTimeOfACallWithTwins) {
     EXPECT_DOUBLE_EQ(model.added_share(2, 1), 0.2);
     EXPECT_DOUBLE_EQ(model.added_share(4, 2), 0.0);      // takes no longer than two rows
     EXPECT_DOUBLE_EQ(model.added_share(512, 256), 0.5);  // a prompt, although its rows cost less than those measured
-    EXPECT_DOUBLE_EQ(model.added_share(2, 2), 1.0);
 }
 
 TEST(CostModel, LearnsCatchUpsOfAboutTheSameSizeTogether) {
