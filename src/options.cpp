@@ -126,8 +126,9 @@ bool any_value(const Options &) {
 }
 
 // The rule for strength while the perturbation is not known yet.
+// At most: beyond it squares in a model's norms leave float32, and the second pass gives no numbers.
 bool strength_possible(const Options & o) {
-    return o.strength >= 0.0F && std::isfinite(o.strength);
+    return o.strength >= 0.0F && o.strength <= 1e6F;
 }
 
 bool strength_allowed(const Options & o) {
@@ -185,7 +186,7 @@ constexpr std::array fields{
                                    "how embeddings are perturbed: dropout (the paper), uniform (NEFTune), gaussian"},
                                   any_value),
     field<&Options::strength>(
-        {"strength", "0.2", "dropout 0..1, uniform > 0, gaussian > 0, view masked 0..1",
+        {"strength", "0.2", "dropout 0..1, uniform > 0, gaussian > 0 (both at most 1000000), view masked 0..1",
          "delta of dropout and masks, alpha of uniform, sigma of gaussian (in units of the row's RMS)"},
         strength_possible, strength_allowed),
     field<&Options::reframings>(

@@ -116,7 +116,9 @@ bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_par
 bool harp_get_step(llama_context * ctx, int32_t i, harp_step * step) {
     return guarded(
         [&] {
-            const harp::StepRecord record = required_pass(ctx).step(i);
+            ForwardPass & pass = required_pass(ctx);
+            if (!pass.enabled()) throw Error(ErrorCode::invalid_option, "HARP is off for this context");
+            const harp::StepRecord record = pass.step(i);
             *step = {record.entropy, record.ratio, record.hesitated};
             return true;
         },

@@ -131,8 +131,10 @@ bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_
             if (pass == nullptr) {
                 return llama_state_load_file(ctx, path_session, tokens_out, n_token_capacity, n_token_count_out);
             }
-            const StateFile file = read_state_file(path_session, StateKind::context, tokens_out != nullptr);
-            if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) pass->state_set(file.state);
+            const StateFile file = read_state_file(path_session, StateKind::context, /*with_state=*/true);
+            // a file without tokens needs no buffer for them
+            const bool is_wanted = give_tokens(file, tokens_out, n_token_capacity, n_token_count_out);
+            if (is_wanted || file.tokens.empty()) pass->state_set(file.state);
             return true;
         },
         always(false));

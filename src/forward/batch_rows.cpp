@@ -113,9 +113,11 @@ void BatchRows::add(llama_token token, llama_pos position, std::span<const llama
     add_sequences(sequences, is_output);
 }
 
-void BatchRows::add(const EmbeddingRow & row, std::span<const llama_seq_id> sequences, bool is_output) {
+void BatchRows::add(const EmbeddingRow & row, llama_pos position, std::span<const llama_seq_id> sequences,
+                    bool is_output) {
     assert(tokens_.empty());
     embeddings_.push_back(row);
+    embedding_positions_.push_back(position);
     add_sequences(sequences, is_output);
 }
 
@@ -138,7 +140,11 @@ llama_batch BatchRows::view() {
             const auto begin = chunk->values.begin() + static_cast<std::ptrdiff_t>(index * chunk->n_embd);
             embedding_values_.insert(embedding_values_.end(), begin,
                                      begin + static_cast<std::ptrdiff_t>(chunk->n_embd));
-            for (size_t j = 0; j < n_pos; ++j) positions_[j * size() + i] = chunk->positions[index * n_pos + j];
+            const llama_pos * came_at = &chunk->positions[index * n_pos];
+            const llama_pos moved = embedding_positions_[i] - came_at[0];
+            for (size_t j = 0; j < n_pos; ++j) {
+                positions_[j * size() + i] = came_at[j] + (j < 3 ? moved : 0);  // M-RoPE: time, height, width, unused
+            }
         }
     }
     llama_batch batch{};

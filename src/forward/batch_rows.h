@@ -59,7 +59,8 @@ class BatchRows {
   public:
     void clear();
     void add(llama_token token, llama_pos position, std::span<const llama_seq_id> sequences, bool is_output);
-    void add(const EmbeddingRow & row, std::span<const llama_seq_id> sequences, bool is_output);
+    /// @param position where the row is now; its chunk has the position at which it came
+    void add(const EmbeddingRow & row, llama_pos position, std::span<const llama_seq_id> sequences, bool is_output);
     [[nodiscard]] size_t size() const noexcept { return n_sequences_.size(); }
     /// Valid until the next add() or clear().
     [[nodiscard]] llama_batch view();
@@ -69,8 +70,9 @@ class BatchRows {
 
     std::vector<llama_token> tokens_;
     std::vector<EmbeddingRow> embeddings_;
-    std::vector<float> embedding_values_;  // for view(): [rows, n_embd]
-    std::vector<llama_pos> positions_;     // of tokens; for view() of embeddings: [n_pos, rows]
+    std::vector<llama_pos> embedding_positions_;  // [row]
+    std::vector<float> embedding_values_;         // for view(): [rows, n_embd]
+    std::vector<llama_pos> positions_;            // of tokens; for view() of embeddings: [n_pos, rows]
     std::vector<int32_t> n_sequences_;
     std::vector<llama_seq_id> sequence_ids_;  // of all rows, one after the other
     std::vector<size_t> first_sequence_;      // [row]: where the row's ids begin in sequence_ids_

@@ -93,6 +93,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
         judge_outputs();
         catch_up(count_useful);
         share_second_pass(statistics.second_pass_seconds - seconds_before);
+        count_steps();
         if (observer) observe_outputs();
         if (const std::string text = disagreement(call); !text.empty()) throw Error(ErrorCode::decode_failed, text);
     } catch (...) {  // also exceptions of an observer or a row perturbation
@@ -305,11 +306,18 @@ void ForwardPass::Impl::judge_outputs() {
     for (Output & output : outputs) {
         if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged only if asked
         judge(output, outputs.logits(output));
+        sequence(output.sequence).mark_hesitation(output.index, output.record.hesitated);
+        if (output.record.hesitated && !output.twin_rows.empty()) mix_fused(output);
+    }
+}
+
+/// Counts the steps of a batch that has succeeded; one that is taken back may come again.
+void ForwardPass::Impl::count_steps() {
+    for (const Output & output : outputs) {
+        if (std::isinf(output.threshold) && !observer) continue;
         ++statistics.steps;
         statistics.hesitations += output.record.hesitated ? 1 : 0;
         costs.add_step(output.record.hesitated);
-        sequence(output.sequence).mark_hesitation(output.index, output.record.hesitated);
-        if (output.record.hesitated && !output.twin_rows.empty()) mix_fused(output);
     }
 }
 

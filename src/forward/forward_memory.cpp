@@ -1,6 +1,6 @@
 // ForwardPass: operations of memory and state. With HARP off these are llama.cpp's own.
 //
-//   whole     magic | numbers of sequences and twins | rows of each sequence | llama.cpp's state of all inner ids
+//   whole     magic | numbers of sequences and twins | order of inner ids | rows of each sequence | llama.cpp's state of all of them
 //   sequence  magic | 1, number of twins | rows | llama.cpp's states of the clean stream and of each twin
 #include <array>
 
@@ -14,7 +14,7 @@ using forward::Writer;
 
 namespace {
 
-constexpr std::array<char, 8> magic = {'H', 'A', 'R', 'P', 'K', 'V', '0', '3'};
+constexpr std::array<char, 8> magic = {'H', 'A', 'R', 'P', 'K', 'V', '0', '4'};
 
 void write_header(Writer & out, uint32_t n_sequences, uint32_t n_twins) {
     for (const char c : magic) out.number(c);
@@ -170,6 +170,7 @@ std::string ForwardPass::check_invariant() const {
 void ForwardPass::Impl::write_state(Writer & out) {
     if (enabled()) {
         write_header(out, layout.n_sequences, layout.n_twins);
+        out.number<uint8_t>(layout.is_interleaved ? 1 : 0);
         for (const Sequence & each : sequences) each.save_rows(out);
     }
     const size_t n = llama_state_get_size(context.get());
@@ -215,6 +216,12 @@ void ForwardPass::state_set(std::span<const uint8_t> state) {
         std::vector<Sequence::Saved> saved;
         if (impl.enabled()) {
             read_header(in, impl.layout.n_sequences, impl.layout.n_twins);
+            if ((in.number<uint8_t>() != 0) != impl.layout.is_interleaved) {
+                throw Error(
+                    ErrorCode::invalid_state,
+                    "saved state is of a context with another order of sequences: one of the two was created with the "
+                    "schedule fused and a KV stream for each sequence, the other was not");
+            }
             for (const Sequence & sequence : impl.sequences) saved.push_back(sequence.read_rows(in, impl.n_vocab));
         }
         const auto inner = in.rest();

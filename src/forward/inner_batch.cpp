@@ -11,7 +11,7 @@ Sequence::Ids SequenceLayout::ids(llama_seq_id sequence) const {
 void InnerBatch::add(llama_token token, llama_pos position, const EmbeddingRow & embedding,
                      std::span<const llama_seq_id> ids, bool is_output) {
     if (embedding.chunk) {
-        rows_.add(embedding, ids, is_output);
+        rows_.add(embedding, position, ids, is_output);
     } else {
         rows_.add(token, position, ids, is_output);
     }

@@ -64,6 +64,7 @@ struct ForwardPass::Impl {
     void run_clean(Decode & call);
     void collect_outputs(const Decode & call);
     void judge_outputs();
+    void count_steps();
     static void judge(forward::Output & output, std::span<const float> logits);
     void mix_fused(forward::Output & output);
     void mix(forward::Output & output, std::span<const float> reframed);

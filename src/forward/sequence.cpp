@@ -97,6 +97,11 @@ size_t Sequence::append(llama_token token, llama_pos position, bool is_output, E
     return rows_.size() - 1;
 }
 
+void Sequence::mark_hesitation(size_t i, bool hesitated) {
+    const bool in_prompt = i + 1 < n_prompt_ || this->in_prompt(rows_[i].position + 1);
+    rows_[i].hesitated = hesitated && !in_prompt;
+}
+
 void Sequence::truncate_rows(size_t n) {
     rows_.resize(n);
     n_prompt_ = std::min(n_prompt_, n);

@@ -84,7 +84,8 @@ class Sequence {
     /// @return the row's index
     size_t append(llama_token token, llama_pos position, bool is_output, EmbeddingRow embedding = {});
     void twins_hold(size_t n, const Draw & draw) noexcept;
-    void mark_hesitation(size_t i, bool hesitated) { rows_[i].hesitated = hesitated; }
+    /// Hesitations inside the prompt do not count for Options::redraw; that of its last row is the answer's first.
+    void mark_hesitation(size_t i, bool hesitated);
     /// Undoes a failed decode: removes rows from index `n` on, and from memory everything from `position` on. If memory
     /// cannot do that, the sequence is emptied.
     void take_back(size_t n, llama_pos position);

@@ -321,6 +321,14 @@ TEST_F(CApi, StateFilesHoldTheTwins) {
     const size_t n_bytes =
         harp_state_seq_save_file(source.get(), sequence_file.c_str(), 0, tokens.data(), tokens.size());
     EXPECT_EQ(n_bytes, std::filesystem::file_size(sequence_file));
+    const std::string untold_file = folder / "without-tokens.bin";
+    const Context without_tokens = create();
+    ASSERT_TRUE(harp_state_save_file(source.get(), untold_file.c_str(), nullptr, 0)) << harp_last_error();
+    size_t n_tokens = 7;
+    EXPECT_TRUE(harp_state_load_file(without_tokens.get(), untold_file.c_str(), nullptr, 0, &n_tokens));
+    EXPECT_EQ(n_tokens, 0U);
+    EXPECT_EQ(harp_memory_seq_pos_max(llama_get_memory(without_tokens.get()), 0),
+              harp_memory_seq_pos_max(llama_get_memory(source.get()), 0));
     EXPECT_EQ(decode(source.get(), {310}), 0);
     const std::vector<float> expected = row(source.get());
 

@@ -171,6 +171,24 @@ TEST_P(Embeddings, AStateHasThem) {
     EXPECT_LE(largest_difference(row(a), row(b)), tolerance);
 }
 
+TEST_P(Embeddings, MoveWithAShift) {
+    Options never;
+    never.threshold = std::numeric_limits<double>::infinity();
+    Options always;
+    always.threshold = 0;
+    ForwardPass shifted = pass(never);
+    decode(shifted, before, 0);
+    Picture picture(*model_, static_cast<llama_pos>(before.size()));
+    decode_picture(shifted, picture, GetParam().is_causal);
+    decode(shifted, behind, static_cast<llama_pos>(before.size() + n_picture));
+    shifted.memory_seq_rm(0, 1, 3);
+    shifted.memory_seq_add(0, 3, -1, -2);
+    shifted.set_sequence_options(0, always);
+    EXPECT_NO_THROW(decode(shifted, {300}, shifted.memory_seq_pos_max(0) + 1));  // the twin reads the picture only now
+    EXPECT_TRUE(shifted.step(-1).hesitated);
+    EXPECT_EQ(shifted.check_invariant(), "");
+}
+
 TEST_P(Embeddings, AFailedBatchLeavesNothing) {
     ForwardPass p = pass(always());
     Picture picture(*model_, static_cast<llama_pos>(before.size()));

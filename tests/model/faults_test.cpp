@@ -189,6 +189,8 @@ TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
         expect_same_rows(rows_of_last_batch(pass, 2), expected);
         if (HasFailure()) return;
     }
+    EXPECT_EQ(pass.statistics().steps, undisturbed.statistics().steps) << "steps that came twice count once";
+    EXPECT_EQ(pass.statistics().hesitations, undisturbed.statistics().hesitations);
 }
 
 TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {

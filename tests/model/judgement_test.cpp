@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "support/text.h"
 
@@ -43,6 +45,28 @@ TEST(Judgement, DoesNotDependOnWhenItIsAskedFor) {
         EXPECT_EQ(pass.step(i).entropy, entropies[static_cast<size_t>(i)]);
         EXPECT_FALSE(pass.step(i).hesitated) << i;
     }
+}
+
+TEST(Judgement, HesitationsInsideThePromptDoNotCountForRedraw) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    const auto draws_of_answer = [&](bool all_outputs) {
+        Options options;
+        options.threshold = 0;
+        options.redraw = 2;
+        ForwardPass pass(model, small_context(256), options);
+        std::vector<uint32_t> draws;
+        pass.set_row_perturbation([&](const RowToPerturb & r, std::span<float>) {
+            if (draws.empty() || draws.back() != r.draw) draws.push_back(r.draw);
+        });
+        if (all_outputs) pass.set_prompt_end(0, 10);
+        decode(pass, text_of(0, 10), 0, 0, all_outputs);
+        for (llama_pos position = 10; position < 16; ++position) {
+            decode(pass, text_of(position, position + 1), position);
+        }
+        return draws;
+    };
+    EXPECT_EQ(draws_of_answer(false), (std::vector<uint32_t>{0, 1, 2, 3}));
+    EXPECT_EQ(draws_of_answer(true), (std::vector<uint32_t>{0, 1, 2, 3}));
 }
 
 }  // namespace

@@ -97,6 +97,30 @@ TEST_P(SavedState, OfAPassIsRestoredOverOneInUse) {
     expect_same_steps(go_on(p, 5, 12), steps_after_five(), tolerance);
 }
 
+/// With a KV stream for each sequence, `fused` puts a sequence's twins beside it, the other schedules behind all sequences.
+TEST_P(SavedState, OfAPassWithAnotherOrderOfSequencesIsRefused) {
+    llama_context_params params = small_context(256, 2);
+    params.kv_unified = GetParam().unified;
+    Options fused = with_threshold(0);
+    fused.schedule = Schedule::fused;
+    Options lazy = fused;
+    lazy.schedule = Schedule::lazy;
+    ForwardPass from(*model_, params, fused);
+    read(from, 0, 5);
+    ForwardPass to(*model_, params, lazy);
+    if (GetParam().unified) {
+        EXPECT_NO_THROW(to.state_set(from.state_get()));
+        return;
+    }
+    try {
+        to.state_set(from.state_get());
+        ADD_FAILURE() << "not refused";
+    } catch (const Error & error) {
+        EXPECT_EQ(error.code(), ErrorCode::invalid_state);
+    }
+    EXPECT_EQ(to.memory_seq_pos_max(0), -1);
+}
+
 /// Offset of a token's id (as four bytes) where it first occurs in saved bytes; the end if it does not.
 size_t offset_of_id(const std::vector<uint8_t> & state, llama_token token) {
     uint8_t bytes[sizeof(token)];

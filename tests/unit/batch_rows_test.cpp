@@ -133,7 +133,7 @@ TEST_F(ReadRows, OfEmbeddings) {
     EXPECT_EQ(rows[0].embedding.chunk->positions, (std::vector<llama_pos>{0, 1, 2}));
     // and back to a llama_batch
     BatchRows back;
-    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, rows[i].is_output);
+    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].position, rows[i].sequences, rows[i].is_output);
     const llama_batch view = back.view();
     EXPECT_EQ(view.token, nullptr);
     EXPECT_EQ(std::vector<float>(view.embd, view.embd + 4), (std::vector<float>{3, 4, 5, 6}));
@@ -152,7 +152,7 @@ TEST_F(ReadRows, OfAPictureWithFourPositionsARow) {
     const std::vector<CallerRow> rows = read_rows(batch_, with_four, from_zero);
     EXPECT_EQ(text(rows), "-1@7:0 -1@7:0* -1@7:0");
     BatchRows back;
-    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].sequences, false);
+    for (const size_t i : {1U, 2U}) back.add(rows[i].embedding, rows[i].position, rows[i].sequences, false);
     const llama_batch view = back.view();
     EXPECT_EQ(std::vector<llama_pos>(view.pos, view.pos + 8), (std::vector<llama_pos>{7, 7, 7, 8, 8, 7, 0, 0}));
     // a second part of the picture follows at the same time
@@ -231,6 +231,25 @@ TEST(BatchRows, BuildsALlamaBatch) {
     EXPECT_EQ(rows.size(), 0U);
     rows.add(7, 2, {&second, 1}, true);
     EXPECT_EQ(text(read_rows(rows.view(), limits, from_zero)), "7@2:1*");
+}
+
+TEST(BatchRows, EmbeddingsAreWhereTheirRowsHaveMoved) {
+    const llama_seq_id id = 0;
+    for (const size_t n_pos : {size_t{1}, size_t{4}}) {  // 4: M-RoPE's time, height, width, and one that is not used
+        EmbeddingChunk chunk;
+        chunk.n_embd = 1;
+        chunk.n_pos = n_pos;
+        chunk.values = {0.5F, 0.25F};
+        chunk.positions = n_pos == 1 ? std::vector<llama_pos>{8, 9} : std::vector<llama_pos>{8, 8, 8, 0, 8, 9, 8, 0};
+        const auto shared = std::make_shared<const EmbeddingChunk>(chunk);
+        BatchRows rows;
+        rows.add({shared, 0}, 5, {&id, 1}, false);
+        rows.add({shared, 1}, chunk.positions[n_pos] - 3, {&id, 1}, false);
+        const llama_batch batch = rows.view();
+        const std::vector<llama_pos> found(batch.pos, batch.pos + 2 * n_pos);
+        EXPECT_EQ(found,
+                  n_pos == 1 ? (std::vector<llama_pos>{5, 6}) : (std::vector<llama_pos>{5, 5, 5, 6, 5, 5, 0, 0}));
+    }
 }
 
 TEST(BatchRows, ViewsFollowGrowth) {
