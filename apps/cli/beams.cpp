@@ -105,7 +105,7 @@ void print_beam_summary(LoadedModel & loaded, const FormattedPrompt & prompt, si
                     name_of(early_stoppings, flags.options.early_stopping), name_of(variants, flags.options.variant));
     text += hesitation_text(loaded.pass(), loaded.options());
     text += fmt::format("harp: {}", options_text(loaded.options()));
-    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
+    print_err("{}\n", styled(stderr, Style::dim, text));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "report.h"
 #include "scoring.h"
 #include "sweep.h"
+#include "terminal.h"
 
 namespace harp::cli {
 
@@ -235,7 +236,7 @@ int calibrate_look(common_params params, const Flags & flags, const std::vector<
     about["recommended"] = search.helps ? options_json(search.recommended) : options_json(std::nullopt);
     write_out(flags.as_json ? dump(about, 2) + "\n" : search_text(search));
     if (!search.helps && !flags.search.preset.empty())
-        fmt::print(stderr, "harp calibrate: no preset is written: nothing was seen to help\n");
+        print_err("harp calibrate: no preset is written: nothing was seen to help\n");
     return exit_ok;
 }
 

@@ -1,11 +1,12 @@
 #include "captured_stderr.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdlib>
 #include <utility>
+
+#include "terminal.h"
 
 namespace harp::cli {
 
@@ -14,7 +15,7 @@ namespace {
 CapturedStderr * active = nullptr;
 
 void release(CapturedStderr & captured) {
-    fmt::print(stderr, "{}", captured.take());
+    write_err(captured.take());
 }
 
 void release_at_exit() {

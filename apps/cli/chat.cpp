@@ -45,7 +45,7 @@ class Chat {
             if (name == "/exit" || name == "/quit") return false;
             command(name);
         } else if (const size_t bad = find_invalid_utf8(line); bad != std::string::npos) {
-            fmt::print(stderr, "that line is not valid UTF-8 (byte at offset {})\n", bad);
+            print_err("that line is not valid UTF-8 (byte at offset {})\n", bad);
         } else {
             answer(line);
         }
@@ -65,32 +65,30 @@ class Chat {
     void command(const std::string & line) {
         if (line == "/clear") {
             clear();
-            fmt::print(stderr, "the conversation is forgotten\n");
+            print_err("the conversation is forgotten\n");
         } else if (line == "/options") {
-            fmt::print(stderr, "{}\n",
-                       loaded_.pass().enabled() ? options_text(loaded_.pass().sequence_options(0)) : "off");
+            print_err("{}\n", loaded_.pass().enabled() ? options_text(loaded_.pass().sequence_options(0)) : "off");
         } else if (line.rfind("/set ", 0) == 0) {
             set_option_from(line.substr(5));
         } else {
-            fmt::print(stderr, "{}", help_text);
+            print_err("{}", help_text);
         }
     }
 
     void set_option_from(const std::string & text) {
         const size_t space = text.find(' ');
         if (!loaded_.pass().enabled() || space == std::string::npos) {
-            fmt::print(stderr, "{}\n",
-                       loaded_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
-                                                : "HARP is off; restart without --harp-off to use it");
+            print_err("{}\n", loaded_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
+                                                       : "HARP is off; restart without --harp-off to use it");
             return;
         }
         try {
             Options options = loaded_.pass().sequence_options(0);
             set_option(options, text.substr(0, space), text.substr(space + 1));
             loaded_.pass().set_sequence_options(0, options);
-            fmt::print(stderr, "{}\n", options_text(options));
+            print_err("{}\n", options_text(options));
         } catch (const Error & error) {
-            fmt::print(stderr, "{}\n", error.what());
+            print_err("{}\n", error.what());
         }
     }
 
@@ -127,11 +125,13 @@ class Chat {
         } catch (const Error & error) {
             printer.finish();
             if (error.code() == ErrorCode::io) throw;
-            if (text.empty()) messages_.pop_back();
-            fmt::print(stderr, "{}{}\n", error.what(),
-                       error.code() == ErrorCode::invalid_input ? "; /clear begins anew" : "");
+            print_err("{}{}\n", error.what(), error.code() == ErrorCode::invalid_input ? "; /clear begins anew" : "");
         }
-        if (!text.empty()) add("assistant", to_valid_utf8(text));
+        if (text.empty()) {
+            messages_.pop_back();  // a question without an answer; templates want the two by turns
+        } else {
+            add("assistant", to_valid_utf8(text));
+        }
         clear_interrupt();
     }
 
@@ -142,7 +142,7 @@ class Chat {
         if (s.steps > 0) status += fmt::format(", hesitated {} of {}", s.hesitations, s.steps);
         if (result.reason == decoding::StopReason::interrupted) status += ", stopped";
         if (result.reason == decoding::StopReason::context_full) status += ", context full: /clear begins anew";
-        fmt::print(stderr, "{}\n", styled(stderr, Style::dim, status + "]"));
+        print_err("{}\n", styled(stderr, Style::dim, status + "]"));
     }
 
     LoadedModel & loaded_;
@@ -213,14 +213,13 @@ int chat_command(int argc, char ** argv) {
     if (options) line.harp.check_negative_prompt({&*options, 1});
     LoadedModel loaded(params, options);
     if (!loaded.has_chat_template()) {
-        fmt::print(stderr,
-                   "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
-                   "chooses one)\n");
+        print_err(
+            "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
+            "chooses one)\n");
     }
     Chat chat(loaded, negative_prompt_of(loaded, line.harp, "auto"));
-    fmt::print(stderr, "{}\n",
-               styled(stderr, Style::dim,
-                      fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
+    print_err("{}\n", styled(stderr, Style::dim,
+                             fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
     LineReader lines;
     while (const auto text = lines.next()) {
         if (!chat.on_line(*text)) break;

@@ -111,6 +111,7 @@ void check_ranges(const common_params & params) {
     check("-t", params.cpuparams.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
     check("-tb", params.cpuparams_batch.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
     check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
+    check("--mirostat", params.sampling.mirostat, 0, 2, "0..2");
     check("--port", params.port, 0, 65535, "0..65535");
 }
 
@@ -347,7 +348,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             } else {
                 ours.push_back(LlamaFlags::normal_name(name) + "=" + take_value(name));
             }
-            if (takes_value && ours.back().back() == '=')
+            if (takes_value && ours.back() == LlamaFlags::normal_name(name) + "=")
                 throw Error(ErrorCode::invalid_option, fmt::format("option '{}': the value is empty", name));
         } else if (const common_arg * flag = llama_flags.find(argument)) {
             if (flags_of_ != LLAMA_EXAMPLE_SERVER) check_use(command_, argument, *flag);

@@ -139,7 +139,8 @@ constexpr size_t least_width = 20;  // of a column
 /// Prints the answers side by side, the vanilla one first.
 void print_side_by_side(std::span<const Set> sets, std::span<const Answer> answers) {
     const size_t n = answers.size();
-    const size_t width = std::max(least_width, (std::min<size_t>(terminal_width(), 80 * n) - 3 * (n - 1)) / n);
+    const size_t gaps = 3 * (n - 1);
+    const size_t width = std::max(least_width, (std::max(std::min(terminal_width(), 80 * n), gaps) - gaps) / n);
     std::vector<Column> columns;
     size_t n_lines = 0;
     std::string text;

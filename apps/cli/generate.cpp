@@ -29,7 +29,7 @@ void print_summary(LoadedModel & loaded, const FormattedPrompt & prompt, const G
     text += hesitation_text(loaded.pass(), loaded.options());
     text += speculation_text(drafter);
     text += fmt::format("harp: {}; sampler seed {}", options_text(loaded.options()), loaded.sampler_seed());
-    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, text));
+    print_err("{}\n", styled(stderr, Style::dim, text));
 }
 
 /// Pause tokens (arXiv 2310.02226), at inference only: text before the answer whose predictions are not used.

@@ -21,17 +21,28 @@ namespace {
 // Holds a byte while an interrupt is requested. poll() waits for it; a flag could be set just before the wait and be
 // missed.
 std::array<int, 2> interrupt_pipe = {-1, -1};
+std::atomic<bool> termination_requested = false;  // by SIGTERM, which, unlike Ctrl-C, also ends a conversation
 
 void on_signal(int signal) {
+    if (signal == SIGTERM) termination_requested = true;
     if (interrupt_requested.exchange(true)) std::_Exit(128 + signal);
     const int saved = errno;
     (void)!write(interrupt_pipe[1], "", 1);
     errno = saved;
 }
 
+/// Opens standard streams that the program was started without, so that no pipe or file takes their place. Nothing can
+/// be read from them, or written.
+void open_missing_streams() {
+    for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (fcntl(descriptor, F_GETFD) < 0 && errno == EBADF) (void)!open("/dev/null", O_RDONLY);
+    }
+}
+
 }  // namespace
 
 void install_interrupt_handlers() {
+    open_missing_streams();
     if (pipe2(interrupt_pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0)
         throw Error(ErrorCode::io, std::string("no pipe for Ctrl-C: ") + std::strerror(errno));
     struct sigaction action = {};
@@ -43,6 +54,7 @@ void install_interrupt_handlers() {
 }
 
 bool clear_interrupt() {
+    if (termination_requested) throw Error(ErrorCode::aborted, "terminated");
     if (!interrupt_requested) return false;
     char byte = 0;
     while (read(interrupt_pipe[0], &byte, 1) == 1) {

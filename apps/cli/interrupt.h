@@ -10,7 +10,7 @@ extern std::atomic<bool> interrupt_requested;
 
 void install_interrupt_handlers();
 
-/// Forgets the interrupt once it was handled. @return whether there was one
+/// Forgets the interrupt once it was handled. @return whether there was one  @throws Error{aborted} if it was SIGTERM
 bool clear_interrupt();
 
 /// Waits until `descriptor` can be read or an interrupt is requested, whichever comes first.

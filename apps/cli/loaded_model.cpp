@@ -80,6 +80,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     : params_(std::move(params)), options_(options) {
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
+    for (const auto & vector : params_.control_vectors) check_model_file("control vector", vector.fname);
     // chosen here, so that a run can report it and both sides of a comparison use the same seed
     if (params_.sampling.seed == LLAMA_DEFAULT_SEED) params_.sampling.seed = std::random_device{}();
     llama_log_set(FirstLlamaError::callback, nullptr);
@@ -108,6 +109,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
         throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
     }
+    set_control_vectors(init_->context());  // again: common_init_from_params says nothing of one that does not fit
     pass_ = find_pass(init_->context());
     llama_set_abort_callback(init_->context(), abort_if_interrupted, nullptr);
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
@@ -136,6 +138,10 @@ ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint
 /// (For the first context common_init_from_params has done this, and loaded the adapters.)
 void LoadedModel::adapt(llama_context * context) {
     common_set_adapter_lora(context, params_.lora_adapters);
+    set_control_vectors(context);
+}
+
+void LoadedModel::set_control_vectors(llama_context * context) {
     if (params_.control_vectors.empty()) return;
     const auto vectors = common_control_vector_load(params_.control_vectors);
     if (vectors.n_embd == -1 ||
@@ -183,7 +189,14 @@ std::string LoadedModel::apply_chat_template(const std::vector<common_chat_msg> 
     inputs.add_generation_prompt = true;
     inputs.enable_thinking = params_.enable_reasoning != 0;
     inputs.chat_template_kwargs = params_.default_template_kwargs;
-    return common_chat_templates_apply(templates_.get(), inputs).prompt;
+    try {
+        return common_chat_templates_apply(templates_.get(), inputs).prompt;
+    } catch (const std::exception & error) {
+        std::string reason = error.what();
+        std::replace(reason.begin(), reason.end(), '\n', ' ');
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("the chat template cannot format these messages: {}", reason));
+    }
 }
 
 nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens) {
@@ -211,6 +224,7 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
     const bool is_given = command_line.has_llama_flag({"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"});
     if (!is_given && !is_terminal(stdin))
         prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+    if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while reading the prompt");
     if (const size_t bad = find_invalid_utf8(prompt); bad != std::string::npos) {
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));

@@ -45,6 +45,7 @@ class LoadedModel {
     [[nodiscard]] std::string apply_chat_template(const std::vector<common_chat_msg> & messages) const;
 
   private:
+    void set_control_vectors(llama_context * context);
     struct ContextDeleter {
         void operator()(llama_context * context) const;
     };

@@ -93,7 +93,7 @@ int answer_question(int argc, char ** argv) {
 int run(int argc, char ** argv) {
     const std::string_view name = argc > 1 ? argv[1] : "";
     if (name.empty()) {
-        fmt::print(stderr, "{}", usage());
+        print_err("{}", usage());
         return exit_usage;
     }
     if (name == "--help" || name == "-h" || name == "help") {
@@ -129,13 +129,13 @@ int main_command(int argc, char ** argv) {
         return run(argc, argv);
     } catch (const Error & error) {
         if (error.code() == ErrorCode::aborted) {
-            fmt::print(stderr, "\n{}: interrupted\n", program_name(argc, argv));
+            print_err("\n{}: interrupted\n", program_name(argc, argv));
             return exit_code_of(error);
         }
-        fmt::print(stderr, "{}{}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
+        print_err("{}{}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
         return exit_code_of(error);
     } catch (const std::exception & error) {
-        fmt::print(stderr, "{}: {}\n", program_name(argc, argv), error.what());
+        print_err("{}: {}\n", program_name(argc, argv), error.what());
         return exit_failure;
     }
 }

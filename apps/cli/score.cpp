@@ -76,7 +76,7 @@ int score_once(LoadedModel & loaded, const ScoringText & text, const std::option
     const std::string note = fmt::format("{} tokens{} in {:.1f} s, windows of {}; harp: {}", summary.n_tokens,
                                          interrupt_requested ? " (interrupted)" : "", progress.seconds(), text.window,
                                          options_text(options));
-    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, note));
+    print_err("{}\n", styled(stderr, Style::dim, note));
     return interrupt_requested ? exit_interrupted : exit_ok;
 }
 
@@ -109,7 +109,7 @@ int score_sweep(LoadedModel & loaded, const ScoringText & text, const Options & 
     }
     const std::string note = fmt::format("{} tokens, {} in {:.1f} s, windows of {}; the other options: {}",
                                          vanilla.n_tokens, extent, progress.seconds(), text.window, options_text(base));
-    fmt::print(stderr, "{}\n", styled(stderr, Style::dim, note));
+    print_err("{}\n", styled(stderr, Style::dim, note));
     return is_complete ? exit_ok : exit_interrupted;
 }
 

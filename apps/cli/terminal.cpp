@@ -123,6 +123,10 @@ void write_out(std::string_view text) {
     if (!written) throw Error(ErrorCode::io, fmt::format("cannot write to standard output: {}", std::strerror(errno)));
 }
 
+void write_err(std::string_view text) noexcept {
+    (void)!std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
 TokenPrinter::TokenPrinter() : colour_(shows_colour(stdout)) {}
 
 void TokenPrinter::print(std::string_view piece, const StepRecord & record) {
@@ -155,7 +159,7 @@ void ProgressLine::show(const std::string & text) {
 }
 
 void ProgressLine::put(const std::string & text) {
-    fmt::print(stderr, "{}{}{}", is_terminal(stderr) ? "\r\033[K" : "", text, is_terminal(stderr) ? "" : "\n");
+    print_err("{}{}{}", is_terminal(stderr) ? "\r\033[K" : "", text, is_terminal(stderr) ? "" : "\n");
     std::fflush(stderr);
     put_at_ = Clock::now();
     is_put_ = true;
@@ -176,7 +180,7 @@ void ProgressLine::clear() {
         const std::lock_guard lock(mutex_);
         if (text_.empty()) return;
         text_.clear();
-        if (is_put_ && is_terminal(stderr)) fmt::print(stderr, "\r\033[K");
+        if (is_put_ && is_terminal(stderr)) print_err("\r\033[K");
         std::fflush(stderr);
         is_put_ = false;
     }

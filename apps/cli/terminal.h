@@ -1,6 +1,8 @@
 // Terminal output: colour only on a terminal, text streamed in whole UTF-8 characters, progress on standard error.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -8,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "harp/forward_pass.h"
 
@@ -37,6 +40,12 @@ enum class Style { bold, dim, red, green, yellow };
 
 /// Writes to standard output and flushes. @throws Error{io} if it is closed or full
 void write_out(std::string_view text);
+/// Writes to standard error. What cannot be written is lost: a message must not end the program.
+void write_err(std::string_view text) noexcept;
+template <typename... Args>
+void print_err(fmt::format_string<Args...> format, Args &&... arguments) {
+    write_err(fmt::format(format, std::forward<Args>(arguments)...));
+}
 
 /// Streams tokens to standard output, hesitating ones coloured.
 class TokenPrinter {

@@ -1,7 +1,5 @@
 // harp-server: llama.cpp's server with a forward pass that hesitates. Parses the flags, sets HARP's defaults, calls the
 // server.
-#include <fmt/format.h>
-
 #include <clocale>
 #include <csignal>
 #include <cstdio>
@@ -10,6 +8,7 @@
 
 #include "cli/command_line.h"
 #include "cli/effective_options.h"
+#include "cli/terminal.h"
 #include "harp/error.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
@@ -35,7 +34,7 @@ int run(int argc, char ** argv) {
     set_default_options(options);
     set_default_negative_prompt(command.harp.negative_prompt());
     command.harp.export_to_environment();  // for the servers that a router starts for its models
-    fmt::print(stderr, "harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");
+    cli::print_err("harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");
 
     std::setlocale(LC_NUMERIC, "C");
     std::signal(SIGPIPE, SIG_IGN);  // a client that hangs up must not end the server
@@ -46,7 +45,7 @@ int run(int argc, char ** argv) {
     std::vector<char *> llama_argv = command.llama_argv();
     const int code = llama_server(params, static_cast<int>(llama_argv.size()), llama_argv.data());
     common_log_flush(common_log_main());
-    if (code != 0 && *harp_last_error() != '\0') fmt::print(stderr, "harp serve: {}\n", harp_last_error());
+    if (code != 0 && *harp_last_error() != '\0') cli::print_err("harp serve: {}\n", harp_last_error());
     return code;
 }
 
@@ -57,10 +56,10 @@ int main(int argc, char ** argv) {
     try {
         return harp::server::run(argc, argv);
     } catch (const harp::Error & error) {
-        fmt::print(stderr, "harp serve: {}\n", error.what());
+        harp::cli::print_err("harp serve: {}\n", error.what());
         return harp::cli::exit_code_of(error);
     } catch (const std::exception & error) {
-        fmt::print(stderr, "harp serve: {}\n", error.what());
+        harp::cli::print_err("harp serve: {}\n", error.what());
         return harp::cli::exit_failure;
     }
 }

@@ -32,8 +32,9 @@ llama_sampler_ptr make_chain(const llama_model & model, common_params_sampling p
 bool is_greedy(const llama_model & model, const common_params_sampling & params) {
     int32_t n_suppressed = 0;
     llama_vocab_get_suppress_tokens(llama_model_get_vocab(&model), &n_suppressed);
-    const bool is_cold = params.temp <= 0 && params.mirostat == 0 &&
-                         std::ranges::count(params.samplers, COMMON_SAMPLER_TYPE_TEMPERATURE) > 0;
+    const bool is_cold = params.temp <= 0 && params.dynatemp_range <= 0 && params.mirostat == 0 &&
+                         std::ranges::count(params.samplers, COMMON_SAMPLER_TYPE_TEMPERATURE) > 0 &&
+                         std::ranges::count(params.samplers, COMMON_SAMPLER_TYPE_INFILL) == 0;
     const bool leaves_best = params.xtc_probability <= 0 && params.typ_p >= 1 && params.adaptive_target < 0;
     const bool keeps_logits = params.logit_bias.empty() && n_suppressed == 0 && params.penalty_repeat == 1 &&
                               params.penalty_freq == 0 && params.penalty_present == 0 && params.dry_multiplier == 0;

@@ -3,13 +3,14 @@
 
 import re
 import signal
+import subprocess
 import sys
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, FAILURE, OK, harp
-from programs import SMOL, needs_smol
+from command_line import CliTest, FAILURE, INTERRUPTED, OK, TIMEOUT, harp
+from programs import HARP, SMOL, environment, needs_smol
 
 
 @needs_smol
@@ -52,6 +53,30 @@ class Talking(CliTest):
         result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "-c", "256", stdin=stdin.encode()))
         self.assertIn("/clear", result.err)
         self.assertIn("[4 tokens", result.err)
+
+    def test_an_answer_without_tokens_leaves_no_question_behind(self):
+        template = "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('by turns') }}" \
+                   "{% endif %}{{ m['content'] }}{% endfor %}"
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "0", "--chat-template", template, stdin=b"Hi\nHello\n"))
+        self.assertNotIn("by turns", result.err)
+        refusing = "{% for m in messages %}{% if m['content'] == 'Hi' %}{{ raise_exception('no Hi') }}{% endif %}{{ m['content'] }}{% endfor %}"
+        faulty = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "1", "--chat-template", refusing, stdin=b"Hi\n"))
+        self.assertIn("the chat template cannot format these messages", faulty.err)
+
+    def test_terminated(self):
+        process = subprocess.Popen([HARP, "chat", "-m", str(SMOL), "-n", "4"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, env=environment())
+        process.stdin.write(b"Hello.\n")
+        process.stdin.flush()
+        process.stdout.read(1)  # it answers, or waits for the next line
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=TIMEOUT)
+        self.assertEqual(process.returncode, INTERRUPTED)
+
+    def test_closed_input(self):
+        done = subprocess.run(["bash", "-c", f"exec {HARP} chat -m {SMOL} -n 2 <&-"], capture_output=True, timeout=TIMEOUT, env=environment(),
+                              check=False)
+        self.assertEqual(done.returncode, OK, done.stderr)
 
     def test_stdout_full(self):
         with open("/dev/full", "wb") as full:

@@ -62,6 +62,10 @@ class Compare(CliTest):
         for one in sets:
             self.assertIn(f"{one}: ", text)
 
+    def test_more_sets_than_fit_the_terminal(self):
+        sets = [flag for seed in range(27) for flag in ("--with", f"seed={seed}")]
+        self.assertIn("seed=26", self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "2", *sets)).out)
+
     def test_bad_sets(self):
         for text, message in [("beta", "NAME=VALUE"), ("beta=9", "0..8"), ("bta=1", "did you mean"), ("", "--with")]:
             self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--with", text), USAGE, message)

@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, FAILURE, Result, TIMEOUT, generate, harp
+from command_line import CliTest, FAILURE, OK, Result, TIMEOUT, USAGE, generate, harp
 from programs import HARP, TINY, environment, needs_tiny
 
 
@@ -30,6 +30,22 @@ class OutputFaults(CliTest):
             with self.subTest(args=args), open("/dev/full", "wb") as full:
                 result = harp(*args, "-m", str(TINY), stdout=full)
                 self.assert_fault(result, FAILURE, "standard output", "No space left")
+
+    def test_stderr_that_cannot_be_written(self):
+        for code, *args in [(OK, "generate", "-m", str(TINY), "-p", "Once", "-n", "3"), (OK, "score", "-m", str(TINY), "-p", "Once upon a"),
+                            (USAGE, "generate", "-m", "/nonexistent", "-p", "Once"), (USAGE, "bogus")]:
+            for redirection in ("2>&-", "2>/dev/full"):
+                with self.subTest(args=args, redirection=redirection):
+                    done = subprocess.run(["bash", "-c", f'exec "$@" {redirection}', "bash", HARP, *args], stdin=subprocess.DEVNULL,
+                                          capture_output=True, env=environment(), timeout=TIMEOUT, check=False)
+                    self.assertEqual(done.returncode, code)
+                    self.assertEqual(bool(done.stdout), code == OK)
+
+    def test_closed_stdout(self):
+        done = subprocess.run(["bash", "-c", 'exec "$@" >&- <&-', "bash", HARP, "generate", "-m", str(TINY), "-p", "Once", "-n", "3"],
+                              stderr=subprocess.PIPE, env=environment(), timeout=TIMEOUT, check=False)
+        self.assertEqual(done.returncode, FAILURE)
+        self.assertIn(b"standard output", done.stderr)
 
     def test_help_to_full_stdout(self):
         for args in [["--help"], ["generate", "--help"], ["--version"]]:

@@ -49,6 +49,24 @@ class Usage(CliTest):
                 self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", flag), USAGE, "--harp-bta")
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--harp-bta", "0.5"), USAGE, "--harp-bta")
 
+    @needs_tiny
+    def test_values_that_end_in_an_equals_sign(self):
+        self.assert_ok(generate("-n", "2", "--harp-view", "guidance", "--harp-negative-prompt", "a ="))
+        self.assert_fault(generate("-n", "2", "--harp-view="), USAGE, "--harp-view", "empty")
+
+    @needs_tiny
+    def test_values_that_llama_does_not_check(self):
+        for value in ("3", "-1"):
+            self.assert_fault(generate("-n", "2", "--mirostat", value), USAGE, "--mirostat", value, "0..2")
+        self.assert_fault(generate("-n", "2", "--control-vector", "nofile.gguf"), USAGE, "control vector", "nofile.gguf")
+        self.assert_fault(generate("-n", "2", "--control-vector", str(TINY)), USAGE, "--control-vector")
+
+    @needs_tiny
+    def test_a_dynamic_temperature_around_zero_samples(self):
+        texts = {self.assert_ok(generate("-n", "20", "--temp", "0", "--dynatemp-range", "3", "--seed", str(seed))).out
+                 for seed in range(3)}
+        self.assertGreater(len(texts), 1)
+
     def test_unknown_other_option(self):
         self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--frobnicate"), USAGE, "--frobnicate")
 
