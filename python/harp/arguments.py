@@ -79,6 +79,17 @@ def whole(name: str, value: int, least: int, most: int, code: str = "invalid_opt
     return number
 
 
+def truth(name: str, value: bool) -> bool:
+    """True or False, also as 1 or 0. A word such as "off" would count as true.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if isinstance(value, str) or value not in (True, False):
+        raise TypeError(f"{name}: {_shown(value)}; allowed: True, False")
+    return bool(value)
+
+
 def number(name: str, value: float, least: float, most: float, *, above: bool = False) -> float:
     """A real number in a range, whose least value is left out with ``above``.
 

@@ -37,11 +37,27 @@ def named_files(texts: Iterable[str]) -> dict[str, str | dict[str, str]]:
     """Hashes of the files named in flags' values, by those names: FILE, FILE:SCALE, or several separated by commas."""
     found = {}
     for text in texts:
-        [items] = list(csv.reader([text])) or [[]]
+        items = _split(text)
         for name in {text, *items, *(item.rpartition(":")[0] for item in items)}:
-            if name and Path(name).is_file():
+            if name and _is_file(name):
                 found[name] = model_hash(name)
     return dict(sorted(found.items()))
+
+
+def _split(text: str) -> list[str]:
+    """The items of a list with commas, as llama.cpp reads it. A grammar or a template is no list; its items name no files."""
+    try:
+        rows = list(csv.reader([text.replace("\n", " ").replace("\r", " ")]))
+    except csv.Error:  # longer than csv allows
+        return []
+    return rows[0] if rows else []
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
 
 
 def llama_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -8,6 +8,7 @@ Scoring with HARP: if the step before a token hesitates, the token's log-probabi
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import shlex
@@ -21,7 +22,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
-from .arguments import INT32_MAX, items, whole
+from .arguments import INT32_MAX, items, truth, whole
 from .identity import llama_environment, named_files
 from .model import Model
 from .options import HarpOptions, read_preset
@@ -66,7 +67,8 @@ class HarpLM(TemplateLM):
         add_bos_token: whether texts are read after a beginning-of-sequence token; None leaves it to the model. lm-eval's local-completions
             reads without it.
         prefix_token_id: stands for an empty context; by default the beginning-of-sequence token, or the end token if there is none.
-        negative_prompt: text that the view ``guidance`` reads instead of each context.
+        negative_prompt: text that the view ``guidance`` reads instead of each context; where contexts are formatted as chats, a user's
+            message behind their system prompt.
         preset: file of options, perhaps with a negative prompt (harp.read_preset); ``options`` and ``negative_prompt`` override it.
         beside: more sets of options to score from the same readings; only on_response gets their scores (Session.score_each).
         options: any of HarpOptions by name (threshold, beta, ...).
@@ -83,6 +85,10 @@ class HarpLM(TemplateLM):
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
             raise ValueError(f"unknown model_args: {', '.join(unknown)}; HARP's are {', '.join(sorted(OPTION_NAMES))}")
+        enabled, shared_masks = truth("enabled", enabled), truth("shared_masks", shared_masks)
+        kernels = None if kernels is None else truth("kernels", kernels)
+        add_bos_token = None if add_bos_token is None else truth("add_bos_token", add_bos_token)
+        beams, pause = whole("beams", beams, 1, INT32_MAX), whole("pause", pause, 0, INT32_MAX)
         without_effect = sorted(options) + ["preset"] * bool(preset) + ["negative_prompt"] * bool(negative_prompt)
         if without_effect and not enabled:
             raise ValueError(f"enabled=False, so {', '.join(without_effect)} would have no effect")
@@ -101,6 +107,7 @@ class HarpLM(TemplateLM):
             self.options, of_preset = read_preset(preset, **options) if preset else (HarpOptions(**options), "")
             negative_prompt = negative_prompt or of_preset
         self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
+        self._negative_text = negative_prompt
         self.beside = items("beside", beside, "a list of HarpOptions or None")
         is_auto = str(batch_size).startswith("auto")
         n_sequences = beams if beams > 1 else 8 if is_auto else int(batch_size)
@@ -150,6 +157,10 @@ class HarpLM(TemplateLM):
         return self.model.chat_template if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        if self._negative_text:  # it is formatted as what it is read instead of
+            system = list(itertools.takewhile(lambda message: message["role"] == "system", chat_history))
+            negative = self.model.apply_chat_template([*system, {"role": "user", "content": self._negative_text}])
+            self.negative_prompt = self.tok_encode(negative)
         if add_generation_prompt or chat_history[-1]["role"] != "assistant":
             return self.model.apply_chat_template(chat_history)
         return self.model.apply_chat_template(chat_history[:-1]) + chat_history[-1]["content"]

@@ -143,6 +143,7 @@ class Session:
         n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
         n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
         self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, unified)
+        self._is_scoring = False
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
 
     @property
@@ -247,6 +248,9 @@ class Session:
         negative = self._negative(negative_prompt)
         scores: list[list[Score]] = [[] for _ in requests]
         index_of: dict[int, int] = {}
+        if self._is_scoring:
+            raise HarpError("this session is still scoring: on_scores cannot use it", "unsupported_call")
+        self._is_scoring = True
         try:
             for index, ((context, continuation), family) in enumerate(zip(requests, families, strict=True)):
                 context, continuation = self._tokens(context), self._tokens(continuation, add_special=False)
@@ -260,6 +264,7 @@ class Session:
                     if on_scores:
                         on_scores(index, scores[index])
         finally:
+            self._is_scoring = False
             if index_of:
                 self._pass.abandon_scores()
         return scores

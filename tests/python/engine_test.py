@@ -395,6 +395,20 @@ class Scores(unittest.TestCase):
         self.assertNotEqual(shared[0][0].log_likelihood, shared[0][2].log_likelihood)
         self.assertLess(shared[0][1].seconds, shared[0][0].seconds)
 
+    def test_a_callback_cannot_score_in_the_same_session(self):
+        session = harp.Session(self.model, OPTIONS, n_ctx=256)
+        refused = []
+
+        def on_scores(*_):
+            with self.assertRaises(harp.HarpError) as caught:
+                session.score([("Once upon a", " time")])
+            refused.append(caught.exception.code)
+
+        pairs = [("Once upon a", " time there"), ("Lily went", " to the park")]
+        self.assertEqual(len(session.score_each(pairs, [OPTIONS], on_scores=on_scores)), 2)
+        self.assertEqual(refused, ["unsupported_call"] * 2)
+        self.assertEqual(len(session.score(pairs)), 2)
+
     def test_no_options_are_vanilla(self):
         pairs = [("Once upon a", " time there"), ("Lily went", " to the park")]
         session = harp.Session(self.model, OPTIONS.replace(threshold=0, beta=0), n_ctx=256)

@@ -93,6 +93,7 @@ class Methods(unittest.TestCase):
     def test_faults_name_what_is_wrong(self):
         for text, words in {"magic": ["magic", "vanilla"], "harp:beta=9": ["beta", "9", "0..8"], "harp:beta": ["beta"],
                             "vanilla:threshold=1": ["threshold"], "vanilla:negative_prompt=A": ["negative_prompt"],
+                            "harp:seed=1": ["seed", "--seeds"], "beam:beams=0": ["beams: 0", "1 and more"], "pause:pause=-5": ["pause: -5"],
                             "harp:negative_prompt=A": ["negative_prompt", "'perturbed'", "view=guidance"], "harp:redraw=x": ["redraw", "x"],
                             "beam:temperature=1": ["beam"], "vanilla:top_p=0.9": ["top_p", "temperature"],
                             "vanilla:temperature=0": ["temperature above 0"], "nucleus:top_p=2": ["top_p: 2", "0..1"]}.items():
@@ -138,6 +139,12 @@ class Runs(unittest.TestCase):
             process.send_signal(signal.SIGKILL)
             process.communicate()
         self.assertEqual(self.run_whole("killed"), whole)
+
+    def test_what_cannot_run_is_said_before_anything_runs(self):
+        code, _, err = harp_eval(*command(self.folder / "run", "--quiet", methods=("vanilla", "beam")))
+        self.assertNotEqual(code, 0)
+        self.assertIn("use the protocol generative", err)
+        self.assertEqual(self.n_finished("run"), 0)
 
     def test_terminated_says_how_to_go_on(self):
         process = start(*command(self.folder / "run", "--quiet", tasks="lambada_openai"))

@@ -96,6 +96,11 @@ class Hashes(Folder):
         self.assertEqual(list(identity.model_hash(parts[0])), [Path(part).name for part in parts])
         self.assertEqual(_engine.model_files("m.gguf"), ["m.gguf"])
 
+    def test_values_that_are_no_file_names(self):
+        for value in ("root ::= " + "a" * 300, "one\ntwo, three\r\nfour", "x" * 200_000, "a\0b", '"open quote, and more'):
+            with self.subTest(value[:20]):
+                self.assertEqual(identity.named_files([value]), {})
+
     def test_files_that_flags_name(self):
         names = [str(self.write(name, name.encode())) for name in ("a.gguf", "b.gguf", "c.jinja", "d-00001-of-00001.gguf")]
         flags = ["--lora", f"{names[0]},{names[1]}", "--control-vector-scaled", f"{names[1]}:0.5", "--chat-template-file", names[2],

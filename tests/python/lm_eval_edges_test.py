@@ -115,6 +115,26 @@ class Lengths(Edges):
                 HarpLM(model=self.lm.model, enabled=False, max_length=value)
             self.assertIn(f"max_length: {value}; allowed: 2..", str(caught.exception))
 
+    def test_words_are_no_truth_values(self):
+        for name in ("enabled", "shared_masks", "kernels", "add_bos_token"):
+            for value in ("off", "False", 2, -1):
+                with self.subTest(name, value=value), self.assertRaises(TypeError) as caught:
+                    HarpLM(path=str(TINY), **{"max_length": 64, name: value})
+                self.assertIn(f"{name}: {value!r}", str(caught.exception))
+        self.assertIsNone(HarpLM(model=self.lm.model, max_length=64, enabled=0).options)
+        for name, value in (("beams", 0), ("beams", -3), ("pause", -1)):
+            with self.subTest(name, value=value), self.assertRaises(harp.HarpError) as caught:
+                HarpLM(model=self.lm.model, max_length=64, **{name: value})
+            self.assertIn(f"{name}: {value}", str(caught.exception))
+
+    def test_a_negative_prompt_is_formatted_as_its_context(self):
+        lm = HarpLM(model=self.lm.model, max_length=64, view="guidance", negative_prompt="A cat")
+        self.assertEqual(lm.negative_prompt, lm.model.tokenize("A cat"))
+        system, question = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}
+        with mock.patch.object(type(lm.model), "apply_chat_template", lambda _, messages: str(messages)):
+            self.assertEqual(lm.apply_chat_template([system, question]), str([system, question]))
+        self.assertEqual(lm.negative_prompt, lm.tok_encode(str([system, {"role": "user", "content": "A cat"}])))
+
     def test_flags_as_text_or_list(self):
         for flags in ("-ctk f32", ["-ctk", "f32"], "-ctk 'f32'"):
             lm = HarpLM(path=str(TINY), enabled=False, max_length=64, n_threads=1, llama_args=flags)

@@ -214,6 +214,22 @@ class Numbers(ReportTest):
         self.assertIn("harp: not comparable: run with another protocol and another model_sha256.", page.words)
         self.assertIn("harp-2: fewer than two examples in common so far.", page.words)
 
+    def test_other_flags_are_not_comparable(self):
+        values = {id: float(id % 2) for id in range(20)}
+        for number, (name, value) in enumerate({"max_length": 512, "llama_args": ["--lora", "x"], "files_sha256": {"x": "ff"},
+                                                "environment": {"LLAMA_ARG_X": "1"}, "kernels": True}.items()):
+            with self.subTest(name):
+                self.write({("vanilla", 0): values, ("harp", 0): (values, {name: value})}, model=f"m-{number}")
+                problems = {pair.column.model: pair.problem for pair in self.results()[1]}
+                self.assertEqual(problems[f"m-{number}"], f"not comparable: run with another {name}")
+
+    def test_a_metric_that_is_no_number_concerns_only_its_comparison(self):
+        values = {id: float(id % 2) for id in range(20)}
+        self.write({("vanilla", 0): values, ("harp", 0): {**values, 3: float("nan")}, ("harp-2", 0): values})
+        page = self.page()
+        self.assertIn("harp: not comparable: example 3 has nan", page.words)
+        self.assertIn("harp-2", page.words)
+
     def test_other_scales(self):
         changes = {"metric": "perplexity", "binary": False, "higher_is_better": False}
         vanilla = {id: 12.5 + id / 10 for id in range(20)}

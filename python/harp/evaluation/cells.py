@@ -74,9 +74,6 @@ class CellRunner:
     def __init__(self, spec: CellSpec):
         self.spec = spec
         self.task = tasks.load(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
-        if spec.method.only_generates and self.task.OUTPUT_TYPE != "generate_until":
-            raise ValueError(f"method {spec.method.name!r} chooses tokens, and {spec.task} in the protocol {spec.protocol} "
-                             "scores given ones; use the protocol generative")
         method = spec.method
         options = dataclasses.asdict(method.options) | {"seed": spec.seed} if method.options else {}
         beside = [one.options and one.options.replace(seed=spec.seed) for one in spec.beside]

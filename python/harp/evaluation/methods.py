@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from harp import HarpError, HarpOptions, Sampling, read_preset
 
 OPTION_TYPES = {option.name: type(option.default) for option in fields(HarpOptions)}
+LEAST = {"beams": 1, "pause": 0}
 SAMPLING_TYPES = {"temperature": float, "top_p": float, "top_k": int, "min_p": float}
 OTHER_TYPES = {"beams": int, "pause": int}
 TEXT_TYPES = {"preset": str, "negative_prompt": str}
@@ -65,12 +66,16 @@ def read_method(text: str) -> Method:
     allowed = {**({**OPTION_TYPES, **TEXT_TYPES} if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
     for change in filter(None, changes.split(",")):
         key, equals, value = change.partition("=")
+        if key == "seed" and has_harp:
+            raise ValueError(f"method {text!r}: seed: seeds are given by --seeds, for all methods")
         if key not in allowed or not equals:
             raise ValueError(f"method {text!r}: {change!r} is not KEY=VALUE with KEY of {', '.join(allowed)}")
         try:
             values[key] = allowed[key](value)
         except ValueError:
             raise ValueError(f"method {text!r}: {key}: {value!r} is not a {allowed[key].__name__}") from None
+        if key in LEAST and values[key] < LEAST[key]:
+            raise ValueError(f"method {text!r}: {key}: {value}; allowed: {LEAST[key]} and more")
     sampling = {key: values[key] for key in values if key in SAMPLING_TYPES}
     try:
         Sampling(**sampling)
@@ -82,6 +87,8 @@ def read_method(text: str) -> Method:
         raise ValueError(f"method {text!r}: {error}") from None
     if sampling and not sampling.get("temperature"):
         raise ValueError(f"method {text!r}: {', '.join(sampling)}: sampling needs a temperature above 0 too; without sampling it is greedy")
+    if options and options.seed:
+        raise ValueError(f"method {text!r}: the preset has seed {options.seed}: seeds are given by --seeds, for all methods")
     if values.get("negative_prompt") and options.view != "guidance":
         raise ValueError(f"method {text!r}: negative_prompt: the view {options.view!r} does not read it; allowed with view=guidance")
     method = Method(text, options, sampling, values.get("beams", 1), values.get("pause", 0), values.get("negative_prompt", of_preset))

@@ -13,7 +13,7 @@ from . import statistics
 from .journal import ENTROPY_BINS, Cell, Example, Journal, JournalError, id_order
 
 # Must be the same on both sides of a comparison. The rest of a config is what is compared, or only describes the run.
-SAME = ("protocol", "metric", "binary", "model_sha256", "data_sha256")
+SAME = ("protocol", "metric", "binary", "model_sha256", "data_sha256", "max_length", "kernels", "llama_args", "files_sha256", "environment")
 # Values of options that journals from earlier versions do not name.
 EARLIER = {"gate": "entropy", "plausibility": 0.0, "view": "perturbed", "view_tokens": 10}
 ALL = slice(None)
@@ -187,7 +187,7 @@ def common_ids(*sides: Examples) -> list[str]:
 
 def _pair(baseline: Column, base_examples: Examples, column: Column, examples: Examples) -> Pair:
     pair = Pair(column, baseline)
-    different = [key for key in SAME if baseline.config.get(key) != column.config.get(key)]
+    different = [key for key in SAME if (baseline.config.get(key) or None) != (column.config.get(key) or None)]
     ids = common_ids(base_examples, examples)
     if different:
         pair.problem = f"not comparable: run with another {' and another '.join(different)}"
@@ -197,7 +197,11 @@ def _pair(baseline: Column, base_examples: Examples, column: Column, examples: E
         metric = column.config["metric"]
         values = [{seed: {id: by_id[id].metrics[metric] for id in ids} for seed, by_id in side.items()}
                   for side in (base_examples, examples)]
-        pair.comparison = statistics.compare(*values, binary=column.config.get("binary", False))
+        try:
+            pair.comparison = statistics.compare(*values, binary=column.config.get("binary", False))
+        except ValueError as error:  # a metric that is no number
+            pair.problem = f"not comparable: {error}"
+            return pair
         spent = [{id: (sum(by_id[id].seconds for by_id in side.values()), sum(by_id[id].n_tokens for by_id in side.values()))
                   for id in ids} for side in (base_examples, examples)]
         if all(sum(amounts) > 0 for side in spent for amounts in zip(*side.values())):

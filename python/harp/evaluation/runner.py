@@ -62,6 +62,9 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
             n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
+            if scores and spec.method.only_generates:
+                raise ValueError(f"method {spec.method.name!r} chooses tokens, and {spec.task} in the protocol {spec.protocol} "
+                                 "scores given ones; use the protocol generative")
             ids = [str(number) for number in range(n_examples)]
             journal.begin(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
