@@ -556,6 +556,11 @@ class Stream(PageTest):
 class Errors(PageTest):
     flags = ["-c", "256"]
 
+    def test_options_kept_from_another_server_are_forgotten(self):
+        self.open({"harp": {"strength": 8, "reframings": 4, "nonsense": 1}, "chat": {"maxTokens": 8}})
+        self.ask(QUESTION)
+        self.assertTrue(self.tokens())
+
     def test_refused_options(self):
         self.open({"harp": {"beta": 9}})
         self.ask(QUESTION)

@@ -53,8 +53,18 @@ export class HarpOptions {
         find("fieldset", this.form).disabled = !this.available;
         if (!this.available) return;
         this.form.elements.reframings.max = this.defaults.reframings;  // the server has no room for more
-        if (this.value("reframings") > this.defaults.reframings) delete this.changes.reframings;
+        this.forgetUnfit();
         this.show();
+    }
+
+    /** Changes made for another server, or by an earlier version of this page, can be what this server refuses. */
+    forgetUnfit() {
+        this.changes = Object.fromEntries(Object.entries(this.changes).filter(([name]) => name in this.form.elements));
+        if (this.value("reframings") > this.defaults.reframings) delete this.changes.reframings;
+        const perturbation = this.value("view") === "masked" ? "dropout" : this.value("perturbation");
+        const strength = this.value("strength");
+        const fits = perturbation === "dropout" ? strength <= STRENGTHS.dropout.max : strength > 0;
+        if (!fits) this.changes.strength = this.strengthFor(perturbation);
     }
 
     value(name) {
