@@ -182,7 +182,7 @@ void check_nesting(std::string_view body) {
 }
 
 std::string begin_request(llama_context * context, llama_seq_id slot, const std::optional<RequestOptions> & request,
-                          size_t n_prompt, bool keeps_vanilla) {
+                          bool keeps_vanilla) {
     ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled() || !request) return {};
     try {
@@ -192,12 +192,15 @@ std::string begin_request(llama_context * context, llama_seq_id slot, const std:
             negative_prompt =
                 common_tokenize(context, request->negative_prompt, /*add_special=*/true, /*parse_special=*/true);
         pass->set_negative_prompt(slot, std::move(negative_prompt));
-        pass->set_prompt_end(slot, static_cast<llama_pos>(n_prompt));
         pass->keep_vanilla_logits(slot, keeps_vanilla);
     } catch (const Error & error) {
         return std::string("harp: ") + error.what();
     }
     return {};
+}
+
+void set_prompt_end(llama_context * context, llama_seq_id slot, llama_pos end) {
+    if (ForwardPass * pass = find_pass(context)) pass->set_prompt_end(slot, end);
 }
 
 int32_t twin_lead(llama_context * context, llama_seq_id slot) {

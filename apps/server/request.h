@@ -45,12 +45,14 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);
 
 /// Sets the options of the slot's sequence from now on. No-op on a context without HARP.
-/// @param n_prompt      tokens of the prompt, which Scope::generated leaves clean and View::guidance does not read
 /// @param keeps_vanilla whether candidates of step_of() will be asked for
 /// @return why the request is impossible, for its client; empty if it is possible
 [[nodiscard]] std::string begin_request(llama_context * context, llama_seq_id slot,
-                                        const std::optional<RequestOptions> & request, size_t n_prompt,
-                                        bool keeps_vanilla);
+                                        const std::optional<RequestOptions> & request, bool keeps_vanilla);
+
+/// ForwardPass::set_prompt_end() of a slot. Call it when the slot holds no more than what it reuses for the prompt: whatever cuts,
+/// moves or restores rows takes the end of the prompt that they belonged to with them. No-op on a context without HARP.
+void set_prompt_end(llama_context * context, llama_seq_id slot, llama_pos end);
 
 /// ForwardPass::twin_lead() of a slot; 0 on a context without HARP.
 [[nodiscard]] int32_t twin_lead(llama_context * context, llama_seq_id slot);

@@ -4,10 +4,12 @@ that are longer than the text. The server goes on, and no request sees another's
 """
 
 import concurrent.futures
+import re
 import sys
 import tempfile
 import unittest
 import urllib.error
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -21,6 +23,12 @@ GUIDED = {"view": "guidance", "beta": 1.5, "threshold": 0}
 
 def n_tokens(server, text):
     return len(server.post("/tokenize", {"content": text})["tokens"])
+
+
+def second_pass_rows(server):
+    """Of a server that was started with --metrics."""
+    with urllib.request.urlopen(server.url + "/metrics", timeout=30) as answer:
+        return int(re.search(r"^llamacpp:harp_second_pass_rows_total (\d+)$", answer.read().decode(), re.MULTILINE)[1])
 
 
 class Context(unittest.TestCase):
@@ -90,6 +98,23 @@ class Context(unittest.TestCase):
                 if "--context-shift" not in flags:
                     n_more = n_tokens(server, negative) - n_tokens(server, "Tom")
                     self.assertEqual(guided["tokens_predicted"], plain["tokens_predicted"] - n_more)
+
+    @needs_tiny
+    def test_the_end_of_the_prompt_where_a_chunk_of_the_cache_moves(self):
+        """A second pass reads as many rows as in a slot whose cache has nothing of the prompt."""
+        before = "Once upon a time, there was a big red dog named Max who lived in a small house with his mom. "
+        text = "Lily and Tom went to the park to play with a ball and they were very happy. Then the cat said"
+        for harp in (GUIDED, {"scope": "generated", "threshold": 0}, {**GUIDED, "negative_prompt": "The cat sat on a mat"}):
+            n_rows = []
+            for cached in ("x", before + text):
+                server = self.start("-np", "1", "-c", "512", "--metrics", "--harp-schedule", "lazy", "--cache-reuse", "8")
+                self.answers(server, cached, 1, harp={"enabled": False})
+                n_before = second_pass_rows(server)
+                answer = server.post("/completion", {"prompt": text, "n_predict": 6, "temperature": 0, "ignore_eos": True, "harp": harp})
+                n_rows.append(second_pass_rows(server) - n_before)
+            with self.subTest(harp=harp):
+                self.assertGreater(answer["timings"]["cache_n"], 8)
+                self.assertEqual(n_rows[1], n_rows[0])
 
 
 if __name__ == "__main__":

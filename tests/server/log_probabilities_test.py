@@ -288,6 +288,20 @@ class Hesitating(Answers, unittest.TestCase):
         for token in after["completion_probabilities"]:
             self.assertEqual(token["prob"], token["top_probs"][0]["prob"])
 
+    def test_an_echo_ends_where_its_prompt_does(self):
+        """In a slot that was used before as in a fresh one."""
+        for harp in ({"view": "guidance", "beta": 1.5, "threshold": 0}, {"scope": "generated", "threshold": 0}):
+            server = Server("-np", "1", "-c", "512", *EXACT)
+            self.addCleanup(server.stop)
+            ask = {"prompt": "Lily and Tom went to the park to play.", "echo": True, "logprobs": 0, "max_tokens": 4, "temperature": 0,
+                   "harp": harp}
+            fresh, used = (server.post(COMPLETIONS, ask)["choices"][0]["logprobs"]["token_logprobs"][1:] for _ in range(2))
+            plain = server.post(COMPLETIONS, {**ask, "echo": False, "cache_prompt": False})["choices"][0]["logprobs"]["token_logprobs"]
+            with self.subTest(harp=harp):
+                for one, other in ((fresh, used), (used[-4:], plain)):
+                    for a, b in zip(one, other, strict=True):
+                        self.assertAlmostEqual(a, b, places=3)
+
     def test_vanilla_candidates_in_the_older_shape(self):
         logprobs = self.ask(COMPLETIONS, max_tokens=24)["choices"][0]["logprobs"]
         self.assertIn(True, logprobs["hesitated"])
