@@ -221,9 +221,21 @@ std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_
     return step;
 }
 
-Statistics statistics_of(llama_context * context) {
-    ForwardPass * pass = find_pass(context);
-    return pass != nullptr ? pass->statistics() : Statistics{};
+std::optional<Statistics> statistics_of(llama_context * context, const std::optional<Statistics> & before) {
+    const ForwardPass * pass = find_pass(context);
+    if (pass == nullptr || !pass->enabled()) return std::nullopt;
+    Statistics sum = pass->statistics();
+    if (!before) return sum;
+    sum.steps += before->steps;
+    sum.hesitations += before->hesitations;
+    sum.clean_rows += before->clean_rows;
+    sum.second_pass_rows += before->second_pass_rows;
+    sum.fused_steps += before->fused_steps;
+    sum.catch_ups += before->catch_ups;
+    sum.total_seconds += before->total_seconds;
+    sum.llama_seconds += before->llama_seconds;
+    sum.second_pass_seconds += before->second_pass_seconds;
+    return sum;
 }
 
 void StepCounts::add(const StepRecord & step) {

@@ -67,8 +67,9 @@ struct TokenStep {
 /// HARP.
 [[nodiscard]] std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates);
 
-/// The context's counters since the server started; zeros without HARP.
-[[nodiscard]] Statistics statistics_of(llama_context * context);
+/// The context's counters, added to `before`, those of contexts that are gone; nullopt on a context without HARP.
+[[nodiscard]] std::optional<Statistics> statistics_of(llama_context * context,
+                                                      const std::optional<Statistics> & before);
 
 /// Counts the steps that chose a request's tokens.
 struct StepCounts {

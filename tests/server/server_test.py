@@ -203,6 +203,23 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertGreater(grown["second_pass_rows_total"], 0)
         self.assertAlmostEqual(grown["second_pass_seconds_total"], counts["second_pass_seconds"], places=5)
 
+    def test_metrics_go_on_after_a_sleep(self):
+        server = Server("-np", "1", "-c", "512", "--metrics", "--sleep-idle-seconds", "1", *EXACT)
+        self.addCleanup(server.stop)
+        self.assertEqual(counters(server).keys(), counters(self.server).keys())  # before the first answer too
+        server.complete(PROMPTS[0], n=8)
+        before = counters(server)
+        deadline = time.monotonic() + 30
+        while not server.get("/props")["is_sleeping"]:
+            self.assertLess(time.monotonic(), deadline, "it does not sleep")
+            time.sleep(0.05)
+        self.assertEqual(counters(server), before)
+        server.complete(PROMPTS[0], n=8)
+        after = counters(server)
+        self.assertGreaterEqual(after["steps_total"], before["steps_total"] + 8)
+        for name, value in after.items():
+            self.assertGreaterEqual(value, before[name], name)
+
     def test_requests_with_other_options_share_batches(self):
         asked = [(prompt, {"enabled": i % 3 != 0, "beta": 0.25 * (i % 4), "seed": i}) for i, prompt in enumerate(PROMPTS)]
         alone = [self.server.complete(prompt, harp=options, cache_prompt=False) for prompt, options in asked]
@@ -490,9 +507,10 @@ class Checkpoints(unittest.TestCase):
 
 @needs_tiny
 class Off(OneServer, unittest.TestCase):
-    flags = ["--harp-off"]
+    flags = ["--harp-off", "--metrics"]
 
     def test_nothing_of_harp(self):
+        self.assertEqual(counters(self.server), {})
         self.assertEqual(self.server.get("/props")["harp"], {"enabled": False})
         ask = {"prompt": PROMPTS[0], "max_tokens": 4, "temperature": 0}
         self.assertNotIn("harp", self.server.post("/v1/completions", {**ask, "harp": {"enabled": False}})["usage"])
