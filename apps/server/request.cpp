@@ -82,6 +82,19 @@ common_json fields_of(const common_json & body) {
     return fields;
 }
 
+/// One user message, after the system messages that a chat begins with.
+common_json behind_system_messages(const common_json & body, const common_json & text) {
+    common_json messages = common_json::array();
+    if (body.contains("messages")) {
+        for (const common_json & message : body.at("messages")) {
+            if (message.at("role") != "system" && message.at("role") != "developer") break;
+            messages.push_back(message);
+        }
+    }
+    messages.push_back({{"role", "user"}, {"content", text}});
+    return messages;
+}
+
 }  // namespace
 
 common_json request_defaults_json() {
@@ -108,9 +121,8 @@ void format_negative_prompt(common_json & body, const FormatMessages & format) {
             "harp.negative_prompt: [] has no messages; for none leave it out, or send \"\" or null");
     }
     try {
-        const bool is_text = negative_prompt.is_string();
         negative_prompt =
-            format(is_text ? common_json::array({{{"role", "user"}, {"content", negative_prompt}}}) : negative_prompt);
+            format(negative_prompt.is_string() ? behind_system_messages(body, negative_prompt) : negative_prompt);
     } catch (const std::exception & error) {
         throw std::invalid_argument(std::string("harp.negative_prompt: ") + error.what());
     }

@@ -33,7 +33,7 @@ struct RequestOptions {
 /// Formats messages like the prompt of a request.
 using FormatMessages = std::function<std::string(const common_json & messages)>;
 /// Turns a chat's negative prompt, its own or the default one, into text formatted like the prompt. It may be messages, or the
-/// text of one user message; an empty list is refused.
+/// text of one user message, which follows the system messages that the chat begins with; an empty list is refused.
 /// @throws std::invalid_argument, and what `format` throws
 void format_negative_prompt(common_json & body, const FormatMessages & format);
 

@@ -147,9 +147,9 @@ class Hesitating(OneServer, unittest.TestCase):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
 
     def test_negative_prompt_of_a_chat(self):
-        """A text is treated as a user's message, and gets the prompt's template."""
-        def ask(**harp):
-            body = {"messages": [{"role": "user", "content": "A dog"}], "max_tokens": 24, "temperature": 0, "logprobs": True,
+        """A text is treated as a user's message behind the system's, and gets the prompt's template."""
+        def ask(system=(), **harp):
+            body = {"messages": [*system, {"role": "user", "content": "A dog"}], "max_tokens": 24, "temperature": 0, "logprobs": True,
                     "harp": {"view": "guidance", "beta": 3, "threshold": 0, **harp}}
             choice = self.server.post("/v1/chat/completions", body)["choices"][0]
             return choice["message"]["content"], [round(entry["logprob"], 3) for entry in choice["logprobs"]["content"]]
@@ -158,6 +158,11 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertEqual(text, messages)
         self.assertNotEqual(text, ask())
         self.assertEqual(ask(negative_prompt=""), ask())
+        system = [{"role": "system", "content": "You are a bird."}, {"role": "system", "content": "You sing."}]
+        text, messages = ask(system, negative_prompt="A cat"), ask(system, negative_prompt=[*system, {"role": "user", "content": "A cat"}])
+        self.assertEqual(text, messages)
+        self.assertNotEqual(text, ask(system, negative_prompt=[{"role": "user", "content": "A cat"}]))
+        text = ask(negative_prompt="A cat")
         for harp, message in [({"negative_prompt": 5}, "negative_prompt"), ({"negative_prompt": "x", "view": "last"}, "guidance"),
                               ({"negative_prompt": "x " * 9000}, "negative prompt"), ({"negative_prompt": [5]}, ""),
                               ({"negative_prompt": []}, "negative_prompt: [] has no messages")]:
