@@ -413,6 +413,13 @@ class Hesitating(OneServer, unittest.TestCase):
                              "length" if "choices" in last else "limit")
         self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))  # the slot works as before
 
+    def test_usage_of_a_response(self):
+        ask = {"input": "Hi", "max_output_tokens": 4, "temperature": 0}
+        *_, last = self.server.stream("/v1/responses", ask)
+        for usage in (self.server.post("/v1/responses", ask)["usage"], last["response"]["usage"]):
+            self.assertEqual((usage["output_tokens"], usage["total_tokens"]), (4, usage["input_tokens"] + 4))
+            self.assertEqual(usage["harp"]["steps"], 4)
+
     def test_a_response_has_one_answer(self):
         for more in ({"n": 2}, {"n_cmpl": 2}, {"n": 2, "stream": True}):
             with self.subTest(more=more):
