@@ -8,10 +8,12 @@ are missing are skipped.
 
 import base64
 import io
+import json
 import random
 import struct
 import sys
 import unittest
+import urllib.error
 import zlib
 from pathlib import Path
 
@@ -102,6 +104,28 @@ class Pictures:
                 # the same question again, which the server has already read, with another picture in between
                 self.ask(lazy, 2, threshold=0, scope=scope)
                 self.assert_same(self.ask(lazy, 1, threshold=0, scope=scope), one, delta=1e-3)
+
+    def test_echo_of_a_text(self):
+        """As without the projector; a prompt with a picture is refused."""
+        server = self.start()
+        without = Server("-c", "1024", "-np", "1", *EXACT, model=MODELS / self.model)
+        self.addCleanup(without.stop)
+        ask = {"prompt": "What is this?", "echo": True, "logprobs": 1, "max_tokens": 2, "temperature": 0}
+        ids = without.post("/tokenize", {"prompt": ask["prompt"]})["tokens"]
+        expected = without.post("/v1/completions", ask)["choices"][0]
+        for prompt in (ask["prompt"], ids, [ask["prompt"], ids]):
+            with self.subTest(prompt=prompt):
+                for choice in server.post("/v1/completions", {**ask, "prompt": prompt})["choices"]:
+                    self.assertEqual(choice["text"], expected["text"])
+                    self.assertEqual(choice["logprobs"]["tokens"], expected["logprobs"]["tokens"])
+                    for a, b in zip(choice["logprobs"]["token_logprobs"][1:], expected["logprobs"]["token_logprobs"][1:], strict=True):
+                        self.assertAlmostEqual(a, b, places=3)
+        picture = {"prompt_string": server.get("/props")["media_marker"],
+                   "multimodal_data": [base64.b64encode(png(48, 32, 1)).decode()]}
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            server.post("/v1/completions", {**ask, "prompt": picture})
+        with caught.exception as answer:
+            self.assertIn("media", json.load(answer)["error"]["message"])
 
 
 class SelfAttending(Pictures, unittest.TestCase):
