@@ -176,12 +176,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Refused{"beta", "inf"}, Refused{"beta", "half"}, Refused{"perturbation", "noise"},
                     Refused{"perturbation", "Dropout"}, Refused{"perturbation", "dropout, uniform"},
                     Refused{"perturbation", ""}, Refused{"perturbation", "0"}, Refused{"strength", "-1"},
-                    Refused{"strength", "inf"}, Refused{"strength", "nan"}, Refused{"strength", "x"},
-                    Refused{"reframings", "0"}, Refused{"reframings", "9"}, Refused{"reframings", "-1"},
-                    Refused{"reframings", "1.5"}, Refused{"reframings", "4294967297"}, Refused{"schedule", "automatic"},
-                    Refused{"schedule", "eager"}, Refused{"redraw", "-1"}, Refused{"redraw", "4294967296"},
-                    Refused{"redraw", "never"}, Refused{"scope", "prompt"}, Refused{"seed", "-1"},
-                    Refused{"seed", "18446744073709551616"}, Refused{"seed", "0x10"}));
+                    Refused{"strength", "1000001"}, Refused{"strength", "inf"}, Refused{"strength", "nan"},
+                    Refused{"strength", "x"}, Refused{"reframings", "0"}, Refused{"reframings", "9"},
+                    Refused{"reframings", "-1"}, Refused{"reframings", "1.5"}, Refused{"reframings", "4294967297"},
+                    Refused{"schedule", "automatic"}, Refused{"schedule", "eager"}, Refused{"redraw", "-1"},
+                    Refused{"redraw", "4294967296"}, Refused{"redraw", "never"}, Refused{"scope", "prompt"},
+                    Refused{"seed", "-1"}, Refused{"seed", "18446744073709551616"}, Refused{"seed", "0x10"}));
 
 TEST(Options, MessageReadsLikeASentence) {
     Options options;
