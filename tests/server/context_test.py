@@ -4,6 +4,7 @@ that are longer than the text. The server goes on, and no request sees another's
 """
 
 import concurrent.futures
+import json
 import re
 import sys
 import tempfile
@@ -43,7 +44,7 @@ class Context(unittest.TestCase):
         return [one["content"] for one in (answer if isinstance(answer, list) else [answer])]
 
     @needs_tiny
-    def test_the_server_goes_on_after_a_full_cache(self):
+    def test_the_server_says_why_and_goes_on_after_a_full_cache(self):
         for flags in (["-kvu"], ["-kvu", "--harp-off"]):
             with self.subTest(flags=flags):
                 server = self.start("-np", "2", "-c", "256", *flags)
@@ -51,7 +52,10 @@ class Context(unittest.TestCase):
                 with concurrent.futures.ThreadPoolExecutor(2) as pool:
                     long = [pool.submit(self.answers, server, prompt, **ask) for prompt in ("The dog", "Once upon a time")]
                     errors = [one.exception(timeout=60) for one in long]
-                self.assertTrue(any(isinstance(error, urllib.error.HTTPError) for error in errors), errors)
+                said = [json.load(error)["error"]["message"] for error in errors if isinstance(error, urllib.error.HTTPError)]
+                self.assertTrue(said, errors)
+                for message in said:
+                    self.assertEqual("harp: " in message, "--harp-off" not in flags, message)
                 texts = [self.answers(server, "Tom and Sam", 4) for _ in range(3)]
                 self.assertEqual(texts, [texts[0]] * 3)
 

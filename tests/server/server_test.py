@@ -226,14 +226,6 @@ class Hesitating(OneServer, unittest.TestCase):
         for name, value in after.items():
             self.assertGreaterEqual(value, before[name], name)
 
-    def test_a_failed_batch_says_why(self):
-        ask = {"prompt": PROMPTS[0], "n_predict": 4, "harp": {"threshold": 0, "perturbation": "gaussian", "strength": 3e38}}
-        with self.assertRaises(urllib.error.HTTPError) as caught:
-            self.server.post("/completion", ask)
-        self.assertEqual(caught.exception.code, 500)
-        self.assertRegex(json.load(caught.exception)["error"]["message"], "^Compute error. harp: .*not.* number")
-        self.assertEqual(self.server.complete(PROMPTS[0]), generate(PROMPTS[0]))
-
     def test_requests_with_other_options_share_batches(self):
         asked = [(prompt, {"enabled": i % 3 != 0, "beta": 0.25 * (i % 4), "seed": i}) for i, prompt in enumerate(PROMPTS)]
         alone = [self.server.complete(prompt, harp=options, cache_prompt=False) for prompt, options in asked]
