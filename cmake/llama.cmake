@@ -54,14 +54,15 @@ endif()
 
 # A first ./run waits for this. libllama compiles its models together already, here its other files too.
 harp_compile_together(llama 12)
-file(GLOB sources ${harp_llama_dir}/src/*.cpp)
-set_source_files_properties(${sources} TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
+if(HARP_UNITY_BUILD)
+    file(GLOB sources ${harp_llama_dir}/src/*.cpp)
+    set_source_files_properties(${sources} TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
+endif()
 if(TARGET llama-common)
     harp_compile_together(llama-common 8)
-    foreach(source json jinja/value) # they specialise templates that others have used before
-        set_source_files_properties(${harp_llama_dir}/common/${source}.cpp TARGET_DIRECTORY llama-common
-            PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
-    endforeach()
+    # it specialises templates that others have used before; so does json.cpp, which has options of its own below, and so is alone
+    set_source_files_properties(${harp_llama_dir}/common/jinja/value.cpp TARGET_DIRECTORY llama-common
+        PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
     # parsers of flags and templates gain nothing by -O3; what runs for each token does
     target_compile_options(llama-common PRIVATE $<$<CONFIG:Release>:-O1>)
     foreach(source json ngram-cache ngram-map ngram-mod peg-parser reasoning-budget sampling speculative)

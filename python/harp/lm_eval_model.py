@@ -108,6 +108,7 @@ class HarpLM(TemplateLM):
             negative_prompt = negative_prompt or of_preset
         self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
         self._negative_text = negative_prompt
+        self._negative_system: list[dict[str, str]] | None = None  # system messages behind which it was formatted
         self.beside = items("beside", beside, "a list of HarpOptions or None")
         is_auto = str(batch_size).startswith("auto")
         n_sequences = beams if beams > 1 else 8 if is_auto else int(batch_size)
@@ -157,8 +158,9 @@ class HarpLM(TemplateLM):
         return self.model.chat_template if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        if self._negative_text:  # it is formatted as what it is read instead of
-            system = list(itertools.takewhile(lambda message: message["role"] == "system", chat_history))
+        system = list(itertools.takewhile(lambda message: message["role"] == "system", chat_history))
+        if self._negative_text and system != self._negative_system:  # it is formatted as what it is read instead of
+            self._negative_system = system
             negative = self.model.apply_chat_template([*system, {"role": "user", "content": self._negative_text}])
             self.negative_prompt = self.tok_encode(negative)
         if add_generation_prompt or chat_history[-1]["role"] != "assistant":

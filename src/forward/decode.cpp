@@ -301,10 +301,15 @@ void ForwardPass::Impl::judge(Output & output, std::span<const float> logits) {
     output.is_judged = true;
 }
 
+/// A row that never hesitates is judged only if it is asked for.
+static bool is_judged_at_once(const forward::Output & output, const StepObserver & observer) {
+    return !std::isinf(output.threshold) || observer;
+}
+
 /// Compares the gate of each output row with its sequence's threshold, and mixes fused rows.
 void ForwardPass::Impl::judge_outputs() {
     for (Output & output : outputs) {
-        if (std::isinf(output.threshold) && !observer) continue;  // never hesitates: judged only if asked
+        if (!is_judged_at_once(output, observer)) continue;
         judge(output, outputs.logits(output));
         sequence(output.sequence).mark_hesitation(output.index, output.record.hesitated);
         if (output.record.hesitated && !output.twin_rows.empty()) mix_fused(output);
@@ -314,7 +319,7 @@ void ForwardPass::Impl::judge_outputs() {
 /// Counts the steps of a batch that has succeeded; one that is taken back may come again.
 void ForwardPass::Impl::count_steps() {
     for (const Output & output : outputs) {
-        if (std::isinf(output.threshold) && !observer) continue;
+        if (!is_judged_at_once(output, observer)) continue;
         ++statistics.steps;
         statistics.hesitations += output.record.hesitated ? 1 : 0;
         costs.add_step(output.record.hesitated);
