@@ -70,7 +70,8 @@ BeamRecording read_beam_recording(const std::filesystem::path & file) {
     return recording;
 }
 
-BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads) {
+BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads,
+                              ggml_abort_callback should_stop) {
     const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
     if (n_vocab != recording.n_vocab) {
         throw Error(ErrorCode::invalid_input, recording.file.string() +
@@ -83,6 +84,7 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
     params.n_seq_max = recording.options.beams;
     params.kv_unified = true;
     ForwardPass pass(model, params, std::nullopt);
+    llama_set_abort_callback(pass.context(), should_stop, nullptr);
     const auto on_step = [&](size_t /*request*/, const BeamSearch & search) {
         const size_t step = result.n_steps++;
         const std::string difference = step < recording.steps.size()
@@ -92,7 +94,7 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
             result.first_state_differing = step;
             result.first_mismatch = "step " + std::to_string(step) + ": " + difference;
         }
-        return true;
+        return should_stop == nullptr || !should_stop(nullptr);
     };
     const auto is_stop = [&](llama_token token) {
         return std::find(recording.stop_tokens.begin(), recording.stop_tokens.end(), token) !=
@@ -102,6 +104,7 @@ BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recordi
                                                .limits = {static_cast<int>(recording.steps.size()), {}, is_stop},
                                                .beams = recording.options},
                                               Generator::Events{.on_step = on_step});
+    if (found.reason == StopReason::interrupted) throw Error(ErrorCode::aborted, "the replay was stopped");
     if (result.n_states_differing == 0) result.first_state_differing = result.n_steps;
     result.same_result = found.hypotheses.front().tokens == recording.result;
     if (!result.same_result && result.first_mismatch.empty()) result.first_mismatch = "the result is another";

@@ -49,8 +49,10 @@ struct BeamReplayResult {
 
 /// Runs the search without HARP, as the authors did, in its own context: unified float32 KV cache, no flash attention.
 /// @param model the recording's weights in float32
-/// @throws Error{invalid_input} if the recording does not belong to the model; what ForwardPass throws
-[[nodiscard]] BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording,
-                                            int32_t n_threads = 1);
+/// @param should_stop asked within batches and between steps; nullptr: never
+/// @throws Error{invalid_input} if the recording does not belong to the model; what ForwardPass throws; Error{aborted}
+///         if it was to stop
+[[nodiscard]] BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads = 1,
+                                            ggml_abort_callback should_stop = nullptr);
 
 }  // namespace harp::decoding

@@ -47,6 +47,7 @@ class Replay {
           settings_(settings),
           pass_(model, replay_context(recording.prompt.size() + recording.steps.size(), settings.n_threads),
                 recording.options) {
+        llama_set_abort_callback(pass_.context(), settings.should_stop, nullptr);
         result_.smallest_margin = std::numeric_limits<double>::infinity();
         if (!recording.options) return;
         result_.smallest_gate_distance = std::numeric_limits<double>::infinity();
@@ -58,6 +59,9 @@ class Replay {
         std::vector<llama_token> next = recording_.prompt;
         llama_pos position = 0;
         for (step_ = 0; step_ < recording_.steps.size(); ++step_) {
+            // back ends other than the CPU's do not ask within a batch
+            if (settings_.should_stop != nullptr && settings_.should_stop(nullptr))
+                throw Error(ErrorCode::aborted, "the replay was stopped");
             step_failed_ = false;
             decode_feed(pass_, {.tokens = next, .first = position, .n_silent = next.size() - 1});
             position += static_cast<llama_pos>(next.size());

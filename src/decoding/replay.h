@@ -21,6 +21,8 @@ struct ReplayTolerances {
 struct ReplaySettings {
     ReplayTolerances tolerances;
     int32_t n_threads = 1;
+    /// Asked within batches and between steps whether to stop; nullptr: never.
+    ggml_abort_callback should_stop = nullptr;
     /// Called for each second-pass row after the recorded mask was applied. For tests: a change made here must be
     /// noticed.
     RowPerturbation after_mask;
@@ -58,7 +60,7 @@ void check_model(const llama_model & model, const Recording & recording);
 /// Replays the recording in its own context, with a float32 KV cache and without flash attention.
 ///
 /// @param model the recording's weights in float32; quantised weights differ by more than the tolerances
-/// @throws what check_model() and ForwardPass throw
+/// @throws what check_model() and ForwardPass throw; Error{aborted} if it was to stop
 [[nodiscard]] ReplayResult replay(llama_model & model, const Recording & recording,
                                   const ReplaySettings & settings = {});
 

@@ -133,6 +133,24 @@ INSTANTIATE_TEST_SUITE_P(OneByOne, MistakeIsNoticed,
                                            Mistake{"NeverHesitates", never_hesitate, false}),
                          [](const auto & mistake) { return std::string(mistake.param.name); });
 
+TEST(Replay, StopsWithinARecording) {
+    HARP_REQUIRE_GOLDEN("stories260K.once.harp");
+    HARP_REQUIRE_MODEL(model, stories260k());
+    const auto recording = decoding::read_recording(golden("stories260K.once.harp"));
+    for (const int n_asked : {0, 1, 300}) {
+        static int calls_left;
+        calls_left = n_asked;
+        ReplaySettings settings;
+        settings.should_stop = [](void *) { return --calls_left < 0; };
+        try {
+            (void)decoding::replay(model, recording, settings);
+            ADD_FAILURE() << "not stopped after " << n_asked;
+        } catch (const Error & error) {
+            EXPECT_EQ(error.code(), ErrorCode::aborted) << error.what();
+        }
+    }
+}
+
 TEST(Replay, MasksOfAnotherDrawAreNoticed) {
     // noticed by the draw number that the pass gives, before any logits differ
     HARP_REQUIRE_GOLDEN("stories260K.lily.harp");
