@@ -66,7 +66,8 @@ std::string Answer::piece(llama_token token) const {
 
 std::optional<StopReason> Answer::stop_reason() const {
     if (search_ && !search_->is_done()) return std::nullopt;
-    if (search_) return search_->best(1).front().is_finished ? StopReason::end_of_text : StopReason::length;
+    if (search_ && search_->best(1).front().is_finished) return StopReason::end_of_text;
+    if (search_) return limits().n_predict < 0 ? StopReason::context_full : StopReason::length;
     if (has_stop_string_) return StopReason::stop_string;
     if (limits().n_predict >= 0 && result_.n_generated >= limits().n_predict) return StopReason::length;
     return std::nullopt;

@@ -344,7 +344,8 @@ TEST(BeamFaults, AreRefused) {
     EXPECT_EQ(pass.check_invariant(), "");
     const auto all = beam_decode(pass, once, -1, {}, never_ends);  // as many tokens as there is room for
     EXPECT_EQ(all.n_generated, room);
-    EXPECT_EQ(all.reason, StopReason::length);
+    EXPECT_EQ(all.reason, StopReason::context_full);
+    EXPECT_EQ(beam_decode(pass, once, room, {}, never_ends).reason, StopReason::length);
     expect_error(ErrorCode::invalid_input, {"do not fit"},
                  [&] { run(std::vector<llama_token>(pass.n_ctx() + 1, 403), 1, {}); });
     const auto submit = [&](decoding::GenerationLimits limits, const std::optional<BeamOptions> & beams,
