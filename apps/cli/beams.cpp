@@ -121,7 +121,7 @@ void BeamFlags::add_to(CLI::App & app, bool prints_several) {
         ->capture_default_str()
         ->group(group);
     app.add_option("--length-penalty", options.alpha, "alpha: above 0 favours longer answers [0..100]")
-        ->check(CLI::Range(0.0, 100.0).description(""))
+        ->check(number_in(0, 100))
         ->capture_default_str()
         ->group(group);
     add_choice(app, "--length-norm", options.norm, length_norms,

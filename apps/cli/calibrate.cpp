@@ -2,6 +2,7 @@
 // ratios: --harp-gate) it has on a text or in its own answer. docs/CALIBRATION.md explains the figures.
 #include <fmt/format.h>
 
+#include <array>
 #include <limits>
 
 #include "calibration_report.h"
@@ -20,16 +21,6 @@ namespace harp::cli {
 namespace {
 
 using nlohmann::json;
-
-/// CLI11's own Range lets NaN through.
-CLI::Validator number_in(double low, double high) {
-    const auto check = [low, high](const std::string & text) -> std::string {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return {};
-        return fmt::format("'{}' is no number in range; allowed: {:g}..{:g}", text, low, high);
-    };
-    return {check, ""};
-}
 
 constexpr double default_share = 0.2;
 
@@ -79,10 +70,6 @@ void Flags::add_to(CLI::App & app) {
             app.get_option(of_search)->excludes(app.get_option(target));
         }
     }
-}
-
-[[noreturn]] void stop_interrupted() {
-    throw Error(ErrorCode::aborted, "interrupted");
 }
 
 /// Where the steps are from.
@@ -193,7 +180,7 @@ std::string output_json(LoadedModel & loaded, const Source & source, const Calib
 
 /// A threshold for the target.
 int calibrate_threshold(const common_params & params, const Flags & flags, const Options & options,
-                        const std::string & given) {
+                        const std::string & given, const std::string & negative_prompt) {
     const ScoringProgress all;
     LoadedModel loaded(params, options_of_pass({&options, 1}));
     Calibration calibration;
@@ -202,7 +189,7 @@ int calibrate_threshold(const common_params & params, const Flags & flags, const
                                                : take_text(loaded, given, flags.scoring, calibration);
     if (flags.cost) apply_budget(calibration, loaded, source.text.tokens, *flags.cost);
     choose_threshold(flags, options, calibration);
-    calibration.command = command_with(calibration.recommended, params.model.path);
+    calibration.command = command_with(calibration.recommended, params.model.path, negative_prompt);
     write_out(flags.as_json ? output_json(loaded, source, calibration, all.seconds()) : calibration_text(calibration));
     return exit_ok;
 }
@@ -267,16 +254,19 @@ int calibrate_command(int argc, char ** argv) {
     if (flags.has_target()) {
         line.harp.refuse_negative_prompt("calibrate with a target");
         if (flags.n_generate == 0) limit_context(params);
-        return calibrate_threshold(params, flags, *options, read_prompt(line, params));
+        // the preset's threshold is replaced, its other options and its negative prompt are kept
+        return calibrate_threshold(params, flags, *options, read_prompt(line, params), line.harp.negative_prompt());
     }
-    for (const char * name : {"beta", "plausibility", "gate", "view", "view_tokens", "strength"})
-        line.harp.refuse(name, "calibrate tries several (--views, --gates, --betas, --plausibilities)");
+    constexpr const char * why = "calibrate tries several (--views, --gates, --thresholds, --betas, --plausibilities)";
+    constexpr std::array tried = {"threshold", "beta", "plausibility", "gate", "view", "view_tokens", "strength"};
+    for (const char * name : tried) line.harp.refuse(name, why);
+    line.harp.refuse_in_preset(tried, why);
     const std::vector<Options> sets = flags.search.sets(*options);
     line.harp.check_negative_prompt(sets);
     if (!flags.search.preset.empty()) check_writable("option '--write-preset':", flags.search.preset);
     const std::string given = flags.search.examples.empty() ? read_prompt(line, params) : "";
     limit_context(params);
-    return calibrate_look(params, flags, sets, given, line.harp.negative_prompt());
+    return calibrate_look(params, flags, sets, given, line.harp.negative_prompt(sets));
 }
 
 }  // namespace harp::cli

@@ -217,7 +217,7 @@ int chat_command(int argc, char ** argv) {
             "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "
             "chooses one)\n");
     }
-    Chat chat(loaded, negative_prompt_of(loaded, line.harp, "auto"));
+    Chat chat(loaded, negative_prompt_of(loaded, line.harp.negative_prompt(), "auto"));
     print_err("{}\n", styled(stderr, Style::dim,
                              fmt::format("harp: {}. Ctrl-D leaves, /help lists commands.", options_text(options))));
     LineReader lines;

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
@@ -13,7 +13,6 @@
 
 #include "arg.h"
 #include "captured_stderr.h"
-#include "harp/kernels.h"
 #include "llama.h"
 #include "llama_flags.h"
 #include "log.h"
@@ -22,16 +21,6 @@
 namespace harp::cli {
 
 namespace {
-
-std::string environment_name(std::string_view option) {
-    std::string name = "HARP_";
-    for (const char c : option) name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    return name;
-}
-
-constexpr const char * off_variable = "HARP_OFF";
-constexpr const char * kernels_variable = "HARP_KERNELS";
-constexpr const char * negative_prompt_variable = "HARP_NEGATIVE_PROMPT";
 
 bool is_set(const char * environment_variable) {
     const char * value = std::getenv(environment_variable);
@@ -97,6 +86,12 @@ void check_use(const std::string & command, const std::string & given, const com
                             serve_has_it ? " (but in harp serve)" : ""));
 }
 
+/// llama.cpp takes "nan" and "inf" for numbers.
+void check_finite(const std::string & flag, float value) {
+    if (std::isfinite(value)) return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {} is not a finite number", flag, value));
+}
+
 /// llama.cpp does not check these: some end the program, -5 becomes a huge unsigned number, and 99999 another port.
 void check_ranges(const common_params & params) {
     const auto check = [](const char * flag, int value, int least, int most, const char * range) {
@@ -113,6 +108,12 @@ void check_ranges(const common_params & params) {
     check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
     check("--mirostat", params.sampling.mirostat, 0, 2, "0..2");
     check("--port", params.port, 0, 65535, "0..65535");
+    for (const auto & adapter : params.lora_adapters) check_finite("--lora-scaled", adapter.scale);
+    for (const auto & vector : params.control_vectors) check_finite("--control-vector-scaled", vector.strength);
+    for (const float part : params.tensor_split) check_finite("--tensor-split", part);
+    for (const auto & [token, bias] : params.sampling.logit_bias) {  // -inf forbids a token
+        if (std::isnan(bias)) check_finite("--logit-bias", bias);
+    }
 }
 
 /// Flags that read a file are often given a folder, of which llama.cpp's message has no name.
@@ -139,6 +140,15 @@ void check_integer(const std::string & flag, const std::string & value) {
     }
 }
 
+/// Checks the value of a flag whose number need not be whole.
+void check_number(const std::string & flag, const common_arg & option, const std::string & value) {
+    const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
+    if (hint != "N" && hint != "P") return;
+    char * end = nullptr;
+    const float number = std::strtof(value.c_str(), &end);
+    if (end != value.c_str()) check_finite(flag, number);
+}
+
 /// The first line of llama.cpp's message, without "error: " and without the names of C++ functions that threw.
 std::string first_line(const std::string & text) {
     static const std::regex prefix("^error: ");
@@ -161,14 +171,17 @@ ExitCode exit_code_of(const Error & error) noexcept {
     }
 }
 
-std::string flag_of(std::string_view option) {
-    std::string flag = "--harp-";
-    for (const char c : option) flag += c == '_' ? '-' : c;
-    return flag;
-}
-
 std::string version_text() {
     return fmt::format("harp {} (llama.cpp {})", HARP_VERSION, llama_version());
+}
+
+CLI::Validator number_in(double low, double high) {
+    const auto check = [low, high](const std::string & text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return {};
+        return fmt::format("'{}' is no number in range; allowed: {:g}..{:g}", text, low, high);
+    };
+    return {check, ""};
 }
 
 std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> arguments) {
@@ -185,112 +198,6 @@ std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> argument
         throw Error(ErrorCode::invalid_option, fmt::format("{} (--help lists the flags)", error.what()));
     }
     return std::nullopt;
-}
-
-void HarpFlags::add_to(CLI::App & app) {
-    const char * group = "HARP (each also as environment variable HARP_NAME)";
-    for (const OptionInfo & info : option_table()) {
-        const std::string help = fmt::format("{} [{}; default {}]", info.meaning, info.range, info.default_value);
-        app.add_option(flag_of(info.name), values_[std::string(info.name)], help)
-            ->envname(environment_name(info.name))
-            ->type_name("")
-            ->group(group);
-    }
-    app.add_option("--harp-preset", preset_path_,
-                   "file of options, written by harp calibrate or by hand; flags override its options")
-        ->envname("HARP_PRESET")
-        ->type_name("FILE")
-        ->group(group);
-    app.add_option("--harp-negative-prompt", negative_prompt_,
-                   "text that the view `guidance` reads instead of the prompt, formatted like the prompt [default the "
-                   "prompt's last token]")
-        ->envname(negative_prompt_variable)
-        ->type_name("TEXT")
-        ->group(group);
-    app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, and no memory for one")
-        ->envname(off_variable)
-        ->group(group);
-    app.add_option(
-           "--harp-kernels", kernels_,
-           "CPU kernels for quantised models: on, harp's with the best instructions of this processor; avx2, vnni or "
-           "amx, harp's with these instructions; off, llama.cpp's [default on; with --harp-off, off]")
-        ->envname(kernels_variable)
-        ->check(CLI::IsMember({"on", "off", "avx2", "vnni", "amx"}))
-        ->type_name("")
-        ->group(group);
-}
-
-void HarpFlags::read_files() {
-    if (!preset_path_.empty()) preset_ = read_preset(preset_path_);
-}
-
-std::optional<Options> HarpFlags::options() const {
-    Options options = preset_.options;
-    for (const auto & [name, value] : values_) {
-        if (!value.empty()) set_option(options, name, value);
-    }
-    if (preset_path_.empty()) {
-        validate(options);
-    } else {  // each may be valid alone
-        naming_flag(fmt::format("preset '{}' with the flags", preset_path_), [&] { validate(options); });
-    }
-    if (is_off()) return std::nullopt;
-    return options;
-}
-
-std::string HarpFlags::switched_off_by() const {
-    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_path_);
-}
-
-std::string HarpFlags::negative_prompt() const {
-    const std::optional<Options> chosen = options();
-    if (!chosen) return "";
-    if (!negative_prompt_.empty()) return negative_prompt_;
-    return chosen->view == View::guidance ? preset_.negative_prompt : "";
-}
-
-void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
-    const auto reads_it = [](const Options & options) { return options.view == View::guidance; };
-    if (negative_prompt_.empty() || sets.empty() || std::any_of(sets.begin(), sets.end(), reads_it)) return;
-    throw Error(ErrorCode::invalid_option,
-                fmt::format("option '--harp-negative-prompt': no effect with view {}; allowed: with view guidance",
-                            get_option(sets.front(), "view")));
-}
-
-void HarpFlags::refuse_negative_prompt(std::string_view command) const {
-    if (negative_prompt_.empty()) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-negative-prompt': not in harp {}", command));
-}
-
-void HarpFlags::refuse(std::string_view name, std::string_view why) const {
-    const auto found = values_.find(std::string(name));
-    if (found == values_.end() || found->second.empty()) return;
-    throw Error(ErrorCode::invalid_option,
-                fmt::format("option '{}': {}; leave out {} ({})", name, why, flag_of(name), environment_name(name)));
-}
-
-std::string HarpFlags::kernels() const {
-    if (!kernels_.empty()) return kernels_;
-    return is_off() ? "off" : "on";
-}
-
-void HarpFlags::set_kernels() const {
-    const std::string chosen = kernels();
-    harp_set_kernels(chosen != "off");
-    if (chosen == "on" || chosen == "off" || harp_set_kernel_instructions(chosen.c_str())) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': this processor does not have '{}'; it "
-                                                       "has {}",
-                                                       chosen, harp_kernel_instructions()));
-}
-
-void HarpFlags::export_to_environment() const {
-    const std::optional<Options> chosen = options();
-    ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
-    ::setenv(kernels_variable, kernels().c_str(), 1);
-    ::setenv(negative_prompt_variable, negative_prompt().c_str(), 1);
-    for (const OptionInfo & info : option_table()) {
-        if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
-    }
 }
 
 CommandLine::CommandLine(const std::string & name, const std::string & description, const std::string & example,
@@ -356,6 +263,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             llama_arguments_.push_back(argument);
             for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
             if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
+            check_number(argument, *flag, llama_arguments_.back());
             check_not_directory(argument, *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {

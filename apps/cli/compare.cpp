@@ -261,7 +261,7 @@ int compare_command(int argc, char ** argv) {
     LoadedModel loaded(params, options_of_pass(looking));
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     const auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
-    const auto negative_prompt = negative_prompt_of(loaded, line.harp, format);
+    const auto negative_prompt = negative_prompt_of(loaded, line.harp.negative_prompt(looking), format);
     ForwardPass & vanilla_pass = loaded.add_pass(std::nullopt);
     std::vector<Answer> answers;
     for (const Set & set : sets)

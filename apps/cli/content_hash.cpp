@@ -18,6 +18,7 @@
 #include <optional>
 #include <regex>
 
+#include "gguf.h"
 #include "harp/error.h"
 #include "hash/hash.h"
 #include "interrupt.h"
@@ -106,6 +107,14 @@ std::string hash_all(std::FILE * file, const std::string & path, off_t size) {
     return hex;
 }
 
+/// Whether a GGUF file says that it is a part of a model.
+bool is_part(const std::string & path) {
+    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> file(
+        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+    const int64_t key = file ? gguf_find_key(file.get(), "split.count") : -1;
+    return key >= 0 && gguf_get_kv_type(file.get(), key) == GGUF_TYPE_UINT16 && gguf_get_val_u16(file.get(), key) > 1;
+}
+
 }  // namespace
 
 std::string content_hash(const std::string & path) {
@@ -128,8 +137,9 @@ std::vector<std::string> model_files(const std::string & path) {
     static const std::regex part(R"((.*)-([0-9]{5})-of-([0-9]{5})\.gguf)");
     std::smatch found;
     if (!std::regex_match(path, found, part)) return {path};
-    std::vector<std::string> files;
     const int n_parts = std::stoi(found[3]);
+    if (n_parts == 0 || !is_part(path)) return {path};
+    std::vector<std::string> files;
     for (int i = 0; i < n_parts; ++i)
         files.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", found[1].str(), i + 1, n_parts));
     return files;

@@ -13,7 +13,8 @@ namespace harp::cli {
 /// @throws Error{io} naming the file
 [[nodiscard]] std::string content_hash(const std::string & path);
 
-/// All files of a model, in order: three for `model-00001-of-00003.gguf`, else the named one.
+/// All files of a model, in order: three for `model-00001-of-00003.gguf`, unless it says that it is a whole model; else
+/// the named one.
 [[nodiscard]] std::vector<std::string> model_files(const std::string & path);
 
 /// A model's content_hash(). For a model in several files: the SHA-256 of their hashes, one per line. @throws Error{io}

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
 
 #include "harp/error.h"
 
@@ -22,6 +23,11 @@ std::ifstream open_file(const std::string & what, const std::string & path) {
         throw Error(ErrorCode::invalid_input, fmt::format("{} '{}': {}", what, path, std::strerror(fault)));
     }
     return file;
+}
+
+void remove_byte_order_mark(std::string & text) {
+    constexpr std::string_view mark = "\xEF\xBB\xBF";
+    if (text.starts_with(mark)) text.erase(0, mark.size());
 }
 
 void check_writable(const std::string & what, const std::string & path) {

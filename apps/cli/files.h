@@ -11,6 +11,9 @@ namespace harp::cli {
 /// @throws Error{invalid_input}: "preset 'preset.json': No such file or directory"
 [[nodiscard]] std::ifstream open_file(const std::string & what, const std::string & path);
 
+/// Removes the mark of UTF-8 (U+FEFF) that some editors write at the beginning of a file.
+void remove_byte_order_mark(std::string & text);
+
 /// Checks that a file can be written, before the work whose result it gets. Creates and changes nothing.
 /// @param what names the flag: "option '--plot':"
 /// @throws Error{io}

@@ -81,7 +81,7 @@ int generate_command(int argc, char ** argv) {
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     auto prompt_tokens = loaded.tokenize(prompt.text, prompt.is_chat);
     append_pauses(prompt_tokens, loaded.vocab(), pause.n, pause.text);
-    const auto negative_prompt = negative_prompt_of(loaded, line.harp, format);
+    const auto negative_prompt = negative_prompt_of(loaded, line.harp.negative_prompt(), format);
     if (beams.is_on()) {
         return generate_beams(loaded, prompt,
                               {.prompt = prompt_tokens, .limits = {}, .negative_prompt = negative_prompt}, beams,

@@ -63,6 +63,10 @@ bool clear_interrupt() {
     return true;
 }
 
+void stop_interrupted() {
+    throw Error(ErrorCode::aborted, "interrupted");
+}
+
 bool wait_for_input(int descriptor) {
     std::array<pollfd, 2> waited = {{{interrupt_pipe[0], POLLIN, 0}, {descriptor, POLLIN, 0}}};
     while (poll(waited.data(), waited.size(), -1) < 0) {

@@ -13,6 +13,9 @@ void install_interrupt_handlers();
 /// Forgets the interrupt once it was handled. @return whether there was one  @throws Error{aborted} if it was SIGTERM
 bool clear_interrupt();
 
+/// @throws Error{aborted}
+[[noreturn]] void stop_interrupted();
+
 /// Waits until `descriptor` can be read or an interrupt is requested, whichever comes first.
 /// @return false if it was the interrupt
 bool wait_for_input(int descriptor);

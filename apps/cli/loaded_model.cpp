@@ -14,6 +14,8 @@
 #include <utility>
 
 #include "captured_stderr.h"
+#include "content_hash.h"
+#include "files.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "interrupt.h"
@@ -50,7 +52,13 @@ class FirstLlamaError {
     std::string text_;
 };
 
-/// @param what "model", "draft model"
+std::string one_line(std::string text) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
+}
+
+}  // namespace
+
 void check_model_file(const std::string & what, const std::string & path) {
     std::error_code error;
     if (!std::filesystem::exists(path, error)) {
@@ -67,14 +75,21 @@ void check_model_file(const std::string & what, const std::string & path) {
         throw Error(ErrorCode::invalid_input,
                     fmt::format("{} '{}' is not a GGUF file (it does not begin with the letters GGUF)", what, path));
     }
+    const std::vector<std::string> parts = model_files(path);
+    for (const std::string & part : parts) {
+        if (!std::filesystem::exists(part, error))
+            throw Error(ErrorCode::invalid_input,
+                        fmt::format("{} '{}': its part '{}' is missing: no such file", what, path, part));
+    }
+    if (path != parts.front())
+        throw Error(ErrorCode::invalid_input, fmt::format("{} '{}' is not the first part of a split model; give '{}'",
+                                                          what, path, parts.front()));
 }
 
 bool on_load_progress(float part, void * line) {
     static_cast<ProgressLine *>(line)->show(fmt::format("loading the model {:3.0f} %", 100.0F * part));
     return !interrupt_requested;
 }
-
-}  // namespace
 
 LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options)
     : params_(std::move(params)), options_(options) {
@@ -93,6 +108,9 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     (void)FirstLlamaError::take();
     // llama.cpp would create a sampler too and print errors in the grammar itself; new_sampler() creates ours
     common_grammar grammar = std::exchange(params_.sampling.grammar, {});
+    // it would ignore control vectors that do not fit; set_control_vectors() refuses them
+    if (const auto vectors = std::exchange(params_.control_vectors, {}); !vectors.empty())
+        control_vectors_ = common_control_vector_load(vectors);
     init_ = common_init_from_params(params_);
     params_.load_progress_callback = nullptr;  // a draft model would call it when the progress line is gone
     params_.load_progress_callback_user_data = nullptr;
@@ -109,7 +127,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
         throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
     }
-    set_control_vectors(init_->context());  // again: common_init_from_params says nothing of one that does not fit
+    set_control_vectors(init_->context());
     pass_ = find_pass(init_->context());
     llama_set_abort_callback(init_->context(), abort_if_interrupted, nullptr);
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
@@ -135,20 +153,21 @@ ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint
     return *find_pass(context);
 }
 
-/// (For the first context common_init_from_params has done this, and loaded the adapters.)
+/// (For the first context common_init_from_params has set the adapters, and loaded them.)
 void LoadedModel::adapt(llama_context * context) {
     common_set_adapter_lora(context, params_.lora_adapters);
     set_control_vectors(context);
 }
 
 void LoadedModel::set_control_vectors(llama_context * context) {
-    if (params_.control_vectors.empty()) return;
-    const auto vectors = common_control_vector_load(params_.control_vectors);
-    if (vectors.n_embd == -1 ||
-        llama_set_adapter_cvec(context, vectors.data.data(), vectors.data.size(), vectors.n_embd,
-                               params_.control_vector_layer_start, params_.control_vector_layer_end) != 0) {
+    if (!control_vectors_) return;
+    const auto & [n_embd, data] = *control_vectors_;
+    // layers as in common_init_from_params
+    const int first = params_.control_vector_layer_start > 0 ? params_.control_vector_layer_start : 1;
+    const int last =
+        params_.control_vector_layer_end > 0 ? params_.control_vector_layer_end : llama_model_n_layer(&model());
+    if (n_embd == -1 || llama_set_adapter_cvec(context, data.data(), data.size(), n_embd, first, last) != 0)
         throw Error(ErrorCode::invalid_option, "option '--control-vector': does not fit this model");
-    }
 }
 
 decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampling) {
@@ -160,11 +179,9 @@ decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampli
     } catch (const std::exception & error) {
         reason = error.what();
     }
-    std::string printed = captured.take();
-    std::replace(printed.begin(), printed.end(), '\n', ' ');
     throw Error(ErrorCode::invalid_option,
                 fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be created", reason,
-                            printed));
+                            one_line(captured.take())));
 }
 
 std::vector<llama_token> LoadedModel::tokenize(const std::string & text, bool parse_special) {
@@ -192,10 +209,8 @@ std::string LoadedModel::apply_chat_template(const std::vector<common_chat_msg> 
     try {
         return common_chat_templates_apply(templates_.get(), inputs).prompt;
     } catch (const std::exception & error) {
-        std::string reason = error.what();
-        std::replace(reason.begin(), reason.end(), '\n', ' ');
         throw Error(ErrorCode::invalid_input,
-                    fmt::format("the chat template cannot format these messages: {}", reason));
+                    fmt::format("the chat template cannot format these messages: {}", one_line(error.what())));
     }
 }
 
@@ -229,6 +244,7 @@ std::string read_prompt(const CommandLine & command_line, const common_params & 
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));
     }
+    remove_byte_order_mark(prompt);
     // llama.cpp removes the last newline of a file; if its lines end in CR LF, the CR is left
     if (is_given && !prompt.empty() && prompt.back() == '\r') prompt.pop_back();
     if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
@@ -260,10 +276,19 @@ FormattedPrompt format_prompt(const LoadedModel & loaded, const std::string & pr
             format == "chat" ? "chat template, as asked" : "the model's chat template"};
 }
 
-std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const HarpFlags & flags, const std::string & format) {
-    if (flags.negative_prompt().empty()) return {};
-    const FormattedPrompt prompt = format_prompt(loaded, flags.negative_prompt(), format);
-    return loaded.tokenize(prompt.text, prompt.is_chat);
+std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const std::string & text, const std::string & format,
+                                            size_t n_behind) {
+    if (text.empty()) return {};
+    const FormattedPrompt prompt = format_prompt(loaded, text, format);
+    auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
+    const size_t n_ctx = loaded.pass().n_ctx_seq();
+    if (tokens.size() + n_behind > n_ctx) {
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("the negative prompt (--harp-negative-prompt) has {} tokens; allowed: 1..{} in a "
+                                "context of {} (-c)",
+                                tokens.size(), n_ctx - n_behind, n_ctx));
+    }
+    return tokens;
 }
 
 }  // namespace harp::cli

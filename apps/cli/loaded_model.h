@@ -51,11 +51,20 @@ class LoadedModel {
     };
     common_params params_;
     std::optional<Options> options_;
+    std::optional<common_control_vector_data> control_vectors_;  // the sum of those that the flags name
     common_init_result_ptr init_;
     ForwardPass * pass_ = nullptr;  // owned by the registry, with its context
     std::vector<std::unique_ptr<llama_context, ContextDeleter>> extra_contexts_;
     common_chat_templates_ptr templates_;
 };
+
+/// For llama.cpp's progress callback: shows the progress of loading a model. @return false once an interrupt is requested
+/// @param line a ProgressLine
+bool on_load_progress(float part, void * line);
+/// Checks before a file is loaded that it is a GGUF file, and that no part of a split model is missing.
+/// @param what "model", "draft model"
+/// @throws Error{invalid_input}, Error{io} naming the file and its fault
+void check_model_file(const std::string & what, const std::string & path);
 
 /// Limits the context size unless the user gave one, for commands that do not need the model's largest context.
 void limit_context(common_params & params);
@@ -77,9 +86,12 @@ void add_format_flag(CLI::App & app, std::string & format);
 /// @throws Error{invalid_option} if a chat template is asked for and the model has none
 [[nodiscard]] FormattedPrompt format_prompt(const LoadedModel & loaded, const std::string & prompt,
                                             const std::string & format);
-/// The tokens of --harp-negative-prompt, formatted like a prompt; none if it was not given.
-[[nodiscard]] std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const HarpFlags & flags,
-                                                          const std::string & format);
+/// The tokens of a negative prompt, formatted like a prompt.
+/// @param text     if "", there are none
+/// @param n_behind tokens that must fit into the context behind it
+/// @throws Error{invalid_input} if they do not; Error{invalid_option} as format_prompt()
+[[nodiscard]] std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const std::string & text,
+                                                          const std::string & format, size_t n_behind = 1);
 /// Appends the tokens of `text` to a prompt `n` times. @throws Error{invalid_option} if it has no tokens
 void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text);
 /// Number of tokens and format, as JSON.

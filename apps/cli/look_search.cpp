@@ -132,7 +132,7 @@ std::vector<decoding::TrialResult> run_part(LoadedModel & loaded, std::span<cons
     auto results = decoding::run_trial(
         loaded.pass(), examples, sets, metric, [&](size_t done, size_t total) { return progress.show(done, total); },
         negative_prompt);
-    if (results.empty()) throw Error(ErrorCode::aborted, "interrupted");
+    if (results.empty()) stop_interrupted();
     return results;
 }
 
@@ -265,8 +265,7 @@ Search run_search(LoadedModel & loaded, const std::string & text, const ScoringF
     Search search;
     search.metric =
         (flags.metric.empty() ? is_text : flags.metric == "log-likelihood") ? Metric::log_likelihood : Metric::accuracy;
-    std::vector<llama_token> negative_tokens;
-    if (!negative_prompt.empty()) negative_tokens = loaded.tokenize(negative_prompt, /*parse_special=*/false);
+    const auto negative_tokens = negative_prompt_of(loaded, negative_prompt, "raw");
     if (is_text && negative_tokens.empty())
         std::erase_if(sets, [](const Options & o) { return o.view == View::guidance; });  // a text has no prompt
     if (sets.empty()) {

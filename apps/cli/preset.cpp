@@ -30,6 +30,7 @@ void take(Preset & preset, const std::string & name, const json & value) {
     } else {
         if (!value.is_string() && !value.is_number()) refuse(" is neither a number nor a string");
         set_option(preset.options, name, value.is_string() ? value.get<std::string>() : value.dump());
+        preset.names.insert(name);
     }
 }
 

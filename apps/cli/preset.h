@@ -5,6 +5,7 @@
 //                                                                 HARP off; members beside "harp" are ignored
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "harp/options.h"
@@ -14,6 +15,7 @@ namespace harp::cli {
 struct Preset {
     bool enabled = true;
     Options options;
+    std::set<std::string> names;  ///< of the options that the file sets
     std::string negative_prompt;  ///< text; "" if there is none
 };
 /// @throws Error{invalid_input} naming the file and its fault

@@ -85,7 +85,7 @@ int score_sweep(LoadedModel & loaded, const ScoringText & text, const Options & 
                 std::span<const Options> combinations, bool as_json) {
     ScoringProgress progress;
     const auto scores = score_text(loaded, text, progress);
-    if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted");
+    if (interrupt_requested) stop_interrupted();
     const double vanilla_seconds = progress.seconds();
     const auto vanilla = decoding::summarise(scores);
     const auto rows = run_sweep(loaded, text, combinations, scores);
@@ -148,7 +148,7 @@ int score_command(int argc, char ** argv) {
     limit_context(params);
 
     LoadedModel loaded(params, axes.empty() ? effective : options_of_pass(combinations));
-    const ScoringText text = read_scoring_text(loaded, prompt, flags, line.harp.negative_prompt());
+    const ScoringText text = read_scoring_text(loaded, prompt, flags, line.harp.negative_prompt(combinations));
     return axes.empty() ? score_once(loaded, text, options, as_json)
                         : score_sweep(loaded, text, *options, axes, combinations, as_json);
 }

@@ -17,10 +17,10 @@ void ScoringFlags::add_to(CLI::App & app) {
 
 ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, const ScoringFlags & flags,
                               const std::string & negative_prompt) {
-    ScoringText result{loaded.tokenize(text, /*parse_special=*/false), loaded.pass().n_ctx_seq(), {}};
-    if (!negative_prompt.empty()) result.negative_prompt = loaded.tokenize(negative_prompt, /*parse_special=*/false);
-    // the twin reads the negative prompt and the window behind it
-    result.window -= std::min(result.window, result.negative_prompt.size());
+    constexpr size_t least_window = 2;
+    ScoringText result{loaded.tokenize(text, /*parse_special=*/false), loaded.pass().n_ctx_seq(),
+                       negative_prompt_of(loaded, negative_prompt, "raw", least_window)};
+    result.window -= result.negative_prompt.size();  // the twin reads the negative prompt and the window behind it
     if (flags.max_tokens > 0 && static_cast<size_t>(flags.max_tokens) < result.tokens.size())
         result.tokens.resize(static_cast<size_t>(flags.max_tokens));
     if (flags.window > 0) result.window = static_cast<size_t>(flags.window);

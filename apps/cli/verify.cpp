@@ -10,7 +10,9 @@
 #include "decoding/beam_replay.h"
 #include "decoding/replay.h"
 #include "harp/error.h"
+#include "interrupt.h"
 #include "llama-cpp.h"
+#include "loaded_model.h"
 #include "report.h"
 #include "terminal.h"
 
@@ -74,12 +76,15 @@ void print_row(const std::string & file, const ReplayResult & r) {
 }
 
 llama_model_ptr load_model(const std::string & path) {
-    if (!std::filesystem::is_regular_file(path))
-        throw Error(ErrorCode::invalid_input, fmt::format("model '{}': no such file", path));
+    check_model_file("model", path);
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     ProgressLine progress;
     progress.show("loading the model");
-    llama_model_ptr model(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
+    llama_model_params params = llama_model_default_params();
+    params.progress_callback = on_load_progress;
+    params.progress_callback_user_data = &progress;
+    llama_model_ptr model(llama_model_load_from_file(path.c_str(), params));
+    if (interrupt_requested) stop_interrupted();
     if (!model)
         throw Error(ErrorCode::invalid_input,
                     fmt::format("model '{}' cannot be loaded (is it a whole GGUF file?)", path));
@@ -91,6 +96,7 @@ int verify(const std::string & model_path, const std::vector<std::string> & file
     // reads all recordings before the first replay, so that bad input gives one line, not a line below half a table
     std::vector<std::variant<Recording, BeamRecording>> recordings;
     for (const std::string & file : files) {
+        if (interrupt_requested) stop_interrupted();
         if (decoding::is_beam_recording(file)) {
             recordings.emplace_back(decoding::read_beam_recording(file));
         } else {
@@ -109,7 +115,8 @@ int verify(const std::string & model_path, const std::vector<std::string> & file
         ProgressLine progress;
         progress.show("replaying " + files[i]);
         if (const auto * beams = std::get_if<BeamRecording>(&recordings[i])) {
-            const BeamReplayResult result = decoding::replay_beams(*model, *beams, settings.n_threads);
+            const BeamReplayResult result =
+                decoding::replay_beams(*model, *beams, settings.n_threads, settings.should_stop);
             progress.clear();
             all_passed = all_passed && result.passed(settings.tolerances.logits);
             if (as_json) {
@@ -151,13 +158,15 @@ int verify_command(int argc, char ** argv) {
     std::vector<std::string> files;
     bool as_json = false;
     decoding::ReplaySettings settings;
+    settings.should_stop = abort_if_interrupted;
     app.add_option("-m,--model", model_path, "the recording's weights as a float32 GGUF")->required();
     app.add_option("recording", files, "recorded runs (JSON)")->required();
-    app.add_option("--entropy-tolerance", settings.tolerances.entropy, "largest difference of entropies, bits")
-        ->check(CLI::Range(0.0, 1000.0))
+    app.add_option("--entropy-tolerance", settings.tolerances.entropy,
+                   "largest difference of entropies, bits [0..1000]")
+        ->check(number_in(0, 1000))
         ->capture_default_str();
-    app.add_option("--logit-tolerance", settings.tolerances.logits, "largest difference of logits")
-        ->check(CLI::Range(0.0, 1000.0))
+    app.add_option("--logit-tolerance", settings.tolerances.logits, "largest difference of logits [0..1000]")
+        ->check(number_in(0, 1000))
         ->capture_default_str();
     app.add_option("-t,--threads", settings.n_threads, "threads")->check(CLI::Range(1, 512))->capture_default_str();
     app.add_flag("--json", as_json, "print one JSON object");

@@ -54,7 +54,8 @@ class Beams(CliTest):
         for flags, names in {
             ("--beams", "0"): ["--beams", "0", "256"],
             ("--beams", "300"): ["--beams", "300"],
-            ("--beams", "3", "--length-penalty", "-1"): ["--length-penalty", "-1"],
+            ("--beams", "3", "--length-penalty", "-1"): ["--length-penalty", "-1", "0..100"],
+            ("--beams", "3", "--length-penalty", "nan"): ["--length-penalty", "nan", "0..100"],
             ("--beams", "3", "--beam-candidates", "0"): ["--beam-candidates"],
             ("--beams", "3", "--early-stopping", "soon"): ["--early-stopping", "soon", "heuristic"],
             ("--beams", "3", "--n-best", "4"): ["--n-best", "4", "3"],

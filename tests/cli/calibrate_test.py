@@ -325,6 +325,40 @@ class Presets(CliTest):
             prompt = [] if flags == ["bench"] else ["-p", "x"]
             self.assert_fault(harp(*flags, "-m", str(TINY), *prompt, "--harp-preset", off), USAGE, f"preset '{off}'", "enabled")
 
+    def test_calibrate_takes_of_one_what_it_does_not_look_for(self):
+        flags = ["calibrate", "-m", str(TINY), "-p", STORY * 20, "--window", "16", "--thresholds", "0", "--betas", "0.5", "--plausibilities", "0"]
+        for options, named in [({"beta": 2, "view": "last"}, "beta, view"), ({"threshold": 1}, "threshold"), ({"gate": "ratio"}, "gate"),
+                               ({"strength": 0.5}, "strength"), ({"plausibility": 0}, "plausibility"), ({"view_tokens": 3}, "view_tokens")]:
+            path = self.preset(**options)
+            self.assert_fault(harp(*flags, "--harp-preset", path), USAGE, f"preset '{path}': {named}: calibrate tries several", "--views")
+        preset = self.preset(reframings=2, negative_prompt="The dog was red.", seed=9)
+        tried = [json.loads(self.assert_ok(harp(*flags, "--views", "guidance", "--json", *own)).out)["tries"][0] for own in
+                 (["--harp-preset", preset, "--harp-reframings", "1"], ["--harp-negative-prompt", "The dog was red.", "--harp-seed", "9"])]
+        self.assertEqual(tried[0], tried[1])
+
+    def test_a_threshold_for_one(self):
+        preset = self.preset(view="guidance", beta=2, threshold=9, negative_prompt="A cat's day")
+        result = self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", STORY, "--target-share", "0.2", "--harp-preset", preset))
+        command = shlex.split(result.out.splitlines()[-1])
+        self.assertEqual([command[i + 1] for i in map(command.index, ("--harp-view", "--harp-beta", "--harp-negative-prompt"))],
+                         ["guidance", "2", "A cat's day"])
+        self.assertNotEqual(command[command.index("--harp-threshold") + 1], "9")
+
+    def test_each_set_that_reads_it_has_the_negative_prompt_of_one(self):
+        preset, text = self.preset(negative_prompt="The dog was red. " * 3), "The dog was red. " * 3
+        flags = ["-m", str(TINY), "-p", STORY, "--json", "--harp-threshold", "0"]
+        for command, own in [("compare", ["--with", "view=guidance,beta=2", "-n", "8", "--temp", "0"]),
+                             ("score", ["--sweep", "view=guidance,last"]), ("generate", ["--harp-view", "guidance", "-n", "8", "--temp", "0"])]:
+            results = []
+            for negative in (["--harp-preset", preset], ["--harp-negative-prompt", text], []):
+                data = json.loads(self.assert_ok(harp(command, *flags, *own, *negative)).out)
+                results.append(data["text"] if command == "generate" else data["sets"][0]["text"] if command == "compare" else
+                               data["combinations"][0]["harp"])
+            with self.subTest(command=command):
+                self.assertEqual(results[0], results[1])
+                if command == "score":
+                    self.assertNotEqual(results[0], results[2])
+
     def test_flags_that_do_not_fit_one(self):
         path = self.preset(reframings=2)
         self.assert_fault(generate("--harp-preset", path, "--harp-view", "last"), USAGE, f"preset '{path}' with the flags", "reframings")

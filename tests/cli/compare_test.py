@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """harp compare and harp info."""
 
+import ctypes
 import json
+import os
+import struct
 import sys
 import unittest
 from pathlib import Path
@@ -29,6 +32,34 @@ def write_adapter(path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_control_vector(path):
+    writer = gguf.GGUFWriter(path, "controlvector")
+    for layer in range(1, 5):
+        writer.add_tensor(f"direction.{layer}", np.full(64, 0.5, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class Openings:
+    """Counts how often a file is opened."""
+
+    def __init__(self, path):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = libc.inotify_init1(os.O_NONBLOCK)
+        libc.inotify_add_watch(self.descriptor, os.fsencode(path), 0x20 | 0x10)  # IN_OPEN, IN_CLOSE_NOWRITE
+
+    def count(self):
+        try:
+            events = struct.iter_unpack("iIII", os.read(self.descriptor, 1 << 16))  # without names
+            return sum(mask == 0x20 for _, mask, _, _ in events)
+        except BlockingIOError:
+            return 0
+        finally:
+            os.close(self.descriptor)
 
 
 @needs_tiny
@@ -95,6 +126,17 @@ class Compare(CliTest):
         self.assertNotEqual(adapted[1], plain[1])
         self.assertEqual(adapted[0], vanilla)
         self.assertNotEqual(vanilla, plain[0])
+
+    def test_control_vectors_are_loaded_once(self):
+        vector = self.folder / "vector.gguf"
+        write_control_vector(vector)
+        flags = ["-m", str(TINY), "-p", "Once upon a time", "-n", "30", "--temp", "0", "--json"]
+        plain = json.loads(self.assert_ok(harp("compare", *flags)).out)
+        openings = Openings(vector)
+        steered = json.loads(self.assert_ok(harp("compare", *flags, "--control-vector", str(vector))).out)
+        self.assertEqual(openings.count(), 2)  # to check that it is GGUF, and to load it
+        self.assertNotEqual(steered["vanilla"]["text"], plain["vanilla"]["text"])
+        self.assertNotEqual(steered["sets"][0]["text"], plain["sets"][0]["text"])
 
     def test_compare_text(self):
         result = self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "10"))

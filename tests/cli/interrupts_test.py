@@ -11,7 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, INTERRUPTED, Result, TIMEOUT
-from programs import HARP, SMOL, environment, needs_smol
+from programs import HARP, MODELS, SHARED, SMOL, environment, needs_smol
+
+FLOAT32 = MODELS / "SmolLM2-135M-Instruct-F32.gguf"
+RECORDING = SHARED / "golden/smollm2-135m.plain.harp.json"
 
 
 @needs_smol
@@ -75,6 +78,18 @@ class Interrupts(CliTest):
                 result = terminal.finish()
                 self.assertEqual(result.code, INTERRUPTED, result)
                 self.assertIn("interrupted", terminal.text)
+
+    @unittest.skipUnless(FLOAT32.is_file() and RECORDING.is_file(), f"no {FLOAT32} or no {RECORDING}")
+    def test_verify(self):
+        for pattern in ["loading the model", "replaying"]:
+            with self.subTest(at=pattern):
+                terminal = self.terminal("verify", "-m", str(FLOAT32), str(RECORDING), "-t", "1", streams=["stderr"])
+                terminal.wait_for(pattern)
+                terminal.process.send_signal(signal.SIGINT)
+                result = terminal.finish()
+                self.assertEqual(result.code, INTERRUPTED, f"{result}\n{terminal.text[-1500:]}")
+                self.assertIn("harp verify: interrupted", terminal.text)
+                self.assertNotIn("PASS", result.out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,39 @@
 #!/usr/bin/env python3
 """Model files that are missing, truncated or hostile: one line that names the file."""
 
+import json
+import shutil
 import struct
 import sys
 import unittest
 from pathlib import Path
 
+import gguf
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, USAGE, harp
-from programs import TINY, needs_tiny
+from programs import SHARED, TINY, needs_tiny
+
+RECORDING = SHARED / "golden/stories260K.once.harp.json"
+COMMANDS = {"generate": ["-p", "x"], "chat": [], "compare": ["-p", "x"], "score": ["-p", "x y"], "bench": [], "info": [],
+            "calibrate": ["-p", "x y"]}
+
+
+def write_split(folder):
+    """TINY as a model of two files. @return their paths"""
+    reader = gguf.GGUFReader(TINY)
+    writer = gguf.GGUFWriter(folder / "split.gguf", "llama", split_max_tensors=len(reader.tensors) // 2 + 1)
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("split-*.gguf"))
 
 
 @needs_tiny
@@ -92,11 +117,49 @@ class ModelFaults(CliTest):
                 self.assert_refused(self.write(f"{name}.gguf", hostile), "cannot be loaded: ")
 
     def test_other_commands_refuse_too(self):
-        for command in ["chat", "compare", "score", "calibrate", "info"]:
+        for command, flags in COMMANDS.items():
             with self.subTest(command=command):
                 path = self.folder / "nowhere.gguf"
-                self.assert_fault(harp(command, "-m", str(path), *([] if command in ("chat", "info") else ["-p", "x y"])),
-                                  USAGE, str(path))
+                self.assert_fault(harp(command, "-m", str(path), *flags), USAGE, str(path))
+
+
+@needs_tiny
+class SplitModels(CliTest):
+    def info(self, path):
+        return json.loads(self.assert_ok(harp("info", "-m", str(path), "--json")).out)["model"]
+
+    def test_both_parts(self):
+        first, second = write_split(self.folder)
+        one, whole = self.info(first), self.info(TINY)
+        self.assertEqual((one["parameters"], one["bytes"]), (whole["parameters"], whole["bytes"]))
+        self.assert_fault(harp("info", "-m", str(second)), USAGE, str(second), "not the first part", str(first))
+
+    def test_a_part_is_missing(self):
+        for missing in (1, 0):
+            parts = write_split(self.folder)
+            parts[missing].unlink()
+            [left] = self.folder.glob("split-*.gguf")
+            for command, flags in {**COMMANDS, "generate": ["-p", "x", "--json"]}.items():
+                with self.subTest(command=command, missing=missing):
+                    self.assert_fault(harp(command, "-m", str(left), *flags), USAGE, f"model '{left}'", f"part '{parts[missing]}' is missing")
+            if RECORDING.is_file():
+                self.assert_fault(harp("verify", "-m", str(left), str(RECORDING)), USAGE, f"part '{parts[missing]}' is missing")
+            self.assert_fault(harp("generate", "-m", str(TINY), "-md", str(left), "-p", "x"), USAGE, f"draft model '{left}'",
+                              f"part '{parts[missing]}' is missing")
+
+    def test_a_part_with_another_name(self):
+        first, _ = write_split(self.folder)
+        for name in ["split.gguf", "split-00001-of-00000.gguf", "split-00001-of-00003.gguf"]:
+            path = first.rename(self.folder / name)
+            self.assert_fault(harp("info", "-m", str(path)), USAGE, f"model '{path}'")
+            path.rename(first)
+
+    def test_a_whole_model_with_the_name_of_a_part(self):
+        path = self.folder / "model-00001-of-00002.gguf"
+        shutil.copy(TINY, path)
+        self.assertEqual(self.info(path)["fingerprint"], self.info(TINY)["fingerprint"])
+        data = json.loads(self.assert_ok(harp("generate", "-m", str(path), "-p", "Once", "-n", "2", "--json")).out)
+        self.assertEqual(data["model"]["fingerprint"], self.info(TINY)["fingerprint"])
 
 
 if __name__ == "__main__":

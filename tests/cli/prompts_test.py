@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, FAILURE, USAGE, generate, harp
+from command_line import CliTest, FAILURE, STORY, USAGE, generate, harp
 from programs import TINY, needs_tiny
 
 
@@ -61,6 +61,26 @@ class PromptFaults(CliTest):
             path.write_bytes(b"Once upon a time" + end)
             prompts.append(self.assert_ok(harp("generate", "-m", str(TINY), "-n", "10", "--temp", "0", "-f", str(path))).out)
         self.assertEqual(prompts[0], prompts[1])
+
+    def test_a_file_that_begins_with_a_byte_order_mark(self):
+        path = self.folder / "prompt.txt"
+        path.write_text("Once upon a time", encoding="utf-8-sig")
+        flags = ["generate", "-m", str(TINY), "-n", "2", "--json"]
+        for result in [harp(*flags, "-f", str(path)), harp(*flags, stdin=path.read_bytes())]:
+            n = json.loads(self.assert_ok(result).out)["prompt"]["tokens"]
+            self.assertEqual(n, json.loads(self.assert_ok(generate("-n", "2", "--json")).out)["prompt"]["tokens"])
+
+    def test_negative_prompt_longer_than_the_context(self):
+        flags = ["-m", str(TINY), "-c", "256", "--harp-negative-prompt", "cat dog " * 200]
+        for command, most, own in [("generate", 255, []), ("compare", 255, []), ("chat", 255, []), ("score", 254, []),
+                                   ("score", 254, ["--sweep", "view=last,guidance"]), ("score", 254, ["--window", "4"]),
+                                   ("calibrate", 255, ["--views", "guidance", "--window", "4"])]:
+            with self.subTest(command=command, flags=own):
+                view = [] if own[:1] in (["--sweep"], ["--views"]) else ["--harp-view", "guidance"]
+                prompt = [] if command == "chat" else ["-p", STORY * (20 if command == "calibrate" else 1)]
+                result = harp(command, *flags, *view, *own, *prompt)
+                result.err = "".join(line for line in result.err.splitlines(True) if "chat template" not in line)
+                self.assert_fault(result, USAGE, "--harp-negative-prompt", "802 tokens", f"allowed: 1..{most} in a context of 256 (-c)")
 
     def test_no_tokens_asked_for(self):
         result = self.assert_ok(generate("-n", "0"))

@@ -180,6 +180,25 @@ class Usage(CliTest):
                              (["-c", "2147483647"], ["n_ctx", "2147483647", "0..1073741823"])]:
             self.assert_fault(generate(*flags), FAILURE, *words)
 
+    def test_numbers_that_are_none(self):
+        for value in ("nan", "inf", "-inf", "-1", "1001", "x"):
+            for flag in ("--entropy-tolerance", "--logit-tolerance"):
+                with self.subTest(flag=flag, value=value):
+                    self.assert_fault(harp("verify", "-m", "nowhere.gguf", "nowhere.json", f"{flag}={value}"), USAGE, flag, value, "0..1000")
+        names = ["temp", "top-p", "min-p", "typical", "xtc-probability", "xtc-threshold", "top-nsigma", "repeat-penalty", "presence-penalty",
+                 "frequency-penalty", "dry-multiplier", "dry-base", "adaptive-target", "adaptive-decay", "dynatemp-range", "dynatemp-exp",
+                 "mirostat-lr", "mirostat-ent", "rope-scale", "rope-freq-base", "rope-freq-scale", "yarn-ext-factor", "yarn-attn-factor",
+                 "yarn-beta-slow", "yarn-beta-fast", "spec-draft-p-min", "spec-draft-p-split", "tensor-split"]
+        for flag in [f"--{name}" for name in names]:
+            for value in ("nan", "inf"):
+                with self.subTest(flag=flag, value=value):
+                    self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", flag, value), USAGE, flag, "finite")
+        for flag, value in [("--lora-scaled", "x.gguf:nan"), ("--control-vector-scaled", "x.gguf:inf"), ("--logit-bias", "5+nan")]:
+            with self.subTest(flag=flag):
+                self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", flag, value), USAGE, flag, "finite")
+        for flags in [("-p", "inf"), ("--logit-bias", "5-inf")]:
+            self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", *flags), USAGE, "nowhere.gguf", "no such file")
+
     def test_harp_option_from_environment_out_of_range(self):
         result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "9"})
         self.assert_fault(result, USAGE, "beta", "9")
