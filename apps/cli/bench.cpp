@@ -17,6 +17,7 @@
 #include "files.h"
 #include "harp/kernels.h"
 #include "interrupt.h"
+#include "llama-ext.h"
 #include "loaded_model.h"
 #include "report.h"
 #include "terminal.h"
@@ -101,6 +102,7 @@ std::vector<std::string> read_prompts(const BenchFlags & flags) {
         size_t n_line = 0;
         for (std::string line; prompts.size() < flags.n_prompts && std::getline(file, line);) {
             const std::string place = fmt::format("prompts '{}', line {}", flags.prompts_file, ++n_line);
+            if (n_line == 1) remove_byte_order_mark(line);
             if (!line.empty() && line.back() == '\r') line.pop_back();
             if (line.find_first_not_of(" \t") == std::string::npos) continue;
             if (find_invalid_utf8(line) != std::string::npos)
@@ -177,7 +179,6 @@ class Bench {
     /// @return whether all rounds were run; false after Ctrl-C, if at least one is complete
     bool run() {
         try {
-            cell_bytes_ = measure_cell_bytes();
             for (int round = -1; round < flags_.n_rounds; ++round) run_round(round);
         } catch (const Error & error) {
             progress_.clear();
@@ -235,7 +236,7 @@ class Bench {
         baseline_seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         const bool was_interrupted = (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) ||
                                      (WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT);
-        if (was_interrupted) throw Error(ErrorCode::aborted, "interrupted");
+        if (was_interrupted) stop_interrupted();
         if (status != 0) {
             throw Error(ErrorCode::invalid_option,
                         fmt::format("option '--baseline': the command failed (exit code {}): {}",
@@ -264,7 +265,8 @@ class Bench {
         row.step_ratio = spread_of(step_ratios);
         row.total_ratio = spread_of(total_ratios);
         row.first_token_seconds = spread_of(first_tokens);
-        row.cache_bytes = cell_bytes_ * llama_n_ctx(method.pass().context());
+        for (const auto & [buffer_type, memory] : llama_get_memory_breakdown(method.pass().context()))
+            row.cache_bytes += memory.context;
         const RoundSums & sums = rounds_[m].front();  // the same in each round: greedy, or sampled with the same seed
         if (method.kind().hesitates && sums.n_judged > 0) {
             row.hesitation_share = static_cast<double>(sums.n_hesitations) / static_cast<double>(sums.n_judged);
@@ -288,20 +290,6 @@ class Bench {
         }
     }
 
-    /// Bytes of one cell of the KV cache: what one more token adds to the saved state of a vanilla sequence.
-    [[nodiscard]] double measure_cell_bytes() {
-        ForwardPass & pass = methods_[0]->pass();
-        const auto bytes_with = [&](int n_tokens) {
-            std::vector<llama_token> tokens(static_cast<size_t>(n_tokens));  // any tokens will do
-            pass.memory_clear(false);
-            pass.decode(llama_batch_get_one(tokens.data(), n_tokens));
-            return static_cast<double>(llama_state_seq_get_size(pass.context(), 0));
-        };
-        const double difference = bytes_with(2) - bytes_with(1);
-        pass.memory_clear(false);
-        return difference;
-    }
-
     const BenchFlags & flags_;
     BenchMethod::Settings settings_;
     std::vector<std::vector<llama_token>> prompts_;
@@ -311,7 +299,6 @@ class Bench {
     std::vector<std::vector<std::vector<llama_token>>> tokens_;  // [method][prompt], from the warm-up round
     std::vector<double> baseline_seconds_;
     size_t n_rounds_ = 0;  // complete rounds
-    double cell_bytes_ = 0;
 };
 
 void add_facts(BenchReport & report, LoadedModel & loaded, const Options & options) {
@@ -349,6 +336,7 @@ int bench_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     line.harp.refuse_negative_prompt("bench");
+    line.harp.refuse_negative_prompt_of_preset("bench");
     if (!options)
         throw Error(ErrorCode::invalid_option,
                     line.harp.switched_off_by() + ": bench compares with vanilla in any case; leave it out");

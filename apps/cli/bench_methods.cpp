@@ -1,9 +1,10 @@
 #include "bench_methods.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 
 #include "common.h"
-#include "decoding/generate.h"
 #include "interrupt.h"
 
 namespace harp::cli {
@@ -110,6 +111,18 @@ void BenchMethod::count(const Statistics & before, BenchRun & run) const {
     run.n_twin_rows = now.second_pass_rows - before.second_pass_rows;
 }
 
+/// Every answer must have as many tokens, or times of whole answers could not be compared.
+void BenchMethod::check_length(const decoding::GenerationResult & result) const {
+    using decoding::StopReason;
+    if (result.reason == StopReason::interrupted) stop_interrupted();
+    if (static_cast<size_t>(result.n_generated) == settings_.n_predict) return;
+    std::string advice = "token 0 ends it: leave out --beam-variant authors";
+    if (result.reason == StopReason::context_full)
+        advice = fmt::format("the context of {} is full; raise its size (-c) or lower -n", pass_.n_ctx_seq());
+    throw Error(ErrorCode::invalid_option, fmt::format("option '-n': {}; an answer of {} has only {} tokens; {}",
+                                                       settings_.n_predict, kind_.name, result.n_generated, advice));
+}
+
 BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
     BenchRun run;
     const auto start = Clock::now();
@@ -129,7 +142,7 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
                                            .beams = settings_.beams,
                                            .records = false},
                                           events);
-    if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    check_length(result);
     run.prompt_seconds = result.prompt_seconds;
     run.decode_seconds = result.seconds;
     run.tokens = result.hypotheses.front().tokens;
@@ -159,7 +172,7 @@ BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
                                           .sampler = loaded_.new_sampler(sampling_),
                                           .records = false},
                                          on_token, on_prompt);
-    if (result.reason == decoding::StopReason::interrupted) throw Error(ErrorCode::aborted, "interrupted");
+    check_length(result);
     count(before, run);
     run.n_steps = run.tokens.size();
     run.decode_seconds = result.seconds;

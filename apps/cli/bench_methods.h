@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "decoding/beam_search.h"
 #include "decoding/drafter.h"
+#include "decoding/generate.h"
 #include "loaded_model.h"
 
 namespace harp::cli {
@@ -52,12 +52,14 @@ class BenchMethod {
     BenchMethod(LoadedModel & loaded, const BenchKind & kind, const Settings & settings);
 
     [[nodiscard]] const BenchKind & kind() const noexcept { return kind_; }
+    /// @throws Error{invalid_option} if the answer is shorter than it must be, what Generator throws
     [[nodiscard]] BenchRun run(const std::vector<llama_token> & prompt);
     [[nodiscard]] ForwardPass & pass() noexcept { return pass_; }
     [[nodiscard]] const decoding::Drafter * drafter() const noexcept { return drafter_.get(); }
 
   private:
     void count(const Statistics & before, BenchRun & run) const;
+    void check_length(const decoding::GenerationResult & result) const;
     BenchRun run_beams(const std::vector<llama_token> & prompt);
     BenchRun run_sampling(const std::vector<llama_token> & prompt);
 

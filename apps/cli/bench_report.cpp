@@ -15,8 +15,8 @@ using nlohmann::json;
 namespace {
 
 const std::vector<std::string> headings = {
-    "method",   "steps/s",  "step time, x vanilla", "with prompts, x", "first token", "hesitated", "twin rows",
-    "KV cache", "accepted", "same tokens"};
+    "method", "steps/s",  "step time, x vanilla", "with prompts, x", "first token", "hesitated", "twin rows",
+    "cache",  "accepted", "same tokens"};
 
 std::string range(const Spread & s) {
     return fmt::format("{:.2f} ({:.2f}..{:.2f})", s.median, s.low, s.high);
@@ -30,7 +30,7 @@ std::vector<std::string> cells(const BenchRow & row, size_t n_prompts) {
             fmt::format("{:.0f} ms", 1000 * row.first_token_seconds.median),
             row.hesitation_share < 0 ? "-" : fmt::format("{:.0f} %", 100 * row.hesitation_share),
             row.hesitation_share < 0 ? "-" : fmt::format("{:.2f}", row.twin_rows_per_step),
-            fmt::format("{:.1f} MB", row.cache_bytes / 1e6),
+            fmt::format("{:.1f} MB", static_cast<double>(row.cache_bytes) / 1e6),
             row.acceptance < 0 ? "-" : fmt::format("{:.0f} %", 100 * row.acceptance),
             row.n_same < 0 ? "-" : fmt::format("{} of {} ({})", row.n_same, n_prompts, row.reference)};
 }

@@ -20,7 +20,7 @@ struct BenchRow {
     decoding::Spread first_token_seconds;  ///< mean over the prompts
     double hesitation_share = -1;          ///< of judged rows; below 0: HARP off
     double twin_rows_per_step = 0;
-    double cache_bytes = 0;  ///< of all cells of its context
+    size_t cache_bytes = 0;  ///< of its context's KV cache and recurrent state, as they are allocated
     double acceptance = -1;  ///< of drafted tokens; below 0: no speculation
     int n_same = -1;         ///< prompts with the same tokens as the reference method; below 0: no such method
     std::string reference;

@@ -10,7 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, FAILURE, INTERRUPTED, USAGE, harp
-from programs import TINY, needs_tiny
+from programs import MODELS, TINY, needs_tiny
+
+WINDOW, RECURRENT, HYBRID = (MODELS / f"random-{name}.gguf" for name in ("gemma3", "mamba", "lfm2"))
 
 
 @needs_tiny
@@ -46,6 +48,31 @@ class Bench(CliTest):
             counts.append(self.bench("--methods", "vanilla", "--prompts", str(path))["prompt_tokens"])
         self.assertEqual(counts[0], counts[1])
 
+    def test_prompts_that_begin_with_a_byte_order_mark(self):
+        counts = []
+        for encoding in ["utf-8", "utf-8-sig"]:
+            path = self.folder / "prompts.jsonl"
+            path.write_text('{"prompt": "Once upon a time"}\n{"prompt": "The dog"}\n', encoding=encoding)
+            counts.append(self.bench("--methods", "vanilla", "--prompts", str(path))["prompt_tokens"])
+        self.assertEqual(counts[0], counts[1])
+
+    @unittest.skipUnless(all(path.is_file() for path in (WINDOW, RECURRENT, HYBRID)), "no random models")
+    def test_cache_of_models_that_do_not_keep_every_row(self):
+        def cache(model, n_ctx, method="harp"):
+            data = self.bench("-m", str(model), "--methods", method, "-c", str(n_ctx))
+            return [one["cache_bytes"] for one in data["methods"]]
+
+        attention = 2 * 64 * 2  # bytes of a row: K and V, 64 wide, F16
+        for model, row, state in [(TINY, None, 0), (WINDOW, attention, None), (RECURRENT, 0, 2 * 4 * (3 * 128 + 16 * 128)),
+                                  (HYBRID, attention // 2, 2 * 4 * 2 * 64)]:
+            with self.subTest(model=model.name):
+                small, large = cache(model, 1024), cache(model, 2048)
+                self.assertEqual([small[1], large[1]], [2 * small[0], 2 * large[0]])
+                if row is not None:  # grows by the layers that keep every row
+                    self.assertEqual(large[0] - small[0], 1024 * row)
+                if state is not None:
+                    self.assertEqual(small[0] - (large[0] - small[0]), state)
+
     def test_a_line_while_one_waits(self):
         result = self.assert_ok(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--n-prompts", "1", "--methods", "vanilla",
                                      "--baseline", "sleep 9"))
@@ -80,6 +107,8 @@ class Bench(CliTest):
         bad.write_text('{"answer": 1}\n')
         empty = self.folder / "empty.txt"
         empty.write_text("\n")
+        preset = self.folder / "preset.json"
+        preset.write_text('{"harp": {"view": "guidance", "negative_prompt": "A cat"}}')
         for flags, names in {
             ("--methods", "magic"): ["--methods", "magic", "harp-beam"],
             ("--methods", "draft"): ["--methods", "draft", "-md"],
@@ -91,7 +120,8 @@ class Bench(CliTest):
             ("--prompts", str(empty)): ["empty"],
             ("--harp-off",): ["--harp-off"],
             ("--baseline", "exit 3", "--rounds", "1", "--methods", "vanilla"): ["--baseline", "exit 3", "3"],
-            ("-c", "64", "-n", "300"): ["-c", "256"],
+            ("-c", "64", "-n", "300"): ["'-n': 300", "vanilla", "the context of 256 is full", "-c"],
+            ("--harp-preset", str(preset)): [f"preset '{preset}'", "negative_prompt", "not in harp bench"],
         }.items():
             with self.subTest(flags=flags):
                 self.assert_fault(harp("bench", "-m", str(TINY), *flags), USAGE, *names)
