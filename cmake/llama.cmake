@@ -52,23 +52,47 @@ if(GGML_RPC AND PROJECT_IS_TOP_LEVEL) # ggml-rpc-server, the other side, must be
     set_target_properties(ggml-rpc-server PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endif()
 
-# A first ./run waits for this. libllama compiles its models together already, here its other files too.
-harp_compile_together(llama 12)
+# A first ./run waits for these. What runs once (parsers of flags and templates, loading, the description of graphs) gains nothing by
+# -O3, what runs for each token does.
+foreach(target llama llama-common cpp-httplib)
+    if(TARGET ${target})
+        target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+    endif()
+endforeach()
+set_property(SOURCE gguf.cpp ggml-backend-meta.cpp ggml-opt.cpp DIRECTORY ${harp_llama_dir}/ggml/src
+    APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
+
+# Compiles SOURCE... with -O3, together: CMake leaves sources with options of their own out of unity builds.
+function(harp_optimise target) # harp_optimise(TARGET SOURCE...)
+    set(sources ${ARGN})
+    if(HARP_UNITY_BUILD)
+        set_source_files_properties(${sources} TARGET_DIRECTORY ${target} PROPERTIES HEADER_FILE_ONLY ON)
+        list(TRANSFORM sources REPLACE "(.+)" "#include \"\\1\"\n")
+        string(CONCAT includes ${sources})
+        set(sources ${CMAKE_CURRENT_BINARY_DIR}/${target}_for_each_token.cpp)
+        file(CONFIGURE OUTPUT ${sources} CONTENT "${includes}" @ONLY)
+        target_sources(${target} PRIVATE ${sources})
+    endif()
+    set_property(SOURCE ${sources} TARGET_DIRECTORY ${target} APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Release>:-O3>)
+endfunction()
+
+set(for_each_token batch context graph grammar kv-cache memory-recurrent sampler vocab)
+list(TRANSFORM for_each_token REPLACE "(.+)" "${harp_llama_dir}/src/llama-\\1.cpp")
+harp_optimise(llama ${for_each_token} ${harp_llama_dir}/src/unicode.cpp)
 if(HARP_UNITY_BUILD)
-    file(GLOB sources ${harp_llama_dir}/src/*.cpp)
+    file(GLOB sources ${harp_llama_dir}/src/*.cpp) # libllama keeps its own files out of its unity build
     set_source_files_properties(${sources} TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
 endif()
+harp_compile_together(llama 32)
+
 if(TARGET llama-common)
-    harp_compile_together(llama-common 8)
-    # it specialises templates that others have used before; so does json.cpp, which has options of its own below, and so is alone
-    set_source_files_properties(${harp_llama_dir}/common/jinja/value.cpp TARGET_DIRECTORY llama-common
-        PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
-    # parsers of flags and templates gain nothing by -O3; what runs for each token does
-    target_compile_options(llama-common PRIVATE $<$<CONFIG:Release>:-O1>)
-    foreach(source json ngram-cache ngram-map ngram-mod peg-parser reasoning-budget sampling speculative)
-        set_property(SOURCE ${harp_llama_dir}/common/${source}.cpp TARGET_DIRECTORY llama-common
-            APPEND PROPERTY COMPILE_OPTIONS $<$<CONFIG:Release>:-O3>)
-    endforeach()
+    set(for_each_token ngram-cache ngram-map ngram-mod reasoning-budget sampling speculative)
+    list(TRANSFORM for_each_token REPLACE "(.+)" "${harp_llama_dir}/common/\\1.cpp")
+    harp_optimise(llama-common ${for_each_token})
+    harp_compile_together(llama-common 16)
+    # these specialise templates that other sources use before
+    set_source_files_properties(${harp_llama_dir}/common/jinja/value.cpp ${harp_llama_dir}/common/json.cpp
+        TARGET_DIRECTORY llama-common PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endif()
 
 # no warnings from headers that are not ours

@@ -34,7 +34,7 @@ namespace {
 //     GROUPS                 groups of 8 outputs side by side in a register
 //     MOST_BITS              the most bits of a weight that it multiplies at once
 //     REGISTERS<Packed>      the most registers of outputs of a tile, which share loads of activations; otherwise one
-//     is_wide<Packed>(n)     whether tiles for n tokens have REGISTERS
+//     ALWAYS_WIDE<Packed>    whether all tiles have REGISTERS; otherwise those for more tokens than fit beside them have one
 //     TOKENS<Packed, n>      the most tokens of a tile with n registers of outputs
 //     steps_together(bits)   how many steps one sum can hold, with weights of so many bits
 //     add_step(sum, weights, activations)   sum plus the products of a step
@@ -342,10 +342,9 @@ void multiply_tile_of(const Place<Packed> & place, size_t n_groups, int64_t n_to
     BY_TOKENS[n_tokens - 1](place, n_groups);
 }
 
-/// Multiplies all tokens, in parts as few and as even as possible.
-template <class Isa, class Packed, size_t REGISTERS>
+/// Multiplies all tokens, in parts as few and as even as possible. @tparam TOKENS the most in a part
+template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
 void multiply_groups(Place<Packed> place, size_t n_groups, int64_t n_tokens) {
-    constexpr size_t TOKENS = Isa::template TOKENS<Packed, REGISTERS>;
     constexpr auto MOST = static_cast<int64_t>(TOKENS);
     for (int64_t n_parts = (n_tokens + MOST - 1) / MOST; n_parts > 0; --n_parts) {
         const int64_t n = (n_tokens + n_parts - 1) / n_parts;
@@ -366,14 +365,18 @@ void multiply(const Operands & operands) noexcept {
                         operands.out_stride,
                         operands.rows};
     constexpr size_t WIDE = REGISTERS * Isa::GROUPS;
-    const bool may_be_wide = Isa::template is_wide<Packed>(operands.n_tokens);
+    constexpr size_t WIDE_TOKENS = Isa::template TOKENS<Packed, REGISTERS>;
+    constexpr bool ALWAYS_WIDE = Isa::template ALWAYS_WIDE<Packed>;
+    // groups left at the end are too few to be worth tiles of their own for each number of tokens: they take long to compile
+    constexpr size_t NARROW_TOKENS = ALWAYS_WIDE ? 1 : Isa::template TOKENS<Packed, 1>;
+    const bool may_be_wide = ALWAYS_WIDE || operands.n_tokens <= static_cast<int64_t>(WIDE_TOKENS);
     for (auto n_left = static_cast<size_t>(operands.n_groups); n_left > 0;) {
         const bool is_wide = may_be_wide && n_left >= WIDE;
         const size_t n_groups = is_wide ? WIDE : std::min(n_left, Isa::GROUPS);
         if (is_wide) {
-            multiply_groups<Isa, Packed, REGISTERS>(place, n_groups, operands.n_tokens);
+            multiply_groups<Isa, Packed, REGISTERS, WIDE_TOKENS>(place, n_groups, operands.n_tokens);
         } else {
-            multiply_groups<Isa, Packed, 1>(place, n_groups, operands.n_tokens);
+            multiply_groups<Isa, Packed, 1, NARROW_TOKENS>(place, n_groups, operands.n_tokens);
         }
         n_left -= n_groups;
         place.groups += static_cast<int64_t>(n_groups) * place.n_blocks;

@@ -33,9 +33,7 @@ struct Avx2 {
     static constexpr size_t REGISTERS =
         std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : 2;
     template <class Packed>
-    static constexpr bool is_wide(int64_t /*n_tokens*/) {
-        return true;
-    }
+    static constexpr bool ALWAYS_WIDE = true;
     /// As many tokens as have their sums in registers (12 of 16), if sums stay there. Fewer if a weight takes two
     /// multiplications.
     template <class Packed, size_t N_REGISTERS>

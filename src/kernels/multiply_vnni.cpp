@@ -21,9 +21,7 @@ struct Vnni {
     template <class Packed, size_t REGISTERS>
     static constexpr size_t TOKENS = Packed::INPUTS == SUPER_BLOCK && REGISTERS == 2 ? 4 : 8;
     template <class Packed>
-    static constexpr bool is_wide(int64_t n_tokens) {
-        return Packed::INPUTS == BLOCK || n_tokens <= 4;
-    }
+    static constexpr bool ALWAYS_WIDE = Packed::INPUTS == BLOCK;
 
     static constexpr size_t steps_together(int /*bits*/) { return STEPS; }
 
