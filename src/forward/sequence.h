@@ -143,6 +143,7 @@ class Sequence {
     void settle_prompt_end();
     void own_cells();
     [[nodiscard]] llama_pos end_of(size_t n) const;
+    [[nodiscard]] size_t n_below(llama_pos end) const;
     [[nodiscard]] llama_pos twin_end() const;
     [[nodiscard]] llama_pos first_own_position() const;
     template <typename Change>

@@ -270,6 +270,21 @@ TEST(Sequence, ACopyBringsOptionsAlongWhereItReplaces) {
     EXPECT_EQ(pass[1].n_twin(), 0U);
 }
 
+TEST(Sequence, APromptOfCopiedPartsIsAPrompt) {
+    for (const bool is_set : {true, false}) {
+        Pass pass(Kind::unified, 2, options_with(Scope::generated));
+        if (is_set) pass[0].set_prompt_end(6);
+        for (llama_token t = 0; t < 9; ++t) pass.decode(0, t, /*is_output=*/t >= 5);
+        pass[1].copy_from(pass[0], 0, 3);
+        pass[1].copy_from(pass[0], 3, 5);
+        EXPECT_EQ(text(pass[1]), "0@0- 1@1- 2@2- 3@3- 4@4-") << is_set;
+        pass[1].copy_from(pass[0], 5, 8);
+        EXPECT_EQ(text(pass[1]), "0@0- 1@1- 2@2- 3@3- 4@4- 5@5- 6@6 7@7") << is_set;
+        pass.decode(1, 8);
+        EXPECT_TRUE(pass[1].view().is_reframed(8)) << is_set;
+    }
+}
+
 TEST(Sequence, APartIsCopiedWithSharedCellsOnly) {
     Pass pass(Kind::streams, 2, options_with(Scope::all));
     pass.decode_many(0, 100, 6);
