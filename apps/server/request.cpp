@@ -237,16 +237,7 @@ std::optional<Statistics> statistics_of(llama_context * context, const std::opti
     const ForwardPass * pass = find_pass(context);
     if (pass == nullptr || !pass->enabled()) return std::nullopt;
     Statistics sum = pass->statistics();
-    if (!before) return sum;
-    sum.steps += before->steps;
-    sum.hesitations += before->hesitations;
-    sum.clean_rows += before->clean_rows;
-    sum.second_pass_rows += before->second_pass_rows;
-    sum.fused_steps += before->fused_steps;
-    sum.catch_ups += before->catch_ups;
-    sum.total_seconds += before->total_seconds;
-    sum.llama_seconds += before->llama_seconds;
-    sum.second_pass_seconds += before->second_pass_seconds;
+    if (before) sum += *before;
     return sum;
 }
 

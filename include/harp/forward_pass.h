@@ -71,6 +71,8 @@ struct Statistics {
     double total_seconds = 0;        ///< spent in decode()
     double llama_seconds = 0;        ///< the part spent in llama_decode; the rest is HARP's own work
     double second_pass_seconds = 0;  ///< the part of llama_seconds for twins (in fused steps: the time they added)
+
+    Statistics & operator+=(const Statistics & other) noexcept;
 };
 
 /// State of Schedule::automatic.

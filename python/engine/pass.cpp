@@ -163,16 +163,15 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
     {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
-        result =
-            decoding::Generator(self.taken_over())
-                .answer(
-                    {.prompt = prompt,
-                     .limits = {max_tokens, {}},
-                     .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty},
-                     .options = self.read(options),
-                     .mask_family = mask_family,
-                     .negative_prompt = negative_prompt},
-                    decoding::Generator::Events{});
+        decoding::Request request{
+            .prompt = prompt,
+            .limits = {max_tokens, {}},
+            .beams = decoding::BeamOptions{.beams = beams, .candidates = candidates, .alpha = length_penalty},
+            .options = self.read(options),
+            .mask_family = mask_family,
+            .negative_prompt = negative_prompt};
+        validate(request, self.pass());
+        result = decoding::Generator(self.taken_over()).answer(std::move(request), decoding::Generator::Events{});
     }
     nb::list hypotheses;
     for (const auto & hypothesis : result.hypotheses) {
@@ -373,13 +372,15 @@ void bind_pass(nb::module_ & module) {
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
                uint32_t mask_family, const std::vector<llama_token> & negative_prompt, bool reuses_prefix) {
                 const auto held = self.hold();
-                return self.generator().submit({.prompt = prompt,
-                                                .limits = {max_tokens, stop},
-                                                .sampler = self.new_sampler(sampling),
-                                                .options = self.read(options),
-                                                .mask_family = mask_family,
-                                                .negative_prompt = negative_prompt,
-                                                .reuses_prefix = reuses_prefix});
+                decoding::Request request{.prompt = prompt,
+                                          .limits = {max_tokens, stop},
+                                          .sampler = self.new_sampler(sampling),
+                                          .options = self.read(options),
+                                          .mask_family = mask_family,
+                                          .negative_prompt = negative_prompt,
+                                          .reuses_prefix = reuses_prefix};
+                validate(request, self.pass());  // before a generator empties what forward() has decoded
+                return self.generator().submit(std::move(request));
             },
             "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_family"_a,
             "negative_prompt"_a, "reuses_prefix"_a, InPlainLocale())
@@ -394,7 +395,9 @@ void bind_pass(nb::module_ & module) {
                 std::vector<Options> sets;
                 for (const auto & texts : options) sets.push_back(*self.read(texts));
                 const auto held = self.hold();
-                return self.scorer().submit({tokens, n_context, std::move(sets), mask_family, negative_prompt});
+                decoding::ScoreRequest request{tokens, n_context, std::move(sets), mask_family, negative_prompt};
+                validate(request, self.pass());
+                return self.scorer().submit(std::move(request));
             },
             "tokens"_a, "n_context"_a, "options"_a, "mask_family"_a, "negative_prompt"_a, InPlainLocale())
         .def("score_batch", &score_batch, "[(request, result)] of one batch", InPlainLocale())

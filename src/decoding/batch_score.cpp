@@ -91,6 +91,29 @@ bool can_share_reading(const Options & a, const Options & b) {
     return a == other;
 }
 
+void validate(const ScoreRequest & request, const ForwardPass & pass) {
+    if (request.n_context == 0)
+        throw Error(ErrorCode::invalid_input, "the context is empty: nothing predicts the first token");
+    if (request.n_context >= request.tokens.size()) throw Error(ErrorCode::invalid_input, "the continuation is empty");
+    if (request.tokens.size() - 1 > pass.n_ctx_seq()) {  // the last one is not read
+        throw Error(ErrorCode::invalid_input, "context and continuation have " + std::to_string(request.tokens.size()) +
+                                                  " tokens; allowed: 2.." + std::to_string(pass.n_ctx_seq() + 1) +
+                                                  " (n_ctx, and the last token)");
+    }
+    for (const Options & options : request.options) {
+        validate(options);
+        if (!options.is_vanilla()) check_negative_prompt(request.negative_prompt, options);
+    }
+    const size_t n_answer = request.tokens.size() - 1 - request.n_context;  // rows behind the context
+    if (!request.negative_prompt.empty() && request.negative_prompt.size() + n_answer > pass.n_ctx_seq()) {
+        throw Error(ErrorCode::invalid_input,
+                    "the negative prompt has " + std::to_string(request.negative_prompt.size()) + " tokens, and " +
+                        std::to_string(n_answer) + " are read behind it; allowed: " + std::to_string(pass.n_ctx_seq()) +
+                        " together (n_ctx)");
+    }
+    if (request.options.size() > 1) (void)shared_reading(request.options);
+}
+
 std::vector<Reading> group_by_reading(std::span<const Options> sets) {
     std::vector<Reading> readings;
     for (size_t i = 0; i < sets.size(); ++i) {
@@ -125,25 +148,7 @@ BatchScorer::~BatchScorer() {
 }
 
 size_t BatchScorer::submit(ScoreRequest request) {
-    if (request.n_context == 0)
-        throw Error(ErrorCode::invalid_input, "the context is empty: nothing predicts the first token");
-    if (request.n_context >= request.tokens.size()) throw Error(ErrorCode::invalid_input, "the continuation is empty");
-    if (request.tokens.size() - 1 > pass_.n_ctx_seq()) {  // the last one is not read
-        throw Error(ErrorCode::invalid_input, "context and continuation have " + std::to_string(request.tokens.size()) +
-                                                  " tokens; allowed: 2.." + std::to_string(pass_.n_ctx_seq() + 1) +
-                                                  " (n_ctx, and the last token)");
-    }
-    for (const Options & options : request.options) {
-        validate(options);
-        if (!options.is_vanilla()) check_negative_prompt(request.negative_prompt, options);
-    }
-    const size_t n_answer = request.tokens.size() - 1 - request.n_context;  // rows behind the context
-    if (!request.negative_prompt.empty() && request.negative_prompt.size() + n_answer > pass_.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input,
-                    "the negative prompt has " + std::to_string(request.negative_prompt.size()) + " tokens, and " +
-                        std::to_string(n_answer) +
-                        " are read behind it; allowed: " + std::to_string(pass_.n_ctx_seq()) + " together (n_ctx)");
-    }
+    validate(request, pass_);
     Options reading;
     if (request.options.size() == 1) reading = request.options.front();
     if (request.options.size() > 1) reading = shared_reading(request.options);

@@ -25,6 +25,10 @@ struct ScoreRequest {
     std::vector<llama_token> negative_prompt = {};  ///< ForwardPass::set_negative_prompt
 };
 
+/// @throws Error{invalid_input} if context or continuation is empty, or they or the negative prompt do not fit into the
+///         context; Error{invalid_option}, also for options that cannot share a reading
+void validate(const ScoreRequest & request, const ForwardPass & pass);
+
 /// Whether the passes compute the same under both. They may differ in gate, threshold, beta and plausibility; with uniform
 /// noise or redraw, which depend on where the model hesitates, only in beta and plausibility.
 [[nodiscard]] bool can_share_reading(const Options & a, const Options & b);
@@ -60,8 +64,7 @@ class BatchScorer {
     BatchScorer & operator=(const BatchScorer &) = delete;
 
     /// Queues a request. @return its number: 0, 1, ...
-    /// @throws Error{invalid_input} if context or continuation is empty, or the context has no room; Error{invalid_option},
-    ///         also for several options that cannot share a reading
+    /// @throws what validate() throws
     size_t submit(ScoreRequest request);
     [[nodiscard]] bool is_idle() const noexcept;
     /// Rows decoded so far, of all requests.

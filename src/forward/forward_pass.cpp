@@ -28,6 +28,19 @@ uint32_t times(const char * name, uint32_t value, uint32_t streams) {
 
 }  // namespace
 
+Statistics & Statistics::operator+=(const Statistics & other) noexcept {
+    steps += other.steps;
+    hesitations += other.hesitations;
+    clean_rows += other.clean_rows;
+    second_pass_rows += other.second_pass_rows;
+    fused_steps += other.fused_steps;
+    catch_ups += other.catch_ups;
+    total_seconds += other.total_seconds;
+    llama_seconds += other.llama_seconds;
+    second_pass_seconds += other.second_pass_seconds;
+    return *this;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Creation
 

@@ -552,6 +552,28 @@ class Logits(unittest.TestCase):
         session.forward([4] * 40)
         self.assertEqual(session.n_past, 43)
 
+    def test_a_refused_call_leaves_the_sequence(self):
+        session = harp.Session(tiny(), harp.HarpOptions(), n_ctx=64, n_sequences=2, unified=True)
+        session.forward([1, 2, 3])
+        guided = harp.HarpOptions(view="guidance")
+        refused = {
+            "empty prompt": lambda: session.generate([]),
+            "long prompt": lambda: session.generate([1] * 64),
+            "negative prompt": lambda: session.generate("Once", negative_prompt="Twice"),
+            "reframings": lambda: session.generate("Once", options=harp.HarpOptions(reframings=2)),
+            "grammar": lambda: session.generate("Once", sampling=harp.Sampling(grammar="root ::= (")),
+            "empty continuation": lambda: session.score([([1], [])]),
+            "long continuation": lambda: session.score([([1], [2] * 65)]),
+            "options": lambda: session.score_each([([1], [2])], [harp.HarpOptions(), guided]),
+            "beams": lambda: session.beam_search("Once", beams=3, max_tokens=4),
+            "room of beams": lambda: session.beam_search("Once", beams=2, max_tokens=100),
+        }
+        for name, call in refused.items():
+            with self.subTest(name):
+                with self.assertRaises(harp.HarpError):
+                    call()
+                self.assertEqual(session.n_past, 3)
+
     def test_logits_outlive_the_next_call_and_the_session(self):
         session = harp.Session(tiny(), None, n_ctx=256)
         kept = session.forward([1, 2, 3], all=True).logits
