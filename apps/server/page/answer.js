@@ -24,6 +24,7 @@ export class Answer {
         this.pieces = [];
         this.state = "streaming";  // then "done", "stopped" or "failed"
         this.finishReason = null;
+        this.maxTokens = Infinity;  // that were asked for
         this.error = null;
         this.usage = null;
         this.timings = null;

@@ -98,9 +98,10 @@ function problemOf(answer, contextSize) {
         return [element("strong", {}, title), detail ? ` ${detail}` : ""];
     }
     if (answer.state !== "done" || answer.finishReason !== "length") return null;
-    return answer.usage && answer.usage.total_tokens >= contextSize ?
-        [element("strong", {}, "The context is full."), ` It holds ${contextSize} tokens: start a new chat.`] :
-        ["Cut at max tokens (Settings)."];
+    const {completion_tokens: generated, total_tokens: total} = answer.usage ?? {};
+    if (!(generated < answer.maxTokens)) return ["Cut at max tokens (Settings)."];
+    const advice = total < contextSize ? "the negative prompt with the answer fills them." : "start a new chat.";
+    return [element("strong", {}, "The context is full."), ` It holds ${contextSize} tokens: ${advice}`];
 }
 
 /** Moves the focus by `step` tokens from `token`, or into `text` if a text itself has the focus. */

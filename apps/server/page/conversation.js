@@ -61,6 +61,7 @@ export class Conversation {
     async stream(turn, lane, signal) {
         const answer = turn.answers[lane];
         const body = {...this.requestOf(lane, turn.mode), messages: this.messages(turn, lane)};
+        answer.maxTokens = body.max_tokens;
         try {
             for await (const chunk of chatChunks(body, signal)) {
                 turn.add(lane, chunk);
