@@ -216,7 +216,7 @@ configure() { # configure TESTS, which is ON or OFF; OFF does not switch the tes
 
 build() { # build TARGET...
     use_ccache
-    # one job per core: ninja's two more take turns in the caches, and a first ./run on two cores took a tenth longer
+    # one job per core: ninja would run two more, which only take the others' cache
     NINJA_STATUS='[%f/%t %e] ' logged build "Mend the first error above and call again; what was built stays built." \
         cmake --build "$build" --parallel "$(nproc)" --target "$@"
 }
