@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -28,11 +29,19 @@ nb::tuple token_tuple(llama_token id, const std::string & piece, llama_pos posit
     return nb::make_tuple(id, bytes_of(piece), position, record.entropy, record.hesitated);
 }
 
-/// Runs one batch of generation. @return ([(request, token)], [(request, result)])
-nb::tuple generate_batch(Pass & self) {
+/// Ends a call that Python was told to end (Ctrl-C), between batches. The interpreter lock is not held.
+void check_signals() {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
+/// Runs one batch of generation. Appends to `events` (request, token) and (request, None, result): in here, because what is
+/// returned is lost if a signal's handler raises.
+void generate_batch(Pass & self, nb::list & events) {
     std::vector<std::pair<size_t, GeneratedToken>> tokens;
     std::vector<std::pair<size_t, GenerationResult>> results;
-    {
+    std::exception_ptr failure;
+    try {
         const nb::gil_scoped_release release;
         const auto held = self.hold();
         self.generator().next_batch(
@@ -42,17 +51,17 @@ nb::tuple generate_batch(Pass & self) {
                      return true;
                  },
              .on_result = [&](size_t request, const GenerationResult & r) { results.emplace_back(request, r); }});
+    } catch (...) {  // the tokens before are the answers' all the same
+        failure = std::current_exception();
     }
-    nb::list token_list;
     for (const auto & [request, token] : tokens)
-        token_list.append(nb::make_tuple(request, token_tuple(token.id, token.piece, token.position, token.record)));
-    nb::list result_list;
+        events.append(nb::make_tuple(request, token_tuple(token.id, token.piece, token.position, token.record)));
     for (const auto & [request, r] : results) {
-        result_list.append(
-            nb::make_tuple(request, nb::make_tuple(decoding::to_string(r.reason), bytes_of(r.text), r.n_steps,
-                                                   r.n_hesitations, r.prompt_seconds + r.seconds)));
+        events.append(nb::make_tuple(request, nb::none(),
+                                     nb::make_tuple(decoding::to_string(r.reason), bytes_of(r.text), r.n_steps,
+                                                    r.n_hesitations, r.prompt_seconds + r.seconds)));
     }
-    return nb::make_tuple(token_list, result_list);
+    if (failure) std::rethrow_exception(failure);
 }
 
 nb::tuple score_tuple(const ScoreResult & result) {
@@ -103,7 +112,11 @@ Rows append(ForwardPass & pass, const std::vector<llama_token> & tokens, bool al
     }
     const llama_pos first = pass.memory_seq_pos_max(0) + 1;
     try {
-        decoding::decode_feed(pass, {.tokens = tokens, .first = first, .n_silent = all ? 0 : tokens.size() - 1});
+        decoding::decode_feed(pass, {.tokens = tokens, .first = first, .n_silent = all ? 0 : tokens.size() - 1},
+                              [](size_t /*n_done*/) {
+                                  check_signals();
+                                  return true;
+                              });
     } catch (...) {  // also takes back the batches before the failed one
         (void)decoding::cut_sequence(pass, 0, first);
         throw;
@@ -385,8 +398,7 @@ void bind_pass(nb::module_ & module) {
             "prompt"_a, "max_tokens"_a, "stop"_a, "sampling"_a, "options"_a.none(), "mask_family"_a,
             "negative_prompt"_a, "reuses_prefix"_a, InPlainLocale())
         .def("cancel", &Pass::cancel, "request"_a)
-        .def("generate_batch", &generate_batch, "([(request, token)], [(request, result)]) of one batch",
-             InPlainLocale())
+        .def("generate_batch", &generate_batch, "events"_a, InPlainLocale())
         .def(
             "submit_score",
             [](Pass & self, const std::vector<llama_token> & tokens, size_t n_context,

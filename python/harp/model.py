@@ -18,7 +18,7 @@ class Model:
         n_threads: threads for decoding; None leaves it to llama.cpp.
         n_gpu_layers: layers in the GPU's memory, if the build has a GPU back end.
         kernels: quantised models use our kernels if the CPU has AVX2. They are faster than llama.cpp's
-            and equal to them up to the order of float additions. False uses llama.cpp's.
+            and equal to them up to the order of float additions. False uses llama.cpp's. Or a value of ``--harp-kernels``: ``"avx2"``, ...
         llama_args: llama.cpp's flags for models, samplers and drafts (others are refused), for example ``["-ctk", "f32", "--rpc", "host:50052"]``.
 
     Raises:
@@ -26,10 +26,10 @@ class Model:
     """
 
     def __init__(self, path: str | os.PathLike, *, n_threads: int | None = None, n_gpu_layers: int | None = None,
-                 kernels: bool = True, llama_args: Sequence[str] = ()):
+                 kernels: bool | str = True, llama_args: Sequence[str] = ()):
         flags = [] if n_threads is None else ["-t", str(n_threads)]
         flags += [] if n_gpu_layers is None else ["-ngl", str(n_gpu_layers)]
-        flags += ["--harp-kernels", "on" if kernels else "off"]
+        flags += ["--harp-kernels", kernels if isinstance(kernels, str) else "on" if kernels else "off"]
         self.llama_args = texts("llama_args", llama_args, 'a list of flags and values, ["-ngl", "99"]')
         self._engine = _engine.Model(os.fspath(path), [*flags, *self.llama_args])
 

@@ -92,7 +92,7 @@ def read_preset(path: str | os.PathLike, **changes) -> tuple[HarpOptions, str]:
         HarpError: ``invalid_input``, naming the file and its fault; ``invalid_option``.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # without the mark that some editors write
             values = dict(json.load(file)["harp"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"

@@ -145,6 +145,7 @@ class Session:
         self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, unified)
         self._is_scoring = False
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
+        self._events: list[tuple] = []  # tokens and results of the latest batch that their streams do not have yet
 
     @property
     def n_ctx(self) -> int:
@@ -347,7 +348,9 @@ class Session:
 
     def _negative(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a negative prompt. An empty text is no negative prompt, rather than one of a beginning-of-sequence token."""
-        return self._tokens(prompt) if len(prompt) > 0 else []
+        if prompt is None or isinstance(prompt, str) and not prompt:
+            return []
+        return self._tokens(prompt)
 
     def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
                 reuses_prefix) -> Stream:
@@ -356,20 +359,32 @@ class Session:
         stop = strings("stop", stop)
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_family", mask_family, 0, UINT32_MAX)
+        self._deliver()  # numbers of requests can begin anew
         request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), self._options(options),
                                     family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream
 
     def _next_batch(self) -> None:
-        """Runs one batch of the engine, and gives each stream its tokens."""
-        tokens, results = self._pass.generate_batch()
-        for request, token in tokens:
-            if stream := self._streams.get(request):
-                stream._take(token)
-        for request, result in results:
-            if stream := self._streams.pop(request, None):
-                stream._finish(result)
+        """Runs one batch of the engine, and gives each stream its tokens.
+
+        An exception of a signal's handler (Ctrl-C) can come between any two lines. So what the engine tells stays in the list until
+        its stream has it, and a stream takes nothing twice.
+        """
+        if not self._events:
+            self._pass.generate_batch(self._events)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._events:
+            request, token, *result = self._events[0]
+            stream = self._streams.get(request)
+            if stream and stream.answer.stop_reason is None:
+                if token is not None:
+                    stream._take(token)
+                else:
+                    stream._finish(*result)
+            del self._events[0]
 
 
 def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:
@@ -430,7 +445,9 @@ class Stream:
         self.close()
 
     def _take(self, token: tuple) -> None:
-        self.answer.tokens.append(self._decoder.token(token))
+        tokens = self.answer.tokens
+        if not tokens or tokens[-1].position < token[2]:
+            tokens.append(self._decoder.token(token))
 
     def _finish(self, result: tuple) -> None:
         reason, text, steps, hesitations, seconds = result

@@ -34,8 +34,14 @@ size_t Generator::submit(Request request) {
 }
 
 void Generator::cancel(size_t request) {
-    std::erase_if(waiting_, [&](const auto & queued) { return queued.first == request; });
-    release(request);
+    // in the order of their numbers: one that waits again (make_room) is older than all that have not begun
+    const auto queued = std::lower_bound(waiting_.begin(), waiting_.end(), request,
+                                         [](const auto & one, size_t number) { return one.first < number; });
+    if (queued != waiting_.end() && queued->first == request) {
+        waiting_.erase(queued);
+    } else {
+        release(request);
+    }
 }
 
 bool Generator::is_idle() const noexcept {

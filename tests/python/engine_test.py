@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -222,6 +223,58 @@ class Generation(unittest.TestCase):
                 tokens = list(stream)
                 self.assertEqual(("".join(token.text for token in tokens), stream.answer.text), (text, text))
                 self.assertEqual(b"".join(token.piece for token in tokens), "é漢🎉".encode()[:n + 1])
+
+
+@needs_tiny
+class Interrupted(unittest.TestCase):
+    """By Ctrl-C, or another signal whose handler raises."""
+
+    def setUp(self):
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+
+    def interrupt(self, seconds, call):
+        """Whether the call was interrupted after so long."""
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def test_a_stream_goes_on_where_it_was(self):
+        session = harp.Session(tiny(), harp.HarpOptions(), n_ctx=256)
+        right = [token.id for token in session.generate(PROMPTS[0], max_tokens=40)]
+        stream = session.generate(PROMPTS[0], max_tokens=40)
+        n_interrupted = sum(self.interrupt(1e-4, lambda: next(stream, None)) for _ in range(60))
+        self.assertGreater(n_interrupted, 5)
+        for _ in stream:  # ends
+            pass
+        self.assertEqual([token.id for token in stream.answer.tokens], right)
+        self.assertEqual(stream.answer.text, "".join(token.text for token in stream.answer.tokens))
+
+    def test_what_an_interrupted_stream_left_is_not_another_ones(self):
+        session = harp.Session(tiny(), harp.HarpOptions(), n_ctx=256)
+        right = [token.id for token in session.generate(PROMPTS[0], max_tokens=4)]
+        for _ in range(20):
+            left = session.generate(PROMPTS[1], max_tokens=1)
+            self.interrupt(1e-4, lambda: next(left))
+            left.close()
+            session.score([([1], [2])])  # a later answer's number is the same as that one's
+            self.assertEqual([token.id for token in session.generate(PROMPTS[0], max_tokens=4)], right)
+
+    def test_long_calls_end_after_a_batch(self):
+        narrow = harp.Session(tiny("-b", "16"), harp.HarpOptions(), n_ctx=2048)
+        narrow.forward([1, 2])
+        searching = harp.Session(tiny(), harp.HarpOptions(), n_ctx=1024, n_sequences=4, unified=True)
+        for name, call in {"forward": lambda: narrow.forward([3] * 2000),
+                           "beams": lambda: searching.beam_search(PROMPTS[0], beams=4, max_tokens=400)}.items():
+            with self.subTest(name):
+                self.assertTrue(self.interrupt(0.02, call))
+        self.assertEqual(narrow.n_past, 2)
+        self.assertEqual(len(searching.beam_search(PROMPTS[0], beams=2, max_tokens=4)), 2)
 
 
 @needs_tiny
@@ -553,20 +606,20 @@ class Logits(unittest.TestCase):
         self.assertEqual(session.n_past, 43)
 
     def test_a_refused_call_leaves_the_sequence(self):
-        session = harp.Session(tiny(), harp.HarpOptions(), n_ctx=64, n_sequences=2, unified=True)
+        session = harp.Session(tiny(), harp.HarpOptions(), n_ctx=256, n_sequences=2, unified=True)
         session.forward([1, 2, 3])
         guided = harp.HarpOptions(view="guidance")
         refused = {
             "empty prompt": lambda: session.generate([]),
-            "long prompt": lambda: session.generate([1] * 64),
+            "long prompt": lambda: session.generate([1] * session.n_ctx),
             "negative prompt": lambda: session.generate("Once", negative_prompt="Twice"),
             "reframings": lambda: session.generate("Once", options=harp.HarpOptions(reframings=2)),
             "grammar": lambda: session.generate("Once", sampling=harp.Sampling(grammar="root ::= (")),
             "empty continuation": lambda: session.score([([1], [])]),
-            "long continuation": lambda: session.score([([1], [2] * 65)]),
+            "long continuation": lambda: session.score([([1], [2] * (session.n_ctx + 1))]),
             "options": lambda: session.score_each([([1], [2])], [harp.HarpOptions(), guided]),
             "beams": lambda: session.beam_search("Once", beams=3, max_tokens=4),
-            "room of beams": lambda: session.beam_search("Once", beams=2, max_tokens=100),
+            "room of beams": lambda: session.beam_search("Once", beams=2, max_tokens=600),
         }
         for name, call in refused.items():
             with self.subTest(name):
@@ -726,6 +779,10 @@ class Chat(unittest.TestCase):
         self.assertEqual(on.argmax(), off.argmax())
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             self.assertEqual((on != off).any(), " avx2 " in file.read())
+
+        np.testing.assert_array_equal(logits(kernels="off"), off)
+        with self.assertRaisesRegex(harp.HarpError, "kernels"):
+            logits(kernels="fast")
 
     def test_characters_of_several_tokens(self):
         model = harp.Model(SMOL, n_threads=1)
