@@ -194,7 +194,7 @@ def _examples(options) -> int:
 def _slice(text: str) -> slice:
     start, colon, stop = text.partition(":")
     numbers = [number for number in (start, stop) if number]
-    if not colon or not all(number.isdecimal() for number in numbers) or (len(numbers) == 2 and int(start) >= int(stop)):
+    if not colon or not all(number.isdecimal() for number in numbers) or (stop and int(start or 0) >= int(stop)):
         raise ValueError(f"--examples: {text!r} is not FROM:TO with whole numbers, FROM less than TO, such as :1000 or 1000:")
     return slice(int(start) if start else None, int(stop) if stop else None)
 

@@ -64,8 +64,12 @@ def read_method(text: str) -> Method:
     has_harp, values, _ = PRESETS[preset]
     values = dict(values)
     allowed = {**({**OPTION_TYPES, **TEXT_TYPES} if has_harp else {}), **SAMPLING_TYPES, **OTHER_TYPES}
+    given = set()
     for change in filter(None, changes.split(",")):
         key, equals, value = change.partition("=")
+        if key in given:
+            raise ValueError(f"method {text!r}: {key} is given twice")
+        given.add(key)
         if key == "seed" and has_harp:
             raise ValueError(f"method {text!r}: seed: seeds are given by --seeds, for all methods")
         if key not in allowed or not equals:
