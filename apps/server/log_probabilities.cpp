@@ -106,6 +106,13 @@ size_t count_characters(const std::string & text) {
 }
 
 std::string text_of(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
+    for (const llama_token token : tokens) {
+        const int32_t n_vocab = llama_vocab_n_tokens(&vocab);
+        if (token < 0 || token >= n_vocab) {
+            throw std::invalid_argument("tokens: " + std::to_string(token) + "; allowed: 0.." +
+                                        std::to_string(n_vocab - 1));
+        }
+    }
     std::string text;
     for (const std::string & piece : pieces_of_text(vocab, tokens)) text += piece;
     return text;

@@ -77,6 +77,8 @@ size_t Sequence::n_clean_prefix() const noexcept {
 
 void Sequence::set_prompt_end(llama_pos end) {
     const size_t before = n_prompt_;
+    // the same end again, while the answer grows (llama.cpp's server, for each batch of a text that is scored)
+    if (prompt_end_ == end && before < rows_.size() && n_below(end) == before) return;
     prompt_end_ = end;
     dropped_hesitations_ = 0;
     n_prompt_ = n_below(end);

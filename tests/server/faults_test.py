@@ -164,6 +164,10 @@ class Faults(unittest.TestCase):
         self.ask(200, '"stop_type":"limit"', prompt=[5] * 511)
         for ids in [[1, -1], [1, 512], [1, 10**9], ["Once", -5], [-(2**31)]]:
             self.ask(400, "invalid tokens", prompt=ids)
+        for ids in [[1, -1], [512]]:
+            self.expect(400, "allowed: 0..511", {"tokens": ids}, "/detokenize")
+        for path in ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions"]:
+            self.expect(400, "'messages' is required", {"max_tokens": 1}, path)
 
     def test_clients_that_hang_up(self):
         data = http(b"/completion", json.dumps({"prompt": "Once", "n_predict": 400, "stream": True, "ignore_eos": True}).encode())

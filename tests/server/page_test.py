@@ -583,7 +583,7 @@ class Errors(PageTest):
         self.assertIn("The context is full. It holds 256 tokens", find(".problem").text)
 
     def test_context_filled_by_a_negative_prompt(self):
-        self.open({"harp": {"view": "guidance", "negative_prompt": "word " * 100, "beta": 1.5, "threshold": 0}})
+        self.open({"harp": {"view": "guidance", "negative_prompt": "word " * 40, "beta": 1.5, "threshold": 0}})
         self.set("maxTokens", 1000)
         self.ask(QUESTION)
         self.assertIn("The context is full. It holds 256 tokens: the negative prompt with the answer", find(".problem").text)

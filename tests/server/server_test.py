@@ -334,7 +334,12 @@ class Hesitating(OneServer, unittest.TestCase):
         return answer["choices"] if isinstance(prompt, list) and isinstance(prompt[0], (str, list)) else answer["choices"][0]
 
     def test_echo_is_the_score_of_the_command(self):
-        for options, flags in [({}, []), ({"enabled": False}, ["--harp-off"]), ({"beta": 0.1}, ["--harp-beta", "0.1"])]:
+        negative = "The cat sat on a mat."
+        guided = ["--harp-view", "guidance", "--harp-beta", "1.5", "--harp-negative-prompt", negative]
+        for options, flags in [({}, []), ({"enabled": False}, ["--harp-off"]), ({"beta": 0.1}, ["--harp-beta", "0.1"]),
+                               ({"view": "guidance", "beta": 1.5, "negative_prompt": negative}, guided),
+                               ({"scope": "generated"}, ["--harp-scope", "generated"]), ({"redraw": 1}, ["--harp-redraw", "1"]),
+                               ({"perturbation": "uniform", "strength": 5}, ["--harp-perturbation", "uniform", "--harp-strength", "5"])]:
             with self.subTest(options=options):
                 choice = self.echo(TEXT, harp=options)
                 said = choice["logprobs"]["token_logprobs"]
@@ -390,6 +395,21 @@ class Hesitating(OneServer, unittest.TestCase):
                 tokens = self.server.post("/tokenize", {"prompt": text, "add_special_tokens": special})["tokens"]
                 self.assertEqual(self.server.post("/detokenize", {"tokens": tokens})["prompt"], "<s>" * special + text)
         self.assertEqual(self.server.post("/tokenize", {"content": PROMPTS[0]})["tokens"], without)
+
+    def test_streams_of_several_prompts(self):
+        for path, key in (("/v1/completions", "max_tokens"), ("/completion", "n_predict")):
+            for prompts in (PROMPTS[:2], PROMPTS * 3):  # also more than there are slots
+                with self.subTest(path=path, n=len(prompts)):
+                    events = self.server.stream(path, {"prompt": prompts, key: 4, "temperature": 0, "stream": True})
+                    self.assertNotIn(None, events)
+                    self.assertTrue(events)
+
+    def test_an_empty_stop_string_is_none(self):
+        ask = {"prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        free = self.server.post("/v1/completions", ask)["choices"][0]["text"]
+        for stop in ("", [""], ["", "\u0007never"]):
+            with self.subTest(stop=stop):
+                self.assertEqual(self.server.post("/v1/completions", {**ask, "stop": stop})["choices"][0]["text"], free)
 
     def test_no_token_is_asked_for(self):
         for path, name in [("/completion", "n_predict"), ("/v1/completions", "max_tokens")]:

@@ -64,7 +64,8 @@ class Server:
         request = urllib.request.Request(self.url + path, json.dumps({**body, "stream": True}).encode(),
                                          {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return [json.loads(line.removeprefix(b"data: ")) for line in answer if line.startswith(b"data: {")]
+            data = [line.removeprefix(b"data: ").strip() for line in answer if line.startswith(b"data: ")]
+        return [json.loads(text) for text in data if text != b"[DONE]"]
 
     def complete(self, prompt, n=48, **more):
         return self.post("/completion", {"prompt": prompt, "n_predict": n, "temperature": 0, **more})["content"]

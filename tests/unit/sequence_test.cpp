@@ -206,6 +206,16 @@ TEST(Sequence, HesitationsOfThePromptAreForgotten) {
     EXPECT_EQ(pass[0].due_draw(5).index, 0U);
 }
 
+TEST(Sequence, TheSamePromptEndAgainChangesNothing) {
+    Pass pass(Kind::streams, 1, options_with(Scope::all, 1));
+    pass[0].set_prompt_end(2);
+    for (llama_token t = 0; t < 6; ++t) pass.decode(0, t, true, true);
+    const Draw draw = pass[0].due_draw(5);
+    EXPECT_EQ(draw.index, 4U) << "after the hesitations of rows 1 to 4";
+    pass[0].set_prompt_end(2);
+    EXPECT_EQ(pass[0].due_draw(5), draw);
+}
+
 TEST(Sequence, DrawsBeginAtEveryNthHesitation) {
     Options options = options_with(Scope::all, 3);
     options.perturbation = Perturbation::uniform;
