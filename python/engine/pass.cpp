@@ -184,7 +184,13 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
             .mask_family = mask_family,
             .negative_prompt = negative_prompt};
         validate(request, self.pass());
-        result = decoding::Generator(self.taken_over()).answer(std::move(request), decoding::Generator::Events{});
+        decoding::Generator::Events events;
+        events.on_prompt = [](size_t, size_t, size_t) { check_signals(); };
+        events.on_step = [](size_t, const decoding::BeamSearch &) {
+            check_signals();
+            return true;
+        };
+        result = decoding::Generator(self.taken_over()).answer(std::move(request), std::move(events));
     }
     nb::list hypotheses;
     for (const auto & hypothesis : result.hypotheses) {

@@ -266,15 +266,19 @@ class Interrupted(unittest.TestCase):
             self.assertEqual([token.id for token in session.generate(PROMPTS[0], max_tokens=4)], right)
 
     def test_long_calls_end_after_a_batch(self):
-        narrow = harp.Session(tiny("-b", "16"), harp.HarpOptions(), n_ctx=2048)
-        narrow.forward([1, 2])
-        searching = harp.Session(tiny(), harp.HarpOptions(), n_ctx=1024, n_sequences=4, unified=True)
-        for name, call in {"forward": lambda: narrow.forward([3] * 2000),
-                           "beams": lambda: searching.beam_search(PROMPTS[0], beams=4, max_tokens=400)}.items():
+        session = harp.Session(tiny("-b", "16"), harp.HarpOptions(), n_ctx=1024, n_sequences=4, unified=True)
+        for name, call in {"forward": lambda: session.forward([3] * 2000),
+                           "beams": lambda: session.beam_search(PROMPTS[0], beams=4, max_tokens=400)}.items():
             with self.subTest(name):
-                self.assertTrue(self.interrupt(0.02, call))
-        self.assertEqual(narrow.n_past, 2)
-        self.assertEqual(len(searching.beam_search(PROMPTS[0], beams=2, max_tokens=4)), 2)
+                rows = [session.statistics["clean_rows"]]
+                for seconds in (0.02, 100):
+                    session.truncate(0)
+                    self.assertEqual(self.interrupt(seconds, call), seconds < 1)
+                    rows.append(session.statistics["clean_rows"])
+                self.assertLess(rows[1] - rows[0], rows[2] - rows[1])
+        session.forward([1, 2])
+        self.assertTrue(self.interrupt(0.02, lambda: session.forward([3] * 2000)))
+        self.assertEqual(session.n_past, 2)
 
 
 @needs_tiny
