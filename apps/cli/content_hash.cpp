@@ -107,12 +107,13 @@ std::string hash_all(std::FILE * file, const std::string & path, off_t size) {
     return hex;
 }
 
-/// Whether a GGUF file says that it is a part of a model.
-bool is_part(const std::string & path) {
+/// Whether a GGUF file says that it is a whole model.
+bool is_whole(const std::string & path) {
     const std::unique_ptr<gguf_context, void (*)(gguf_context *)> file(
         gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
-    const int64_t key = file ? gguf_find_key(file.get(), "split.count") : -1;
-    return key >= 0 && gguf_get_kv_type(file.get(), key) == GGUF_TYPE_UINT16 && gguf_get_val_u16(file.get(), key) > 1;
+    if (!file) return false;
+    const int64_t key = gguf_find_key(file.get(), "split.count");
+    return key < 0 || gguf_get_kv_type(file.get(), key) != GGUF_TYPE_UINT16 || gguf_get_val_u16(file.get(), key) <= 1;
 }
 
 }  // namespace
@@ -138,7 +139,7 @@ std::vector<std::string> model_files(const std::string & path) {
     std::smatch found;
     if (!std::regex_match(path, found, part)) return {path};
     const int n_parts = std::stoi(found[3]);
-    if (n_parts == 0 || !is_part(path)) return {path};
+    if (n_parts == 0 || is_whole(path)) return {path};
     std::vector<std::string> files;
     for (int i = 0; i < n_parts; ++i)
         files.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", found[1].str(), i + 1, n_parts));
