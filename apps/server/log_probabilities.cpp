@@ -106,8 +106,8 @@ size_t count_characters(const std::string & text) {
 }
 
 std::string text_of(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
+    const int32_t n_vocab = llama_vocab_n_tokens(&vocab);
     for (const llama_token token : tokens) {
-        const int32_t n_vocab = llama_vocab_n_tokens(&vocab);
         if (token < 0 || token >= n_vocab) {
             throw std::invalid_argument("tokens: " + std::to_string(token) + "; allowed: 0.." +
                                         std::to_string(n_vocab - 1));

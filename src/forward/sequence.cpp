@@ -285,8 +285,8 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
     if (is_whole) p0 = p1 = -1;
     if (!shares || rows_.empty()) clear();  // without shared cells a copy replaces everything
     const bool replaces = rows_.empty();
-    const bool was_open = is_prompt_open();
-    const llama_pos own_prompt_end = prompt_end_.value_or(end_of(n_prompt_));
+    const bool prompt_grows = !prompt_end_ && is_prompt_open();  // it is put together from parts
+    llama_pos prompt_end = prompt_end_.value_or(end_of(n_prompt_));
     memory_->copy(source.ids_.clean, ids_.clean, p0, p1);
     if (!source.rows_.empty()) {
         share_cells();
@@ -296,13 +296,12 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
     size_t n_prompt = 0;
     size_t n_twin = 0;
     size_t n_shared = 0;
-    llama_pos source_prompt_end = 0;
     for (size_t i = 0; i < source.rows_.size(); ++i) {
         if (!range.contains(source.rows_[i].position)) continue;
         n_prompt += i < source.n_prompt_ ? 1 : 0;
         n_twin += i < source.n_twin_ ? 1 : 0;
         n_shared += i < source.n_shared_ ? 1 : 0;
-        if (i < source.n_prompt_) source_prompt_end = source.rows_[i].position + 1;
+        if (prompt_grows && i < source.n_prompt_) prompt_end = std::max(prompt_end, source.rows_[i].position + 1);
         rows_.push_back(source.rows_[i]);
     }
     if (replaces) {
@@ -323,10 +322,7 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
         empty_twins();  // they would not hold a prefix of these rows
         std::stable_sort(rows_.begin(), rows_.end(),
                          [](const Row & a, const Row & b) { return a.position < b.position; });
-        // a prompt that was put together from parts
-        const bool is_joined = was_open && !prompt_end_ && n_prompt > 0;
-        const llama_pos end = is_joined ? std::max(own_prompt_end, source_prompt_end) : own_prompt_end;
-        n_prompt_ = n_below(end);
+        n_prompt_ = n_below(prompt_end);
     }
     check();
 }
