@@ -8,6 +8,7 @@
 #include <string>
 
 #include "decoding/replay.h"
+#include "harp/error.h"
 #include "support/models.h"
 
 namespace harp::testing {
@@ -45,6 +46,21 @@ inline decoding::ReplayResult expect_conformance(llama_model & model, const std:
     EXPECT_LE(result.mixed_difference, 1e-3);
     EXPECT_GT(result.smallest_margin, 0.0);
     return result;
+}
+
+/// Calls `replay` with callbacks that say stop when they are asked for the first time, and later: it must throw `aborted`.
+template <class Replay>
+void expect_stops_when_told(const Replay & replay) {
+    for (const int n_asked : {0, 1, 300}) {
+        static int calls_left;
+        calls_left = n_asked;
+        try {
+            replay([](void *) { return --calls_left < 0; });
+            ADD_FAILURE() << "not stopped after " << n_asked;
+        } catch (const Error & error) {
+            EXPECT_EQ(error.code(), ErrorCode::aborted) << error.what();
+        }
+    }
 }
 
 }  // namespace harp::testing
