@@ -25,8 +25,7 @@ using decoding::Request;
 using decoding::StopReason;
 using nlohmann::json;
 
-const std::vector<llama_token> once = {1, 403, 407, 261, 378};  // "Once upon a time"
-const std::vector<llama_token> dog = {1, 291, 400, 428};        // "The dog"
+const std::vector<llama_token> dog = {1, 291, 400, 428};  // "The dog"
 constexpr llama_token full_stop = 426;
 
 llama_context_params beam_context(uint32_t beams, bool unified = true, uint32_t n_ctx = 1024) {
@@ -56,9 +55,11 @@ GenerationResult search(llama_model & model, const std::optional<Options> & opti
         EXPECT_EQ(pass.check_invariant(), "");
         return true;
     };
-    GenerationResult result = Generator(pass).answer(
-        {.prompt = once, .limits = {n_predict, {}, ends_at_full_stop}, .beams = beams, .negative_prompt = negative},
-        events);
+    GenerationResult result = Generator(pass).answer({.prompt = once_upon_a_time,
+                                                      .limits = {n_predict, {}, ends_at_full_stop},
+                                                      .beams = beams,
+                                                      .negative_prompt = negative},
+                                                     events);
     EXPECT_EQ(pass.check_invariant(), "");
     return result;
 }
@@ -110,9 +111,9 @@ TEST(Beams, OneIsGreedy) {
         BeamOptions one;
         one.beams = 1;
         ForwardPass pass(model, beam_context(1), options);
-        const auto found = beam_decode(pass, once, 30, one, never_ends).hypotheses.front();
+        const auto found = beam_decode(pass, once_upon_a_time, 30, one, never_ends).hypotheses.front();
         ForwardPass other(model, beam_context(1), options);
-        const Continuation expected = greedy(other, once, 30);
+        const Continuation expected = greedy(other, once_upon_a_time, 30);
         EXPECT_EQ(found.tokens, expected.tokens);
         for (size_t i = 0; i < 30; ++i) EXPECT_EQ(found.records[i].hesitated, expected.records[i].hesitated) << i;
     }
@@ -175,8 +176,8 @@ TEST(Beams, ScoresAreThoseOfTheTokensDecodedAlone) {
             for (const Hypothesis & hypothesis : search(model, options, beams, unified, 24, negative).hypotheses) {
                 ForwardPass pass(model, beam_context(1), options);
                 pass.set_negative_prompt(0, negative);
-                pass.set_prompt_end(0, static_cast<llama_pos>(once.size()));
-                std::vector<llama_token> next = once;
+                pass.set_prompt_end(0, static_cast<llama_pos>(once_upon_a_time.size()));
+                std::vector<llama_token> next = once_upon_a_time;
                 llama_pos position = 0;
                 double sum = 0;
                 for (size_t i = 0; i < hypothesis.tokens.size(); ++i) {
@@ -209,8 +210,8 @@ TEST(Beams, TwinsShareThePromptToo) {
     HARP_REQUIRE_MODEL(model, stories260k());
     Options options;
     options.schedule = Schedule::fused;
-    std::vector<llama_token> prompt = once;
-    for (int i = 0; i < 20; ++i) prompt.insert(prompt.end(), once.begin() + 1, once.end());
+    std::vector<llama_token> prompt = once_upon_a_time;
+    for (int i = 0; i < 20; ++i) prompt.insert(prompt.end(), once_upon_a_time.begin() + 1, once_upon_a_time.end());
     ForwardPass pass(model, beam_context(4), options);
     const GenerationResult result = beam_decode(pass, prompt, 12, {.beams = 4}, never_ends);
     // each row of a beam has its twin row, and the prompt was read once by one twin
@@ -223,7 +224,7 @@ TEST(Beams, PromptInSeveralBatches) {
     params.n_batch = 3;
     for (const std::optional<Options> & options : {std::optional<Options>{}, std::optional<Options>{Options{}}}) {
         ForwardPass pass(model, params, options);
-        GenerationResult result = beam_decode(pass, once, 24, {}, ends_at_full_stop);
+        GenerationResult result = beam_decode(pass, once_upon_a_time, 24, {}, ends_at_full_stop);
         expect_same(result, search(model, options, {}), 1e-4);
     }
 }
@@ -234,7 +235,8 @@ TEST(Beams, PromptInSeveralBatches) {
 const Generator::Events quiet = {.on_token = [](size_t, const decoding::GeneratedToken &) { return true; }};
 
 Request searched(bool (*is_end)(llama_token), bool reuses_prefix = false) {
-    return {.prompt = once, .limits = {24, {}, is_end}, .beams = BeamOptions{}, .reuses_prefix = reuses_prefix};
+    return {
+        .prompt = once_upon_a_time, .limits = {24, {}, is_end}, .beams = BeamOptions{}, .reuses_prefix = reuses_prefix};
 }
 
 Request sampled(const llama_model & model, const std::vector<llama_token> & prompt, int n_predict) {
@@ -304,7 +306,7 @@ TEST(Beams, UseAPrefixThatWasKept) {
     for (const std::optional<Options> & options : {std::optional<Options>{}, std::optional<Options>{Options{}}}) {
         ForwardPass pass(model, beam_context(3), options);
         Generator generator(pass);
-        (void)generator.answer(sampled(model, once, 5), quiet);
+        (void)generator.answer(sampled(model, once_upon_a_time, 5), quiet);
         const auto result = generator.answer(searched(ends_at_full_stop, /*reuses_prefix=*/true), quiet);
         EXPECT_EQ(result.n_prompt, 1U);
         expect_same(result, search(model, options, {}), 1e-4);
@@ -333,24 +335,24 @@ TEST(BeamFaults, AreRefused) {
     const auto run = [&](const std::vector<llama_token> & prompt, int n, const BeamOptions & options) {
         (void)beam_decode(pass, prompt, n, options, never_ends);
     };
-    expect_error(ErrorCode::invalid_option, {"beams", "4", "1..3"}, [&] { run(once, 4, {.beams = 4}); });
-    expect_error(ErrorCode::invalid_option, {"length-penalty"}, [&] { run(once, 4, {.alpha = -1}); });
+    expect_error(ErrorCode::invalid_option, {"beams", "4", "1..3"}, [&] { run(once_upon_a_time, 4, {.beams = 4}); });
+    expect_error(ErrorCode::invalid_option, {"length-penalty"}, [&] { run(once_upon_a_time, 4, {.alpha = -1}); });
     expect_error(ErrorCode::invalid_input, {"empty"}, [&] { run({}, 4, {}); });
     const std::string n_ctx = std::to_string(pass.n_ctx());
-    const int room = 1 + static_cast<int>((pass.n_ctx() - once.size()) / 3);
+    const int room = 1 + static_cast<int>((pass.n_ctx() - once_upon_a_time.size()) / 3);
     expect_error(ErrorCode::invalid_input, {n_ctx, "-c", std::to_string(room) + " each"},
-                 [&] { run(once, room + 1, {}); });
-    EXPECT_NO_THROW(run(once, room, {}));
+                 [&] { run(once_upon_a_time, room + 1, {}); });
+    EXPECT_NO_THROW(run(once_upon_a_time, room, {}));
     EXPECT_EQ(pass.check_invariant(), "");
-    const auto all = beam_decode(pass, once, -1, {}, never_ends);  // as many tokens as there is room for
+    const auto all = beam_decode(pass, once_upon_a_time, -1, {}, never_ends);  // as many tokens as there is room for
     EXPECT_EQ(all.n_generated, room);
     EXPECT_EQ(all.reason, StopReason::context_full);
-    EXPECT_EQ(beam_decode(pass, once, room, {}, never_ends).reason, StopReason::length);
+    EXPECT_EQ(beam_decode(pass, once_upon_a_time, room, {}, never_ends).reason, StopReason::length);
     expect_error(ErrorCode::invalid_input, {"do not fit"},
                  [&] { run(std::vector<llama_token>(pass.n_ctx() + 1, 403), 1, {}); });
     const auto submit = [&](decoding::GenerationLimits limits, const std::optional<BeamOptions> & beams,
                             decoding::Drafter * drafter = nullptr) {
-        Generator(pass, drafter).submit({.prompt = once, .limits = std::move(limits), .beams = beams});
+        Generator(pass, drafter).submit({.prompt = once_upon_a_time, .limits = std::move(limits), .beams = beams});
     };
     expect_error(ErrorCode::invalid_option, {"stop strings"}, [&] { submit({4, {"end"}}, BeamOptions{}); });
     expect_error(ErrorCode::invalid_option, {"0 tokens"}, [&] { submit({0, {}}, BeamOptions{}); });
@@ -370,10 +372,10 @@ TEST(BeamFaults, AreRefused) {
 TEST(BeamFaults, StopInTheMiddleLeavesThePassUsable) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass pass(model, beam_context(3), Options{});
-    const GenerationResult whole = beam_decode(pass, once, 20, {}, never_ends);
+    const GenerationResult whole = beam_decode(pass, once_upon_a_time, 20, {}, never_ends);
     Generator::Events events;
     events.on_step = [n = 0](size_t, const decoding::BeamSearch &) mutable { return ++n < 7; };
-    const GenerationResult stopped = beam_decode(pass, once, 20, {}, never_ends, events);
+    const GenerationResult stopped = beam_decode(pass, once_upon_a_time, 20, {}, never_ends, events);
     EXPECT_EQ(stopped.reason, StopReason::interrupted);
     EXPECT_EQ(stopped.hypotheses.front().tokens.size(), 7U);
     // an abort inside llama_decode
@@ -383,14 +385,14 @@ TEST(BeamFaults, StopInTheMiddleLeavesThePassUsable) {
         pass.context(), [](void *) { return --calls_left < 0; }, nullptr);
     GenerationResult aborted;
     try {
-        aborted = beam_decode(pass, once, 20, {}, never_ends);
+        aborted = beam_decode(pass, once_upon_a_time, 20, {}, never_ends);
         EXPECT_EQ(aborted.reason, StopReason::interrupted);
     } catch (const Error & error) {
         EXPECT_EQ(error.code(), ErrorCode::aborted);
     }
     EXPECT_EQ(pass.check_invariant(), "");
     llama_set_abort_callback(pass.context(), nullptr, nullptr);
-    expect_same(whole, beam_decode(pass, once, 20, {}, never_ends), 1e-6);
+    expect_same(whole, beam_decode(pass, once_upon_a_time, 20, {}, never_ends), 1e-6);
 }
 
 }  // namespace

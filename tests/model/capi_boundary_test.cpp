@@ -12,15 +12,11 @@
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "llama-batch.h"
+#include "support/c_context.h"
 #include "support/models.h"
 
 namespace harp::testing {
 namespace {
-
-struct ContextDeleter {
-    void operator()(llama_context * context) const { harp_free(context); }
-};
-using Context = std::unique_ptr<llama_context, ContextDeleter>;
 
 constexpr size_t n_embd = 64;  // of the model
 
@@ -45,10 +41,6 @@ class CBoundary : public ::testing::Test {
     }
     llama_model * model_ = nullptr;
 };
-
-int32_t decode(llama_context * context, std::vector<llama_token> tokens) {
-    return harp_decode(context, llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
-}
 
 bool has_message() {
     return *harp_last_error() != '\0';
@@ -87,7 +79,7 @@ TEST_F(CBoundary, WhatARowPerturbationThrowsStaysInside) {
     for (const auto thrower : throwers) {
         const Context context = create();
         llama_memory_t memory = llama_get_memory(context.get());
-        ASSERT_EQ(decode(context.get(), {1, 403, 407, 261, 378}), 0) << harp_last_error();
+        ASSERT_EQ(decode(context.get(), once_upon_a_time), 0) << harp_last_error();
         harp_params never = harp_default_params();
         never.schedule = HARP_SCHEDULE_LAZY;
         never.threshold = HUGE_VAL;

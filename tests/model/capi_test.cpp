@@ -11,17 +11,11 @@
 
 #include "harp/harp.h"
 #include "harp/registration.h"
+#include "support/c_context.h"
 #include "support/models.h"
 
 namespace harp::testing {
 namespace {
-
-struct ContextDeleter {
-    void operator()(llama_context * context) const { harp_free(context); }
-};
-using Context = std::unique_ptr<llama_context, ContextDeleter>;
-
-const std::vector<llama_token> prompt{1, 403, 407, 261, 378};
 
 class CApi : public ::testing::Test {
   protected:
@@ -51,10 +45,6 @@ class CApi : public ::testing::Test {
     llama_model * model_ = nullptr;
 };
 
-int32_t decode(llama_context * context, std::vector<llama_token> tokens) {
-    return harp_decode(context, llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
-}
-
 std::vector<float> row(llama_context * context, int32_t i = -1) {
     const float * logits = harp_get_logits_ith(context, i);
     return logits != nullptr ? std::vector<float>(logits, logits + 512) : std::vector<float>();
@@ -63,7 +53,7 @@ std::vector<float> row(llama_context * context, int32_t i = -1) {
 /// Like greedy() of the C++ pass.
 Continuation greedy_by_c(llama_context * context, int n) {
     Continuation run;
-    std::vector<llama_token> next = prompt;
+    std::vector<llama_token> next = once_upon_a_time;
     for (int i = 0; i < n; ++i) {
         EXPECT_EQ(decode(context, next), 0) << harp_last_error();
         run.logits.push_back(row(context));
@@ -80,7 +70,7 @@ TEST_F(CApi, GivesTheLogitsOfTheCppPass) {
     const Context context = create();
     const Continuation c = greedy_by_c(context.get(), 40);
     ForwardPass pass(*model_, small_context(256), options());
-    const Continuation cpp = greedy(pass, prompt, 40);
+    const Continuation cpp = greedy(pass, once_upon_a_time, 40);
     EXPECT_EQ(c.logits, cpp.logits);
     ASSERT_EQ(c.records.size(), cpp.records.size());
     int n_hesitations = 0;
@@ -113,7 +103,7 @@ TEST_F(CApi, PlainContextsPassThrough) {
     EXPECT_EQ(harp_n_seq_max(plain.get()), llama_n_seq_max(plain.get()));
     const Continuation run = greedy_by_c(plain.get(), 10);
     EXPECT_TRUE(run.records.empty());
-    std::vector<llama_token> next = prompt;
+    std::vector<llama_token> next = once_upon_a_time;
     for (size_t i = 0; i < run.tokens.size(); ++i) {
         ASSERT_EQ(llama_decode(other.get(), llama_batch_get_one(next.data(), static_cast<int32_t>(next.size()))), 0);
         const float * logits = llama_get_logits_ith(other.get(), -1);
@@ -227,7 +217,7 @@ TEST_F(CApi, ErrorsAreReturnValuesWithASentence) {
     EXPECT_FALSE(harp_set_sequence_params(context.get(), 0, two));
     error_mentions("reframings");
 
-    ASSERT_EQ(decode(context.get(), prompt), 0);
+    ASSERT_EQ(decode(context.get(), once_upon_a_time), 0);
     EXPECT_STREQ(harp_last_error(), "");
     EXPECT_TRUE(harp_get_step(context.get(), -1, &step));
     EXPECT_GT(step.entropy, 0.0);
@@ -244,9 +234,9 @@ TEST_F(CApi, AnAbortIsTwo) {
     params.abort_callback = [](void *) { return stop; };
     const Context context = create(params);
     stop = true;
-    EXPECT_EQ(decode(context.get(), prompt), 2);
+    EXPECT_EQ(decode(context.get(), once_upon_a_time), 2);
     stop = false;
-    EXPECT_EQ(decode(context.get(), prompt), 0);
+    EXPECT_EQ(decode(context.get(), once_upon_a_time), 0);
 }
 
 TEST_F(CApi, SequenceParamsHold) {
@@ -305,7 +295,7 @@ TEST_F(CApi, StateGoesThroughTheBuffersOfTheCaller) {
     EXPECT_NE(std::string(harp_last_error()), "");
     EXPECT_EQ(harp_state_seq_set_data(one.get(), sequence.data(), 20, 0), 0U);
     EXPECT_EQ(harp_memory_seq_pos_max(llama_get_memory(one.get()), 0), -1);
-    EXPECT_EQ(decode(one.get(), prompt), 0) << harp_last_error();
+    EXPECT_EQ(decode(one.get(), once_upon_a_time), 0) << harp_last_error();
 }
 
 TEST_F(CApi, StateFilesHoldTheTwins) {
@@ -365,8 +355,10 @@ TEST_F(CApi, StateFilesHoldTheTwins) {
     EXPECT_EQ(harp_state_seq_save_file(source.get(), (folder / "no/such/folder").c_str(), 0, tokens.data(), 1), 0U);
     ASSERT_TRUE(harp_set_default_params(nullptr));  // HARP off: llama.cpp's own files
     const Context off = create();
-    EXPECT_EQ(decode(off.get(), prompt), 0);
-    EXPECT_GT(harp_state_seq_save_file(off.get(), sequence_file.c_str(), 0, prompt.data(), prompt.size()), 0U);
+    EXPECT_EQ(decode(off.get(), once_upon_a_time), 0);
+    EXPECT_GT(
+        harp_state_seq_save_file(off.get(), sequence_file.c_str(), 0, once_upon_a_time.data(), once_upon_a_time.size()),
+        0U);
     llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
     std::vector<llama_token> found(16);
     size_t n = 0;
@@ -383,7 +375,7 @@ TEST_F(CApi, SamplersSeeTheMix) {
     llama_sampler_ptr greedy(llama_sampler_init_greedy());
     EXPECT_FALSE(harp_set_sampler(context.get(), 0, greedy.get())) << "in the graph it would sample before the mix";
     EXPECT_TRUE(harp_set_sampler(context.get(), 0, nullptr));
-    std::vector<llama_token> tokens = prompt;
+    std::vector<llama_token> tokens = once_upon_a_time;
     llama_batch batch = llama_batch_init(16, 0, 1);
     batch.n_tokens = static_cast<int32_t>(tokens.size());
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
@@ -434,7 +426,7 @@ TEST_F(CApi, ProcessIsDecode) {
     const Context by_decode = create();
     const Context by_process = create();
     llama_batch_ext * batch = llama_batch_ext_init(by_process.get());
-    std::vector<llama_token> next = prompt;
+    std::vector<llama_token> next = once_upon_a_time;
     llama_pos position = 0;
     for (int step = 0; step < 20; ++step) {
         llama_batch_ext_clear(batch);

@@ -11,8 +11,6 @@
 namespace harp::testing {
 namespace {
 
-constexpr double tolerance = 2e-4;
-
 class Cells : public ::testing::Test {
   protected:
     void SetUp() override {
@@ -52,7 +50,7 @@ TEST_F(Cells, ThatAreSharedAreNotMovedForOneSequence) {
         SCOPED_TRACE(how);
         (void)shift_and_go_on(p, 1);
         EXPECT_EQ(p.memory_seq_pos_max(0), 11);
-        expect_same_steps(go_on(p, 12, 16), expected, tolerance);
+        expect_same_steps(go_on(p, 12, 16), expected, LOGIT_TOLERANCE);
     };
     ForwardPass source = pass(true);
     read(source, 0, 12);
@@ -95,19 +93,19 @@ TEST_F(Cells, ChangesThatArePendingAreInTheState) {
             ASSERT_TRUE(p.memory_seq_rm(0, 4, 6));
             p.memory_seq_add(0, 6, -1, -2);
             round_trip(p, 0);
-            expect_same_steps(go_on(p, 12, 16, 0, -2), expected, tolerance);
+            expect_same_steps(go_on(p, 12, 16, 0, -2), expected, LOGIT_TOLERANCE);
 
             ForwardPass copied = pass(is_unified, options);
             read(copied, 0, 12);
             const auto other = copied.state_seq_get(2);
             copied.memory_seq_cp(0, 1, -1, -1);
             round_trip(copied, 1);
-            expect_same_steps(shift_and_go_on(copied, 1), expected, tolerance);
+            expect_same_steps(shift_and_go_on(copied, 1), expected, LOGIT_TOLERANCE);
             copied.memory_seq_rm(1, -1, -1);
             copied.memory_seq_rm(0, 12, -1);
             copied.memory_seq_cp(0, 1, -1, -1);
             copied.state_seq_set(other, 0);  // the copy must not come after this
-            expect_same_steps(shift_and_go_on(copied, 1), expected, tolerance);
+            expect_same_steps(shift_and_go_on(copied, 1), expected, LOGIT_TOLERANCE);
         }
     }
 }
@@ -129,7 +127,7 @@ TEST_F(Cells, TwoShiftsWithACopyBetweenThem) {
         return go_on(q, 12, 16, sequence, -3);
     };
     p.memory_seq_cp(0, 1, -1, -1);
-    expect_same_steps(steps(p, 1), steps(expected, 0), tolerance);
+    expect_same_steps(steps(p, 1), steps(expected, 0), LOGIT_TOLERANCE);
 }
 
 /// llama.cpp cannot decode rows after a gap, so a twin that begins anew cannot read across one.

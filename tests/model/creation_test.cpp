@@ -45,7 +45,7 @@ TEST(Creation, OfALargerBatchThanCanBeCountedWorksOrIsRefused) {
     params.n_batch = 1U << 31;
     try {
         ForwardPass pass(model, params, Options{});
-        (void)greedy(pass, {1, 403, 407, 261, 378}, 4);
+        (void)greedy(pass, once_upon_a_time, 4);
     } catch (const Error & error) {
         EXPECT_NE(std::string(error.what()).find("n_batch"), std::string::npos) << error.what();
     }
@@ -80,7 +80,7 @@ TEST(Creation, OfAModelWhoseFirstEmbeddingsAreZerosWorks) {
         ASSERT_NE(model, nullptr);
         ASSERT_NO_THROW(ForwardPass(*model, small_context(256), Options{})) << n_tokens;
         ForwardPass pass(*model, small_context(256), Options{});
-        const Continuation run = greedy(pass, {1, 403, 407, 261, 378}, 20);
+        const Continuation run = greedy(pass, once_upon_a_time, 20);
         EXPECT_TRUE(std::any_of(run.records.begin(), run.records.end(), [](StepRecord r) { return r.hesitated; }));
     }
 }

@@ -36,7 +36,7 @@ Options options_with(Schedule schedule, double threshold) {
     return options;
 }
 
-llama_token token_at(llama_seq_id sequence, llama_pos position) {
+llama_token token_of(llama_seq_id sequence, llama_pos position) {
     return position == 0 ? 1 : 259 + (position * position * 7 + 31 * sequence + 3) % 240;
 }
 
@@ -49,7 +49,7 @@ std::vector<StepOfAll> steps_of(ForwardPass & pass, int n_steps, bool is_alone =
     const auto length = [](llama_seq_id s) { return 37 + 5 * s; };
     for (llama_seq_id s = 0; s < N_SEQUENCES; ++s) {
         std::vector<llama_token> prompt;
-        for (llama_pos p = 0; p < length(s); ++p) prompt.push_back(token_at(s, p));
+        for (llama_pos p = 0; p < length(s); ++p) prompt.push_back(token_of(s, p));
         decode(pass, prompt, 0, s);
     }
     std::vector<StepOfAll> steps;
@@ -59,10 +59,10 @@ std::vector<StepOfAll> steps_of(ForwardPass & pass, int n_steps, bool is_alone =
         for (llama_seq_id s = 0; s < N_SEQUENCES; ++s) {
             const llama_pos position = length(s) + step;
             if (is_alone) {
-                decode(pass, {token_at(s, position)}, position, s);
+                decode(pass, {token_of(s, position)}, position, s);
                 logits.push_back(row(pass));
             } else {
-                rows.add(token_at(s, position), position, {&s, 1}, true);
+                rows.add(token_of(s, position), position, {&s, 1}, true);
             }
         }
         if (!is_alone) {
@@ -83,14 +83,14 @@ Agreement agreement_of(const std::vector<StepOfAll> & a, const std::vector<StepO
     return agreement;
 }
 
-struct Case {
+struct DefaultsCase {
     const char * name;
     std::filesystem::path (*path)();
     bool is_unified;
     double most;  // nats; bound of the mean divergence if sums are added in another order
 };
 
-class Defaults : public ::testing::TestWithParam<Case> {
+class Defaults : public ::testing::TestWithParam<DefaultsCase> {
   protected:
     void SetUp() override {
         model_ = load(GetParam().path());
@@ -162,12 +162,12 @@ TEST_P(Defaults, TwoPassesInTwoThreadsAreAsOneAfterTheOther) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Defaults,
-                         ::testing::Values(Case{"stories260K", stories260k, false, 1e-3},
-                                           Case{"stories260KUnified", stories260k, true, 1e-3},
-                                           Case{"SmolLM2Q4Unified", smollm2_q4, true, 0.02},
-                                           Case{"Gemma3Q4", gemma3_q4, false, 0.02},
-                                           Case{"RandomHybrid", random_hybrid, false, 1e-3},
-                                           Case{"RandomWindowed", random_windowed, true, 1e-3}),
+                         ::testing::Values(DefaultsCase{"stories260K", stories260k, false, 1e-3},
+                                           DefaultsCase{"stories260KUnified", stories260k, true, 1e-3},
+                                           DefaultsCase{"SmolLM2Q4Unified", smollm2_q4, true, 0.02},
+                                           DefaultsCase{"Gemma3Q4", gemma3_q4, false, 0.02},
+                                           DefaultsCase{"RandomHybrid", random_hybrid, false, 1e-3},
+                                           DefaultsCase{"RandomWindowed", random_windowed, true, 1e-3}),
                          [](const auto & param_info) { return std::string(param_info.param.name); });
 
 /// Gemma with default settings: a window of 512 tokens, once exceeded, gives the same as a cache of all rows.
@@ -185,7 +185,7 @@ TEST(DefaultsBeyondAWindow, AreThoseOfACacheOfAllRows) {
         forward::BatchRows rows;
         const llama_seq_id sequence = 0;
         for (llama_pos p = 0; p < n_prompt; ++p) {
-            rows.add(token_at(0, p), p, {&sequence, 1}, /*is_output=*/false);
+            rows.add(token_of(0, p), p, {&sequence, 1}, /*is_output=*/false);
             if (rows.size() == 425) {
                 pass.decode(rows.view());
                 rows.clear();
@@ -193,7 +193,7 @@ TEST(DefaultsBeyondAWindow, AreThoseOfACacheOfAllRows) {
         }
         std::vector<StepOfAll> all;
         for (llama_pos p = n_prompt; p < n_prompt + 8; ++p) {
-            decode(pass, {token_at(0, p)}, p);
+            decode(pass, {token_of(0, p)}, p);
             all.push_back({row(pass)});
         }
         EXPECT_EQ(pass.check_invariant(), "");

@@ -12,7 +12,6 @@
 namespace harp::testing {
 namespace {
 
-constexpr double tolerance = 2e-4;
 constexpr size_t n_picture = 12;  // rows
 const std::vector<llama_token> before = {1, 403, 407, 261};
 const std::vector<llama_token> behind = {378, 432, 383, 286, 261};
@@ -48,18 +47,18 @@ void decode_picture(ForwardPass & pass, Picture & picture, bool is_causal) {
     if (!is_causal) llama_set_causal_attn(pass.context(), true);
 }
 
-struct Step {
+struct EmbeddingStep {
     std::vector<float> logits;
     StepRecord record;
 };
 
-struct Case {
+struct EmbeddingsCase {
     const char * name;
     bool is_causal;
     bool is_unified;
 };
 
-class Embeddings : public ::testing::TestWithParam<Case> {
+class Embeddings : public ::testing::TestWithParam<EmbeddingsCase> {
   protected:
     void SetUp() override {
         model_ = load(stories260k());
@@ -71,11 +70,11 @@ class Embeddings : public ::testing::TestWithParam<Case> {
         return {*model_, params, options};
     }
     /// Decodes text, a picture, and then text token by token.
-    std::vector<Step> run(ForwardPass & p) const {
+    std::vector<EmbeddingStep> run(ForwardPass & p) const {
         Picture picture(*model_, static_cast<llama_pos>(before.size()));
         decode(p, before, 0);
         decode_picture(p, picture, GetParam().is_causal);
-        std::vector<Step> steps;
+        std::vector<EmbeddingStep> steps;
         auto position = static_cast<llama_pos>(before.size() + n_picture);
         for (const llama_token token : behind) {
             decode(p, {token}, position++);
@@ -84,7 +83,7 @@ class Embeddings : public ::testing::TestWithParam<Case> {
         }
         return steps;
     }
-    std::vector<Step> run(const std::optional<Options> & options) const {
+    std::vector<EmbeddingStep> run(const std::optional<Options> & options) const {
         ForwardPass p = pass(options);
         return run(p);
     }
@@ -94,11 +93,11 @@ class Embeddings : public ::testing::TestWithParam<Case> {
         options.schedule = schedule;
         return options;
     }
-    static void expect_same(const std::vector<Step> & a, const std::vector<Step> & b) {
+    static void expect_same(const std::vector<EmbeddingStep> & a, const std::vector<EmbeddingStep> & b) {
         ASSERT_EQ(a.size(), b.size());
         for (size_t i = 0; i < a.size(); ++i) {
             SCOPED_TRACE("step " + std::to_string(i));
-            expect_same_step(a[i].logits, a[i].record, b[i].logits, b[i].record, tolerance);
+            expect_same_step(a[i].logits, a[i].record, b[i].logits, b[i].record, LOGIT_TOLERANCE);
         }
     }
     llama_model * model_ = nullptr;
@@ -107,18 +106,18 @@ class Embeddings : public ::testing::TestWithParam<Case> {
 TEST_P(Embeddings, InfiniteThresholdIsVanillaBitForBit) {
     Options never;
     never.threshold = std::numeric_limits<double>::infinity();
-    const std::vector<Step> off = run(std::nullopt);
-    const std::vector<Step> with = run(never);
+    const std::vector<EmbeddingStep> off = run(std::nullopt);
+    const std::vector<EmbeddingStep> with = run(never);
     for (size_t i = 0; i < off.size(); ++i) EXPECT_EQ(with[i].logits, off[i].logits) << i;
 }
 
 TEST_P(Embeddings, WithoutPerturbationTheTwinIsTheCleanStream) {
     Options options = always();
     options.strength = 0;
-    const std::vector<Step> off = run(std::nullopt);
-    const std::vector<Step> twin = run(options);
+    const std::vector<EmbeddingStep> off = run(std::nullopt);
+    const std::vector<EmbeddingStep> twin = run(options);
     for (size_t i = 0; i < off.size(); ++i)
-        EXPECT_LE(largest_difference(twin[i].logits, off[i].logits), tolerance) << i;
+        EXPECT_LE(largest_difference(twin[i].logits, off[i].logits), LOGIT_TOLERANCE) << i;
 }
 
 TEST_P(Embeddings, ArePerturbedAsTokensAre) {
@@ -168,7 +167,7 @@ TEST_P(Embeddings, AStateHasThem) {
     const auto position = static_cast<llama_pos>(before.size() + n_picture);
     for (ForwardPass * p : {&a, &b}) decode(*p, {378}, position);
     EXPECT_TRUE(b.step(-1).hesitated);
-    EXPECT_LE(largest_difference(row(a), row(b)), tolerance);
+    EXPECT_LE(largest_difference(row(a), row(b)), LOGIT_TOLERANCE);
 }
 
 TEST_P(Embeddings, MoveWithAShift) {
@@ -200,9 +199,10 @@ TEST_P(Embeddings, AFailedBatchLeavesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Embeddings,
-                         ::testing::Values(Case{"CausalStreams", true, false}, Case{"CausalUnified", true, true},
-                                           Case{"NonCausalStreams", false, false},
-                                           Case{"NonCausalUnified", false, true}),
+                         ::testing::Values(EmbeddingsCase{"CausalStreams", true, false},
+                                           EmbeddingsCase{"CausalUnified", true, true},
+                                           EmbeddingsCase{"NonCausalStreams", false, false},
+                                           EmbeddingsCase{"NonCausalUnified", false, true}),
                          [](const auto & tested) { return std::string(tested.param.name); });
 
 }  // namespace

@@ -15,8 +15,6 @@
 namespace harp::testing {
 namespace {
 
-constexpr double tolerance = 2e-4;  // of logits, between batch sizes
-
 /// An abort callback that says stop from its k-th call on.
 struct Abort {
     int64_t n_calls = 0;
@@ -45,7 +43,7 @@ ErrorCode code_of(Call && call, std::string * message = nullptr) {
     return ErrorCode::io;
 }
 
-Options options_with(Schedule schedule, uint32_t redraw = 0, uint32_t reframings = 1) {
+Options with_schedule(Schedule schedule, uint32_t redraw = 0, uint32_t reframings = 1) {
     Options options;
     options.schedule = schedule;
     options.redraw = redraw;
@@ -61,13 +59,6 @@ std::vector<Step> rows_of_last_batch(ForwardPass & pass, int32_t n) {
         if (pass.logits(i) != nullptr) rows.push_back({row(pass, i), pass.step(i)});
     }
     return rows;
-}
-
-void expect_same_rows(const std::vector<Step> & a, const std::vector<Step> & b) {
-    ASSERT_EQ(a.size(), b.size());
-    for (size_t i = 0; i < a.size(); ++i) {
-        expect_same_step(a[i].logits, a[i].record, b[i].logits, b[i].record, tolerance);
-    }
 }
 
 class Faults : public ::testing::Test {
@@ -127,7 +118,7 @@ TEST_P(Aborts, LeaveNoTraceWheneverTheyCome) {
         abort.disarm();
         if (!is_decoded) decode(pass, tokens, begin, 0, all_outputs);
         ASSERT_EQ(pass.check_invariant(), "");
-        expect_same_rows(rows_of_last_batch(pass, end - begin), expected);
+        expect_same_steps(rows_of_last_batch(pass, end - begin), expected, LOGIT_TOLERANCE);
         if (HasFailure()) return;
         begin = end;
     }
@@ -136,26 +127,26 @@ TEST_P(Aborts, LeaveNoTraceWheneverTheyCome) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Schedules, Aborts,
-                         ::testing::Values(AbortCase{"Lazy", options_with(Schedule::lazy), false},
-                                           AbortCase{"LazyUnified", options_with(Schedule::lazy), true},
-                                           AbortCase{"Fused", options_with(Schedule::fused), false},
-                                           AbortCase{"FusedUnified", options_with(Schedule::fused), true},
-                                           AbortCase{"Automatic", options_with(Schedule::automatic), false},
-                                           AbortCase{"Redraw1", options_with(Schedule::lazy, 1), false},
-                                           AbortCase{"Redraw3Fused", options_with(Schedule::fused, 3), false},
-                                           AbortCase{"TwoReframings", options_with(Schedule::lazy, 2, 2), false},
-                                           AbortCase{"TwoReframingsFusedUnified", options_with(Schedule::fused, 0, 2),
+                         ::testing::Values(AbortCase{"Lazy", with_schedule(Schedule::lazy), false},
+                                           AbortCase{"LazyUnified", with_schedule(Schedule::lazy), true},
+                                           AbortCase{"Fused", with_schedule(Schedule::fused), false},
+                                           AbortCase{"FusedUnified", with_schedule(Schedule::fused), true},
+                                           AbortCase{"Automatic", with_schedule(Schedule::automatic), false},
+                                           AbortCase{"Redraw1", with_schedule(Schedule::lazy, 1), false},
+                                           AbortCase{"Redraw3Fused", with_schedule(Schedule::fused, 3), false},
+                                           AbortCase{"TwoReframings", with_schedule(Schedule::lazy, 2, 2), false},
+                                           AbortCase{"TwoReframingsFusedUnified", with_schedule(Schedule::fused, 0, 2),
                                                      true},
                                            AbortCase{"Generated",
                                                      [] {
-                                                         Options options = options_with(Schedule::lazy);
+                                                         Options options = with_schedule(Schedule::lazy);
                                                          options.scope = Scope::generated;
                                                          return options;
                                                      }(),
                                                      false},
                                            AbortCase{"GeneratedFusedUnified",
                                                      [] {
-                                                         Options options = options_with(Schedule::fused);
+                                                         Options options = with_schedule(Schedule::fused);
                                                          options.scope = Scope::generated;
                                                          return options;
                                                      }(),
@@ -164,11 +155,11 @@ INSTANTIATE_TEST_SUITE_P(Schedules, Aborts,
 
 TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
     llama_context_params params = small_context(512, 2);
-    ForwardPass undisturbed(*model_, params, options_with(Schedule::lazy));
+    ForwardPass undisturbed(*model_, params, with_schedule(Schedule::lazy));
     Abort abort;
     params.abort_callback = &Abort::callback;
     params.abort_callback_data = &abort;
-    ForwardPass pass(*model_, params, options_with(Schedule::lazy));
+    ForwardPass pass(*model_, params, with_schedule(Schedule::lazy));
     const auto step = [](ForwardPass & p, llama_pos position) {
         forward::BatchRows rows;
         for (const llama_seq_id s : {0, 1}) rows.add(token_at(position + 3 * s), position, {&s, 1}, true);
@@ -186,7 +177,7 @@ TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
             abort.disarm();
             step(pass, position);
         }
-        expect_same_rows(rows_of_last_batch(pass, 2), expected);
+        expect_same_steps(rows_of_last_batch(pass, 2), expected, LOGIT_TOLERANCE);
         if (HasFailure()) return;
     }
     EXPECT_EQ(pass.statistics().steps, undisturbed.statistics().steps) << "steps that came twice count once";
@@ -195,7 +186,7 @@ TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
 
 TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {
     // with Scope::generated, rows up to the first output row are prompt, or up to the end that was set
-    Options options = options_with(Schedule::lazy);
+    Options options = with_schedule(Schedule::lazy);
     options.scope = Scope::generated;
     options.threshold = 0;
     for (const bool end_is_set : {false, true}) {
@@ -232,7 +223,7 @@ TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {
                 EXPECT_EQ(pass.check_invariant(), "");
                 return rows_of_last_batch(pass, static_cast<int32_t>(rest.size()));
             };
-            expect_same_rows(run(true), run(false));
+            expect_same_steps(run(true), run(false), LOGIT_TOLERANCE);
         }
     }
 }
@@ -242,7 +233,7 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
         for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
             llama_context_params params = small_context(256);
             params.kv_unified = unified;
-            Options options = options_with(schedule);
+            Options options = with_schedule(schedule);
             options.threshold = 2.0;
             ForwardPass pass(*model_, params, options);
             const auto size = static_cast<llama_pos>(pass.n_ctx());
@@ -260,7 +251,7 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
             for (llama_pos p = size - 2; p < size; ++p) {  // these take the last two cells
                 decode(pass, {token_at(p)}, p);
                 decode(undisturbed, {token_at(p)}, p);
-                expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
+                expect_same_steps(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1), LOGIT_TOLERANCE);
             }
             // once there is room, it continues
             ASSERT_TRUE(pass.memory_seq_rm(0, 100, -1));
@@ -268,7 +259,7 @@ TEST_F(Faults, AContextThatIsFullTakesNothingOfTheBatch) {
             decode(pass, {token_at(7)}, 100);
             decode(undisturbed, {token_at(7)}, 100);
             EXPECT_EQ(pass.check_invariant(), "");
-            expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
+            expect_same_steps(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1), LOGIT_TOLERANCE);
         }
     }
 }
@@ -277,7 +268,7 @@ TEST_F(Faults, AContextThatIsFullForTheTwinTakesNothingOfTheBatch) {
     // in a unified cache the clean stream can take cells that the twin needs at its first hesitation
     llama_context_params params = small_context(256);
     params.kv_unified = true;
-    Options options = options_with(Schedule::lazy);
+    Options options = with_schedule(Schedule::lazy);
     ForwardPass pass(*model_, params, options);
     ForwardPass undisturbed(*model_, params, options);
     for (ForwardPass * p : {&pass, &undisturbed}) {
@@ -297,7 +288,7 @@ TEST_F(Faults, AContextThatIsFullForTheTwinTakesNothingOfTheBatch) {
     for (llama_pos p = 100; p < 104; ++p) {
         decode(pass, {token_at(p)}, p);
         decode(undisturbed, {token_at(p)}, p);
-        expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
+        expect_same_steps(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1), LOGIT_TOLERANCE);
         EXPECT_TRUE(pass.step(-1).hesitated);
     }
     EXPECT_EQ(pass.check_invariant(), "");
@@ -305,8 +296,8 @@ TEST_F(Faults, AContextThatIsFullForTheTwinTakesNothingOfTheBatch) {
 
 TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
     for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
-        ForwardPass pass(*model_, small_context(256, 2), options_with(schedule));
-        ForwardPass undisturbed(*model_, small_context(256, 2), options_with(schedule));
+        ForwardPass pass(*model_, small_context(256, 2), with_schedule(schedule));
+        ForwardPass undisturbed(*model_, small_context(256, 2), with_schedule(schedule));
         decode(pass, text_of(0, 11), 0);
         decode(undisturbed, text_of(0, 11), 0);
         const auto rejected = [&](ErrorCode code, const llama_batch & batch, const std::string & part) {
@@ -345,7 +336,7 @@ TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
         for (llama_pos p = 11; p < 18; ++p) {
             decode(pass, {token_at(p)}, p);
             decode(undisturbed, {token_at(p)}, p);
-            expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
+            expect_same_steps(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1), LOGIT_TOLERANCE);
         }
     }
 }
@@ -353,7 +344,7 @@ TEST_F(Faults, BadBatchesAreRejectedAndLeaveNoTrace) {
 TEST_F(Faults, UnknownRowsHaveNoLogits) {
     for (const bool is_on : {true, false}) {
         ForwardPass pass(*model_, small_context(256),
-                         is_on ? std::optional(options_with(Schedule::lazy)) : std::nullopt);
+                         is_on ? std::optional(with_schedule(Schedule::lazy)) : std::nullopt);
         if (is_on) {
             EXPECT_EQ(pass.logits(0), nullptr);  // before any batch
             EXPECT_EQ(pass.logits(-1), nullptr);
@@ -373,7 +364,7 @@ TEST_F(Faults, ReframedLogitsThatAreNotNumbersAreAnError) {
     for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
         for (const uint32_t reframings : {1U, 2U}) {
             SCOPED_TRACE(schedule == Schedule::lazy ? "lazy" : "fused");
-            Options options = options_with(schedule, 0, reframings);
+            Options options = with_schedule(schedule, 0, reframings);
             options.threshold = 0;
             ForwardPass pass(*model_, small_context(256), options);
             decode(pass, text_of(0, 11), 0);  // from here on the twins are up to date
@@ -395,7 +386,7 @@ TEST_F(Faults, ACallersExceptionLeavesAPassThatCanBeUsed) {
     // row perturbations and observers may throw anything, also from other languages
     for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
         SCOPED_TRACE(schedule == Schedule::lazy ? "lazy" : "fused");
-        Options options = options_with(schedule);
+        Options options = with_schedule(schedule);
         options.threshold = 0;
         ForwardPass pass(*model_, small_context(256), options);
         decode(pass, text_of(0, 11), 0);
@@ -416,7 +407,7 @@ TEST_F(Faults, ACallersExceptionLeavesAPassThatCanBeUsed) {
         decode(undisturbed, text_of(0, 11), 0);
         decode(undisturbed, {token_at(11)}, 11);
         decode(undisturbed, {token_at(12)}, 12);
-        expect_same_rows(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1));
+        expect_same_steps(rows_of_last_batch(pass, 1), rows_of_last_batch(undisturbed, 1), LOGIT_TOLERANCE);
     }
 }
 

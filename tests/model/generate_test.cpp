@@ -26,8 +26,6 @@ using decoding::Request;
 using decoding::ScoreResult;
 using decoding::StopReason;
 
-const std::vector<llama_token> once = {1, 403, 407, 261, 378};  // "Once upon a time"
-
 Options hesitant(double threshold = 0.5) {
     Options options;
     options.threshold = threshold;
@@ -153,17 +151,17 @@ std::vector<float> log_probabilities(std::vector<float> logits) {
 TEST(Generation, SamplesFromTheRowsOfAPassThatIsInNoRegistry) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass reference(model, small_context(), hesitant());
-    const auto expected = greedy(reference, once, 40);
+    const auto expected = greedy(reference, once_upon_a_time, 40);
     ASSERT_GT(reference.statistics().hesitations, 10U);
 
     ForwardPass pass(model, small_context(), hesitant());
     Generator generator(pass);
-    EXPECT_EQ(answer(generator, model, once, 40), expected.tokens);
+    EXPECT_EQ(answer(generator, model, once_upon_a_time, 40), expected.tokens);
 }
 
 TEST(Generation, SpeculationGivesTheSameTokensForOneAndForMany) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    const std::vector<Tokens> prompts = {once, text_of(30, 300, 5), text_of(24, 400, 3)};
+    const std::vector<Tokens> prompts = {once_upon_a_time, text_of(30, 300, 5), text_of(24, 400, 3)};
     for (const bool hesitates : {false, true}) {
         const auto options = hesitates ? std::optional(hesitant()) : std::nullopt;
         ForwardPass plain_pass(model, small_context(), options);
@@ -260,7 +258,7 @@ TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
 
 TEST(Generation, TwoPromptsThatFitApartShareAPool) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    const std::vector<Tokens> prompts = {text_of(200, 300), text_of(190, 310), once};
+    const std::vector<Tokens> prompts = {text_of(200, 300), text_of(190, 310), once_upon_a_time};
     ForwardPass alone_pass(model, small_context(), std::nullopt);
     Generator alone(alone_pass);
     ForwardPass pass(model, pool(256, 3), std::nullopt);
@@ -304,11 +302,12 @@ TEST(Generation, WithoutHarpRecordsAreMadeWhereTheyAreAskedFor) {
         ForwardPass pass(model, small_context(), std::nullopt);
         Generator generator(pass);
         double sum = 0;
-        generator.answer({.prompt = once, .limits = {8, {}}, .sampler = greedy_sampler(model), .records = records},
-                         [&](const GeneratedToken & token) {
-                             sum += token.record.entropy;
-                             return true;
-                         });
+        generator.answer(
+            {.prompt = once_upon_a_time, .limits = {8, {}}, .sampler = greedy_sampler(model), .records = records},
+            [&](const GeneratedToken & token) {
+                sum += token.record.entropy;
+                return true;
+            });
         EXPECT_EQ(sum > 0, records);
     }
 }
@@ -319,7 +318,8 @@ TEST(Generation, WhatNoSequenceCanTakeIsRefusedAtSubmission) {
     ForwardPass off(model, small_context(), std::nullopt);
     Generator without_harp(off);
     EXPECT_THROW(
-        without_harp.submit({.prompt = once, .limits = {}, .sampler = greedy_sampler(model), .options = hesitant()}),
+        without_harp.submit(
+            {.prompt = once_upon_a_time, .limits = {}, .sampler = greedy_sampler(model), .options = hesitant()}),
         Error);
 
     Options guidance = hesitant(0);
@@ -328,7 +328,8 @@ TEST(Generation, WhatNoSequenceCanTakeIsRefusedAtSubmission) {
     Generator generator(on);
     const std::vector<llama_token> too_long = text_of(on.n_ctx_seq(), 310);
     EXPECT_THROW(
-        generator.submit({.prompt = once, .limits = {}, .sampler = greedy_sampler(model), .negative_prompt = too_long}),
+        generator.submit(
+            {.prompt = once_upon_a_time, .limits = {}, .sampler = greedy_sampler(model), .negative_prompt = too_long}),
         Error);
     EXPECT_TRUE(generator.is_idle());
 }
@@ -336,7 +337,7 @@ TEST(Generation, WhatNoSequenceCanTakeIsRefusedAtSubmission) {
 TEST(Cutting, EmptiesASequenceOfRecurrentState) {
     HARP_REQUIRE_MODEL(model, random_mamba());
     ForwardPass pass(model, small_context(), std::nullopt);
-    decoding::decode_feed(pass, {.tokens = once});
+    decoding::decode_feed(pass, {.tokens = once_upon_a_time});
     EXPECT_EQ(decoding::cut_sequence(pass, 0, 5), 5);
     EXPECT_EQ(decoding::cut_sequence(pass, 0, 3), 0);
     EXPECT_EQ(pass.memory_seq_pos_max(0), -1);
@@ -399,10 +400,10 @@ TEST(Scoring, VanillaLogitsAreKeptAsLongAsTheScorerLives) {
     ForwardPass pass(model, small_context(), hesitant(0));
     {
         BatchScorer scorer(pass);
-        scorer.submit({.tokens = once, .n_context = 1, .options = {}});
+        scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {}});
         scores_of(scorer, 1);
     }
-    decode(pass, once, 0);
+    decode(pass, once_upon_a_time, 0);
     ASSERT_TRUE(pass.step(-1).hesitated);
     EXPECT_EQ(pass.vanilla_logits(-1), nullptr);
 }
@@ -421,13 +422,13 @@ TEST(Scoring, UniformNoiseIsNotSharedByThresholds) {
     Options never = low;
     never.threshold = std::numeric_limits<double>::infinity();
     try {
-        scorer.submit({.tokens = once, .n_context = 1, .options = {low, high}});
+        scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {low, high}});
         FAIL() << "was not refused";
     } catch (const Error & error) {
         EXPECT_EQ(error.code(), ErrorCode::invalid_option);
         EXPECT_NE(std::string(error.what()).find("uniform"), std::string::npos) << error.what();
     }
-    scorer.submit({.tokens = once, .n_context = 1, .options = {low, other_mix, never}});
+    scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {low, other_mix, never}});
 }
 
 }  // namespace

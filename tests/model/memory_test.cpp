@@ -12,15 +12,9 @@
 namespace harp::testing {
 namespace {
 
-constexpr double tolerance = 2e-4;
-
 /// Decodes the text's tokens [begin, end) one by one. @param shift position minus place in the text
 void decode_each(ForwardPass & pass, llama_pos begin, llama_pos end, llama_seq_id sequence = 0, llama_pos shift = 0) {
     for (llama_pos p = begin; p < end; ++p) decode(pass, {token_at(p)}, p + shift, sequence);
-}
-
-void expect_same_rows(const std::vector<Step> & a, const std::vector<Step> & b, double within = tolerance) {
-    expect_same_steps(a, b, within);
 }
 
 struct Layout {
@@ -61,8 +55,8 @@ TEST_P(Memory, ACopiedSequenceGoesOnLikeItsSource) {
     p.memory_seq_cp(1, 2, 0, 16);  // a copy of the copy, with an explicit range
     EXPECT_EQ(p.check_invariant(), "");
     const auto source = go_on(p, 16, 30, 0);
-    expect_same_rows(go_on(p, 16, 30, 1), source);
-    expect_same_rows(go_on(p, 16, 30, 2), source);
+    expect_same_steps(go_on(p, 16, 30, 1), source, LOGIT_TOLERANCE);
+    expect_same_steps(go_on(p, 16, 30, 2), source, LOGIT_TOLERANCE);
     EXPECT_TRUE(std::any_of(source.begin(), source.end(), [](const Step & r) { return r.record.hesitated; }));
 }
 
@@ -75,7 +69,7 @@ TEST_P(Memory, ACopiedSequenceIsNotTouchedByItsSource) {
     (void)go_on(p, 40, 52, 0, -24);  // another text in the source
     ASSERT_TRUE(p.memory_seq_rm(0, -1, -1));
     EXPECT_EQ(p.check_invariant(), "");
-    expect_same_rows(go_on(p, 16, 28, 1), go_on(alone, 16, 28));
+    expect_same_steps(go_on(p, 16, 28, 1), go_on(alone, 16, 28), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, APartOfASequenceIsCopiedWithAUnifiedCacheOnly) {
@@ -99,14 +93,14 @@ TEST_P(Memory, APartOfASequenceIsCopiedWithAUnifiedCacheOnly) {
     ForwardPass alone = pass(1);
     decode(alone, text_of(0, 10), 0);
     decode_each(alone, 10, 12);
-    expect_same_rows(go_on(p, 12, 24, 1), go_on(alone, 12, 24));
+    expect_same_steps(go_on(p, 12, 24, 1), go_on(alone, 12, 24), LOGIT_TOLERANCE);
     // another part after existing rows: the cells are the source's, so the copy holds what the source held there
     ForwardPass whole = pass(2);
     decode(whole, text_of(0, 12), 0, 0);
     whole.memory_seq_cp(0, 1, 0, 8);
     whole.memory_seq_cp(0, 1, 8, -1);
     EXPECT_EQ(whole.check_invariant(), "");
-    expect_same_rows(go_on(whole, 12, 18, 1), go_on(whole, 12, 18, 0));
+    expect_same_steps(go_on(whole, 12, 18, 1), go_on(whole, 12, 18, 0), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, ACopyOverAnotherSequenceReplacesIt) {
@@ -119,7 +113,7 @@ TEST_P(Memory, ACopyOverAnotherSequenceReplacesIt) {
     p.memory_seq_cp(0, 1, -1, -1);
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(1), 9);
-    expect_same_rows(go_on(p, 10, 18, 1), go_on(p, 10, 18, 0));
+    expect_same_steps(go_on(p, 10, 18, 1), go_on(p, 10, 18, 0), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, CopyingNothingOrOntoItselfIsNothing) {
@@ -131,7 +125,7 @@ TEST_P(Memory, CopyingNothingOrOntoItselfIsNothing) {
     EXPECT_EQ(p.check_invariant(), "");
     ForwardPass alone = pass(1);
     decode(alone, text_of(0, 10), 0);
-    expect_same_rows(go_on(p, 10, 16), go_on(alone, 10, 16));
+    expect_same_steps(go_on(p, 10, 16), go_on(alone, 10, 16), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, KeepLeavesOneSequence) {
@@ -145,7 +139,7 @@ TEST_P(Memory, KeepLeavesOneSequence) {
     ForwardPass alone = pass(1);
     alone.set_sequence_options(0, options(), 1);
     decode(alone, text_of(10, 22), 0);
-    expect_same_rows(go_on(p, 22, 34, 1, -10), go_on(alone, 22, 34, 0, -10));
+    expect_same_steps(go_on(p, 22, 34, 1, -10), go_on(alone, 22, 34, 0, -10), LOGIT_TOLERANCE);
     decode(p, text_of(0, 5), 0, 0);  // the other sequences begin anew
     EXPECT_EQ(p.check_invariant(), "");
 }
@@ -189,7 +183,7 @@ TEST_P(Memory, AContextShiftIsLlamaCpps) {
         decode(p, {token}, i - 18);
         ASSERT_EQ(llama_decode(plain.get(), llama_batch_get_one(&token, 1)), 0);
         const float * logits = llama_get_logits_ith(plain.get(), -1);
-        ASSERT_LE(largest_difference(row(p), {logits, logits + p.n_vocab()}), tolerance) << i;
+        ASSERT_LE(largest_difference(row(p), {logits, logits + p.n_vocab()}), LOGIT_TOLERANCE) << i;
     }
 }
 
@@ -205,10 +199,10 @@ TEST_P(Memory, AContextShiftOfTwinsThatKeptUpDoesNotDependOnTheSchedule) {
         decode(*p, text_of(0, 40), 0, 0, /*all_outputs=*/true);
         shift_context(*p, 40, 4, 18);
     }
-    expect_same_rows(go_on(a, 40, 55, 0, -18), go_on(b, 40, 55, 0, -18), 10 * tolerance);
+    expect_same_steps(go_on(a, 40, 55, 0, -18), go_on(b, 40, 55, 0, -18), 10 * LOGIT_TOLERANCE);
     // and a second time
     for (ForwardPass * p : {&a, &b}) shift_context(*p, 37, 4, 10);
-    expect_same_rows(go_on(a, 55, 60, 0, -28), go_on(b, 55, 60, 0, -28), 10 * tolerance);
+    expect_same_steps(go_on(a, 55, 60, 0, -28), go_on(b, 55, 60, 0, -28), 10 * LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, AContextShiftDoesNotDependOnTheSchedule) {
@@ -231,7 +225,7 @@ TEST_P(Memory, AContextShiftDoesNotDependOnTheSchedule) {
         p.set_sequence_options(0, o);
         rows.push_back(go_on(p, 40, 55, 0, -18));
     }
-    expect_same_rows(rows[0], rows[1], 10 * tolerance);
+    expect_same_steps(rows[0], rows[1], 10 * LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, AContextShiftKeepsTheMasksOfRowsAndNoTwoShareOne) {
@@ -264,7 +258,7 @@ TEST_P(Memory, AContextShiftOfASharedPromptMovesItOnce) {
         shift_context(p, 36, 4, 6);  // rows 10 .. 35 to 4 .. 29
         return go_on(p, 36, 46, 0, -6);
     };
-    expect_same_rows(run(GetParam().unified), run(false), 10 * tolerance);
+    expect_same_steps(run(GetParam().unified), run(false), 10 * LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, AShiftOfACopyLeavesItsSourceAlone) {
@@ -280,7 +274,7 @@ TEST_P(Memory, AShiftOfACopyLeavesItsSourceAlone) {
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(1), 13);
     (void)go_on(p, 40, 44, 1, -26);
-    expect_same_rows(go_on(p, 20, 30), go_on(alone, 20, 30));
+    expect_same_steps(go_on(p, 20, 30), go_on(alone, 20, 30), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, AShiftOfACopyWithoutRoomIsRefused) {
@@ -325,7 +319,7 @@ TEST_P(Memory, DivisionIsLlamaCpps) {
         q->memory_seq_add(0, 0, 4, 0);
     }
     EXPECT_EQ(p.memory_seq_pos_max(0), off.memory_seq_pos_max(0));
-    expect_same_rows(go_on(p, 32, 40, 0, -16), go_on(off, 32, 40, 0, -16));
+    expect_same_steps(go_on(p, 32, 40, 0, -16), go_on(off, 32, 40, 0, -16), LOGIT_TOLERANCE);
 }
 
 TEST_P(Memory, AllLogitsAndObserversAreInBatchOrder) {

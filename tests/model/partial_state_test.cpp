@@ -8,11 +8,10 @@
 namespace harp::testing {
 namespace {
 
-constexpr llama_pos CHECKPOINT = 280, END = 420;  // more than 256, the least number of cells of a window
-constexpr double tolerance = 2e-3;                // of logits, between batch sizes and over this many rows
+constexpr llama_pos CHECKPOINT = 280;  // more than 256, as BEYOND_WINDOW
 constexpr llama_state_seq_flags PARTIAL = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
 
-struct Case {
+struct PartialStateCase {
     const char * name;
     bool windowed;  // a sliding window that is exceeded; else recurrent layers and attention
     bool unified;
@@ -20,7 +19,7 @@ struct Case {
     double before, after;  // thresholds before and after the checkpoint, so that the twin is up to date there or not
 };
 
-class PartialState : public ::testing::TestWithParam<Case> {
+class PartialState : public ::testing::TestWithParam<PartialStateCase> {
   protected:
     void SetUp() override {
         const auto path = GetParam().windowed ? random_windowed() : random_hybrid();
@@ -60,18 +59,20 @@ TEST_P(PartialState, TakesASequenceBackToItsCheckpoint) {
     for (int round = 0; round < 2; ++round) {  // a checkpoint can be used more than once
         const llama_pos next = p.memory_seq_pos_max(0) + 1;
         (void)go_on(p, next, next + 5);
-        read(p, next + 5, END);
+        read(p, next + 5, BEYOND_WINDOW);
         ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
         ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT, -1));
         EXPECT_EQ(p.check_invariant(), "");
         EXPECT_EQ(p.memory_seq_pos_max(0), CHECKPOINT - 1);
-        expect_same_steps(go_on(p, CHECKPOINT, CHECKPOINT + 8), expected, tolerance);
+        expect_same_steps(go_on(p, CHECKPOINT, CHECKPOINT + 8), expected, LONG_TOLERANCE);
     }
 }
 
 TEST_P(PartialState, IsFollowedByAnotherText) {
-    // like a second question to the same prompt: places from END on, at positions from the checkpoint on
-    const auto other_text = [&](ForwardPass & p) { return go_on(p, END, END + 6, 0, CHECKPOINT - END); };
+    // like a second question to the same prompt: places from BEYOND_WINDOW on, at positions from the checkpoint on
+    const auto other_text = [&](ForwardPass & p) {
+        return go_on(p, BEYOND_WINDOW, BEYOND_WINDOW + 6, 0, CHECKPOINT - BEYOND_WINDOW);
+    };
     ForwardPass fresh = pass();
     read_to_checkpoint(fresh);
     fresh.set_sequence_options(0, options(GetParam().after));
@@ -81,17 +82,19 @@ TEST_P(PartialState, IsFollowedByAnotherText) {
     read_to_checkpoint(p);
     const auto saved = p.state_seq_get(0, PARTIAL);
     p.set_sequence_options(0, options(GetParam().after));
-    read(p, CHECKPOINT, END - 1);
-    (void)go_on(p, END - 1, END);
+    read(p, CHECKPOINT, BEYOND_WINDOW - 1);
+    (void)go_on(p, BEYOND_WINDOW - 1, BEYOND_WINDOW);
     ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
     ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT, -1));
-    expect_same_steps(other_text(p), expected, tolerance);
+    expect_same_steps(other_text(p), expected, LONG_TOLERANCE);
 }
 
 TEST_P(PartialState, IsLoadedOverATextWhoseLastTokenIsAnother) {
     if (!GetParam().windowed) GTEST_SKIP() << "recurrent state holds the last token, so the server does not do this";
-    // the text up to the checkpoint but for its last token, then the text from END on
-    const auto other_text = [&](ForwardPass & p) { return go_on(p, END, END + 6, 0, CHECKPOINT - 1 - END); };
+    // the text up to the checkpoint but for its last token, then the text from BEYOND_WINDOW on
+    const auto other_text = [&](ForwardPass & p) {
+        return go_on(p, BEYOND_WINDOW, BEYOND_WINDOW + 6, 0, CHECKPOINT - 1 - BEYOND_WINDOW);
+    };
     ForwardPass fresh = pass();
     read(fresh, 0, CHECKPOINT - 1);
     fresh.set_sequence_options(0, options(GetParam().after));
@@ -107,30 +110,30 @@ TEST_P(PartialState, IsLoadedOverATextWhoseLastTokenIsAnother) {
     p.set_sequence_options(0, options(GetParam().after));
     (void)other_text(p);
     const llama_pos next = p.memory_seq_pos_max(0) + 1;
-    for (llama_pos place = next; place < END; place += 20) {  // far enough for the window to move on
-        decode(p, text_of(place, std::min<llama_pos>(place + 20, END)), place, 0);
+    for (llama_pos place = next; place < BEYOND_WINDOW; place += 20) {  // far enough for the window to move on
+        decode(p, text_of(place, std::min<llama_pos>(place + 20, BEYOND_WINDOW)), place, 0);
     }
     ASSERT_NO_THROW(p.state_seq_set(saved, 0, PARTIAL));
     EXPECT_EQ(p.check_invariant(), "");
     ASSERT_TRUE(p.memory_seq_rm(0, CHECKPOINT - 1, -1));
     EXPECT_EQ(p.memory_seq_pos_max(0), CHECKPOINT - 2);
-    expect_same_steps(other_text(p), expected, tolerance);
+    expect_same_steps(other_text(p), expected, LONG_TOLERANCE);
 }
 
 constexpr double ALWAYS = 0, NEVER = 50;  // bits
 
-INSTANTIATE_TEST_SUITE_P(Models, PartialState,
-                         ::testing::Values(Case{"Window", true, false, Schedule::lazy, ALWAYS, ALWAYS},
-                                           Case{"WindowFused", true, false, Schedule::fused, ALWAYS, ALWAYS},
-                                           Case{"WindowUnified", true, true, Schedule::lazy, ALWAYS, ALWAYS},
-                                           Case{"WindowTwinBehind", true, false, Schedule::lazy, NEVER, ALWAYS},
-                                           Case{"Hybrid", false, false, Schedule::lazy, ALWAYS, ALWAYS},
-                                           Case{"HybridFused", false, false, Schedule::fused, ALWAYS, ALWAYS},
-                                           Case{"HybridUnified", false, true, Schedule::lazy, ALWAYS, ALWAYS},
-                                           Case{"HybridTwinBehind", false, false, Schedule::lazy, NEVER, ALWAYS},
-                                           Case{"HybridTwinNeverUsedAgain", false, false, Schedule::lazy, ALWAYS,
-                                                NEVER}),
-                         [](const auto & param_info) { return std::string(param_info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, PartialState,
+    ::testing::Values(PartialStateCase{"Window", true, false, Schedule::lazy, ALWAYS, ALWAYS},
+                      PartialStateCase{"WindowFused", true, false, Schedule::fused, ALWAYS, ALWAYS},
+                      PartialStateCase{"WindowUnified", true, true, Schedule::lazy, ALWAYS, ALWAYS},
+                      PartialStateCase{"WindowTwinBehind", true, false, Schedule::lazy, NEVER, ALWAYS},
+                      PartialStateCase{"Hybrid", false, false, Schedule::lazy, ALWAYS, ALWAYS},
+                      PartialStateCase{"HybridFused", false, false, Schedule::fused, ALWAYS, ALWAYS},
+                      PartialStateCase{"HybridUnified", false, true, Schedule::lazy, ALWAYS, ALWAYS},
+                      PartialStateCase{"HybridTwinBehind", false, false, Schedule::lazy, NEVER, ALWAYS},
+                      PartialStateCase{"HybridTwinNeverUsedAgain", false, false, Schedule::lazy, ALWAYS, NEVER}),
+    [](const auto & param_info) { return std::string(param_info.param.name); });
 
 }  // namespace
 }  // namespace harp::testing

@@ -164,8 +164,6 @@ void write_lora(const std::string & path, const std::string & tensor, Shape a, S
     ASSERT_TRUE(gguf_write_to_file(file.get(), path.c_str(), /*only_meta=*/false));
 }
 
-const std::vector<llama_token> prompt{1, 403, 407, 261, 378};
-
 /// A model and a LoRA for one of its tensors.
 struct Adapted {
     TemporaryFolder folder;
@@ -200,7 +198,7 @@ TEST(Lora, OfEmbeddingsOrElsewhereIsPartOfBothPasses) {
         const auto run = [&](const std::optional<Options> & options, bool with_adapter) {
             ForwardPass pass(*adapted.model, small_context(), options);
             if (with_adapter) adapted.apply(pass);
-            const Continuation result = greedy(pass, prompt, 20);
+            const Continuation result = greedy(pass, once_upon_a_time, 20);
             EXPECT_EQ(pass.check_invariant(), "");
             return result;
         };
@@ -234,7 +232,7 @@ TEST(Lora, OfEmbeddingsIsPerturbedWithThem) {
             [](const RowToPerturb &, std::span<float> factors) { std::fill(factors.begin(), factors.end(), 0.0F); });
         std::vector<float> logits;
         pass.set_observer([&](const StepObservation & o) { logits.assign(o.reframed.begin(), o.reframed.end()); });
-        decode(pass, prompt, 0);
+        decode(pass, once_upon_a_time, 0);
         return logits;
     };
     const std::vector<float> without = reframed(false);

@@ -10,7 +10,7 @@
 namespace harp::testing {
 namespace {
 
-constexpr llama_pos END = 12;
+constexpr llama_pos N_TOKENS = 12;
 
 /// The message of the harp::Error that `call` throws; fails the test if it throws none.
 std::string refusal(const std::function<void()> & call) {
@@ -82,7 +82,7 @@ class SequenceIds : public ::testing::TestWithParam<bool> {  // a unified cache
 TEST_P(SequenceIds, OutOfRangeAreRefusedByNameAndChangeNothing) {
     ForwardPass p = pass(), undisturbed = pass();
     for (ForwardPass * each : {&p, &undisturbed}) {
-        for (const llama_seq_id s : {0, 1}) (void)go_on(*each, 0, END, s);
+        for (const llama_seq_id s : {0, 1}) (void)go_on(*each, 0, N_TOKENS, s);
     }
     std::vector<Call> calls = memory_calls();
     for (Call & call : option_calls()) calls.push_back(std::move(call));
@@ -97,15 +97,15 @@ TEST_P(SequenceIds, OutOfRangeAreRefusedByNameAndChangeNothing) {
         }
     }
     for (const llama_seq_id s : {0, 1}) {
-        EXPECT_EQ(p.memory_seq_pos_max(s), END - 1);
+        EXPECT_EQ(p.memory_seq_pos_max(s), N_TOKENS - 1);
         EXPECT_EQ(p.sequence_options(s).threshold, 0);
-        expect_same_steps(go_on(p, END, END + 4, s), go_on(undisturbed, END, END + 4, s), 0);
+        expect_same_steps(go_on(p, N_TOKENS, N_TOKENS + 4, s), go_on(undisturbed, N_TOKENS, N_TOKENS + 4, s), 0);
     }
 }
 
 TEST_P(SequenceIds, MinusOneIsAllOfThemWhereLlamaCppSaysSo) {
     ForwardPass p = pass();
-    for (const llama_seq_id s : {0, 1}) (void)go_on(p, 0, END, s);
+    for (const llama_seq_id s : {0, 1}) (void)go_on(p, 0, N_TOKENS, s);
     EXPECT_TRUE(p.memory_seq_rm(-1, 4, -1));
     for (const llama_seq_id s : {0, 1}) EXPECT_EQ(p.memory_seq_pos_max(s), 3);
     EXPECT_TRUE(p.memory_seq_rm(-1, -1, -1));
@@ -116,7 +116,7 @@ TEST_P(SequenceIds, MinusOneIsAllOfThemWhereLlamaCppSaysSo) {
 /// In these cases llama.cpp ends the process, or reads beyond its tables.
 TEST_P(SequenceIds, OutOfRangeAreRefusedWithHarpOff) {
     ForwardPass off = pass(/*is_on=*/false);
-    read(off, 0, END);
+    read(off, 0, N_TOKENS);
     for (const Call & call : memory_calls()) {
         for (const llama_seq_id sequence : {-2, std::numeric_limits<llama_seq_id>::max()}) {
             if (means_all(call, sequence)) continue;
@@ -125,7 +125,7 @@ TEST_P(SequenceIds, OutOfRangeAreRefusedWithHarpOff) {
             EXPECT_NE(message.find(std::to_string(sequence)), std::string::npos) << message;
         }
     }
-    EXPECT_EQ(off.memory_seq_pos_max(0), END - 1);
+    EXPECT_EQ(off.memory_seq_pos_max(0), N_TOKENS - 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, SequenceIds, ::testing::Bool(),

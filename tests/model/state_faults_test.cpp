@@ -10,8 +10,6 @@
 namespace harp::testing {
 namespace {
 
-constexpr double tolerance = 2e-4;  // of logits, between batch sizes
-
 Options with_threshold(double threshold) {
     Options options;
     options.threshold = threshold;
@@ -19,13 +17,13 @@ Options with_threshold(double threshold) {
     return options;
 }
 
-struct Case {
+struct StateCase {
     const char * name;
     std::filesystem::path (*path)();
     bool unified;
 };
 
-class SavedState : public ::testing::TestWithParam<Case> {
+class SavedState : public ::testing::TestWithParam<StateCase> {
   protected:
     void SetUp() override {
         model_ = load(GetParam().path());
@@ -56,7 +54,7 @@ TEST_P(SavedState, OfASequenceIsRestoredOverOneWhoseTwinIsInUse) {
     ASSERT_NO_THROW(p.state_seq_set(saved, 0));
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(0), 4);
-    expect_same_steps(go_on(p, 5, 12), steps_after_five(), tolerance);
+    expect_same_steps(go_on(p, 5, 12), steps_after_five(), LOGIT_TOLERANCE);
 }
 
 TEST_P(SavedState, OfASequenceIsRestoredOverALongerOne) {
@@ -67,7 +65,7 @@ TEST_P(SavedState, OfASequenceIsRestoredOverALongerOne) {
     const auto expected = go_on(p, 7, 20);
     ASSERT_NO_THROW(p.state_seq_set(saved, 0));
     EXPECT_EQ(p.memory_seq_pos_max(0), 6);
-    expect_same_steps(go_on(p, 7, 20), expected, tolerance);
+    expect_same_steps(go_on(p, 7, 20), expected, LOGIT_TOLERANCE);
 }
 
 TEST_P(SavedState, OfASequenceIsRestoredOverAnotherSequenceInUse) {
@@ -80,8 +78,8 @@ TEST_P(SavedState, OfASequenceIsRestoredOverAnotherSequenceInUse) {
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(0), 4);
     EXPECT_EQ(p.memory_seq_pos_max(1), 4);
-    expect_same_steps(go_on(p, 5, 12, 1), steps_after_five(), tolerance);
-    expect_same_steps(go_on(p, 5, 12, 0), steps_after_five(), tolerance);
+    expect_same_steps(go_on(p, 5, 12, 1), steps_after_five(), LOGIT_TOLERANCE);
+    expect_same_steps(go_on(p, 5, 12, 0), steps_after_five(), LOGIT_TOLERANCE);
 }
 
 TEST_P(SavedState, OfAPassIsRestoredOverOneInUse) {
@@ -94,7 +92,7 @@ TEST_P(SavedState, OfAPassIsRestoredOverOneInUse) {
     EXPECT_EQ(p.check_invariant(), "");
     EXPECT_EQ(p.memory_seq_pos_max(0), 4);
     EXPECT_EQ(p.memory_seq_pos_max(1), -1);
-    expect_same_steps(go_on(p, 5, 12), steps_after_five(), tolerance);
+    expect_same_steps(go_on(p, 5, 12), steps_after_five(), LOGIT_TOLERANCE);
 }
 
 /// With a KV stream for each sequence, `fused` puts a sequence's twins beside it, the other schedules behind all sequences.
@@ -180,9 +178,11 @@ TEST_P(SavedState, WithOneBitFlippedIsRefusedOrCanBeUsed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, SavedState,
-                         ::testing::Values(Case{"Streams", stories260k, false}, Case{"Unified", stories260k, true},
-                                           Case{"Recurrent", random_mamba, false}, Case{"Hybrid", random_hybrid, false},
-                                           Case{"HybridUnified", random_hybrid, true}),
+                         ::testing::Values(StateCase{"Streams", stories260k, false},
+                                           StateCase{"Unified", stories260k, true},
+                                           StateCase{"Recurrent", random_mamba, false},
+                                           StateCase{"Hybrid", random_hybrid, false},
+                                           StateCase{"HybridUnified", random_hybrid, true}),
                          [](const auto & param_info) { return std::string(param_info.param.name); });
 
 }  // namespace

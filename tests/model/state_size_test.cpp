@@ -6,14 +6,14 @@
 namespace harp::testing {
 namespace {
 
-struct Case {
+struct StateSizeCase {
     const char * name;
     std::filesystem::path (*path)();
     bool is_unified;
     bool is_on;
 };
 
-class StateSize : public ::testing::TestWithParam<Case> {
+class StateSize : public ::testing::TestWithParam<StateSizeCase> {
   protected:
     void SetUp() override {
         model_ = load(GetParam().path());
@@ -52,12 +52,14 @@ TEST_P(StateSize, IsThatOfTheBytesThatAreSaved) {
     expect_sizes(p);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models, StateSize,
-    ::testing::Values(Case{"Streams", stories260k, false, true}, Case{"Unified", stories260k, true, true},
-                      Case{"Off", stories260k, false, false}, Case{"Windowed", random_windowed, false, true},
-                      Case{"Recurrent", random_mamba, false, true}, Case{"Hybrid", random_hybrid, false, true}),
-    [](const auto & param_info) { return std::string(param_info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, StateSize,
+                         ::testing::Values(StateSizeCase{"Streams", stories260k, false, true},
+                                           StateSizeCase{"Unified", stories260k, true, true},
+                                           StateSizeCase{"Off", stories260k, false, false},
+                                           StateSizeCase{"Windowed", random_windowed, false, true},
+                                           StateSizeCase{"Recurrent", random_mamba, false, true},
+                                           StateSizeCase{"Hybrid", random_hybrid, false, true}),
+                         [](const auto & param_info) { return std::string(param_info.param.name); });
 
 }  // namespace
 }  // namespace harp::testing

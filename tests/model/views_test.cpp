@@ -15,15 +15,14 @@ namespace {
 
 constexpr llama_pos n_prompt = 12;
 constexpr llama_pos n_text = 30;
-constexpr double tolerance = 2e-3;  // of logits, between batch sizes and positions
 
-struct Case {
+struct ViewCase {
     const char * name;
     std::filesystem::path (*path)();
     bool is_unified;
 };
 
-class Views : public ::testing::TestWithParam<Case> {
+class Views : public ::testing::TestWithParam<ViewCase> {
   protected:
     void SetUp() override {
         model_ = load(GetParam().path());
@@ -65,7 +64,7 @@ class Views : public ::testing::TestWithParam<Case> {
         for (size_t i = 0; i < steps.size(); ++i) {
             const llama_pos place = n_prompt - 1 + static_cast<llama_pos>(i);
             EXPECT_LT(largest_difference(steps[i].logits, plain(view_before(options, place, negative_prompt))),
-                      tolerance)
+                      LONG_TOLERANCE)
                 << "after the token at " << place;
         }
     }
@@ -118,7 +117,7 @@ TEST_P(Views, ManyRowsOfABatchAreAsOneByOne) {
         read(batch, 0, n_prompt - 1);
         decode(batch, text_of(n_prompt - 1, n_text), n_prompt - 1, 0, /*all_outputs=*/true);
         for (size_t i = 0; i < expected.size(); ++i) {
-            EXPECT_LT(largest_difference(row(batch, static_cast<int32_t>(i)), expected[i].logits), tolerance)
+            EXPECT_LT(largest_difference(row(batch, static_cast<int32_t>(i)), expected[i].logits), LONG_TOLERANCE)
                 << get_option(options, "view") << " " << i;
         }
     }
@@ -135,7 +134,7 @@ TEST_P(Views, FusedIsLazy) {
             EXPECT_EQ(p.statistics().fused_steps > 0, schedule == Schedule::fused);
             return steps;
         };
-        expect_same_steps(run(Schedule::lazy), run(Schedule::fused), tolerance);
+        expect_same_steps(run(Schedule::lazy), run(Schedule::fused), LONG_TOLERANCE);
     }
 }
 
@@ -144,14 +143,14 @@ TEST_P(Views, MaskedRowsAreZeroAndTheOthersClean) {
     options.strength = 0;
     ForwardPass clean = pass(options);
     ForwardPass off = pass(std::nullopt);
-    expect_same_steps(read_and_answer(clean), read_and_answer(off), tolerance);
+    expect_same_steps(read_and_answer(clean), read_and_answer(off), LONG_TOLERANCE);
     options.strength = 1;
     ForwardPass none = pass(options);
     const auto steps = read_and_answer(none);
     Options dropped = options;
     dropped.view = View::perturbed;  // dropout of all coordinates is the same
     ForwardPass reference = pass(dropped);
-    expect_same_steps(steps, read_and_answer(reference), tolerance);
+    expect_same_steps(steps, read_and_answer(reference), LONG_TOLERANCE);
     options.strength = 0.5;
     ForwardPass some = pass(options);
     const auto half = read_and_answer(some);
@@ -207,7 +206,7 @@ TEST_P(Views, RowsThatAreTakenBackLeaveNothing) {
         const auto steps = go_on(p, 16, 24);
         for (size_t i = 0; i < steps.size(); ++i) {
             const llama_pos place = 16 + static_cast<llama_pos>(i);
-            EXPECT_LT(largest_difference(steps[i].logits, plain(view_before(options, place))), tolerance) << place;
+            EXPECT_LT(largest_difference(steps[i].logits, plain(view_before(options, place))), LONG_TOLERANCE) << place;
         }
         ASSERT_TRUE(p.memory_seq_rm(0, 5, -1));  // into the prompt
         EXPECT_EQ(p.check_invariant(), "");
@@ -231,10 +230,10 @@ TEST_P(Views, StatesBringTwinsBack) {
         EXPECT_EQ(other.check_invariant(), "");
         const auto steps = go_on(other, 20, 24);
         if (same_negative_prompt) {
-            expect_same_steps(steps, expected, tolerance);
+            expect_same_steps(steps, expected, LONG_TOLERANCE);
             EXPECT_EQ(other.statistics().second_pass_rows, 4U) << "what it had read is there";
         } else {
-            EXPECT_LT(largest_difference(steps.back().logits, plain(view_before(options, 23))), tolerance);
+            EXPECT_LT(largest_difference(steps.back().logits, plain(view_before(options, 23))), LONG_TOLERANCE);
         }
     }
 }
@@ -246,7 +245,7 @@ TEST_P(Views, CopiesGoOnAsTheirSource) {
     (void)read_and_answer(p, 20);
     p.memory_seq_cp(0, 1, -1, -1);
     EXPECT_EQ(p.check_invariant(), "");
-    expect_same_steps(go_on(p, 20, 24, 1), go_on(p, 20, 24, 0), tolerance);
+    expect_same_steps(go_on(p, 20, 24, 1), go_on(p, 20, 24, 0), LONG_TOLERANCE);
 }
 
 TEST_P(Views, AConversationThatGoesOnHasALongerPrompt) {
@@ -271,7 +270,7 @@ TEST_P(Views, AChangeOfViewTakesEffectAtOnce) {
         const llama_pos place = p.memory_seq_pos_max(0) + 1;
         const auto steps = go_on(p, place, place + 1);
         if (view == View::perturbed) continue;
-        EXPECT_LT(largest_difference(steps[0].logits, plain(view_before(options, place))), tolerance);
+        EXPECT_LT(largest_difference(steps[0].logits, plain(view_before(options, place))), LONG_TOLERANCE);
     }
 }
 
@@ -295,7 +294,7 @@ TEST_P(Views, FusedLeavesOutWhatTheViewDoesNotChange) {
         for (const Schedule schedule : {Schedule::lazy, Schedule::fused}) {
             const auto steps = prompt_row(options, schedule);
             for (size_t i = 0; i < steps.size(); ++i) {
-                EXPECT_LT(largest_difference(steps[i].logits, vanilla[i].logits), tolerance)
+                EXPECT_LT(largest_difference(steps[i].logits, vanilla[i].logits), LONG_TOLERANCE)
                     << get_option(options, "view") << ", " << get_option(options, "schedule") << " " << i;
             }
         }
@@ -311,13 +310,12 @@ TEST_P(Views, BadNegativePromptsAreRefused) {
     EXPECT_NO_THROW(p.set_negative_prompt(0, {}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Views,
-                         ::testing::Values(Case{"Stories", stories260k, false},
-                                           Case{"StoriesUnified", stories260k, true},
-                                           Case{"Windowed", random_windowed, false},
-                                           Case{"WindowedUnified", random_windowed, true},
-                                           Case{"Mamba", random_mamba, false}, Case{"Hybrid", random_hybrid, false}),
-                         [](const auto & tested) { return std::string(tested.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, Views,
+    ::testing::Values(ViewCase{"Stories", stories260k, false}, ViewCase{"StoriesUnified", stories260k, true},
+                      ViewCase{"Windowed", random_windowed, false}, ViewCase{"WindowedUnified", random_windowed, true},
+                      ViewCase{"Mamba", random_mamba, false}, ViewCase{"Hybrid", random_hybrid, false}),
+    [](const auto & tested) { return std::string(tested.param.name); });
 
 }  // namespace
 }  // namespace harp::testing

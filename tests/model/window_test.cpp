@@ -7,16 +7,13 @@
 namespace harp::testing {
 namespace {
 
-constexpr llama_pos END = 420;      // more than 256, the least number of cells for a window of 16 tokens
-constexpr double tolerance = 2e-3;  // of logits, between batch sizes and over this many rows
-
-struct Case {
+struct WindowCase {
     const char * name;
     Schedule schedule;
     bool unified;
 };
 
-class Window : public ::testing::TestWithParam<Case> {
+class Window : public ::testing::TestWithParam<WindowCase> {
   protected:
     void SetUp() override {
         model_ = load(random_windowed());
@@ -40,58 +37,60 @@ class Window : public ::testing::TestWithParam<Case> {
 
 TEST_P(Window, ACutBeyondItIsRefusedAndChangesNothing) {
     ForwardPass p = pass(), undisturbed = pass();
-    read_to(p, END);
-    read_to(undisturbed, END);
+    read_to(p, BEYOND_WINDOW);
+    read_to(undisturbed, BEYOND_WINDOW);
     for (const llama_pos cut : {1, 15, 16, 100}) {
         ASSERT_FALSE(p.can_continue_at(0, cut));
         EXPECT_FALSE(p.memory_seq_rm(0, cut, -1)) << cut;
-        EXPECT_EQ(p.memory_seq_pos_max(0), END - 1);
+        EXPECT_EQ(p.memory_seq_pos_max(0), BEYOND_WINDOW - 1);
         EXPECT_EQ(p.check_invariant(), "");
     }
-    expect_same_steps(go_on(p, END, END + 6), go_on(undisturbed, END, END + 6), tolerance);
+    expect_same_steps(go_on(p, BEYOND_WINDOW, BEYOND_WINDOW + 6), go_on(undisturbed, BEYOND_WINDOW, BEYOND_WINDOW + 6),
+                      LONG_TOLERANCE);
 }
 
 TEST_P(Window, TheFurthestCutThatIsLeftGoesOnAsAFreshRun) {
     ForwardPass p = pass(), fresh = pass();
-    read_to(p, END);
-    llama_pos cut = END;
+    read_to(p, BEYOND_WINDOW);
+    llama_pos cut = BEYOND_WINDOW;
     while (p.can_continue_at(0, cut - 1)) --cut;
     // in a unified cache the twins' rows may have taken all cells from before the window
-    EXPECT_LT(cut, GetParam().unified ? END + 1 : END - 100);
+    EXPECT_LT(cut, GetParam().unified ? BEYOND_WINDOW + 1 : BEYOND_WINDOW - 100);
     ASSERT_TRUE(p.memory_seq_rm(0, cut, -1));
     EXPECT_EQ(p.memory_seq_pos_max(0), cut - 1);
     read_to(fresh, cut);
-    expect_same_steps(go_on(p, cut, cut + 8), go_on(fresh, cut, cut + 8), tolerance);
+    expect_same_steps(go_on(p, cut, cut + 8), go_on(fresh, cut, cut + 8), LONG_TOLERANCE);
 }
 
 TEST_P(Window, ACutIsMadeJustWhereOneCanContinue) {
     ForwardPass p = pass();
-    read(p, 0, END);
+    read(p, 0, BEYOND_WINDOW);
     const auto whole = p.state_seq_get(0);
     int n_refused = 0;
-    for (llama_pos cut = END - 1; cut > 0; cut -= 19) {
+    for (llama_pos cut = BEYOND_WINDOW - 1; cut > 0; cut -= 19) {
         const bool can = p.can_continue_at(0, cut);
         EXPECT_EQ(p.memory_seq_rm(0, cut, -1), can) << cut;
-        EXPECT_EQ(p.memory_seq_pos_max(0), can ? cut - 1 : END - 1) << cut;
+        EXPECT_EQ(p.memory_seq_pos_max(0), can ? cut - 1 : BEYOND_WINDOW - 1) << cut;
         n_refused += can ? 0 : 1;
         if (can) p.state_seq_set(whole, 0);
     }
     EXPECT_GT(n_refused, 0);
-    EXPECT_TRUE(p.memory_seq_rm(0, END, -1)) << "nothing to cut";
+    EXPECT_TRUE(p.memory_seq_rm(0, BEYOND_WINDOW, -1)) << "nothing to cut";
     EXPECT_TRUE(p.memory_seq_rm(0, 0, -1)) << "all of it";
     EXPECT_EQ(p.memory_seq_pos_max(0), -1);
 }
 
 TEST_P(Window, WithHarpOffACutIsLlamaCpps) {
     ForwardPass off = pass(/*is_on=*/false);
-    read(off, 0, END);
+    read(off, 0, BEYOND_WINDOW);
     EXPECT_TRUE(off.memory_seq_rm(0, 100, -1));
     EXPECT_EQ(off.memory_seq_pos_max(0), -1) << "the window's cells, of which none is left";
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Window,
-                         ::testing::Values(Case{"Lazy", Schedule::lazy, false}, Case{"Fused", Schedule::fused, false},
-                                           Case{"LazyUnified", Schedule::lazy, true}),
+                         ::testing::Values(WindowCase{"Lazy", Schedule::lazy, false},
+                                           WindowCase{"Fused", Schedule::fused, false},
+                                           WindowCase{"LazyUnified", Schedule::lazy, true}),
                          [](const auto & param_info) { return std::string(param_info.param.name); });
 
 }  // namespace

@@ -27,6 +27,12 @@ std::filesystem::path random_hybrid();    // attention and recurrent layers, ran
 std::filesystem::path random_windowed();  // most layers with a sliding window of 16 tokens, random weights
 std::filesystem::path random_mixture();   // two of six experts for each token, random weights
 
+/// "Once upon a time" in the vocabulary of stories260K.
+inline const std::vector<llama_token> once_upon_a_time = {1, 403, 407, 261, 378};
+
+/// How far logits of a float32 model may differ between batch sizes, and where that adds up over hundreds of rows.
+constexpr double LOGIT_TOLERANCE = 2e-4, LONG_TOLERANCE = 2e-3;
+
 /// Loads a model once per process. @return nullptr if the file is missing
 llama_model * load(const std::filesystem::path & path);
 
@@ -34,6 +40,8 @@ llama_model * load(const std::filesystem::path & path);
 llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
 /// The same, where layers with a sliding window keep little more than the window, as in llama.cpp's programs.
 llama_context_params windowed_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
+/// A position at which random_windowed() has dropped cells: it keeps at least 256, for a window of 16 tokens.
+constexpr llama_pos BEYOND_WINDOW = 420;
 
 /// Decodes `tokens` at positions from `first` on, with logits for all rows or for the last.
 void decode(ForwardPass & pass, const std::vector<llama_token> & tokens, llama_pos first, llama_seq_id sequence = 0,

@@ -50,9 +50,9 @@ std::string name_of(const Shape & s) {
 }
 
 /// One operation and its inputs.
-class Operation {
+class AttentionOperation {
   public:
-    Operation(const Shape & shape, std::mt19937 & random) : shape_(shape) {
+    AttentionOperation(const Shape & shape, std::mt19937 & random) : shape_(shape) {
         inputs_ = normal_values(N_INPUTS * shape.n_tokens * shape.n_streams, random);
         weights_ = normal_values(N_INPUTS * shape.n_heads * shape.key_length, random);
         keys_ = normal_values(shape.key_length * n_cached(), random);
@@ -81,8 +81,8 @@ class Operation {
     }
 
     /// The operation with only one of the tokens, which keeps its mask.
-    [[nodiscard]] Operation with_token(int64_t token) const {
-        Operation alone = *this;
+    [[nodiscard]] AttentionOperation with_token(int64_t token) const {
+        AttentionOperation alone = *this;
         alone.shape_.n_tokens = 1;
         alone.inputs_.clear();
         alone.mask_.clear();
@@ -241,7 +241,7 @@ class AttentionOf : public ::testing::TestWithParam<const char *> {
     }
     void TearDown() override { harp_set_kernel_instructions(best_); }
 
-    static Operation::Result by_ours(const Operation & operation, int n_threads = 2) {
+    static AttentionOperation::Result by_ours(const AttentionOperation & operation, int n_threads = 2) {
         return operation.run(n_threads, our_buffer_type());
     }
 
@@ -249,7 +249,7 @@ class AttentionOf : public ::testing::TestWithParam<const char *> {
     std::mt19937 random_{5};
 };
 
-constexpr double TOLERANCE = 4e-6;
+constexpr double ATTENTION_TOLERANCE = 4e-6;
 
 TEST_P(AttentionOf, IsExact) {
     const Shape shapes[] = {
@@ -279,11 +279,11 @@ TEST_P(AttentionOf, IsExact) {
     };
     for (const Shape & shape : shapes) {
         SCOPED_TRACE(name_of(shape));
-        Operation operation(shape, random_);
+        AttentionOperation operation(shape, random_);
         for (const auto & mask : {causal, scattered}) {
             operation.set_mask(mask);
-            const Operation::Result result = by_ours(operation);
-            EXPECT_LT(operation.largest_error(result), TOLERANCE);
+            const AttentionOperation::Result result = by_ours(operation);
+            EXPECT_LT(operation.largest_error(result), ATTENTION_TOLERANCE);
             if (shape.n_cells > 1) {  // with one cell its value is the result
                 EXPECT_NE(operation.run(2, ggml_backend_cpu_buffer_type()).out, result.out) << "ggml's, not ours";
             }
@@ -297,20 +297,20 @@ TEST_P(AttentionOf, IsLeftToGgml) {
     for (const Shape & shape : {Shape{.bias = 8}, Shape{.cache = GGML_TYPE_F32}, Shape{.cache = GGML_TYPE_Q8_0},
                                 Shape{.key_length = 40, .value_length = 40}}) {
         SCOPED_TRACE(name_of(shape));
-        Operation operation(shape, random_);
+        AttentionOperation operation(shape, random_);
         operation.set_mask(distances);
         EXPECT_LT(operation.largest_error(by_ours(operation)), 0.02);
     }
 }
 
 TEST_P(AttentionOf, ATokenDoesNotDependOnThoseBesideIt) {
-    Operation all({.n_heads = 14, .n_tokens = 5, .n_streams = 2, .n_cells = 600}, random_);
+    AttentionOperation all({.n_heads = 14, .n_tokens = 5, .n_streams = 2, .n_cells = 600}, random_);
     for (const auto & mask : {causal, scattered}) {
         all.set_mask(mask);
-        const Operation::Result together = by_ours(all);
+        const AttentionOperation::Result together = by_ours(all);
         for (int64_t token = 0; token < 5; ++token) {
             SCOPED_TRACE(token);
-            const Operation::Result alone = by_ours(all.with_token(token));
+            const AttentionOperation::Result alone = by_ours(all.with_token(token));
             constexpr int64_t N = 14 * 64;
             for (int64_t stream = 0; stream < 2; ++stream) {
                 const auto begin = together.out.begin() + (stream * 5 + token) * N;
@@ -323,7 +323,7 @@ TEST_P(AttentionOf, ATokenDoesNotDependOnThoseBesideIt) {
 
 /// Cells that were freed keep their content.
 TEST_P(AttentionOf, WhatIsNotSeenMayBeAnything) {
-    Operation operation({.n_cells = 160}, random_);
+    AttentionOperation operation({.n_cells = 160}, random_);
     operation.set_mask([](int64_t, int64_t, int64_t cell) { return cell < 100 && cell % 9 != 4 ? 0 : -INFINITE; });
     const std::vector<float> expected = by_ours(operation).out;
     for (const float number : {std::numeric_limits<float>::quiet_NaN(), INFINITE, 60000.0F}) {
@@ -337,12 +337,12 @@ TEST_P(AttentionOf, WhatIsNotSeenMayBeAnything) {
 
 /// Scores whose differences are too large for exp() in float.
 TEST_P(AttentionOf, LargeScores) {
-    Operation operation({.n_cells = 160}, random_);
+    AttentionOperation operation({.n_cells = 160}, random_);
     operation.set_mask(
         [](int64_t, int64_t, int64_t cell) { return static_cast<float>((cell * 37) % 160) * 40 - 3000; });
     EXPECT_LT(operation.largest_error(by_ours(operation)), 2e-4);
     operation.set_mask([](int64_t, int64_t, int64_t cell) { return cell == 77 ? 0.0F : -65504.0F; });
-    EXPECT_LT(operation.largest_error(by_ours(operation)), TOLERANCE);
+    EXPECT_LT(operation.largest_error(by_ours(operation)), ATTENTION_TOLERANCE);
 }
 
 INSTANTIATE_TEST_SUITE_P(Instructions, AttentionOf, ::testing::Values("avx2", "vnni"),

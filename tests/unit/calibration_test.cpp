@@ -12,9 +12,6 @@
 namespace harp::decoding {
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
 double share_above(const std::vector<double> & entropies, double threshold) {
     const auto above = std::count_if(entropies.begin(), entropies.end(), [&](double h) { return h > threshold; });
     return static_cast<double>(above) / static_cast<double>(entropies.size());
@@ -34,7 +31,7 @@ TEST(Threshold, HandComputed) {
         {{1, 2, 3, 4, 5}, 0.29, 4.5, 0.2},          // the nearest share
         {{1, 2, 3, 4, 5}, 0.3, 4.5, 0.2},           // two are equally near: the smaller
         {{1, 2, 3, 4, 5}, 0.31, 3.5, 0.4},          //
-        {{1, 2, 3, 4, 5}, 0, infinity, 0},          // never
+        {{1, 2, 3, 4, 5}, 0, INFINITY, 0},          // never
         {{1, 2, 3, 4, 5}, 1, 0.5, 1},               // below the smallest
         {{1, 2, 3, 4, 5}, 0.05, 5, 0},              // less than one step of five: the largest itself does not hesitate
         {{0, 0, 0, 2}, 1, 1, 0.25},                 // no threshold is below 0

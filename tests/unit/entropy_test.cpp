@@ -17,9 +17,6 @@ namespace {
 
 using harp::method::entropy_bits;
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-
 // Every test runs once for each Highway target. Afterwards Highway chooses again.
 class Entropy : public testing::TestWithParam<int64_t> {
   protected:
@@ -88,10 +85,10 @@ TEST_P(Entropy, Dyadic) {
 }
 
 TEST_P(Entropy, MinusInfinityIsProbabilityZero) {
-    EXPECT_EQ(entropy_bits(std::vector<float>{-infinity, 2.0F}), 0.0);
-    EXPECT_EQ(entropy_bits(std::vector<float>{2.0F, -infinity, 2.0F}), 1.0);
+    EXPECT_EQ(entropy_bits(std::vector<float>{-INFINITY, 2.0F}), 0.0);
+    EXPECT_EQ(entropy_bits(std::vector<float>{2.0F, -INFINITY, 2.0F}), 1.0);
     for (const size_t n : {5U, 64U, 100U, 4096U}) {
-        std::vector<float> logits(n, -infinity);
+        std::vector<float> logits(n, -INFINITY);
         logits[n / 2] = -7.0F;
         EXPECT_EQ(entropy_bits(logits), 0.0) << n;
         logits[n - 1] = logits[0] = logits[1] = -7.0F;
@@ -153,7 +150,7 @@ TEST_P(Entropy, RatioIsOfTheTwoGreatest) {
     EXPECT_EQ(ratio({3.0F}), 0.0);
     EXPECT_EQ(ratio({3.0F, 3.0F, -1.0F}), 1.0);
     EXPECT_NEAR(ratio({std::log(4.0F), 0.0F}), 0.25, 1e-6);
-    EXPECT_EQ(ratio({-infinity, 2.0F, -infinity}), 0.0);
+    EXPECT_EQ(ratio({-INFINITY, 2.0F, -INFINITY}), 0.0);
     for (size_t n = 2; n < 300; ++n) {
         auto logits = random_logits(n, 1.0F);
         const double found = ratio(logits);
@@ -167,9 +164,9 @@ TEST_P(Entropy, NanAnywhereGivesNan) {
     for (const size_t n : {1U, 5U, 64U, 131U}) {
         for (size_t at = 0; at < n; ++at) {
             auto logits = random_logits(n, 1.0F);
-            logits[at] = nan;
+            logits[at] = NAN;
             EXPECT_TRUE(std::isnan(entropy_bits(logits))) << at << " of " << n;
-            logits[at] = infinity;
+            logits[at] = INFINITY;
             EXPECT_TRUE(std::isnan(entropy_bits(logits))) << at << " of " << n;
         }
     }
@@ -177,7 +174,7 @@ TEST_P(Entropy, NanAnywhereGivesNan) {
 
 TEST_P(Entropy, NoTokenPossibleGivesNan) {
     for (const size_t n : {1U, 3U, 64U, 1000U}) {
-        EXPECT_TRUE(std::isnan(entropy_bits(std::vector<float>(n, -infinity)))) << n;
+        EXPECT_TRUE(std::isnan(entropy_bits(std::vector<float>(n, -INFINITY)))) << n;
     }
 }
 

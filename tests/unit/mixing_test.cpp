@@ -16,8 +16,6 @@ namespace {
 using harp::method::accumulate_mean;
 using harp::method::mix_logits;
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 std::vector<float> random_row(size_t n, unsigned seed) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0.0F, 5.0F);
@@ -50,22 +48,22 @@ TEST(Mixing, BetaOneIsVanillaBitForBit) {
     auto vanilla = random_row(1003, 1);
     auto reframed = random_row(1003, 2);
     vanilla[0] = -0.0F;
-    vanilla[1] = -infinity;
-    reframed[2] = infinity;
-    reframed[3] = std::numeric_limits<float>::quiet_NaN();
+    vanilla[1] = -INFINITY;
+    reframed[2] = INFINITY;
+    reframed[3] = NAN;
     expect_same_bits(mixed(vanilla, reframed, 1.0F), vanilla);
 }
 
 TEST(Mixing, BetaZeroIsReframedBitForBit) {
     auto vanilla = random_row(1003, 1);
     auto reframed = random_row(1003, 2);
-    vanilla[0] = -infinity;
+    vanilla[0] = -INFINITY;
     reframed[1] = -0.0F;
     expect_same_bits(mixed(vanilla, reframed, 0.0F), reframed);
 }
 
 TEST(Mixing, ForbiddenTokensStayForbidden) {
-    EXPECT_EQ(mixed({-infinity, 1.0F}, {-infinity, 3.0F}, 0.5F), (std::vector<float>{-infinity, 2.0F}));
+    EXPECT_EQ(mixed({-INFINITY, 1.0F}, {-INFINITY, 3.0F}, 0.5F), (std::vector<float>{-INFINITY, 2.0F}));
 }
 
 // Values found by search, where a fused multiply-add would round to another float.
@@ -156,12 +154,12 @@ TEST(Contrast, WhatIsImplausibleKeepsItsProbability) {
 
 TEST(Contrast, StaysFiniteWhereVanillaIs) {
     const auto out =
-        contrasted({1.0F, 2.0F, -infinity, -infinity, 0.0F}, {1.0F, -infinity, 3.0F, -infinity, 0.0F}, 3.0F);
+        contrasted({1.0F, 2.0F, -INFINITY, -INFINITY, 0.0F}, {1.0F, -INFINITY, 3.0F, -INFINITY, 0.0F}, 3.0F);
     const double norm = log_sum_exp({1.0F, 2.0F, 0.0F});
     EXPECT_TRUE(std::isfinite(out[0]));
     EXPECT_NEAR(static_cast<double>(out[1]), 2 - norm, 1e-6) << "the second pass rules it out: it stays as it is";
-    EXPECT_EQ(out[2], -infinity);
-    EXPECT_EQ(out[3], -infinity);
+    EXPECT_EQ(out[2], -INFINITY);
+    EXPECT_EQ(out[3], -INFINITY);
     EXPECT_TRUE(std::isfinite(out[4]));
 }
 
@@ -176,7 +174,7 @@ TEST(Contrast, OfTwoEqualRowsIsVanilla) {
 TEST(Mean, OfOneRowIsThatRowBitForBit) {
     auto row = random_row(77, 5);
     row[0] = -0.0F;
-    row[1] = -infinity;
+    row[1] = -INFINITY;
     std::vector<float> mean(row.size(), 0.0F);
     accumulate_mean(row, 1, mean);
     expect_same_bits(mean, row);
@@ -184,11 +182,11 @@ TEST(Mean, OfOneRowIsThatRowBitForBit) {
 
 TEST(Mean, HandComputed) {
     std::vector<float> mean(2, 0.0F);
-    accumulate_mean(std::vector<float>{4.0F, -infinity}, 4, mean);
+    accumulate_mean(std::vector<float>{4.0F, -INFINITY}, 4, mean);
     accumulate_mean(std::vector<float>{8.0F, 0.0F}, 4, mean);
     accumulate_mean(std::vector<float>{-4.0F, 0.0F}, 4, mean);
     accumulate_mean(std::vector<float>{2.0F, 1.0F}, 4, mean);
-    EXPECT_EQ(mean, (std::vector<float>{2.5F, -infinity}));
+    EXPECT_EQ(mean, (std::vector<float>{2.5F, -INFINITY}));
 }
 
 TEST(Mean, OfManyRowsMatchesDouble) {

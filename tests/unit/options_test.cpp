@@ -263,21 +263,18 @@ TEST_P(InvalidOptions, AreRefused) {
     expect_names_all(message, name, get_option(options, name));
 }
 
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 INSTANTIATE_TEST_SUITE_P(
     Table, InvalidOptions,
     testing::Values(
-        Invalid{"threshold", {.threshold = -1.0}}, Invalid{"threshold", {.threshold = nan}},
-        Invalid{"beta", {.beta = 8.00001F}}, Invalid{"beta", {.beta = -0.1F}}, Invalid{"beta", {.beta = nan}},
+        Invalid{"threshold", {.threshold = -1.0}}, Invalid{"threshold", {.threshold = NAN}},
+        Invalid{"beta", {.beta = 8.00001F}}, Invalid{"beta", {.beta = -0.1F}}, Invalid{"beta", {.beta = NAN}},
         Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(3)}},
         Invalid{"perturbation", {.perturbation = static_cast<Perturbation>(-1)}},
         Invalid{"strength", {.strength = 1.5F}}, Invalid{"strength", {.strength = -0.1F}},
-        Invalid{"strength", {.strength = nan}},
+        Invalid{"strength", {.strength = NAN}},
         Invalid{"strength", {.perturbation = Perturbation::uniform, .strength = 0.0F}},
         Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = 0.0F}},
-        Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = infinity}},
+        Invalid{"strength", {.perturbation = Perturbation::gaussian, .strength = INFINITY}},
         Invalid{"reframings", {.reframings = 0}}, Invalid{"reframings", {.reframings = 9}},
         Invalid{"schedule", {.schedule = static_cast<Schedule>(3)}}, Invalid{"scope", {.scope = static_cast<Scope>(2)}},
         Invalid{"gate", {.gate = static_cast<Gate>(2)}}, Invalid{"view", {.view = static_cast<View>(4)}},
@@ -287,7 +284,7 @@ INSTANTIATE_TEST_SUITE_P(
         Invalid{"strength", {.view = View::masked, .perturbation = Perturbation::gaussian, .strength = 1.5F}}));
 
 TEST(Options, ValidatePassesTheEndsOfEachRange) {
-    EXPECT_NO_THROW(validate({.threshold = std::numeric_limits<double>::infinity()}));
+    EXPECT_NO_THROW(validate({.threshold = INFINITY}));
     EXPECT_NO_THROW(validate({.threshold = 0.0, .beta = 0.0F, .strength = 0.0F, .reframings = 1}));
     EXPECT_NO_THROW(validate({.beta = 1.0F, .strength = 1.0F, .reframings = max_reframings}));
     EXPECT_NO_THROW(validate({.perturbation = Perturbation::uniform, .strength = 15.0F}));
@@ -295,7 +292,7 @@ TEST(Options, ValidatePassesTheEndsOfEachRange) {
 }
 
 TEST(Options, VanillaMeansThatNoLogitCanChange) {
-    EXPECT_TRUE((Options{.threshold = std::numeric_limits<double>::infinity()}).is_vanilla());
+    EXPECT_TRUE((Options{.threshold = INFINITY}).is_vanilla());
     EXPECT_TRUE((Options{.beta = 1.0F}).is_vanilla());
     EXPECT_FALSE((Options{.threshold = 1e300}).is_vanilla());
     EXPECT_FALSE((Options{.beta = 0.99F}).is_vanilla());
