@@ -16,6 +16,7 @@
 #include "llama.h"
 #include "llama_flags.h"
 #include "log.h"
+#include "sampling.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -149,6 +150,41 @@ void check_number(const std::string & flag, const common_arg & option, const std
     if (end != value.c_str()) check_finite(flag, number);
 }
 
+/// llama.cpp leaves out samplers that it does not know, and the upper half of a seed of 64 bits.
+void check_sampling(const std::string & flag, const common_arg & option, const std::string & value) {
+    const std::vector<std::string> names = option.get_args();
+    const auto is = [&](const char * name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+    const auto check = [&](bool is_known, const std::string & sampler) {
+        if (is_known) return;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': no sampler '{}' (--help-llama lists them)", flag, sampler));
+    };
+    if (is("--samplers")) {
+        for (const std::string & name : string_split<std::string>(value, ';'))
+            check(!common_sampler_types_from_names({name}).empty(), name);
+    } else if (is("--sampler-seq")) {
+        for (const char letter : value)
+            check(!common_sampler_types_from_chars({letter}).empty(), std::string(1, letter));
+    } else if (is("--seed")) {
+        const double seed = std::strtod(value.c_str(), nullptr);
+        constexpr uint32_t most = std::numeric_limits<uint32_t>::max();
+        if (seed >= -1 && seed <= most) return;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '{}': {} is out of range [0..{}, or -1 for a random one]", flag, value, most));
+    }
+}
+
+/// With Jinja llama.cpp takes the name of a built-in template for the template itself, and the messages are lost.
+void check_template(const common_params & params) {
+    const std::string & text = params.chat_template;
+    if (!params.use_jinja || text.empty() || text == "chatml" || text.find('{') != std::string::npos) return;
+    throw Error(
+        ErrorCode::invalid_option,
+        fmt::format("option '--chat-template': '{}' is no Jinja template; of the built-in ones only chatml works "
+                    "without --no-jinja",
+                    text));
+}
+
 /// The first line of llama.cpp's message, without "error: " and without the names of C++ functions that threw.
 std::string first_line(const std::string & text) {
     static const std::regex prefix("^error: ");
@@ -216,6 +252,8 @@ CommandLine::CommandLine(const std::string & name, const std::string & descripti
 }
 
 std::optional<int> CommandLine::parse(int argc, char ** argv, common_params & params) {
+    // no messages of llama.cpp unless asked for (-v, -lv), since errors reach the user as one line
+    common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
     if (const auto code = parse_flags(app, split(argc, argv))) return code;
     if (help_llama_ && flags_of_ != LLAMA_EXAMPLE_SERVER) {
         write_out(LlamaFlags(params, flags_of_).help(command_));
@@ -265,6 +303,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
             check_number(argument, *flag, llama_arguments_.back());
             check_not_directory(argument, *flag, llama_arguments_.back());
+            check_sampling(argument, *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(
@@ -299,9 +338,7 @@ void CommandLine::add_default_model() {
 }
 
 void CommandLine::parse_llama_flags(common_params & params) {
-    // no messages of llama.cpp unless asked for (-v, -lv), since errors reach the user as one line; but a server has a
-    // log
-    common_log_set_verbosity_thold(LOG_LEVEL_OUTPUT);
+    // a server has a log
     if (flags_of_ != LLAMA_EXAMPLE_SERVER) params.verbosity = LOG_LEVEL_OUTPUT;
     params.warmup = false;  // the self-check of a ForwardPass warms up too
     params.fit_params = llama_supports_gpu_offload();
@@ -315,6 +352,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
         // drop remarks, and failures to open files, which we report ourselves
         if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
         check_ranges(params);
+        check_template(params);
         return;
     }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";

@@ -128,6 +128,11 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
     }
     set_control_vectors(init_->context());
+    for (const auto & bias : params_.sampling.logit_bias) {  // llama.cpp would ignore others
+        if (const int32_t n_vocab = llama_vocab_n_tokens(&vocab()); bias.token < 0 || bias.token >= n_vocab)
+            throw Error(ErrorCode::invalid_option,
+                        fmt::format("option '--logit-bias': token {}; allowed: 0..{}", bias.token, n_vocab - 1));
+    }
     pass_ = find_pass(init_->context());
     llama_set_abort_callback(init_->context(), abort_if_interrupted, nullptr);
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);

@@ -199,6 +199,22 @@ class Usage(CliTest):
         for flags in [("-p", "inf"), ("--logit-bias", "5-inf")]:
             self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", *flags), USAGE, "nowhere.gguf", "no such file")
 
+    def test_values_that_llama_would_pass_over(self):
+        for flags, words in [(["--samplers", "top_k;topq"], ["--samplers", "'topq'"]),
+                             (["--sampler-seq", "kz"], ["--sampler-seq", "'z'"]),
+                             (["--chat-template", "llama3"], ["--chat-template", "llama3", "--no-jinja"]),
+                             (["--seed", "4294967296"], ["--seed", "4294967296", "0..4294967295"]),
+                             (["--seed", "-2"], ["--seed", "-2", "0..4294967295"])]:
+            with self.subTest(flags=flags):
+                self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", *flags), USAGE, *words)
+                self.assert_fault(harp("serve", "-m", "nowhere.gguf", *flags), USAGE, *words)
+        for token in ("512", "-1"):
+            self.assert_fault(generate("--logit-bias", f"{token}+1"), USAGE, "--logit-bias", token, "0..511")
+        for flags in [("--samplers", "top-k;temp;nucleus"), ("--seed", "4294967295"), ("--seed", "-1"), ("--chat-template", "chatml"),
+                      ("--chat-template", "llama3", "--no-jinja"), ("--logit-bias", "511+1")]:
+            with self.subTest(flags=flags):
+                self.assertEqual(generate("-n", "2", *flags).code, 0)
+
     def test_harp_option_from_environment_out_of_range(self):
         result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "9"})
         self.assert_fault(result, USAGE, "beta", "9")
