@@ -22,17 +22,19 @@ struct Parts {
     int8_t * q;
     float * d;
     float * sums;
+    int32_t * centres;
     int16_t * short_sums;
 };
 
-void quantize_8_0(const float * row, int64_t n_blocks, const Parts & to) {
+/// @param constant  the weights are d * (q - constant)
+void quantize_8_0(const float * row, int64_t n_blocks, int constant, const Parts & to) {
     const ggml_from_float_t from_float = cpu_back_end().get_type_traits(GGML_TYPE_Q8_0)->from_float;
     for (int64_t i = 0; i < n_blocks; ++i) {
         block_q8_0 block;
         from_float(row + i * BLOCK, &block, BLOCK);
         std::memcpy(to.q + i * BLOCK, block.qs, BLOCK);
         to.d[i] = ggml_fp16_to_fp32(block.d);
-        to.sums[i] = static_cast<float>(sum_of(block.qs, BLOCK));
+        to.centres[i] = -constant * sum_of(block.qs, BLOCK);
     }
 }
 
@@ -84,7 +86,7 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
     const TokenLayout layout = token_layout(weights, n_inputs);
     auto * bytes = static_cast<char *>(token);
     const Parts to{reinterpret_cast<int8_t *>(bytes), reinterpret_cast<float *>(bytes + layout.scales),
-                   reinterpret_cast<float *>(bytes + layout.sums),
+                   reinterpret_cast<float *>(bytes + layout.sums), reinterpret_cast<int32_t *>(bytes + layout.sums),
                    reinterpret_cast<int16_t *>(bytes + layout.short_sums)};
     const int64_t n_blocks = n_inputs / ggml_blck_size(weights);
     switch (weights) {
@@ -92,7 +94,9 @@ void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * tok
         case GGML_TYPE_Q5_0:
         case GGML_TYPE_Q8_0:
         case GGML_TYPE_IQ4_NL:
-        case GGML_TYPE_MXFP4: return quantize_8_0(row, n_blocks, to);
+        case GGML_TYPE_MXFP4:
+            return quantize_8_0(row, n_blocks,
+                                visit_packed(weights, []<class Packed>(Type<Packed>) { return Packed::CONSTANT; }), to);
         case GGML_TYPE_Q4_1:
         case GGML_TYPE_Q5_1: return quantize_8_1(row, n_blocks, to);
         case GGML_TYPE_Q6_K: return quantize_k(row, n_blocks, 1, to);

@@ -9,13 +9,14 @@
 
 namespace harp::kernels {
 
-/// A token's activations, d * q. Their sums are multiplied with the constant part of the weights. A sum covers the
-/// inputs that share a scale of the weights: 16 for Q6_K, else 32. A scale d of the activations covers 32 inputs, or
-/// 256 for K formats.
+/// A token's activations, d * q. Their sums are multiplied with the offsets of the weights. A sum covers the inputs that
+/// share a scale of the weights: 16 for Q6_K, else 32. A scale d of the activations covers 32 inputs, or 256 for K
+/// formats. Where weights are d * (q - c), the sums are multiplied with -c already.
 struct Activations {
     const int8_t * q;            // [n_inputs]
     const float * d;             // [n_inputs / 32 or 256]
     const float * sums;          // sums of q, [n_inputs / 32 or 16]
+    const int32_t * centres;     // where weights are d * (q - c): -c times the sums, instead of them
     const int16_t * short_sums;  // the same for K formats
 };
 
@@ -40,6 +41,7 @@ void quantize_token(ggml_type weights, const float * row, int64_t n_inputs, int6
 [[nodiscard]] inline Activations view(const TokenLayout & layout, const char * token) noexcept {
     return {reinterpret_cast<const int8_t *>(token), reinterpret_cast<const float *>(token + layout.scales),
             reinterpret_cast<const float *>(token + layout.sums),
+            reinterpret_cast<const int32_t *>(token + layout.sums),
             reinterpret_cast<const int16_t *>(token + layout.short_sums)};
 }
 

@@ -38,7 +38,9 @@ namespace {
 //     TOKENS<Packed, n>      the most tokens of a tile with n registers of outputs
 //     steps_together(bits)   how many steps one sum can hold, with weights of so many bits
 //     add_step(sum, weights, activations)   sum plus the products of a step
-//     total(sum, scale)      the sum as an integer for each output, times a scale if that costs nothing extra
+//     start(so_far)          a sum before its first step
+//     total(sum, scale, so_far)   so_far, an integer for each output, plus the sum, times a scale if that costs nothing
+//                            extra. A sum in int32 begins with so_far; others begin with 0
 //     one()                  a scale of one
 //     HAS_SCALES             whether other scales are possible; then also:
 //     pairs(bytes)           the pairs of bytes of each output, for the next two functions
@@ -155,11 +157,21 @@ class Tile {
         const size_t scale = scale_of(i, j, half);
         const size_t at = scale * N_STEPS * STEP;
         Products products = {};
+        const auto add_centres = [&] {
+            if constexpr (Packed::CONSTANT != 0) {
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                        products[n][r] += activations_[n].centres[scale];
+                    }
+                }
+            }
+        };
         Scale ones[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             ones[r] = Isa::one();
         }
         if constexpr (Packed::BITS <= Isa::MOST_BITS) {
+            add_centres();
             add_products<Packed::BITS>(at, ones, products,
                                        [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
         } else {
@@ -170,6 +182,7 @@ class Tile {
                     products[n][r] = products[n][r] << 4;
                 }
             }
+            add_centres();
             add_products<4>(at, ones, products,
                             [&](size_t r, size_t t) { return low_step(blocks(i, r), j, half * N_STEPS + t); });
         }
@@ -177,13 +190,8 @@ class Tile {
             const Line<GROUPS> of = line(blocks(i, r), j, half);
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 const Number product = __builtin_convertvector(products[n][r], Number);
-                const Number constant = of.offset * activations_[n].sums[scale];
-                if constexpr (Packed::INPUTS == BLOCK) {
-                    parts.numbers[n][r] = product * of.scale + constant;
-                } else {
-                    parts.numbers[n][r] += constant;
-                    parts.numbers[n][r] += product * of.scale;
-                }
+                if constexpr (Packed::CONSTANT == 0) parts.numbers[n][r] += of.offset * activations_[n].sums[scale];
+                parts.numbers[n][r] += product * of.scale;
             }
         }
     }
@@ -219,7 +227,12 @@ class Tile {
     template <class Unpack>
     void add_step_by_step(size_t at, const Scale (&scales)[REGISTERS], Products & products,
                           const Unpack & unpack) const {
-        Word sums[TOKENS][REGISTERS] = {};
+        Word sums[TOKENS][REGISTERS];
+        HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                sums[n][r] = Isa::start(products[n][r]);
+            }
+        }
         HARP_UNROLLED for (size_t t = 0; t < N_STEPS; ++t) {
             Word weights[REGISTERS];
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -231,7 +244,7 @@ class Tile {
         }
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                products[n][r] += Isa::total(sums[n][r], scales[r]);
+                products[n][r] = Isa::total(sums[n][r], scales[r], products[n][r]);
             }
         }
     }
@@ -258,7 +271,7 @@ class Tile {
                         add_step(weights[t], activations + t * STEP, sums);
                     }
                     HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                        of_span[r] += Isa::total(sums[r], scales[r]);
+                        of_span[r] = Isa::total(sums[r], scales[r], of_span[r]);
                     }
                 }
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {

@@ -50,9 +50,11 @@ struct Avx2 {
         return reinterpret_cast<Words<1>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
     }
 
+    static Words<1> start(Integers<1> /*so_far*/) { return Words<1>{}; }
+
     /// Multiplies both halves of a lane with the scale and adds them.
-    static Integers<1> total(Words<1> sum, __m256i scale) {
-        return reinterpret_cast<Integers<1>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
+    static Integers<1> total(Words<1> sum, __m256i scale, Integers<1> so_far) {
+        return so_far + reinterpret_cast<Integers<1>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
     }
 
     static __m256i one() { return _mm256_set1_epi16(1); }

@@ -47,7 +47,11 @@ struct Vnni {
         return {};
     }
 
-    static Integers<GROUPS> total(Words<GROUPS> sum, One /*scale*/) {
+    static Words<GROUPS> start(Integers<GROUPS> so_far) {
+        return reinterpret_cast<Words<GROUPS>>(so_far);
+    }
+
+    static Integers<GROUPS> total(Words<GROUPS> sum, One /*scale*/, Integers<GROUPS> /*so_far*/) {
         return reinterpret_cast<Integers<GROUPS>>(sum);
     }
 

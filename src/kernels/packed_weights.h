@@ -23,8 +23,8 @@ inline constexpr int SUPER_BLOCK = 256;  // inputs of a K format's block
 inline constexpr int STEPS = BLOCK / STEP;
 inline constexpr int PAIRS = SUPER_BLOCK / (2 * BLOCK);  // pairs of blocks in a super-block, whose nibbles share bytes
 
-// Each structure gives its ggml type, the bits of a weight, the inputs of a block and the number of scales for 32
-// inputs.
+// Each structure gives its ggml type, the bits of a weight, the inputs of a block, the number of scales for 32 inputs,
+// and the constant c of formats with x = d * (q - c); otherwise 0.
 
 /// x = d * (q - 8). Steps 0..3 in the low nibbles, 4..7 in the high ones.
 struct PackedQ4_0 {
@@ -32,6 +32,7 @@ struct PackedQ4_0 {
     static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 8;
 
     uint16_t d[GROUP];  // float16
     uint8_t q[STEPS / 2][GROUP][STEP];
@@ -43,6 +44,7 @@ struct PackedQ4_1 {
     static constexpr int BITS = 4;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 0;
 
     uint16_t d[GROUP];
     uint16_t m[GROUP];
@@ -55,6 +57,7 @@ struct PackedQ5_0 {
     static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 16;
 
     PackedQ4_0 low;
     uint8_t high[GROUP][STEP];
@@ -66,6 +69,7 @@ struct PackedQ5_1 {
     static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 0;
 
     PackedQ4_1 low;
     uint8_t high[GROUP][STEP];
@@ -77,6 +81,7 @@ struct PackedQ8_0 {
     static constexpr int BITS = 8;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 128;
 
     PackedQ4_0 low;
     uint8_t high[STEPS / 2][GROUP][STEP];
@@ -89,6 +94,7 @@ struct PackedQ4_K {
     static constexpr int BITS = 4;
     static constexpr int INPUTS = SUPER_BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 0;
 
     uint16_t d[GROUP];
     uint16_t dmin[GROUP];
@@ -103,6 +109,7 @@ struct PackedQ5_K {
     static constexpr int BITS = 5;
     static constexpr int INPUTS = SUPER_BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 0;
 
     PackedQ4_K low;
     uint8_t high[2 * PAIRS][GROUP][STEP];
@@ -114,6 +121,7 @@ struct PackedQ6_K {
     static constexpr int BITS = 6;
     static constexpr int INPUTS = SUPER_BLOCK;
     static constexpr int SCALES = 2;
+    static constexpr int CONSTANT = 0;
 
     uint16_t d[GROUP];
     int8_t scales[2 * PAIRS][GROUP][2];
@@ -127,6 +135,7 @@ struct PackedIQ4_NL {
     static constexpr int BITS = 8;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 128;
 
     PackedQ4_0 nibbles;
 };
@@ -137,6 +146,7 @@ struct PackedIQ4_XS {
     static constexpr int BITS = 8;
     static constexpr int INPUTS = SUPER_BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 0;
 
     uint16_t d[GROUP];
     int8_t scales[PAIRS][GROUP][2];
@@ -149,6 +159,7 @@ struct PackedMXFP4 {
     static constexpr int BITS = 5;
     static constexpr int INPUTS = BLOCK;
     static constexpr int SCALES = 1;
+    static constexpr int CONSTANT = 12;
 
     uint8_t e[GROUP];
     uint8_t q[STEPS / 2][GROUP][STEP];

@@ -244,27 +244,28 @@ Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
 
 /// @param half  which half of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
-Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/, float constant = 8) {
+Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/,
+             float constant = PackedQ4_0::CONSTANT) {
     return centred<N>(load_halves<N>(block.first.d, block.next), constant);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ5_0, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.low), j, half, 16);
+    return line(block.part(block.first.low), j, half, PackedQ5_0::CONSTANT);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ8_0, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.low), j, half, 128);
+    return line(block.part(block.first.low), j, half, PackedQ8_0::CONSTANT);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.nibbles), j, half, 128);
+    return line(block.part(block.first.nibbles), j, half, PackedIQ4_NL::CONSTANT);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t /*half*/) {
     const Words<N> e = side_by_side<N>(
         block.first.e, block.next, [](const __m128i * bytes) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)); });
     const Words<N> denormal = (Words<N>{} + 0x00200000) << (e & 1);
-    return centred<N>(reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23), 12);
+    return centred<N>(reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23), PackedMXFP4::CONSTANT);
 }
 template <size_t N>
 Line<N> line(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t /*half*/) {
