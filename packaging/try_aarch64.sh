@@ -15,8 +15,7 @@ source "$here/trying.sh"
 # shellcheck source=packaging/bare_root.sh
 source "$here/bare_root.sh"
 HARP_STEPS=5
-model=$(realpath "${1:-$deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
-[[ -f $model ]] || fail "there is no $model"
+model=$(model_file "${1-}")
 build=$root/build/aarch64
 # unit_kernels is for x86-64 only; the last two find none of their data here and skip all tests
 unit_tests=(unit_method unit_forward unit_decoding unit_llama_flags unit_multiplication unit_ggml_amx)

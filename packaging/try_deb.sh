@@ -11,7 +11,8 @@ here=$(dirname "$(realpath "$0")")
 source "$here/trying.sh"
 # shellcheck source=packaging/bare_root.sh
 source "$here/bare_root.sh"
-model=$(realpath "${1:-$here/../.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}")
+model=$(model_file "${1-}")
+ls "$here"/../build/deb/{harp,libharp-dev}_*.deb >/dev/null || fail "no packages; packaging/deb.sh builds them"
 unit=/usr/lib/systemd/system/harp-server.service
 
 server=

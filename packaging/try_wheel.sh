@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs a wheel into an empty environment and tests its contents.
 #
-#   packaging/try_wheel.sh WHEEL MODEL      for example: build/wheel/*.whl .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
+#   packaging/try_wheel.sh [WHEEL [MODEL]]     default: build/wheel/*.whl .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 #
 # Tested are an answer, harp serve with a chat and its page, and a score in Python. Mapped libraries must come from the environment,
 # except the C and C++ libraries and what Python brings. Only numpy is installed in addition to the wheel.
@@ -9,7 +9,9 @@ set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=packaging/trying.sh
 source "$here/trying.sh"
-wheel=$(realpath "$1") model=$(realpath "$2")
+wheel=$(realpath "${1:-$(echo "$here"/../build/wheel/*.whl)}")
+[[ -f $wheel ]] || fail "no such wheel: $wheel; packaging/wheel.sh builds one"
+model=$(model_file "${2-}")
 work=$(mktemp -d)
 server=
 clean_up() {
