@@ -12,7 +12,7 @@ source "$here/trying.sh"
 # shellcheck source=packaging/bare_root.sh
 source "$here/bare_root.sh"
 model=$(model_file "${1-}")
-ls "$here"/../build/deb/{harp,libharp-dev}_*.deb >/dev/null || fail "no packages; packaging/deb.sh builds them"
+ls "$here"/../build/deb/{harp,libharp-dev}_*.deb >/dev/null 2>&1 || fail "no packages; packaging/deb.sh builds them"
 unit=/usr/lib/systemd/system/harp-server.service
 
 server=

@@ -62,7 +62,8 @@ bool adds_space(const llama_vocab & vocab) {
 
 /// Whether the text after this token is tokenized separately.
 bool ends_text(const llama_vocab & vocab, llama_token token) {
-    return (llama_vocab_get_attr(&vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED)) != 0;
+    constexpr int named = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
+    return (llama_vocab_get_attr(&vocab, token) & named) != 0;
 }
 
 /// The text of each token, without the space that the vocabulary puts before a text.
@@ -135,7 +136,7 @@ common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
         top_logprobs.push_back(entry.logprob ? top_json(entry) : unknown);
         entropy.push_back(entry.step ? common_json(entry.step->entropy) : unknown);
         hesitated.push_back(entry.step ? common_json(entry.step->hesitated) : unknown);
-        vanilla.push_back(entry.vanilla.empty() ? unknown : candidates_json(entry.vanilla, entry));
+        vanilla.push_back(entry.vanilla && !entry.vanilla->empty() ? candidates_json(*entry.vanilla, entry) : unknown);
     }
     common_json all = {{"tokens", std::move(tokens)},
                        {"token_logprobs", std::move(token_logprobs)},
@@ -145,7 +146,8 @@ common_json legacy_logprobs(const std::vector<LegacyEntry> & entries) {
         all["entropy"] = std::move(entropy);
         all["hesitated"] = std::move(hesitated);
     }
-    if (std::any_of(entries.begin(), entries.end(), [](const LegacyEntry & e) { return !e.vanilla.empty(); })) {
+    // whether a second pass was mixed or not, so that the lists of a stream's chunks can be joined
+    if (std::any_of(entries.begin(), entries.end(), [](const LegacyEntry & e) { return e.vanilla.has_value(); })) {
         all["vanilla_top_logprobs"] = std::move(vanilla);
     }
     return all;

@@ -35,11 +35,12 @@ struct LegacyEntry {
     std::optional<double> logprob;
     std::vector<Candidate> top;
     std::optional<StepRecord> step;
-    std::vector<Candidate> vanilla;  ///< most probable tokens without HARP; empty if no second pass was mixed
+    /// Most probable tokens without HARP; empty if no second pass was mixed, nullopt if they were not asked for.
+    std::optional<std::vector<Candidate>> vanilla;
 };
 
 /// Log-probabilities in the form of OpenAI's older completions: {"tokens", "token_logprobs", "top_logprobs",
-/// "text_offset"}; with HARP on also {"entropy", "hesitated"}; if any second pass was mixed also
+/// "text_offset"}; with HARP on also {"entropy", "hesitated"}, and if candidates were asked for
 /// {"vanilla_top_logprobs"}. The lists have the same length, with null where nothing is known. An offset is that of the
 /// character in which the token begins. Candidates include the token itself, unless none were asked for.
 [[nodiscard]] common_json legacy_logprobs(const std::vector<LegacyEntry> & entries);
