@@ -131,7 +131,7 @@ class Characters(OneServer):
                     self.assertLessEqual(len(without_last), max(0, len(choice.text.encode()) - 1))
 
     def test_echo_is_the_prompt(self):
-        for prompt in ["Tom has a dog.", " Tom  has", "\n\nTom", "🦙 naïve 中文", "x🦙", " "]:
+        for prompt in ["Tom has a dog.", " Tom  has", "\n\nTom", "🦙 naïve 中文", "x🦙", " ", "a<unk>b"]:
             for n in [0, 1, 3]:
                 with self.subTest(prompt=prompt, n=n):
                     answer = self.ask(COMPLETIONS, prompt=prompt, echo=True, max_tokens=n)
@@ -308,6 +308,21 @@ class Hesitating(Answers, unittest.TestCase):
         self.assertIn(True, logprobs["hesitated"])
         for hesitated, vanilla in zip(logprobs["hesitated"], logprobs["vanilla_top_logprobs"], strict=True):
             self.assertEqual(2 if hesitated else None, vanilla and len(vanilla))
+
+    def test_lists_of_a_stream_can_be_joined(self):
+        for more in ({}, {"logprobs": 0}, {"harp": {"threshold": 100}}):
+            with self.subTest(more=more):
+                body = self.body(COMPLETIONS, max_tokens=24, **more)
+                plain = self.server.post(COMPLETIONS, body)["choices"][0]["logprobs"]
+                chunks = [choice["logprobs"] for chunk in self.server.stream(COMPLETIONS, body) for choice in chunk["choices"]
+                          if choice["logprobs"]]
+                self.assertEqual({name for chunk in chunks for name in chunk}, set(plain))
+                joined = {name: [value for chunk in chunks for value in chunk[name]] for name in plain}
+                self.assertEqual({len(column) for column in joined.values()}, {24})
+                for name in ("tokens", "text_offset", "hesitated"):
+                    self.assertEqual(joined[name], plain[name])
+                if "vanilla_top_logprobs" in plain:
+                    self.assertEqual(*([value and list(value) for value in one["vanilla_top_logprobs"]] for one in (joined, plain)))
 
 
 @needs_tiny

@@ -390,7 +390,7 @@ class Hesitating(OneServer, unittest.TestCase):
         with_bos = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": True})["tokens"]
         without = self.server.post("/tokenize", {"prompt": PROMPTS[0], "add_special_tokens": False})["tokens"]
         self.assertEqual(with_bos, [1, *without])
-        for text in (PROMPTS[0], " " + PROMPTS[0], "", "two  words", "é 🦙"):
+        for text in (PROMPTS[0], " " + PROMPTS[0], "", "two  words", "é 🦙", "a<unk>b<unk> c"):
             for special in (False, True):
                 tokens = self.server.post("/tokenize", {"prompt": text, "add_special_tokens": special})["tokens"]
                 self.assertEqual(self.server.post("/detokenize", {"tokens": tokens})["prompt"], "<s>" * special + text)
@@ -440,7 +440,38 @@ class Hesitating(OneServer, unittest.TestCase):
                     self.server.post("/v1/responses", {"input": "Hi", "max_output_tokens": 4, **more})
                 self.assertEqual(caught.exception.code, 400)
                 self.assertIn("'n'", json.load(caught.exception)["error"]["message"])
-        self.assertEqual(self.server.post("/v1/responses", {"input": "Hi", "max_output_tokens": 4, "n": 1})["status"], "completed")
+        self.assertEqual(self.server.post("/v1/responses", {"input": "Hi", "max_output_tokens": 4, "n": 1})["object"], "response")
+
+    @unittest.skipIf(openai is None, "the package openai is not installed")
+    def test_openai_client_streams_a_response(self):
+        client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        ask = {"model": "x", "input": "Hi", "max_output_tokens": 8, "temperature": 0}
+        plain = client.responses.create(**ask)
+        with client.responses.stream(**ask) as stream:
+            events = list(stream)
+            streamed = stream.get_final_response()
+        self.assertEqual(streamed.output_text, plain.output_text)
+        self.assertEqual("".join(event.delta for event in events if event.type == "response.output_text.delta"), plain.output_text)
+        self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
+        for response in (plain, streamed):  # its limit cut it
+            self.assertEqual((response.status, response.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+            self.assertEqual(response.output[0].status, "incomplete")
+        whole = client.responses.create(**{**ask, "max_output_tokens": 64}, text={
+            "format": {"type": "json_schema", "name": "answer", "schema": {"enum": ["yes", "no"]}}})
+        self.assertIn(json.loads(whole.output_text), ["yes", "no"])
+        self.assertEqual((whole.status, whole.incomplete_details), ("completed", None))
+
+    def test_reason_of_a_stop_sequence(self):
+        ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 16, "temperature": 0}
+        free = self.server.post("/v1/messages", ask)
+        stop = free["content"][0]["text"][4:8]
+        self.assertEqual((free["stop_reason"], free["stop_sequence"]), ("max_tokens", None))
+        said = self.server.post("/v1/messages", {**ask, "stop_sequences": [stop]})
+        [streamed] = [event["delta"] for event in self.server.stream("/v1/messages", {**ask, "stop_sequences": [stop]})
+                      if event["type"] == "message_delta"]
+        for end in (said, streamed):
+            self.assertEqual((end["stop_reason"], end["stop_sequence"]), ("stop_sequence", stop))
 
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_client(self):
