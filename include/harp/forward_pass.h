@@ -170,15 +170,16 @@ class ForwardPass {
     [[nodiscard]] std::vector<uint8_t> state_get();
     /// @return bytes written  @throws Error{invalid_input} if there is no room for them
     size_t state_get(std::span<uint8_t> to);
+    /// @param state may go on behind the state  @return bytes read
     /// @throws Error{invalid_state}; the memory is then empty
-    void state_set(std::span<const uint8_t> state);
+    size_t state_set(std::span<const uint8_t> state);
     [[nodiscard]] size_t state_seq_size(llama_seq_id sequence, llama_state_seq_flags flags = 0);
     [[nodiscard]] std::vector<uint8_t> state_seq_get(llama_seq_id sequence, llama_state_seq_flags flags = 0);
     size_t state_seq_get(std::span<uint8_t> to, llama_seq_id sequence, llama_state_seq_flags flags = 0);
     /// A partial state (LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) takes the sequence back to the rows it held when the state
     /// was saved. It must still hold those rows.
-    /// @throws Error{invalid_state}; the sequence is then empty
-    void state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags = 0);
+    /// @return bytes read  @throws Error{invalid_state}; the sequence is then empty
+    size_t state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags = 0);
     /// @}
 
     /// Options of one sequence from now on. A change of view, seed, perturbation, strength, reframings, scope or mask

@@ -62,9 +62,7 @@ size_t harp_state_set_data(llama_context * ctx, const uint8_t * src, size_t size
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            if (pass == nullptr) return llama_state_set_data(ctx, src, size);
-            pass->state_set({src, size});
-            return size;
+            return pass != nullptr ? pass->state_set({src, size}) : llama_state_set_data(ctx, src, size);
         },
         always(no_bytes));
 }
@@ -93,9 +91,8 @@ size_t harp_state_seq_set_data_ext(llama_context * ctx, const uint8_t * src, siz
     return guarded(
         [&] {
             ForwardPass * pass = find(ctx);
-            if (pass == nullptr) return llama_state_seq_set_data_ext(ctx, src, size, dest_seq_id, flags);
-            pass->state_seq_set({src, size}, dest_seq_id, flags);
-            return size;
+            return pass != nullptr ? pass->state_seq_set({src, size}, dest_seq_id, flags)
+                                   : llama_state_seq_set_data_ext(ctx, src, size, dest_seq_id, flags);
         },
         always(no_bytes));
 }

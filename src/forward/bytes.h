@@ -45,7 +45,7 @@ class Writer {
 /// @throws Error{invalid_state} from all of its functions
 class Reader {
   public:
-    explicit Reader(std::span<const uint8_t> data) : left_(data) {}
+    explicit Reader(std::span<const uint8_t> data) : size_(data.size()), left_(data) {}
 
     template <typename T>
     T number() {
@@ -65,13 +65,12 @@ class Reader {
         if (n > left_.size() / item_size) fail();
         return n;
     }
-    std::span<const uint8_t> rest() { return bytes(left_.size()); }
-    void expect_end() const {
-        if (!left_.empty()) throw Error(ErrorCode::invalid_state, "saved state has bytes after its end");
-    }
+    [[nodiscard]] std::span<const uint8_t> rest() const noexcept { return left_; }
+    [[nodiscard]] size_t n_read() const noexcept { return size_ - left_.size(); }
 
   private:
     [[noreturn]] static void fail() { throw Error(ErrorCode::invalid_state, "saved state is truncated or damaged"); }
+    size_t size_;
     std::span<const uint8_t> left_;
 };
 

@@ -209,10 +209,11 @@ std::vector<uint8_t> ForwardPass::state_get() {
     return bytes;
 }
 
-void ForwardPass::state_set(std::span<const uint8_t> state) {
+size_t ForwardPass::state_set(std::span<const uint8_t> state) {
     Impl & impl = *impl_;
+    Reader in(state);
+    size_t n_inner = 0;
     try {
-        Reader in(state);
         std::vector<Sequence::Saved> saved;
         if (impl.enabled()) {
             read_header(in, impl.layout.n_sequences, impl.layout.n_twins);
@@ -224,8 +225,8 @@ void ForwardPass::state_set(std::span<const uint8_t> state) {
             }
             for (const Sequence & sequence : impl.sequences) saved.push_back(sequence.read_rows(in, impl.n_vocab));
         }
-        const auto inner = in.rest();
-        check_loaded(llama_state_set_data(impl.context.get(), inner.data(), inner.size()));
+        n_inner = llama_state_set_data(impl.context.get(), in.rest().data(), in.rest().size());
+        check_loaded(n_inner);
         for (size_t s = 0; s < saved.size(); ++s) {
             impl.sequences[s].adopt(std::move(saved[s]));
             impl.sequences[s].share_cells();  // cells that were shared still are
@@ -235,6 +236,7 @@ void ForwardPass::state_set(std::span<const uint8_t> state) {
         throw;
     }
     impl.outputs.clear(static_cast<size_t>(impl.n_vocab));
+    return in.n_read() + n_inner;
 }
 
 size_t ForwardPass::state_seq_size(llama_seq_id sequence, llama_state_seq_flags flags) {
@@ -253,18 +255,21 @@ std::vector<uint8_t> ForwardPass::state_seq_get(llama_seq_id sequence, llama_sta
     return bytes;
 }
 
-void ForwardPass::state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags) {
+size_t ForwardPass::state_seq_set(std::span<const uint8_t> state, llama_seq_id sequence, llama_state_seq_flags flags) {
     Impl & impl = *impl_;
     impl.check_id(sequence);
     if (!impl.enabled()) {
-        check_loaded(llama_state_seq_set_data_ext(impl.context.get(), state.data(), state.size(), sequence, flags));
-        return;
+        const size_t n_read =
+            llama_state_seq_set_data_ext(impl.context.get(), state.data(), state.size(), sequence, flags);
+        check_loaded(n_read);
+        return n_read;
     }
     Sequence & loaded = impl.sequence(sequence);
     try {
         Reader in(state);
         read_header(in, 1, impl.layout.n_twins);
         loaded.load_with_memory(in, impl.n_vocab, flags);
+        return in.n_read();
     } catch (const Error &) {
         loaded.clear();
         throw;

@@ -230,7 +230,6 @@ void Sequence::load(Reader & in, Saved saved) {
     clear();  // an empty blob would leave llama.cpp's memory as it is
     load_blob(in, ids_.clean, LLAMA_STATE_SEQ_FLAGS_NONE);
     for (const llama_seq_id twin : ids_.twins) load_blob(in, twin, LLAMA_STATE_SEQ_FLAGS_NONE);
-    in.expect_end();
     saved.n_shared = 0;  // the loaded twins have cells of their own
     adopt(std::move(saved));
 }
@@ -279,7 +278,6 @@ void Sequence::go_back_to(Reader & in, const Saved & saved) {
         }
     }
     if (!twins_kept) empty_twins();
-    in.expect_end();
     n_shared_ = std::min(n_shared_, n_twin_);
 }
 

@@ -291,7 +291,18 @@ TEST_F(CApi, StateGoesThroughTheBuffersOfTheCaller) {
     ASSERT_EQ(harp_state_seq_set_data(one.get(), sequence.data(), sequence.size(), 0), sequence.size());
     EXPECT_EQ(go_on(one.get()), expected);
 
-    EXPECT_EQ(harp_state_set_data(one.get(), all.data(), all.size() / 2), 0U);
+    // like llama.cpp's, a buffer may be larger than the state in it
+    const size_t n_all = all.size(), n_sequence = sequence.size();
+    all.resize(n_all + 100);
+    sequence.resize(n_sequence + 100);
+    const Context larger = create();
+    ASSERT_EQ(harp_state_set_data(larger.get(), all.data(), all.size()), n_all) << harp_last_error();
+    EXPECT_EQ(go_on(larger.get()), expected);
+    ASSERT_EQ(harp_state_seq_set_data(larger.get(), sequence.data(), sequence.size(), 0), n_sequence)
+        << harp_last_error();
+    EXPECT_EQ(go_on(larger.get()), expected);
+
+    EXPECT_EQ(harp_state_set_data(one.get(), all.data(), n_all / 2), 0U);
     EXPECT_NE(std::string(harp_last_error()), "");
     EXPECT_EQ(harp_state_seq_set_data(one.get(), sequence.data(), 20, 0), 0U);
     EXPECT_EQ(harp_memory_seq_pos_max(llama_get_memory(one.get()), 0), -1);
