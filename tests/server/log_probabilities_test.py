@@ -309,6 +309,24 @@ class Hesitating(Answers, unittest.TestCase):
         for hesitated, vanilla in zip(logprobs["hesitated"], logprobs["vanilla_top_logprobs"], strict=True):
             self.assertEqual(2 if hesitated else None, vanilla and len(vanilla))
 
+    def test_very_unlikely_tokens(self):
+        """Subtracted second passes make tokens less probable than a float can say. An echo of the answer has the same."""
+        harp = {"threshold": 0, "beta": 8}
+        unlikely = {"grammar": 'root ::= "zzzzQQQ"', "max_tokens": 12, "ignore_eos": False, "harp": harp}
+        said = self.ask(COMPLETION, prompt="Once upon a time there was", **unlikely)
+        logprobs = [entry["logprob"] for entry in said["completion_probabilities"]]
+        self.assertLess(min(logprobs), -110)
+        ids = self.server.post("/tokenize", {"content": "Once upon a time there was", "add_special": True})["tokens"]
+        ids += [entry["id"] for entry in said["completion_probabilities"]]
+        echo = self.ask(COMPLETIONS, prompt=ids, echo=True, max_tokens=0, harp=harp)["choices"][0]["logprobs"]["token_logprobs"]
+        for logprob, echoed in zip(logprobs, echo[-len(logprobs):], strict=True):
+            self.assertAlmostEqual(logprob, echoed, delta=0.02)
+        for path in (COMPLETION, CHAT):  # also among the candidates
+            said = self.ask(path, **unlikely, n_probs=512, logprobs=True, top_logprobs=512)
+            entries = said["choices"][0]["logprobs"]["content"] if path == CHAT else said["completion_probabilities"]
+            lists = [entry[name] for entry in entries for name in ("top_logprobs", "vanilla_top_logprobs")]
+            self.assertGreater(min(candidate["logprob"] for candidates in lists for candidate in candidates), -1000)
+
     def test_lists_of_a_stream_can_be_joined(self):
         for more in ({}, {"logprobs": 0}, {"harp": {"threshold": 100}}):
             with self.subTest(more=more):

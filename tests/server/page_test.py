@@ -621,6 +621,21 @@ class Key(PageTest):
         self.assertEqual(script("return Object.values(sessionStorage)"), ["sesame"])
         self.assertNotIn("sesame", script("return JSON.stringify(localStorage)"))
 
+    def test_without_storage(self):
+        """Where the browser forbids it, the key is known until the page is left."""
+        forbid = """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, {get() { throw new DOMException("forbidden", "SecurityError"); }});"""
+        added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": forbid})
+        self.addCleanup(browser.execute_cdp_cmd, "Page.removeScriptToEvaluateOnNewDocument", added)
+        browser.get(self.url)
+        wait(lambda: find("#key-dialog").is_displayed() or find("#notice").text)
+        self.assertEqual(find("#notice").text, "")
+        self.enter("sesame")
+        wait(lambda: find("#model").text)
+        self.set("maxTokens", 5)
+        self.ask(QUESTION)
+        self.assertEqual(self.figure("tokens"), 5)
+
     def test_giving_up(self):
         browser.get(self.url)
         script("sessionStorage.clear()")

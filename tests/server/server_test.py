@@ -462,6 +462,15 @@ class Hesitating(OneServer, unittest.TestCase):
         self.assertIn(json.loads(whole.output_text), ["yes", "no"])
         self.assertEqual((whole.status, whole.incomplete_details), ("completed", None))
 
+    def test_earlier_answers_in_a_response(self):
+        """As in a chat. "message" is the default of "type"."""
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A dog"}]
+        chat = self.server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
+        for added in ({}, {"type": "message"}):
+            response = self.server.post("/v1/responses", {"input": [message | added for message in messages], "max_output_tokens": 16,
+                                                          "temperature": 0})
+            self.assertEqual(response["output"][0]["content"][0]["text"], chat["choices"][0]["message"]["content"])
+
     def test_reason_of_a_stop_sequence(self):
         ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 16, "temperature": 0}
         free = self.server.post("/v1/messages", ask)

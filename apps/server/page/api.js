@@ -2,8 +2,8 @@
 // URLs are relative, because the server may run under --api-prefix.
 
 import {find} from "./dom.js";
+import {keepKey, keptKey} from "./store.js";
 
-const KEY = "harp.api-key";
 const dialog = find("#key-dialog");
 let asked = null;  // the dialog's promise while it is open, so that two refused columns ask only once
 
@@ -46,7 +46,7 @@ export async function* chatChunks(body, signal) {
 
 async function request(path, init) {
     for (;;) {
-        const key = sessionStorage.getItem(KEY);
+        const key = keptKey();
         const response = await reach(path, key ? {...init, headers: {...init.headers, Authorization: `Bearer ${key}`}} : init);
         if (response.ok) return response;
         const error = await refusal(response);
@@ -106,7 +106,7 @@ function askForKey(refused) {
         const form = find("form", dialog);
         find(".error", dialog).hidden = !refused;
         form.reset();
-        form.onsubmit = () => sessionStorage.setItem(KEY, form.elements.key.value.trim());
+        form.onsubmit = () => keepKey(form.elements.key.value.trim());
         form.elements.cancel.onclick = () => dialog.close();
         dialog.returnValue = "";
         dialog.onclose = () => {

@@ -1,6 +1,9 @@
 // What the page remembers between visits, under one versioned key of localStorage. A new layout needs a new version.
+// And the API key, until the tab is closed. Where a browser forbids storage the page works without a memory.
 
 const KEY = "harp.page.v1";
+const API_KEY = "harp.api-key";
+let apiKey = null;  // of this visit
 
 export function load() {
     try {
@@ -15,6 +18,24 @@ export function save(parts) {
     try {
         localStorage.setItem(KEY, JSON.stringify({...load(), ...parts}));
     } catch {
-        // forbidden or full: the page works without a memory
+        // forbidden or full
+    }
+}
+
+/** The API key that was entered in this tab; null if there is none. */
+export function keptKey() {
+    try {
+        return sessionStorage.getItem(API_KEY) ?? apiKey;
+    } catch {
+        return apiKey;
+    }
+}
+
+export function keepKey(key) {
+    apiKey = key;
+    try {
+        sessionStorage.setItem(API_KEY, key);
+    } catch {
+        // forbidden or full
     }
 }
