@@ -6,6 +6,8 @@ import numbers
 import operator
 from collections.abc import Iterable
 
+import numpy as np
+
 from .errors import HarpError
 
 INT32_MAX = 2**31 - 1
@@ -71,9 +73,10 @@ def whole(name: str, value: int, least: int, most: int, code: str = "invalid_opt
     Raises:
         TypeError: if it is not a whole number; HarpError: naming the argument, value and range.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: {_shown(value)}; allowed: a whole number, {least}..{most}")
-    number = operator.index(value)
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:  # also of arrays, which have the method and no value
+        raise TypeError(f"{name}: {_shown(value)}; allowed: a whole number, {least}..{most}") from None
     if not least <= number <= most:
         raise HarpError(f"{name}: {number}; allowed: {least}..{most}", code)
     return number
@@ -85,7 +88,7 @@ def truth(name: str, value: bool) -> bool:
     Raises:
         TypeError: if it is something else.
     """
-    if isinstance(value, str) or value not in (True, False):
+    if not isinstance(value, (bool, np.bool_, numbers.Integral)) or value not in (True, False):
         raise TypeError(f"{name}: {_shown(value)}; allowed: True, False")
     return bool(value)
 
@@ -104,13 +107,13 @@ def number(name: str, value: float, least: float, most: float, *, above: bool = 
     return float(value)
 
 
-def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX) -> list[int]:
+def token_ids(name: str, value: Iterable[int], n_vocab: int = INT32_MAX, allowed: str = "token ids") -> list[int]:
     """Token ids, checked against the vocabulary where the engine would report an error too late.
 
     Raises:
         TypeError: if it is not a sequence of whole numbers; HarpError: naming the argument, index, value and range.
     """
-    ids = items(name, value, "token ids")
+    ids = items(name, value, allowed)
     return [whole(f"{name}[{index}]", id, 0, n_vocab - 1, "invalid_input") for index, id in enumerate(ids)]
 
 

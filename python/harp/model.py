@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from . import _engine
-from .arguments import items, texts, token_ids, utf8_text
+from .arguments import INT32_MAX, items, texts, token_ids, truth, utf8_text, whole
+from .errors import HarpError
+
+#: flags that name the model, which is named by its path here
+NAMES_OF_MODELS = {"-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"}
 
 
 class Model:
@@ -27,11 +32,18 @@ class Model:
 
     def __init__(self, path: str | os.PathLike, *, n_threads: int | None = None, n_gpu_layers: int | None = None,
                  kernels: bool | str = True, llama_args: Sequence[str] = ()):
-        flags = [] if n_threads is None else ["-t", str(n_threads)]
-        flags += [] if n_gpu_layers is None else ["-ngl", str(n_gpu_layers)]
-        flags += ["--harp-kernels", kernels if isinstance(kernels, str) else "on" if kernels else "off"]
+        flags = [] if n_threads is None else ["-t", str(whole("n_threads", n_threads, -1, 512))]
+        if n_gpu_layers is not None:  # "all" and "auto" are llama.cpp's words
+            is_word = isinstance(n_gpu_layers, str)
+            flags += ["-ngl", n_gpu_layers if is_word else str(whole("n_gpu_layers", n_gpu_layers, -1, INT32_MAX))]
+        flags += ["--harp-kernels", kernels if isinstance(kernels, str) else "on" if truth("kernels", kernels) else "off"]
         self.llama_args = texts("llama_args", llama_args, 'a list of flags and values, ["-ngl", "99"]')
-        self._engine = _engine.Model(os.fspath(path), [*flags, *self.llama_args])
+        for index, flag in enumerate(self.llama_args):  # they would have no effect, or load another model than `path`
+            name = flag.partition("=")[0]
+            if name.startswith("--harp-") or name in NAMES_OF_MODELS:
+                given = "as path" if name in NAMES_OF_MODELS else "as kernels" if name == "--harp-kernels" else "to Session, in HarpOptions"
+                raise HarpError(f"llama_args[{index}]: {name} is given {given}; allowed: flags of llama.cpp", "invalid_option")
+        self._engine = _engine.Model(utf8_text("path", os.fsdecode(path)), [*flags, *self.llama_args])
 
     @property
     def path(self) -> str:
@@ -87,20 +99,46 @@ class Model:
         Raises:
             HarpError: ``invalid_input`` if the text has half of a surrogate pair, which UTF-8 cannot encode.
         """
-        return self._engine.tokenize(utf8_text("text", text), add_special, parse_special)
+        return self._engine.tokenize(utf8_text("text", text), truth("add_special", add_special), truth("parse_special", parse_special))
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD.
 
+        SentencePiece's vocabularies put a space before each text. It is left out behind control tokens such as the one at the beginning,
+        so that ``detokenize(tokenize(text))`` is ``text``. Tokens that do not begin with one may continue a text, and keep theirs.
+
         Args:
             special: show control tokens by name; otherwise they are left out.
         """
-        tokens = token_ids("tokens", tokens, self.n_vocab)
-        return b"".join(self._engine.piece(token, special) for token in tokens).decode("utf-8", "replace")
+        special = truth("special", special)
+        pieces, begins_text = [], False
+        for token in token_ids("tokens", tokens, self.n_vocab):
+            piece = self._engine.piece(token, special)
+            has_added_space = begins_text and not self._is_control(token) and self._adds_space
+            pieces.append(piece.removeprefix(b" ") if has_added_space else piece)
+            begins_text = self._is_control(token)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    @functools.cached_property
+    def _adds_space(self) -> bool:
+        """Whether the vocabulary puts a space before a text, as those of SentencePiece do."""
+        return self._engine.piece(self._engine.tokenize("a", False, False)[0], False).startswith(b" ")
+
+    def _is_control(self, token: int) -> bool:
+        return not self._engine.piece(token, False)
+
+    def _continue(self, context: list[int], text: str) -> list[int]:
+        """Tokens of a text that continues a context, without a space that the vocabulary puts before a text."""
+        if not self._adds_space or all(map(self._is_control, context[-1:])):  # or it is the beginning of a text
+            return self.tokenize(text, add_special=False)
+        if text.startswith(" ") and len(text) > 1:  # its own space instead of the added one
+            return self.tokenize(text[1:], add_special=False)
+        before, both = (self.tokenize(begin, add_special=False) for begin in ("\n", "\n" + text))
+        return both[len(before):] if both[:len(before)] == before else self.tokenize(text, add_special=False)
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation."""
-        return self._engine.is_end(token)
+        return self._engine.is_end(whole("token", token, -1, self.n_vocab - 1, "invalid_input"))
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, ``[{"role": ..., "content": ...}, ...]``, in the model's chat template, up to where the answer begins.

@@ -7,6 +7,8 @@ import json
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import _engine
 from .errors import HarpError
 
@@ -52,6 +54,10 @@ class HarpOptions:
     seed: int = 0
 
     def __post_init__(self):
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, np.generic):  # numpy's numbers would differ from equal ones, and not fit into JSON
+                object.__setattr__(self, option.name, value.item())
         _engine.check_options(self._texts())
         for option in dataclasses.fields(self):  # a number given as text becomes one, so that equal options are equal
             value, kind = getattr(self, option.name), type(option.default)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _engine
-from .arguments import FLOAT32_MAX, INT32_MAX, UINT32_MAX, items, number, strings, token_ids, utf8_text, whole
+from .arguments import FLOAT32_MAX, INT32_MAX, UINT32_MAX, items, number, strings, token_ids, truth, utf8_text, whole
 from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, texts
@@ -136,13 +136,15 @@ class Session:
 
     def __init__(self, model: Model, options: HarpOptions | None = HarpOptions(), *, n_ctx: int = 2048,
                  n_sequences: int = 1, unified: bool = False):
+        if not isinstance(model, Model):
+            raise TypeError(f"model: {model!r}; allowed: Model(...)")
         self.model = model
         self.options = options
         option_texts = texts(options)
         n_each = 1 + options.reframings if options else 1  # a sequence and its twins
         n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
         n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
-        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, unified)
+        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, truth("unified", unified))
         self._is_scoring = False
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
         self._events: list[tuple] = []  # tokens and results of the latest batch that their streams do not have yet
@@ -180,7 +182,7 @@ class Session:
         Raises:
             HarpError: ``invalid_input`` (empty or too long), ``invalid_option``; later whatever decoding raises.
         """
-        return self._submit(prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
+        return self._submit("prompt", prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
@@ -196,7 +198,7 @@ class Session:
         growing: dict[int, Stream] = {}
         try:
             for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
-                growing[index] = self._submit(prompt, max_tokens, stop, sampling, options, family, negative_prompt,
+                growing[index] = self._submit(f"prompts[{index}]", prompt, max_tokens, stop, sampling, options, family, negative_prompt,
                                               reuses_prefix=False)
             while growing:
                 self._next_batch()
@@ -211,8 +213,8 @@ class Session:
               negative_prompt: str | Sequence[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
         """Log-likelihoods of continuations, many at once: a Score for each (context, continuation), in the same order.
 
-        The texts are tokenized separately, the context with its special tokens; give token ids if the border matters. The
-        context is what the views call the prompt.
+        The texts are tokenized separately, the context with its special tokens, the continuation without the space that SentencePiece's
+        vocabularies put before a text; give token ids if the border matters. The context is what the views call the prompt.
 
         Args:
             negative_prompt: as in generate(), for all requests.
@@ -254,7 +256,8 @@ class Session:
         self._is_scoring = True
         try:
             for index, ((context, continuation), family) in enumerate(zip(requests, families, strict=True)):
-                context, continuation = self._tokens(context), self._tokens(continuation, add_special=False)
+                context = self._tokens(f"requests[{index}][0]", context)
+                continuation = self._tokens(f"requests[{index}][1]", continuation, behind=context)
                 request = self._pass.submit_score([*context, *continuation], len(context), option_texts, family,
                                                    negative)
                 index_of[request] = index
@@ -327,8 +330,9 @@ class Session:
         hypotheses = []
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         sizes = whole("beams", beams, 1, UINT32_MAX), whole("candidates", candidates, 1, UINT32_MAX)
+        length_penalty = number("length_penalty", length_penalty, 0, FLOAT32_MAX)
         of_harp = self._options(options), whole("mask_family", mask_family, 0, UINT32_MAX), self._negative(negative_prompt)
-        prompt = self._tokens(prompt)
+        prompt = self._tokens("prompt", prompt)
         if max_tokens == 0:
             return [Hypothesis([], "", 0.0, 0.0, False, 0.0)]
         for tokens, score, total, is_finished, seconds in self._pass.beam_search(prompt, max_tokens, *sizes, length_penalty, *of_harp):
@@ -341,18 +345,23 @@ class Session:
         """The options of one call as the engine reads them; None means the session's."""
         return texts(self.options if options is None else options)
 
-    def _tokens(self, text: str | Sequence[int], *, add_special: bool = True) -> list[int]:
-        if isinstance(text, str):
-            return self.model.tokenize(text, add_special=add_special)
-        return token_ids("tokens", text, self.model.n_vocab)
+    def _tokens(self, name: str, text: str | Sequence[int], *, behind: list[int] | None = None) -> list[int]:
+        if not isinstance(text, str):
+            return token_ids(name, text, self.model.n_vocab, "a text or token ids")
+        text = utf8_text(name, text)
+        if behind is not None:
+            return self.model._continue(behind, text)
+        tokens = self.model.tokenize(text)
+        begins_twice = self.model.adds_bos and tokens[:2] == [self.model.bos] * 2  # the text begins with the token's name
+        return tokens[1:] if begins_twice else tokens
 
     def _negative(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a negative prompt. An empty text is no negative prompt, rather than one of a beginning-of-sequence token."""
         if prompt is None or isinstance(prompt, str) and not prompt:
             return []
-        return self._tokens(prompt)
+        return self._tokens("negative_prompt", prompt)
 
-    def _submit(self, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
+    def _submit(self, name, prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, *,
                 reuses_prefix) -> Stream:
         if not isinstance(sampling, Sampling):
             raise TypeError(f"sampling: {sampling!r}; allowed: Sampling(...)")
@@ -360,7 +369,7 @@ class Session:
         max_tokens = whole("max_tokens", max_tokens, -1, INT32_MAX)
         family = whole("mask_family", mask_family, 0, UINT32_MAX)
         self._deliver()  # numbers of requests can begin anew
-        request = self._pass.submit(self._tokens(prompt), max_tokens, stop, sampling._engine(), self._options(options),
+        request = self._pass.submit(self._tokens(name, prompt), max_tokens, stop, sampling._engine(), self._options(options),
                                     family, self._negative(negative_prompt), reuses_prefix)
         self._streams[request] = stream = Stream(self, request, stop)
         return stream

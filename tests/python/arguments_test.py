@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Arguments that could be misread: one text where several are expected, sizes of more than 32 bits."""
 
+import dataclasses
+import json
 import math
+import os
 import sys
 import unittest
 from pathlib import Path
@@ -45,8 +48,25 @@ class Arguments(unittest.TestCase):
             ("stop", "None"): lambda: session.generate("Once", stop=None),
             ("prompts", "'Once'", "[prompt]"): lambda: list(session.generate_many("Once")),
             ("prompts", "b'Once'"): lambda: list(session.generate_many(b"Once")),
-            ("tokens[0]", "'Once'"): lambda: session.generate(["Once", "upon"]),
-            ("tokens[0]", "1.5"): lambda: session.generate([1.5]),
+            ("prompt[0]", "'Once'"): lambda: session.generate(["Once", "upon"]),
+            ("prompt[0]", "1.5"): lambda: session.generate([1.5]),
+            ("prompt[0]", "array"): lambda: session.generate(np.array([[1, 5]])),
+            ("prompt", "b'Once'", "a text or token ids"): lambda: session.generate(b"Once"),
+            ("prompts[1]", "7", "a text or token ids"): lambda: list(session.generate_many(["Once", 7])),
+            ("requests[1][0]", "None"): lambda: session.score([("Once", " upon"), (None, " upon")]),
+            ("requests[0][1]", "1.5"): lambda: session.score([("Once", [1.5])]),
+            ("negative_prompt", "3"): lambda: session.generate("Once", negative_prompt=3),
+            ("length_penalty", "'1'"): lambda: session.beam_search("Once", beams=1, length_penalty="1"),
+            ("length_penalty", "None"): lambda: session.beam_search("Once", beams=1, length_penalty=None),
+            ("add_special", "'no'"): lambda: model.tokenize("Once", add_special="no"),
+            ("parse_special", "None"): lambda: model.tokenize("Once", parse_special=None),
+            ("special", "'no'"): lambda: model.detokenize([1], special="no"),
+            ("token", "'2'"): lambda: model.is_end("2"),
+            ("model", "'model.gguf'"): lambda: harp.Session("model.gguf"),
+            ("unified", "'no'"): lambda: harp.Session(model, n_ctx=64, unified="no"),
+            ("kernels", "None"): lambda: harp.Model(TINY, kernels=None),
+            ("n_threads", "1.5"): lambda: harp.Model(TINY, n_threads=1.5),
+            ("n_gpu_layers", "1.5"): lambda: harp.Model(TINY, n_gpu_layers=1.5),
             ("tokens", "'Once'"): lambda: session.forward("Once"),
             ("tokens", "'Once'"): lambda: model.detokenize("Once"),
             ("requests", "'Once'"): lambda: session.score("Once"),
@@ -97,9 +117,9 @@ class Arguments(unittest.TestCase):
             ("mask_families: 1 for 2",): lambda: session.score([([1], [2])] * 2, mask_families=[0]),
             ("seed: 4294967296", "0..4294967295"): lambda: session.generate("Once", sampling=harp.Sampling(seed=2**32)),
             ("top_k: 4294967296",): lambda: session.generate("Once", sampling=harp.Sampling(top_k=2**32)),
-            ("tokens[1]: 1099511627776", "0..511"): lambda: session.generate([1, large]),
-            ("tokens[1]: 512", "0..511"): lambda: session.score([([1, 512], [2])]),
-            ("tokens[0]: -1", "0..511"): lambda: session.generate([-1]),
+            ("prompt[1]: 1099511627776", "0..511"): lambda: session.generate([1, large]),
+            ("requests[0][0][1]: 512", "0..511"): lambda: session.score([([1, 512], [2])]),
+            ("prompt[0]: -1", "0..511"): lambda: session.generate([-1]),
             ("tokens[0]: 4294967297",): lambda: session.forward([2**32 + 1]),
             ("n: 18446744073709551616", "0..0"): lambda: session.truncate(2**64),
             ("temperature: nan", "0..3.4e+38"): lambda: harp.Sampling(temperature=math.nan),
@@ -112,12 +132,16 @@ class Arguments(unittest.TestCase):
             ("repeat_penalty: 0", "> 0"): lambda: harp.Sampling(repeat_penalty=0),
             ("repeat_penalty: nan", "> 0"): lambda: harp.Sampling(repeat_penalty=math.nan),
             ("max_tokens: -2", "-1..2147483647"): lambda: session.beam_search("Once", max_tokens=-2),
-            ("text: '\\ud800' at index 1",): lambda: session.generate("a\ud800b"),
-            ("text: '\\udcff' at index 0",): lambda: session.score([("Once", "\udcff")]),
+            ("prompt: '\\ud800' at index 1",): lambda: session.generate("a\ud800b"),
+            ("requests[0][1]: '\\udcff' at index 0",): lambda: session.score([("Once", "\udcff")]),
             ("stop[1]: '\\ud800'",): lambda: session.generate("Once", stop=["END", "\ud800"]),
             ("grammar: '\\ud800'",): lambda: harp.Sampling(grammar="\ud800"),
             ("beams: 4294967297",): lambda: session.beam_search("Once", beams=2**32 + 1),
             ("candidates: 0",): lambda: session.beam_search("Once", beams=1, candidates=0),
+            ("length_penalty: nan", "0..3.4e+38"): lambda: session.beam_search("Once", beams=1, length_penalty=math.nan),
+            ("token: 1099511627776", "-1..511"): lambda: model.is_end(large),
+            ("n_threads: 513", "-1..512"): lambda: harp.Model(TINY, n_threads=513),
+            ("path: '\\udcff' at index 5",): lambda: harp.Model(b"model\xff.gguf"),
         }.items():
             with self.subTest(words=words), self.assertRaises(harp.HarpError) as caught:
                 call()
@@ -131,6 +155,23 @@ class Arguments(unittest.TestCase):
         self.assertEqual(self.model.detokenize(tokens).strip(), "Once upon")
         [score] = self.session.score([(tokens, tokens[:1])], mask_families=np.array([3]))
         self.assertEqual(len(score.harp), 1)
+
+    def test_options_of_numpy_are_those_of_python(self):
+        options = harp.HarpOptions(threshold=np.float64(1.5), strength=np.float32(0.25), seed=np.int64(3), reframings=np.int8(2))
+        self.assertEqual(json.loads(json.dumps(dataclasses.asdict(options))), dataclasses.asdict(options))
+        self.assertEqual(options, harp.HarpOptions(threshold=1.5, strength=0.25, seed=3, reframings=2))
+
+    def test_flags_that_are_given_elsewhere_are_refused(self):
+        for flags, words in {("-m", str(TINY)): "-m is given as path", ("--hf-repo", "a/b"): "--hf-repo is given as path",
+                             ("--harp-threshold", "2"): "to Session", ("-t", "1", "--harp-off"): "llama_args[2]: --harp-off is given to Session",
+                             ("--harp-kernels", "off"): "--harp-kernels is given as kernels"}.items():
+            with self.subTest(flags), self.assertRaises(harp.HarpError) as caught:
+                harp.Model(TINY, llama_args=flags)
+            self.assertIn(words, str(caught.exception))
+
+    def test_paths(self):
+        for path in (str(TINY), os.fsencode(TINY)):
+            self.assertEqual(harp.Model(path, n_threads=1).path, str(TINY))
 
     def test_a_continuation_that_fills_the_context(self):
         text = [1, *range(3, 3 + 256)]

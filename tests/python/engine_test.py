@@ -419,6 +419,19 @@ class Scores(unittest.TestCase):
                 self.assertAlmostEqual(-score.log_likelihood / n, said.get("harp", said["vanilla"])["mean"], places=5)
                 self.assertEqual(score.hesitated.sum(), said.get("hesitations", 0))
 
+    def test_a_continuation_has_no_added_space(self):
+        model, session = self.model, harp.Session(self.model, None, n_ctx=256)
+        self.assertTrue(model.detokenize(model.tokenize("a", add_special=False)).startswith(" "))  # a vocabulary of SentencePiece's
+        for context, continuation, n in (("Once upon a", " time", 1), ("Once upon a time", ", there was", None), ("The dog.", "\nIt", None),
+                                         ("Once upon a", " ", 1), ("", "Once upon", None)):
+            with self.subTest(continuation):
+                [score] = session.score([(context, continuation)])
+                head, whole = model.tokenize(context), model.tokenize(context + continuation)
+                self.assertEqual(whole[:len(head)], head)
+                [right] = session.score([(head, whole[len(head):])])
+                np.testing.assert_array_equal(score.vanilla, right.vanilla)
+                self.assertEqual(len(score.vanilla), n or len(score.vanilla))
+
     def test_same_context_is_read_once(self):
         session = harp.Session(self.model, OPTIONS, n_ctx=256, n_sequences=4)
         tokens = self.model.tokenize("Once upon a time there was a")
@@ -787,6 +800,27 @@ class Chat(unittest.TestCase):
         np.testing.assert_array_equal(logits(kernels="off"), off)
         with self.assertRaisesRegex(harp.HarpError, "kernels"):
             logits(kernels="fast")
+
+    def test_texts_come_back_from_their_tokens(self):
+        for model in (tiny(), harp.Model(SMOL, n_threads=1)):
+            for text in ("Once upon a time", " two  spaces", "\nline", "é 🦙", "", " "):
+                with self.subTest(model, text=text):
+                    self.assertEqual(model.detokenize(model.tokenize(text)), text)
+        model = tiny()
+        self.assertEqual(model.detokenize(model.tokenize("Once</s>upon"), special=True), "<s>Once</s>upon")
+        stream = harp.Session(model, None, n_ctx=64).generate("Once upon", max_tokens=6)
+        ids = [token.id for token in stream]
+        self.assertEqual(model.detokenize(ids), stream.answer.text)
+        self.assertTrue(stream.answer.text.startswith(" "))
+
+    def test_a_prompt_with_the_first_token_by_name_has_it_once(self):
+        session = harp.Session(tiny(), None, n_ctx=64)
+        texts = []
+        for prompt in ("Once upon", "<s>Once upon"):
+            stream = session.generate(prompt, max_tokens=4)
+            first = next(stream).position
+            texts.append((first, [token.text for token in stream]))
+        self.assertEqual(texts[0], texts[1])
 
     def test_characters_of_several_tokens(self):
         model = harp.Model(SMOL, n_threads=1)
