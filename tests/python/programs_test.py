@@ -142,6 +142,15 @@ class Answers(unittest.TestCase):
             f"Here it is:\n\n```python\n{WHOLE}```\n\nIt adds one.": before + WHOLE,
             f"```\n{WHOLE}```": before + WHOLE,
             f"```py\n{WHOLE}": before + WHOLE,  # cut off after it
+            f"```python\n{WHOLE}\nThis adds one.": before + WHOLE + "\n",  # the block does not end
+            f"{WHOLE}\nThis function adds one.\n": before + WHOLE + "\n",
+            f"{WHOLE}\n>>> double_next(1)\n4\n": before + WHOLE + "\n",
+            f"{WHOLE}def": before + WHOLE,
+            "def double_next(x:\n    return 2": before + "def double_next(x:\n    return 2\n",
+            f"~~~python\n{WHOLE}~~~": before + WHOLE,
+            f"```python\n\ufeff{WHOLE}```": before + WHOLE,
+            f"```python\nfrom __future__ import annotations\n{WHOLE}```": "from __future__ import annotations\n" + before + "\n" + WHOLE,
+            f"<think>\n```python\ndef double_next(x):\n    return 0\n```\n</think>\n```python\n{WHOLE}```": before + WHOLE,
             f"```bash\npip install x\n```\n```python\n{WHOLE}```": before + WHOLE,
             f"```python\nprint(1)\n```\n```python\n{WHOLE}```": before + WHOLE,
             f"  ```python\n  def double_next(x):\n      return 2\n  ```": before + "def double_next(x):\n    return 2\n",

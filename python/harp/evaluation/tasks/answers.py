@@ -24,9 +24,9 @@ def _number_rule(gap, separators):
     fraction = r"(?:[ ](?P<numerator>[0-9]+))?/(?P<denominator>0*[1-9][0-9]*)(?![0-9/]|\.[0-9])"
     times_ten = r"[ ]*(?:[×x*·]|\\times|\\cdot)[ ]*10(?:\^|\*\*)"
     exponent = rf"(?:[eE]|{times_ten})\{{?(?P<exponent>[-+−]?[0-9]{{1,2}})\}}?(?!\w)"
-    power = r"(?:\^|\*\*)\{?(?P<power>[0-9]{1,2})\}?(?![0-9])"
+    power = r"(?:\^|\*\*)\{?(?P<power>[-−]?[0-9]{1,2})\}?(?![0-9])"
     word = rf"[ ](?P<word>{'|'.join(WORDS)})\b"
-    return re.compile(rf"(?P<sign>(?<![\w)\]}}])[-−–]{gap})?\\?[$€£¥₹]?{gap}(?<![A-Za-z_0-9])"
+    return re.compile(rf"(?P<sign>(?<![\w)\]}}])[-−–]{gap})?\\?[$€£¥₹]?{gap}(?<![A-Za-z0-9])(?<![A-Za-z0-9)]_)"
                       rf"(?P<digits>{digits})(?:{fraction}|{exponent}|{power}|{word})?")
 
 
@@ -37,7 +37,12 @@ HASHES = re.compile(r"####[\s:=*_`\\(\[{]*(?:(?i:(?:(?:the\s+)?(?:final\s+)?answ
                     r"(?![a-z])[\s:=*_`\\(\[{]*))*[~≈+]?")
 HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # what follows a number in a heading, as in "#### 1. First add"
 BOXED = re.compile(r"\\boxed\s*\{[\s\\${(]*")
-LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
+# What follows the first number of a calculation, as in "#### 12 + 5 = 17".
+CALCULATION = re.compile(r"[ \t]*\\?%?(?:[ \t]?[A-Za-z]+)?[ \t]*(?:[-+−–*/×x·÷]|\\(?:times|cdot|div)\b)"
+                         r"[ \t(]*\\?[$€£¥₹]?[ \t]?[0-9][^\n=]*=")
+EQUALS = re.compile(r"[=≈][\s*_`\\(\[{]*")
+LATEX_FRACTION = re.compile(r"(?P<whole>[0-9])?[ ]?\\[dtc]?frac[ ]*(?:\{[ ]*(?P<sign>[-−]?)(?P<numerator>[0-9]+(?:\.[0-9]+)?)[ ]*\}|(?P<one>[0-9]))"
+                            r"[ ]*(?:\{[ ]*(?P<denominator>[0-9]+)[ ]*\}|(?P<two>[0-9]))")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # A model that does not stop continues with a question of its own.
 END_OF_TURN = re.compile(r"<\|[a-z_]+\|>|<end_of_turn>|</s>")
@@ -70,8 +75,8 @@ def _marks(metric, answer, target):
 
 def number(text):
     """The number after the last "####" that has one, else that in the last \\boxed{}, else the last in the text; None if there is none."""
-    text = _plain(text).replace("{,}", ",").replace("\\,", "\u00a0")  # LaTeX: 1{,}080
-    text = LATEX_FRACTION.sub(lambda found: f"{found[1] + ' ' if found[1] else ''}{found[2]}/{found[3]}", text)
+    text = re.sub(r"\{,\}", ",", re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(_said(text))))  # LaTeX: 1{,}080, 1\,080
+    text = LATEX_FRACTION.sub(_fraction, text)
     first = _number(_first_question(text))
     return _number(text) if first is None else first
 
@@ -80,10 +85,26 @@ def _number(text):
     for hashes in reversed(list(HASHES.finditer(text))):
         found = NUMBER_BEHIND_HASHES.match(text, hashes.end())
         if found and not HEADING.match(text, found.end()):
-            return _value(found)
+            return _value(_result(text, found))
     boxed = [found for box in BOXED.finditer(text) if (found := NUMBER_BEHIND_HASHES.match(text, box.end()))]
-    found = boxed or list(NUMBER.finditer(text))
+    if boxed:
+        return _value(_result(text, boxed[-1]))
+    found = list(NUMBER.finditer(text))
     return _value(found[-1]) if found else None
+
+
+def _fraction(found):
+    whole = f"{found['whole']} " if found["whole"] else ""
+    return f"{whole}{found['sign'] or ''}{found['numerator'] or found['one']}/{found['denominator'] or found['two']}"
+
+
+def _result(text, first):
+    """The number itself or, where a calculation begins with it, what the calculation equals at the end of its line."""
+    if not CALCULATION.match(text, first.end()):
+        return first
+    end = text.find("\n", first.end()) % (len(text) + 1)  # the text's end if there is no other line
+    results = [NUMBER_BEHIND_HASHES.match(text, equals.end()) for equals in EQUALS.finditer(text, first.end(), end)]
+    return next(filter(None, reversed(results)), first)
 
 
 def _value(found):
@@ -93,8 +114,8 @@ def _value(found):
         value = whole + numerator / Decimal(found["denominator"])
     elif found["exponent"]:
         value = value.scaleb(int(found["exponent"].replace("−", "-")))
-    elif found["power"]:
-        value **= int(found["power"])
+    elif found["power"] and value:
+        value **= int(found["power"].replace("−", "-"))
     elif found["word"]:
         value = value.scaleb(WORDS[found["word"]])
     return -value if found["sign"] else value
@@ -116,6 +137,12 @@ def _plain(text):
     return re.sub(r"[^\x00-\x7f]", usual, text).translate(SPACES).translate(BRACKETS)
 
 
+def _said(text):
+    """What follows the thoughts that a model wrote down before its answer; nothing if they do not end."""
+    _, end, said = text.rpartition("</think>")
+    return said if end else "" if text.lstrip().startswith("<think>") else text
+
+
 def _first_question(text):
     """What was written before any further question. A question in the first line is the one that was asked, repeated."""
     text = text.lstrip()
@@ -127,7 +154,7 @@ def _first_question(text):
 
 def first_word(text):
     """The first word, in lower case and without punctuation around it; None if there is none."""
-    found = WORD.search(text)
+    found = WORD.search(_said(text))
     return found[0].replace("’", "'").casefold() if found else None
 
 
@@ -151,7 +178,7 @@ def letter(text, options):
     3. the last line that is only a letter
     4. the only letter in brackets, in bold or after "option", "choice" or "letter", unless "not" or "nor" precedes it
     """
-    text = _plain(text).replace("\u00a0", " ").strip()
+    text = _plain(_said(text)).replace("\u00a0", " ").strip()
     first = _letter(_first_question(text), options)
     return _letter(text, options) if first is None else first
 
@@ -184,20 +211,24 @@ def _letter_rules(letters):
     """Compiled rules of `letter`. "A" and "I" are words too, so they must be followed by punctuation, an end or a reason. So must any letter
     where little else indicates an answer."""
     words, others = re.sub("[^AI]", "", letters), re.sub("[AI]", "", letters)
-    close = r"""(?=[ \t]*(?:[)\]}:*_,;$]|\.(?!\w)|["'”’](?!\w)|$))"""
+    close = r"""(?=[ \t]*(?:[)\]}:*_,;$!?<\\`»]|\.(?!\w)|["'”’](?!\w)|$))"""
     reason = r"(?=\s+(?:because|since|as|for|which|and|with)\b|\s+[-–—(])"
     closed = rf"(?:[{letters}](?:{close}|{reason})|[{others.lower()}]{close})"
-    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}]{close})"
-    opened = r"""(?:[\s:=*_"'“‘`$({\[]|\\(?:boxed|text(?:bf|rm|it)?|mathrm|mathbf))*"""
+    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?!\w|['’]\w|\.\w)|[{letters.lower()}]{close})"
+    opened = r"""(?:[\s:=*_"'“‘«`$({\[>→✅•–-]|\\(?:boxed|text(?:bf|rm|it)?|mathrm|mathbf|[(\[]))*"""
     noun = r"(?:option|choice|letter)"
-    be = r"\b(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)\b"
-    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my)\s+(?:{noun}|one|guess|pick)|{noun}(?=\s*:))"
-                 rf"(?:\s+to\s+(?:the|this)\s+question)?[\s*_]*(?:{be}|[:=]|[-–—](?=\s))"
-                 r"|\b(?:choose|chose|pick|select|go\s+with|going\s+with)\b)|答案(?:是|为|:))")
+    adverb = r"(?:(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed|actually|simply|then)"
+    be = rf"\b(?:is|was|(?:would|should|must|has\s+to|will)(?:\s+{adverb})?\s+be)\b"
+    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my)\s+(?:{noun}|one|guess|pick|response)|{noun}(?=\s*:))"
+                 r"(?:\s+to\s+(?:the|this)(?:\s+[\w-]+){0,2}\s+question|\s+here|,\s+then,)?"
+                 rf"[\s*_\"'”’]*(?:{be}|[:=>→]|[-–—](?=\s))"
+                 r"|\b(?:choose|chose|pick|select|(?:go|going)\s+(?:with|for)|opt\s+for)\b"
+                 r"|^[ \t]*[#*_]+[ \t]*(?:(?:final|correct)\s+)?answer[ \t*_]*$)|答案(?:是|为|:))")
     belief = (rf"(?i:\b(?:i(?:\s+would|['’]d)?\s+(?:think|believe|guess|say|suppose)(?:\s+that)?(?:\s+it(?:['’]s|\s+{be}))?"
-              r"|it(?:['’]s|\s+(?:is|must\s+be|has\s+to\s+be)))\b)")
-    filler = rf"(?i:(?:{opened}(?:{noun}|(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed)\b)*)"
-    others_too = rf"(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’])|\W*[/&]\W*[{letters}](?![\w'’])|,\s*[{letters}]\s*(?:[.,]|$)"
+              rf"|(?:it|that)(?:['’]s|\s+{be}))(?!\w))")
+    filler = rf"(?i:(?:,?{opened}(?:{noun}|{adverb})\b,?)*)"
+    others_too = (rf"(?:\W+[{letters}]\b)*\W+(?:or|and)\W+(?i:{noun}\s+)?[{letters}](?![\w'’])|\W*[/&]\W*[{letters}](?![\w'’])"
+                  rf"|[)\]*]*,\s*[(\[*]*[{letters}][)\]*]*\s*(?:[.,]|$)")
     several = rf"(?!{others_too})"  # "(A) or (B)" states no answer
     surely = r"(?:(?:clearly|most\s+likely|probably|definitely|indeed)\s+)?"
     praise = (rf"\W{{0,3}}\s+is\s+{surely}(?i:(?:the\s+)?(?:correct|right|best|answer)(?=\s*(?:[.,;:!)*]|$|(?:because|since|as)\b))"
@@ -206,9 +237,9 @@ def _letter_rules(letters):
         rf"(?:{statement}{filler}{opened}|\\boxed{opened})({alone}){several}",
         rf"{belief}{filler}{opened}({closed}){several}",
         rf"(?<![\w'’-])(?<!not )(?<!nor )(?<!or )(?<!and )([{letters}]){praise}",
-        rf"\W*([{letters}{letters.lower()}])\W*\Z",
-        rf"\A[\s*_\"'“(\[]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w))){several}",
-        rf"^[\s*_>(\[-]*([{letters}])[).:\]](?!\w)",
-        rf"^\W*([{letters}])\W*$",
-        rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])\*\*|(?i:\b{noun})\s+({alone}))",
+        rf"[\W_]*([{letters}{letters.lower()}])[\W_]*\Z",
+        rf"\A[\s*_\"'“(\[]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}](?=\)))){several}",
+        rf"^[\s*_>(\[-]*([{letters}{letters.lower()}])[).:\]](?!\w)",
+        rf"^(?i:[\W_]*|\W*(?:so|thus|therefore|hence),?[ \t]+(?:{noun}[ \t]+)?)\W*([{letters}])[\W_]*$",
+        rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])\*\*|(?i:\b(?:{noun}|answer))\s+({alone}))",
     )]

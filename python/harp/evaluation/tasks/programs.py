@@ -3,6 +3,7 @@
 Programs run in a separate process, under program_guard.py. lm-eval loads this file by its path, so it imports nothing next to it.
 """
 
+import ast
 import functools
 import json
 import re
@@ -10,13 +11,16 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import textwrap
+import warnings
 from pathlib import Path
 
 LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # for each program
 START_SECONDS = 60  # time for the guard to start on a busy machine
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
-FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^[ \t]*(```|~~~)[`~ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(\1)|\Z)", re.MULTILINE | re.DOTALL)
+FUTURE = re.compile(r"^from __future__ import [^\n]*\n", re.MULTILINE)
 CODE_BEGINS = re.compile(r"^(?:def |class |import |from |@)", re.MULTILINE)
 
 
@@ -45,23 +49,41 @@ def program(prompt, name, text):
 
     It is the first fenced block that defines the function, else the first block that does not name another language, else text that begins
     like code. What precedes the function in the prompt (imports, helpers) is put before it. A block that has only the function's body
-    continues the prompt.
+    continues the prompt. Where nothing marks the end of the code, what follows it is left out. Thoughts before "</think>" are no answer.
     """
-    blocks = [code for language, code in FENCED.findall(text) if language.lower() in ("", "python", "python3", "py")]
+    text = text.rpartition("</think>")[2].replace("\ufeff", "").replace("\r\n", "\n")
     defines = re.compile(rf"^([ \t]*)(?:async[ ]+)?def[ ]+{re.escape(name)}\b", re.MULTILINE)
+    blocks = [code if end else _code_alone(code, defines) for _, language, code, end in FENCED.findall(text)
+              if language.lower() in ("", "python", "python3", "py")]
     block = next((code for code in blocks if defines.search(code)), blocks[0] if blocks else None)
     if block is None and (begin := CODE_BEGINS.search(text)):
-        block = text[begin.start():].split("\n```")[0]
+        block = _code_alone(text[begin.start():].split("\n```")[0], defines)
     if block is None and re.match(r"[ \t]+\S", text):
         block = text
     if block is None or not block.strip():
         return None
     if found := defines.search(block):
         before = prompt[:next(defines.finditer(prompt)).start()] if defines.search(prompt) else ""
-        return before + "\n" + _dedented(block, found[1])
+        code = _dedented(block, found[1])
+        return "".join(FUTURE.findall(code)) + before + "\n" + FUTURE.sub("\n", code)  # they must be first
     if CODE_BEGINS.match(block):  # it defines other functions, but not the one asked for
         return None
     return prompt + (block if block[:1] in " \t" else "".join(f"    {line}\n" for line in block.splitlines()))
+
+
+def _code_alone(text, defines):
+    """The lines from the first on that are a program, without a remark behind them. All of them if no such lines define what the text does."""
+    lines = text.splitlines(keepends=True)
+    for end in range(len(lines), 0, -1):
+        code = "".join(lines[:end])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in its strings
+            try:
+                ast.parse(textwrap.dedent(code))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue
+        return code if defines.search(code) or not defines.search(text) else text
+    return text
 
 
 def _dedented(block, indent):

@@ -33,5 +33,6 @@ def process_docs(dataset):
 
 def process_results(doc, results):
     """F-measures, 0 to 1, with stemming and single spaces, computed like lm-eval's cnn_dailymail_abisee."""
-    reference, summary = (" ".join(text.split()) for text in (doc["highlights"], results[0]))
+    said = results[0].rpartition("</think>")[2]  # without the thoughts that a model wrote down before
+    reference, summary = (" ".join(text.split()) for text in (doc["highlights"], said))
     return {name: score.fmeasure for name, score in SCORER.score(reference, summary).items()}
