@@ -22,13 +22,14 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
-from .arguments import INT32_MAX, items, truth, whole
+from .arguments import INT32_MAX, UINT32_MAX, items, truth, utf8_text, whole
 from .identity import llama_environment, named_files
 from .model import Model
 from .options import HarpOptions, read_preset
 from .session import Answer, Sampling, Score, Session
 
 log = logging.getLogger(__name__)
+MAX_GEN_TOKS = 256  #: most tokens of an answer, if the task does not say; lm-eval's usual number
 OPTION_NAMES = {option.name for option in fields(HarpOptions)}
 #: names of sampling settings in lm-eval and transformers, and ours
 SAMPLING_NAMES = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
@@ -76,7 +77,7 @@ class HarpLM(TemplateLM):
 
     def __init__(self, path: str | None = None, *, pretrained: str | None = None, enabled: bool = True,
                  batch_size: int | str = 8, max_batch_size: int | None = None, device: str | None = None,
-                 max_length: int = 2048, max_gen_toks: int = 256, seed_of_sampler: int = 0, shared_masks: bool = False,
+                 max_length: int = 2048, max_gen_toks: int = MAX_GEN_TOKS, seed_of_sampler: int = 0, shared_masks: bool = False,
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
                  kernels: bool | None = None, llama_args: str | Sequence[str] = "", add_bos_token: bool | None = None,
                  prefix_token_id: int | None = None, model: Model | None = None,
@@ -89,19 +90,22 @@ class HarpLM(TemplateLM):
         kernels = None if kernels is None else truth("kernels", kernels)
         add_bos_token = None if add_bos_token is None else truth("add_bos_token", add_bos_token)
         beams, pause = whole("beams", beams, 1, INT32_MAX), whole("pause", pause, 0, INT32_MAX)
+        max_gen_toks, seed_of_sampler = whole("max_gen_toks", max_gen_toks, 1, INT32_MAX), whole("seed_of_sampler", seed_of_sampler, 0, UINT32_MAX)
         without_effect = sorted(options) + ["preset"] * bool(preset) + ["negative_prompt"] * bool(negative_prompt)
         if without_effect and not enabled:
             raise ValueError(f"enabled=False, so {', '.join(without_effect)} would have no effect")
         if model is None:
             if not (path or pretrained):
                 raise ValueError("model_args: path=model.gguf is missing")
-            flags = shlex.split(llama_args) if isinstance(llama_args, str) else llama_args
+            flags = shell_words("llama_args", llama_args) if isinstance(llama_args, str) else llama_args
             model = Model(path or pretrained, n_threads=n_threads, kernels=enabled if kernels is None else kernels,
                           llama_args=flags)
         elif llama_args:
             raise ValueError("llama_args: the model is loaded already; give them to Model")
         self.model = model
         max_length = whole("max_length", max_length, 2, INT32_MAX)
+        if prefix_token_id is not None:
+            prefix_token_id = whole("prefix_token_id", prefix_token_id, 0, model.n_vocab - 1)
         self.options = None
         if enabled:
             self.options, of_preset = read_preset(preset, **options) if preset else (HarpOptions(**options), "")
@@ -110,8 +114,7 @@ class HarpLM(TemplateLM):
         self._negative_text = negative_prompt
         self._negative_system: list[dict[str, str]] | None = None  # system messages behind which it was formatted
         self.beside = items("beside", beside, "a list of HarpOptions or None")
-        is_auto = str(batch_size).startswith("auto")
-        n_sequences = beams if beams > 1 else 8 if is_auto else int(batch_size)
+        n_sequences = beams if beams > 1 else _batch_size(batch_size)
         self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
         self.max_length = max_length
         self.max_gen_toks = max_gen_toks
@@ -121,7 +124,7 @@ class HarpLM(TemplateLM):
         self.seed_of_sampler = seed_of_sampler
         self.shared_masks = shared_masks
         self.beams = beams
-        self.pause_tokens = pause * model.tokenize(pause_text, add_special=False)
+        self.pause_tokens = pause * model.tokenize(utf8_text("pause_text", pause_text), add_special=False)
         self._bos_text = model.detokenize([model.bos], special=True) if model.bos >= 0 else ""
         #: called when a request is answered: its index, the response, its cost, and 0; for the option sets of `beside` 1, 2, ...
         #: instead of 0
@@ -252,7 +255,13 @@ class HarpLM(TemplateLM):
         room = self.max_length - settings.max_tokens - len(self.pause_tokens)
         if room < 1:
             raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
-        prompts = [(self.tok_encode(context) or [self.prefix_token_id])[-room:] + self.pause_tokens for context in contexts]
+        prompts = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
+        longest = max(map(len, prompts))
+        if longest > room and not self._warned_of_length:
+            self._warned_of_length = True
+            log.warning("a context of %d tokens and an answer of up to %d do not fit max_length=%d: this context, and others that are too "
+                        "long, lose their beginning", longest, settings.max_tokens, self.max_length)
+        prompts = [prompt[-room:] + self.pause_tokens for prompt in prompts]
         families = [self._family(context) for context in contexts]
         if self.beams > 1:
             for index, prompt in enumerate(prompts):
@@ -279,6 +288,21 @@ class HarpLM(TemplateLM):
             self.on_response(index, response, cost, which)
 
 
+def shell_words(name: str, text: str) -> list[str]:
+    """A text's words as a shell would read them. ValueError naming the argument."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {text!r}: {error}; allowed: flags as a shell would read them") from None
+
+
+def _batch_size(text: int | str) -> int:
+    """lm-eval's batch size: a number, or "auto", perhaps with a number that only its own backends use."""
+    if str(text).partition(":")[0] == "auto":
+        return 8
+    return whole("batch_size", int(text) if isinstance(text, str) and text.isdecimal() else text, 1, INT32_MAX)
+
+
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
@@ -293,7 +317,10 @@ class _Generation:
 
     @classmethod
     def read(cls, gen_kwargs: dict, lm: HarpLM) -> _Generation:
-        kwargs = dict(normalize_gen_kwargs(dict(gen_kwargs), lm.max_gen_toks))
+        given = {name: value for name, value in gen_kwargs.items() if value is not None}  # "null" in a task's file
+        if isinstance(given.get("until"), (tuple, set)):
+            given["until"] = list(given["until"])
+        kwargs = dict(normalize_gen_kwargs(given, lm.max_gen_toks))
         until = handle_stop_sequences(kwargs.pop("until", None), eos=None)
         max_tokens = kwargs.pop("max_gen_toks")
         if kwargs.pop("do_sample") and not kwargs.get("temperature"):  # lm-eval's Hugging Face backend refuses it too

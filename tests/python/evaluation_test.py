@@ -217,6 +217,16 @@ class Runs(unittest.TestCase):
         [(cell, [example])] = results(self.folder / "run").items()
         self.assertEqual((cell.task, example[1]["pass@1"]), ("humaneval (generative)", 0))
 
+    def test_a_flag_that_no_model_loads_with_can_be_corrected(self):
+        code, _, err = harp_eval(*command(self.folder / "run", "--quiet", "--llama-args", "--no-such-flag"))
+        self.assertEqual(code, 1, err)
+        self.run_whole("run")
+
+    def test_examples_of_a_task_that_generates(self):
+        code, _, err = harp_eval("examples", "--task", "gsm8k")
+        self.assertEqual(code, 2)
+        self.assertIn("gsm8k generates answers; there are commonsense_qa, lambada_openai", err)
+
     def test_another_configuration_is_refused(self):
         before = self.run_whole("run", "--limit", 2)
         code, _, err = harp_eval(*command(self.folder / "run", "--quiet", "--limit", 3))
@@ -254,6 +264,16 @@ class Runs(unittest.TestCase):
             ([], {"methods": ["magic"]}, 2, ["magic", "vanilla"]),
             ([], {"methods": ["nucleus"]}, 2, ["nucleus", "generative"]),
             (["--seeds", "x"], {}, 2, ["--seeds", "x"]),
+            (["--seeds", "4294967296"], {}, 2, ["--seeds", "0..4294967295"]),
+            ([], {"model": __file__}, 2, ["-m", "not a GGUF file"]),
+            ([], {"tasks": "lambada_openai,lambada_openai"}, 2, ["lambada_openai", "given twice"]),
+            ([], {"methods": ["harp", "harp"]}, 2, ["harp", "given twice"]),
+            (["-m", TINY], {}, 2, ["given twice"]),
+            ([], {"tasks": "lambada_openai,mmlu_pro", "methods": ["vanilla"]}, 2, ["mmlu_pro", "--max-length: 512", "2049.."]),
+            (["--protocol", "generative"], {"methods": ["harp-beam:beams=129"]}, 2, ["beams: 129", "1..128"]),
+            (["--batch-size", "300"], {}, 2, ["--batch-size: 300", "1..256"]),
+            (["--llama-args", "--no-such-flag"], {}, 1, ["--no-such-flag"]),  # a flag of llama.cpp, not of ours
+            (["--llama-args", "-t 'x"], {}, 2, ["--llama-args", "No closing quotation"]),
             (["--limit", "0"], {}, 2, ["--limit", "0"]),
             (["--data", self.folder / "nowhere"], {"tasks": "lambada_openai"}, 2, ["lambada_test.jsonl"]),
             (["--data", self.folder / "data"], {"tasks": "lambada_openai"}, 2, ["line 2"]),

@@ -124,6 +124,18 @@ class JournalTest(unittest.TestCase):
         self.assertNotIn("beta", str(caught.exception))
         self.assertEqual(journal.config(CELL), CONFIG)
 
+    def test_a_cell_without_examples_takes_another_config(self):
+        journal = self.begun()
+        for config in ({**CONFIG, "llama_args": ["--no-such-flag"]}, CONFIG):
+            journal.begin_anew(CELL, config)
+            self.assertEqual(journal.config(CELL), config)
+        journal.begin_anew(replace(CELL, seed=1), {})
+        journal.add(CELL, example(1))
+        journal.begin_anew(CELL, CONFIG)
+        with self.assertRaisesRegex(JournalError, "another configuration"):
+            journal.begin_anew(CELL, {})
+        self.assertEqual([journal.config(cell) for cell in journal.cells()], [CONFIG, {}])
+
     def test_one_writer_and_any_readers(self):
         writer = self.begun()
         code = f"""

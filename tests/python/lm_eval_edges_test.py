@@ -135,6 +135,15 @@ class Lengths(Edges):
             self.assertEqual(lm.apply_chat_template([system, question]), str([system, question]))
         self.assertEqual(lm.negative_prompt, lm.tok_encode(str([system, {"role": "user", "content": "A cat"}])))
 
+    def test_numbers_are_checked_at_once(self):
+        for name, value in (("max_gen_toks", 0), ("max_gen_toks", "5"), ("seed_of_sampler", -1), ("prefix_token_id", 10**6), ("prefix_token_id", "None"),
+                            ("batch_size", "x"), ("batch_size", 0), ("n_threads", "None"), ("pause_text", 5), ("llama_args", "-t 'x")):
+            with self.subTest(name, value=value), self.assertRaises((TypeError, ValueError, harp.HarpError)) as caught:
+                HarpLM(path=str(TINY), **{"max_length": 64, name: value})
+            self.assertIn(f"{name}: ", str(caught.exception))
+        for value, n in (("auto", 8), ("auto:4", 8), ("3", 3), (2, 2)):
+            self.assertEqual(HarpLM(model=self.lm.model, max_length=64, batch_size=value).session.n_sequences, n)
+
     def test_flags_as_text_or_list(self):
         for flags in ("-ctk f32", ["-ctk", "f32"], "-ctk 'f32'"):
             lm = HarpLM(path=str(TINY), enabled=False, max_length=64, n_threads=1, llama_args=flags)
@@ -154,6 +163,21 @@ class Generation(Edges):
             with self.subTest(**gen_kwargs):
                 [text] = self.lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
                 self.assertTrue(text)
+
+    def test_settings_that_are_null_are_not_given(self):
+        [free] = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4})), disable_tqdm=True)
+        for gen_kwargs in ({"until": None}, {"temperature": None}, {"max_new_tokens": None}, {"until": ("@",)}):
+            with self.subTest(**gen_kwargs):
+                found = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
+                self.assertEqual(found, [free])
+
+    def test_a_context_that_is_cut_is_said(self):
+        self.lm._warned_of_length = False
+        with self.assertLogs("harp.lm_eval_model", "WARNING") as logged:
+            for _ in range(2):
+                self.lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4})), disable_tqdm=True)
+        self.assertEqual(len(logged.output), 1)
+        self.assertIn("an answer of up to 4 do not fit max_length=16", logged.output[0])
 
     def test_a_beam_search_has_the_negative_prompt_and_the_masks_of_its_context(self):
         lm = HarpLM(model=self.lm.model, max_length=64, beams=2, view="guidance", threshold=0, negative_prompt="A cat")

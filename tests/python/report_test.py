@@ -147,9 +147,16 @@ class WholeReport(ReportTest):
     def test_without_a_baseline_or_examples(self):
         self.write({("harp", 0): {1: 1.0, 2: 0.0}, ("harp-2", 0): {}}, n=2)
         page = self.page()
-        self.assertIn("There is nothing to compare: no other method was run beside vanilla", page.words)
-        self.assertIn("There is nothing to compare", self.markdown)
+        self.assertIn("There is nothing to compare: vanilla, the baseline, was not run", page.words)
+        self.assertIn("There is nothing to compare: vanilla, the baseline, was not run", self.markdown)
         self.assertIn("50.0 %", page.words)
+
+
+    def test_a_baseline_that_was_not_run(self):
+        self.write({("vanilla", 0): {1: 1.0, 2: 0.0}}, n=2)
+        self.assertIn("no other method was run beside vanilla", self.page().words)
+        with self.assertRaisesRegex(JournalError, "--baseline: method 'vanila' was not run; there are vanilla"):
+            write_report([self.directory], "vanila")
 
 
 class Numbers(ReportTest):

@@ -151,6 +151,10 @@ class Detectable(unittest.TestCase):
         critical = stats.t.ppf(0.975, 49)
         self.assertAlmostEqual(stats.nct.sf(critical, 49, noncentral) + stats.nct.cdf(-critical, 49, noncentral), 0.8, places=4)
         self.assertIsNone(compare({0: 0.5, 1: 0.5}, {0: 0.75, 1: 0.75}, binary=False).minimum_detectable)
+        values = np.linspace(0, 1, 20)
+        self.assertIsNone(compare(dict(enumerate(values)), dict(enumerate(values + 0.1)), binary=False).minimum_detectable)  # equal but for rounding
+        few = compare({0: {0: 1, 1: 0}}, {0: {0: 1, 1: 0}, 1: {0: 0, 1: 1}, 2: {0: 0, 1: 0}}, binary=True)
+        self.assertIsNone(few.minimum_detectable)  # more than 100 points
 
 
 class Others(unittest.TestCase):
@@ -169,6 +173,8 @@ class Others(unittest.TestCase):
         self.assertTrue(found.low < found.value < found.high, found)
         with self.assertRaisesRegex(ValueError, "no time"):
             relative_cost(baseline, {id: (0.0, 1) for id in baseline})
+        with self.assertRaisesRegex(ValueError, "no interval"):  # samples without a token
+            relative_cost(baseline, {id: (1.0, int(id == 3)) for id in baseline})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments=None) -> int:
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task that it reads
     try:
         return options.run(options)
@@ -30,6 +29,17 @@ def main(arguments=None) -> int:
     except _expected_errors() as error:
         print(f"harp-eval: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, (ValueError, FileNotFoundError)) else EXIT_FAILURE
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments with --llama-args and its value in one: a value such as "--mlock" would be taken for a flag of ours."""
+    joined = []
+    for argument in arguments:
+        if joined and joined[-1] == "--llama-args":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _expected_errors():
@@ -124,6 +134,9 @@ Examples:
 
 
 def _run(options) -> int:
+    from harp.arguments import UINT32_MAX
+    from harp.lm_eval_model import shell_words
+
     from .methods import read_method
     from .runner import Plan, in_process, run
     from .tasks import TASKS
@@ -142,11 +155,14 @@ def _run(options) -> int:
     for path in options.model:
         if not Path(path).is_file():
             raise FileNotFoundError(f"-m: {path}: no such file")
+        with open(path, "rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ValueError(f"-m: {path}: not a GGUF file (it does not begin with the letters GGUF)")
     plan = Plan(models=tuple(options.model), tasks=names, protocols=(options.protocol,),
-                methods=tuple(read_method(text) for text in options.methods), seeds=_seeds(options.seeds),
+                methods=tuple(read_method(text) for text in options.methods), seeds=_seeds(options.seeds, UINT32_MAX),
                 settings={"data": data, "limit": options.limit, "batch_size": options.batch_size,
                           "max_length": options.max_length, "n_threads": options.threads, "kernels": options.kernels == "on",
-                          "llama_args": tuple(shlex.split(options.llama_args)), "run_generated_code": options.run_generated_code})
+                          "llama_args": tuple(shell_words("--llama-args", options.llama_args)), "run_generated_code": options.run_generated_code})
     engine = in_process
     if options.engine == "ray":
         from .ray_engine import RayEngine
@@ -163,13 +179,13 @@ def _data_folder(named: str | None) -> str:
     return folder
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def _seeds(text: str, most: int) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--seeds: {text!r} is not a list of whole numbers such as 0,1,2") from None
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds: {text!r}: seeds are 0 or more, each once")
+    if min(seeds) < 0 or max(seeds) > most or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: {text!r}: seeds are 0..{most}, each once")
     return seeds
 
 

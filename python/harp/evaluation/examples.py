@@ -38,6 +38,6 @@ def examples_of(name: str, data: str, which: slice) -> Iterator[dict]:
 
 
 def _scores(name: str, data: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ValueError):  # no data, malformed data, a task that runs programs
         return tasks.load(name, "lm-eval", data, 1).OUTPUT_TYPE != "generate_until"
     return False

@@ -122,6 +122,14 @@ class Journal:
             raise JournalError(f"{self.path}: {_name(cell)} was begun with another configuration ({'; '.join(differences)}): "
                                "run it as it was begun, or use another directory")
 
+    def begin_anew(self, cell: Cell, config: dict) -> None:
+        """As begin(), but an existing cell of which nothing is finished takes the new config: it may have been declared with a flag that no
+        model could be loaded with."""
+        with self._errors("begin a cell"):
+            self._database.execute("UPDATE cell SET config = ? WHERE (model, task, method, seed) = (?, ?, ?, ?) AND NOT EXISTS "
+                                   "(SELECT 1 FROM example WHERE cell = number)", (json.dumps(config, sort_keys=True), *astuple(cell)))
+        self.begin(cell, config)
+
     def finished(self, cell: Cell) -> set[str]:
         """Ids of the examples that need not be run again."""
         with self._errors("read"):

@@ -20,13 +20,14 @@ from .report_figures import Canvas, Palette
 HERE = Path(__file__).parent
 METHODS_OF_PAPER = {"greedy": "greedy", "beam": "beam", "harp_greedy": "HARP greedy", "nucleus": "nucleus",
                     "harp_nucleus": "HARP nucleus"}
+BASELINE = "vanilla"  # the default
 PUBLISHED = "harp"  # the preset: the authors' options
 # Shown in tables of their own; everything else in a config is listed unchanged.
 SHOWN = {"options", "decoding", "protocol", "metric", "binary", "n_examples", "model_file", "model_sha256", "versions",
          "task_title", "paper_column", "higher_is_better"}
 
 
-def write_report(directories: Sequence[Path], baseline: str = "vanilla", examples: slice = ALL, chosen_on: Sequence[Path] = (),
+def write_report(directories: Sequence[Path], baseline: str = BASELINE, examples: slice = ALL, chosen_on: Sequence[Path] = (),
                  data: Iterable[str] = ()) -> tuple[Path, Path]:
     """Writes report.html and report.md into the first directory and returns their paths. `baseline` is the method to compare with.
 
@@ -34,7 +35,7 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
     `chosen_on`: directories of journals with development examples, on which the best second look is chosen.
     `data`: folders that may have the data files, for the examples' questions; only the files that were run are read.
 
-    Raises JournalError if there is no journal or it is empty, or if no honest choice is possible; OSError if the files cannot
+    Raises JournalError if there is no journal or it is empty, if another baseline was not run, or if no honest choice is possible; OSError if the files cannot
     be written.
     """
     directory = Path(directories[0])
@@ -42,10 +43,13 @@ def write_report(directories: Sequence[Path], baseline: str = "vanilla", example
     columns, pairs = read_results(directories, baseline, examples)
     if not columns:
         raise JournalError(f"{directory / 'journal.sqlite'}: nothing has been run yet: there is nothing to report")
+    methods = list(dict.fromkeys(column.method for column in columns))
+    if baseline not in methods and baseline != BASELINE:
+        raise JournalError(f"--baseline: method {baseline!r} was not run; there are {', '.join(methods)}")
     choices = choose(chosen_on, baseline, pairs, questions) if chosen_on else []
     questions.add_to(pairs)
     part = "" if examples == ALL else f"{examples.start or 0}-{examples.stop or 'end'}"
-    content = {**_tables(columns, pairs), **_second_looks(columns, pairs, choices), "baseline": baseline,
+    content = {**_tables(columns, pairs), **_second_looks(columns, pairs, choices), "baseline": baseline, "has_baseline": baseline in methods,
                "figures": _figures(columns, pairs), "examples": part,
                "lacks_questions": any(not flip.question for pair in pairs for flip in pair.better + pair.worse)}
     environment = jinja2.Environment(

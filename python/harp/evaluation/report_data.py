@@ -204,7 +204,7 @@ def _pair(baseline: Column, base_examples: Examples, column: Column, examples: E
             return pair
         spent = [{id: (sum(by_id[id].seconds for by_id in side.values()), sum(by_id[id].n_tokens for by_id in side.values()))
                   for id in ids} for side in (base_examples, examples)]
-        if all(sum(amounts) > 0 for side in spent for amounts in zip(*side.values())):
+        with contextlib.suppress(ValueError):  # no tokens or no time
             pair.cost = statistics.relative_cost(*spent)
         _add_flips(pair, next(iter(base_examples.values())), next(iter(examples.values())), ids)
     return pair

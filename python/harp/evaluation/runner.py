@@ -12,7 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import harp
+from harp import _engine
 from harp.identity import llama_environment, model_hash, named_files, sha256_of
+from harp.lm_eval_model import MAX_GEN_TOKS
 
 from . import tasks
 from .cells import CellRunner, CellSpec, OnExample, can_share_readings
@@ -61,12 +63,13 @@ def run(plan: Plan, directory: Path, engine: Engine = in_process, show_progress:
         todo = []
         for spec in specs:
             cell = Cell(label_of(spec.model_path), f"{spec.task} ({spec.protocol})", spec.method.name, spec.seed)
-            n_examples, scores = look_at(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
+            n_examples, scores, max_tokens = look_at(spec.task, spec.protocol, spec.data, spec.limit, spec.run_generated_code)
+            check_sizes(spec, max_tokens)
             if scores and spec.method.only_generates:
                 raise ValueError(f"method {spec.method.name!r} chooses tokens, and {spec.task} in the protocol {spec.protocol} "
                                  "scores given ones; use the protocol generative")
             ids = [str(number) for number in range(n_examples)]
-            journal.begin(cell, config_of(spec, len(ids)))
+            journal.begin_anew(cell, config_of(spec, len(ids)))
             finished = journal.finished(cell)
             todo.append(Work(spec, cell, [id for id in ids if id not in finished], scores))
         readings = list(share_readings([work for work in todo if work.ids]))
@@ -115,12 +118,30 @@ def can_join(leader: Work, other: Work) -> bool:
 
 
 def check_names(specs: Iterable[CellSpec]) -> None:
-    """Refuses two files of the same name, which would be the same column."""
+    """Refuses two files of the same name, which would be the same column, and whatever is given twice."""
     labels: dict[str, str] = {}
+    seen = set()
     for spec in specs:
+        column = spec.model_path, spec.task, spec.protocol, spec.method.name, spec.seed
+        if column in seen:
+            raise ValueError(f"{label_of(spec.model_path)}, {spec.task}, {spec.method.name}: a model, task or method is given twice")
+        seen.add(column)
         other = labels.setdefault(label_of(spec.model_path), spec.model_path)
         if other != spec.model_path:
             raise ValueError(f"models {other} and {spec.model_path} have the same name; rename one")
+
+
+def check_sizes(spec: CellSpec, max_tokens: int) -> None:
+    """Refuses what has no room in a sequence or a context."""
+    least = max(2, max_tokens + spec.method.pause + 1)
+    if spec.max_length < least:
+        raise ValueError(f"--max-length: {spec.max_length} leaves no room for a prompt, as answers to {spec.task} in the protocol "
+                         f"{spec.protocol} have up to {max_tokens} tokens{' behind pauses' if spec.method.pause else ''}; allowed: {least}..")
+    most = _engine.max_sequences // (1 + spec.method.options.reframings if spec.method.options else 1)
+    beams = spec.method.beams
+    if max(beams, spec.batch_size if beams == 1 else 1) > most:
+        given = f"beams: {beams}" if beams > 1 else f"--batch-size: {spec.batch_size}"
+        raise ValueError(f"method {spec.method.name!r}: {given}; allowed: 1..{most}")
 
 
 def label_of(model_path: str) -> str:
@@ -128,10 +149,11 @@ def label_of(model_path: str) -> str:
 
 
 @functools.cache
-def look_at(task: str, protocol: str, data: str, limit: int | None, run_generated_code: bool) -> tuple[int, bool]:
-    """How many examples a task has, and whether it scores given texts."""
+def look_at(task: str, protocol: str, data: str, limit: int | None, run_generated_code: bool) -> tuple[int, bool, int]:
+    """How many examples a task has, whether it scores given texts, and most tokens of an answer that it lets a model write."""
     loaded = tasks.load(task, protocol, data, limit, run_generated_code)
-    return len(loaded.eval_docs), loaded.OUTPUT_TYPE != "generate_until"
+    scores = loaded.OUTPUT_TYPE != "generate_until"
+    return len(loaded.eval_docs), scores, 0 if scores else loaded.config.generation_kwargs.get("max_gen_toks", MAX_GEN_TOKS)
 
 
 def config_of(spec: CellSpec, n_examples: int) -> dict:

@@ -122,7 +122,7 @@ def relative_cost(baseline, treatment, *, confidence=0.95, n_resamples=1999, see
     """Seconds per token relative to the baseline's, a ratio of two ratios of sums, with its bootstrap interval over examples.
 
     Each side is {example id: (seconds, tokens)}, over the same ids. Raises ValueError like compare(), or if a side has no
-    tokens or took no time.
+    tokens or took no time, in the examples or in a sample of them.
     """
     ids = _common_ids([baseline, treatment])
     sums = np.array([[*baseline[id], *treatment[id]] for id in ids], dtype=float).T
@@ -132,7 +132,10 @@ def relative_cost(baseline, treatment, *, confidence=0.95, n_resamples=1999, see
     def ratio(base_seconds, base_tokens, seconds, tokens, axis=-1):
         return seconds.sum(axis) / tokens.sum(axis) / (base_seconds.sum(axis) / base_tokens.sum(axis))
 
-    return _bootstrap(tuple(sums), ratio, confidence, n_resamples, seed)
+    estimate = _bootstrap(tuple(sums), ratio, confidence, n_resamples, seed)
+    if not math.isfinite(estimate.low) or not math.isfinite(estimate.high):
+        raise ValueError("too few examples have tokens: their cost has no interval")
+    return estimate
 
 
 def _by_seed(values):
@@ -171,9 +174,10 @@ def _permutation_p(differences, n_resamples, seed):
 def _detectable_mean(differences, binary):
     """The mean that a paired t-test would detect with the same power, given the standard deviation of the differences."""
     deviation = differences.std(ddof=1)
-    if deviation > 0:
+    if deviation > 1e-12:  # equal differences deviate by their rounding
         effect = TTestPower().solve_power(nobs=differences.size, alpha=ALPHA, power=POWER)
-        return float(deviation * np.asarray(effect).item())  # an array of one element or a number, depending on which solver converged
+        least = float(deviation * np.asarray(effect).item())  # an array of one element or a number, depending on which solver converged
+        return None if binary and least > 1 else least
     return minimum_detectable(differences.size, 0) if binary and not differences.any() else None
 
 
