@@ -184,13 +184,15 @@ def letter(text, options):
 
 
 def _letter(text, options):
-    *stated, whole, opening, listed, line, mentioned = _letter_rules("ABCDEFGHIJ"[:options])
+    letters = "ABCDEFGHIJ"[:options]
+    *stated, whole, opening, listed, line, mentioned = _letter_rules(letters)
     text = text.strip()
     if found := sorted((match.start(), _one(match)) for rule in stated for match in rule.finditer(text)):
         return found[-1][1]
     if found := whole.match(text):
         return _one(found)
-    if len(set(_letters(listed, text))) <= 1 and (found := _letters(opening, text)):
+    begun = list(dict.fromkeys(_letters(listed, text)))  # "C. bank" with remarks on A and B below is no list
+    if (len(begun) <= 1 or begun[0] != letters[0]) and (found := _letters(opening, text)):
         return found[0]
     if found := _letters(line, text):
         return found[-1]
@@ -219,7 +221,7 @@ def _letter_rules(letters):
     noun = r"(?:option|choice|letter)"
     adverb = r"(?:(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed|actually|simply|then)"
     be = rf"\b(?:is|was|(?:would|should|must|has\s+to|will)(?:\s+{adverb})?\s+be)\b"
-    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my)\s+(?:{noun}|one|guess|pick|response)|{noun}(?=\s*:))"
+    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my|most\s+\w+)\s+(?:{noun}|one|guess|pick|response)|{noun}(?=\s*:))"
                  r"(?:\s+to\s+(?:the|this)(?:\s+[\w-]+){0,2}\s+question|\s+here|,\s+then,)?"
                  rf"[\s*_\"'”’]*(?:{be}|[:=>→]|[-–—](?=\s))"
                  r"|\b(?:choose|chose|pick|select|(?:go|going)\s+(?:with|for)|opt\s+for)\b"
@@ -241,5 +243,5 @@ def _letter_rules(letters):
         rf"\A[\s*_\"'“(\[]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}](?=\)))){several}",
         rf"^[\s*_>(\[-]*([{letters}{letters.lower()}])[).:\]](?!\w)",
         rf"^(?i:[\W_]*|\W*(?:so|thus|therefore|hence),?[ \t]+(?:{noun}[ \t]+)?)\W*([{letters}])[\W_]*$",
-        rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])\*\*|(?i:\b(?:{noun}|answer))\s+({alone}))",
+        rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])(?:\*\*|[.):][ ])|(?i:\b(?:{noun}|answer))\s+({alone}))",
     )]
