@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import needs_tiny
-from running_server import EXACT, Server
+from running_server import EXACT, OneServer, Server
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -149,6 +149,8 @@ class Faults(unittest.TestCase):
         chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
         for field, value in [("tools", "x"), ("tools", [1]), ("tools", [{"type": "x"}]), ("tool_choice", "some"), ("reasoning_format", "x")]:
             self.expect(400, "", {**chat, field: value}, "/v1/chat/completions")
+        both = {"json_schema": {"type": "object"}, "grammar": 'root ::= "x"'}
+        self.expect(400, "both json_schema and grammar", {**chat, **both}, "/v1/chat/completions")
         self.ask(400, "grammar", grammar="root ::= (")
         self.ask(400, "grammar", grammar="root ::= root")
         self.ask(400, "pattern", json_schema={"type": "string", "pattern": "^[$"})
@@ -240,6 +242,26 @@ class Faults(unittest.TestCase):
         self.expect(400, "restore", {"filename": "rubbish"}, "/slots/0?action=restore")
         self.expect(400, "restore", {"filename": "none"}, "/slots/0?action=restore")
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["secret", "site", "slots"])
+
+
+@needs_tiny
+class Infilling(OneServer, unittest.TestCase):
+    """With tokens that the vocabulary has for other purposes."""
+
+    flags = [flag for token, name in enumerate(("fim_pre", "fim_suf", "fim_mid"), start=300)
+             for flag in ("--override-kv", f"tokenizer.ggml.{name}_token_id=int:{token}")]
+
+    def test_fields(self):
+        whole = {"input_prefix": "Once upon", "input_suffix": "time", "n_predict": 2, "temperature": 0}
+        for more, status, message in [({}, 200, '"steps":2'), ({"harp": {"betta": 1}}, 400, "betta"), ({"prompt": 5}, 400, "must be a string"),
+                                      ({"input_prefix": None}, 400, "must be string"), ({"input_extra": 5}, 400, "must be an array")]:
+            with self.subTest(more=more):
+                got, said = exchange(self.server.port, http(b"/infill", json.dumps({**whole, **more}).encode()))
+                self.assertEqual(got, status, said[:300])
+                self.assertIn(message, said)
+        for name in ("input_prefix", "input_suffix"):
+            body = {key: value for key, value in whole.items() if key != name}
+            self.assertIn("is required", exchange(self.server.port, http(b"/infill", json.dumps(body).encode()))[1])
 
 
 @needs_tiny
