@@ -401,9 +401,10 @@ TEST(Sequence, DamagedStatesAreRefused) {
         EXPECT_THROW(pass.load(0, cut), Error) << i;
     }
     EXPECT_GT(n_refused, good.size() / 4);
-    std::vector<uint8_t> longer = good;
+    std::vector<uint8_t> longer = good;  // a buffer may go on behind the state
     longer.push_back(0);
-    EXPECT_THROW(pass.load(0, longer), Error);
+    EXPECT_NO_THROW(pass.load(0, longer));
+    EXPECT_EQ(pass[0].size(), 6U);
     Writer no_room(std::span<uint8_t>{});
     EXPECT_THROW(pass[0].save_rows(no_room), Error);
 }
