@@ -107,18 +107,19 @@ def run(asked, result):
     os._exit(0)
 
 
-def look():
-    """(bytes in memory, number) of the other processes."""
-    n_bytes = n = 0
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and name != "1":
-            try:
-                with open(f"/proc/{name}/statm", encoding="ascii") as file:
-                    n_bytes += int(file.read().split()[1]) * resource.getpagesize()
-                n += 1
-            except (OSError, IndexError):  # the process has ended
-                pass
-    return n_bytes, n
+def other_processes():
+    return [name for name in os.listdir("/proc") if name.isdecimal() and name != "1"]
+
+
+def bytes_in_memory(processes):
+    n_bytes = 0
+    for name in processes:
+        try:
+            with open(f"/proc/{name}/statm", encoding="ascii") as file:
+                n_bytes += int(file.read().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):  # the process has ended
+            pass
+    return n_bytes
 
 
 def watch(program, asked):
@@ -137,11 +138,11 @@ def watch(program, asked):
                 return ""
             if ended == 0:
                 break
-        n_bytes, n = look()
-        if n_bytes > asked["megabytes"] << 20:
-            return f"MemoryError: more than {asked['megabytes']} MB"
-        if n > asked["processes"]:
+        processes = other_processes()
+        if len(processes) > asked["processes"]:  # first: they may become more faster than they can be looked at
             return f"more than {asked['processes']} processes"
+        if bytes_in_memory(processes) > asked["megabytes"] << 20:
+            return f"MemoryError: more than {asked['megabytes']} MB"
         if time.monotonic() > deadline:
             return f"took more than {3 * asked['seconds']} s by the clock"
         time.sleep(PAUSE)
