@@ -177,7 +177,8 @@ void check_sampling(const std::string & flag, const common_arg & option, const s
 /// With Jinja llama.cpp takes the name of a built-in template for the template itself, and the messages are lost.
 void check_template(const common_params & params) {
     const std::string & text = params.chat_template;
-    if (!params.use_jinja || text.empty() || text == "chatml" || text.find('{') != std::string::npos) return;
+    const bool is_name = text.find_first_of("{ \t\r\n") == std::string::npos;
+    if (!params.use_jinja || text.empty() || text == "chatml" || !is_name) return;
     throw Error(
         ErrorCode::invalid_option,
         fmt::format("option '--chat-template': '{}' is no Jinja template; of the built-in ones only chatml works "

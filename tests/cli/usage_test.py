@@ -211,7 +211,7 @@ class Usage(CliTest):
         for token in ("512", "-1"):
             self.assert_fault(generate("--logit-bias", f"{token}+1"), USAGE, "--logit-bias", token, "0..511")
         for flags in [("--samplers", "top-k;temp;nucleus"), ("--seed", "4294967295"), ("--seed", "-1"), ("--chat-template", "chatml"),
-                      ("--chat-template", "llama3", "--no-jinja"), ("--logit-bias", "511+1")]:
+                      ("--chat-template", "llama3", "--no-jinja"), ("--chat-template", "Always the same."), ("--logit-bias", "511+1")]:
             with self.subTest(flags=flags):
                 self.assertEqual(generate("-n", "2", *flags).code, 0)
 
