@@ -93,7 +93,7 @@ def fingerprint(entry: dict[str, str], includes: dict[str, list[str]], version: 
     return sha256("\n".join(parts).encode()).hexdigest()
 
 
-def without_output(entry: dict[str, str]) -> str:
+def shared_command(entry: dict[str, str]) -> str:
     """The command without what differs between the sources of a target."""
     return re.sub(rf" -o \S+| -c {re.escape(entry['file'])}", "", entry["command"])
 
@@ -103,7 +103,7 @@ def batches(commands: dict[Path, dict[str, str]], todo: list[Path]) -> list[list
     alike: dict[tuple[str, str, Path], list[Path]] = {}
     for path in todo:
         entry = commands[path]
-        alike.setdefault((without_output(entry), entry["directory"], path.parent), []).append(path)
+        alike.setdefault((shared_command(entry), entry["directory"], path.parent), []).append(path)
     evenly = []
     for group in alike.values():
         parts = -(-len(group) // BATCH)
@@ -115,7 +115,7 @@ def write_batch(sources: list[Path], entry: dict[str, str], file: Path) -> dict[
     """Writes the sources into one file; its compile command. (The analyzer passes over what a file only includes.)"""
     file.write_text("\n".join(source.read_text(encoding="utf-8") for source in sources), encoding="utf-8")
     return {"directory": entry["directory"], "file": str(file),
-            "command": f"{without_output(entry)} -iquote {sources[0].parent} -c {file}"}
+            "command": f"{shared_command(entry)} -iquote {sources[0].parent} -c {file}"}
 
 
 def check(path: Path) -> tuple[bool, str]:

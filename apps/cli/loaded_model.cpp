@@ -128,8 +128,9 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
     }
     set_control_vectors(init_->context());
+    const int32_t n_vocab = llama_vocab_n_tokens(&vocab());
     for (const auto & bias : params_.sampling.logit_bias) {  // llama.cpp would ignore others
-        if (const int32_t n_vocab = llama_vocab_n_tokens(&vocab()); bias.token < 0 || bias.token >= n_vocab)
+        if (bias.token < 0 || bias.token >= n_vocab)
             throw Error(ErrorCode::invalid_option,
                         fmt::format("option '--logit-bias': token {}; allowed: 0..{}", bias.token, n_vocab - 1));
     }

@@ -12,10 +12,8 @@
 #include <immintrin.h>
 
 #include <cstring>
-#include <utility>
 
 #include "kernels/activations.h"
-#include "kernels/multiply.h"
 #include "kernels/packed_weights.h"
 #include "kernels/unpack.h"
 #include "kernels/unrolled.h"

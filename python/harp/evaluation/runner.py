@@ -138,10 +138,9 @@ def check_sizes(spec: CellSpec, max_tokens: int) -> None:
         raise ValueError(f"--max-length: {spec.max_length} leaves no room for a prompt, as answers to {spec.task} in the protocol "
                          f"{spec.protocol} have up to {max_tokens} tokens{' behind pauses' if spec.method.pause else ''}; allowed: {least}..")
     most = _engine.max_sequences // (1 + spec.method.options.reframings if spec.method.options else 1)
-    beams = spec.method.beams
-    if max(beams, spec.batch_size if beams == 1 else 1) > most:
-        given = f"beams: {beams}" if beams > 1 else f"--batch-size: {spec.batch_size}"
-        raise ValueError(f"method {spec.method.name!r}: {given}; allowed: 1..{most}")
+    what, n_sequences = ("beams", spec.method.beams) if spec.method.beams > 1 else ("--batch-size", spec.batch_size)
+    if n_sequences > most:
+        raise ValueError(f"method {spec.method.name!r}: {what}: {n_sequences}; allowed: 1..{most}")
 
 
 def label_of(model_path: str) -> str:

@@ -75,7 +75,7 @@ def _marks(metric, answer, target):
 
 def number(text):
     """The number after the last "####" that has one, else that in the last \\boxed{}, else the last in the text; None if there is none."""
-    text = re.sub(r"\{,\}", ",", re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(_said(text))))  # LaTeX: 1{,}080, 1\,080
+    text = re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(_said(text))).replace("{,}", ",")  # LaTeX: 1\,080, 1{,}080
     text = LATEX_FRACTION.sub(_fraction, text)
     first = _number(_first_question(text))
     return _number(text) if first is None else first
