@@ -324,4 +324,18 @@ void validate(const Options & options) {
     }
 }
 
+void check_room(const Options & options, uint32_t n_ctx_twin) {
+    if (n_ctx_twin == 0 || options.is_vanilla()) return;
+    const std::string room = "; the second pass has room for " + std::to_string(n_ctx_twin) + " tokens (n_ctx_twin)";
+    if (options.view == View::last && options.view_tokens > n_ctx_twin) {
+        throw Error(ErrorCode::invalid_option, "option 'view_tokens': " + std::to_string(options.view_tokens) + room +
+                                                   "; allowed: 1.." + std::to_string(n_ctx_twin));
+    }
+    if (has_masks(options.view) && options.scope == Scope::all) {
+        throw Error(ErrorCode::invalid_option, "option 'view': " + get_option(options, "view") +
+                                                   " reads the whole sequence" + room +
+                                                   "; allowed: guidance, last, or the scope generated");
+    }
+}
+
 }  // namespace harp

@@ -336,6 +336,7 @@ int bench_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     line.harp.refuse_negative_prompt("bench");
+    line.harp.refuse_n_ctx_twin("bench");
     line.harp.refuse_negative_prompt_of_preset("bench");
     if (!options)
         throw Error(ErrorCode::invalid_option,

@@ -251,6 +251,7 @@ int calibrate_command(int argc, char ** argv) {
         throw Error(ErrorCode::invalid_option,
                     line.harp.switched_off_by() + " leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
+    line.harp.refuse_n_ctx_twin("calibrate");
     if (flags.has_target()) {
         line.harp.refuse_negative_prompt("calibrate with a target");
         if (flags.n_generate == 0) limit_context(params);

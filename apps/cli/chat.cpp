@@ -211,7 +211,7 @@ int chat_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     if (options) line.harp.check_negative_prompt({&*options, 1});
-    LoadedModel loaded(params, options);
+    LoadedModel loaded(params, options, line.harp.n_ctx_twin());
     if (!loaded.has_chat_template()) {
         print_err(
             "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "

@@ -258,7 +258,7 @@ int compare_command(int argc, char ** argv) {
     }
     line.harp.check_negative_prompt(looking);
     const std::string prompt_text = read_prompt(line, params);
-    LoadedModel loaded(params, options_of_pass(looking));
+    LoadedModel loaded(params, options_of_pass(looking), line.harp.n_ctx_twin());
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     const auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
     const auto negative_prompt = negative_prompt_of(loaded, line.harp.negative_prompt(looking), format);

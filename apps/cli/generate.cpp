@@ -77,7 +77,7 @@ int generate_command(int argc, char ** argv) {
         throw Error(ErrorCode::invalid_option,
                     "option '--trace': not with --beams; --json has the records of each token");
 
-    LoadedModel loaded(params, options);
+    LoadedModel loaded(params, options, line.harp.n_ctx_twin_for(options));
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     auto prompt_tokens = loaded.tokenize(prompt.text, prompt.is_chat);
     append_pauses(prompt_tokens, loaded.vocab(), pause.n, pause.text);

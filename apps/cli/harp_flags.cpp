@@ -23,6 +23,7 @@ std::string environment_name(std::string_view option) {
 constexpr const char * off_variable = "HARP_OFF";
 constexpr const char * kernels_variable = "HARP_KERNELS";
 constexpr const char * negative_prompt_variable = "HARP_NEGATIVE_PROMPT";
+constexpr const char * n_ctx_twin_variable = "HARP_N_CTX_TWIN";
 
 bool any_reads_negative_prompt(std::span<const Options> sets) {
     return std::any_of(sets.begin(), sets.end(), [](const Options & set) { return set.view == View::guidance; });
@@ -55,6 +56,14 @@ void HarpFlags::add_to(CLI::App & app) {
                    "prompt's last token]")
         ->envname(negative_prompt_variable)
         ->type_name("TEXT")
+        ->group(group);
+    app.add_option(
+           "--harp-n-ctx-twin", n_ctx_twin_,
+           "tokens that each second pass has room for; saves memory with the views `guidance` and `last` and the "
+           "scope `generated` [0: as many as the first pass; default 0, in generate and score with the view "
+           "`last` view_tokens]")
+        ->envname(n_ctx_twin_variable)
+        ->type_name("N")
         ->group(group);
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, and no memory for one")
         ->envname(off_variable)
@@ -120,6 +129,16 @@ void HarpFlags::refuse_negative_prompt_of_preset(std::string_view command) const
                 fmt::format("preset '{}': negative_prompt: not in harp {}; leave it out", preset_path_, command));
 }
 
+uint32_t HarpFlags::n_ctx_twin_for(const std::optional<Options> & options) const {
+    const bool is_known = options && options->view == View::last;
+    return n_ctx_twin_.value_or(is_known ? options->view_tokens : 0);
+}
+
+void HarpFlags::refuse_n_ctx_twin(std::string_view command) const {
+    if (!n_ctx_twin_) return;
+    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-n-ctx-twin': not in harp {}", command));
+}
+
 void HarpFlags::refuse(std::string_view name, std::string_view why) const {
     const auto found = values_.find(std::string(name));
     if (found == values_.end() || found->second.empty()) return;
@@ -156,6 +175,7 @@ void HarpFlags::export_to_environment() const {
     ::setenv(off_variable, chosen ? "false" : "true", /*overwrite=*/1);
     ::setenv(kernels_variable, kernels().c_str(), 1);
     ::setenv(negative_prompt_variable, negative_prompt().c_str(), 1);
+    ::setenv(n_ctx_twin_variable, std::to_string(n_ctx_twin()).c_str(), 1);
     for (const OptionInfo & info : option_table()) {
         if (chosen) ::setenv(environment_name(info.name).c_str(), get_option(*chosen, info.name).c_str(), 1);
     }

@@ -27,8 +27,8 @@ void naming_flag(const std::string & flag, Function set) {
 /// The flag of an option: --harp-view-tokens for view_tokens.
 [[nodiscard]] std::string flag_of(std::string_view option);
 
-/// The --harp- flags: one for each row of option_table(), and --harp-preset, --harp-negative-prompt, --harp-off,
-/// --harp-kernels.
+/// The --harp- flags: one for each row of option_table(), and --harp-preset, --harp-negative-prompt, --harp-n-ctx-twin,
+/// --harp-off, --harp-kernels.
 class HarpFlags {
   public:
     void add_to(CLI::App & app);
@@ -51,6 +51,13 @@ class HarpFlags {
     void refuse_negative_prompt(std::string_view command) const;
     /// The same for that of a preset.
     void refuse_negative_prompt_of_preset(std::string_view command) const;
+    /// ForwardPass's n_ctx_twin: the flag's, or 0.
+    [[nodiscard]] uint32_t n_ctx_twin() const { return n_ctx_twin_.value_or(0); }
+    /// The same for a pass whose sequences have these options only: without the flag what their view needs, as far as that
+    /// is known.
+    [[nodiscard]] uint32_t n_ctx_twin_for(const std::optional<Options> & options) const;
+    /// For commands that do not use it. @throws Error{invalid_option} if the flag was given
+    void refuse_n_ctx_twin(std::string_view command) const;
     /// Refuses an option that the command sets itself, if it was given as flag or environment variable.
     /// @param why what to do instead
     /// @throws Error{invalid_option}
@@ -71,6 +78,7 @@ class HarpFlags {
     std::map<std::string, std::string> values_;
     std::string preset_path_, negative_prompt_;
     Preset preset_;
+    std::optional<uint32_t> n_ctx_twin_;
     bool off_ = false;
     std::string kernels_;  // "" if it was not given
 };

@@ -22,6 +22,7 @@ int info_command(int argc, char ** argv) {
     if (const auto code = line.parse(argc, argv, params)) return *code;
     const auto options = line.harp.options();
     line.harp.refuse_negative_prompt("info");
+    line.harp.refuse_n_ctx_twin("info");
     if (params.n_ctx == 0) params.n_ctx = 512;  // enough for the self-check
 
     std::string refusal;

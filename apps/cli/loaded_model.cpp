@@ -91,8 +91,9 @@ bool on_load_progress(float part, void * line) {
     return !interrupt_requested;
 }
 
-LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options)
+LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options, uint32_t n_ctx_twin)
     : params_(std::move(params)), options_(options) {
+    if (options_) check_room(*options_, n_ctx_twin);
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
     for (const auto & vector : params_.control_vectors) check_model_file("control vector", vector.fname);
@@ -105,6 +106,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     params_.load_progress_callback = on_load_progress;
     params_.load_progress_callback_user_data = &progress;
     set_default_options(options_);
+    set_default_n_ctx_twin(n_ctx_twin);
     (void)FirstLlamaError::take();
     // llama.cpp would create a sampler too and print errors in the grammar itself; new_sampler() creates ours
     common_grammar grammar = std::exchange(params_.sampling.grammar, {});
@@ -145,6 +147,7 @@ void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
 
 ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
     set_default_options(options);
+    set_default_n_ctx_twin(0);
     llama_context_params context_params = common_context_params_to_llama(params_);
     context_params.n_seq_max = n_sequences;
     context_params.kv_unified = context_params.kv_unified || n_sequences > 1;
@@ -287,12 +290,13 @@ std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const std::str
     if (text.empty()) return {};
     const FormattedPrompt prompt = format_prompt(loaded, text, format);
     auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
-    const size_t n_ctx = loaded.pass().n_ctx_seq();
-    if (tokens.size() + n_behind > n_ctx) {
+    const size_t room = std::min(loaded.pass().n_ctx_seq(), loaded.pass().n_ctx_twin());
+    if (tokens.size() + n_behind > room) {
+        const char * flag = room < loaded.pass().n_ctx_seq() ? "--harp-n-ctx-twin" : "-c";
         throw Error(ErrorCode::invalid_input,
                     fmt::format("the negative prompt (--harp-negative-prompt) has {} tokens; allowed: 1..{} in a "
-                                "context of {} (-c)",
-                                tokens.size(), n_ctx - n_behind, n_ctx));
+                                "context of {} ({})",
+                                tokens.size(), room - std::min(room, n_behind), room, flag));
     }
     return tokens;
 }

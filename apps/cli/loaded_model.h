@@ -17,7 +17,8 @@ namespace harp::cli {
 /// @throws Error naming the file and its fault (missing, not GGUF, truncated), or why HARP refuses the model
 class LoadedModel {
   public:
-    LoadedModel(common_params params, const std::optional<Options> & options);
+    /// @param n_ctx_twin of its pass
+    LoadedModel(common_params params, const std::optional<Options> & options, uint32_t n_ctx_twin = 0);
 
     [[nodiscard]] ForwardPass & pass() { return *pass_; }
     [[nodiscard]] llama_model & model() { return *init_->model(); }

@@ -147,7 +147,8 @@ int score_command(int argc, char ** argv) {
     const std::string prompt = read_prompt(line, params);
     limit_context(params);
 
-    LoadedModel loaded(params, axes.empty() ? effective : options_of_pass(combinations));
+    const Options of_pass = axes.empty() ? effective : options_of_pass(combinations);
+    LoadedModel loaded(params, of_pass, line.harp.n_ctx_twin_for(of_pass));
     const ScoringText text = read_scoring_text(loaded, prompt, flags, line.harp.negative_prompt(combinations));
     return axes.empty() ? score_once(loaded, text, options, as_json)
                         : score_sweep(loaded, text, *options, axes, combinations, as_json);

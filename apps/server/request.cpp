@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -215,9 +216,9 @@ void set_prompt_end(llama_context * context, llama_seq_id slot, llama_pos end) {
     if (ForwardPass * pass = find_pass(context)) pass->set_prompt_end(slot, end);
 }
 
-int32_t twin_lead(llama_context * context, llama_seq_id slot) {
+int32_t max_rows(llama_context * context, llama_seq_id slot, int32_t n_ctx) {
     const ForwardPass * pass = find_pass(context);
-    return pass != nullptr ? static_cast<int32_t>(pass->twin_lead(slot)) : 0;
+    return pass != nullptr ? std::min(n_ctx, static_cast<int32_t>(pass->max_rows(slot))) : n_ctx;
 }
 
 std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates) {

@@ -97,13 +97,18 @@ class ForwardPass {
     ///
     /// @param params  as for llama.cpp: n_ctx, n_batch and n_seq_max count the caller's own rows
     /// @param options defaults of all sequences; nullopt: HARP off. No sequence can have more reframings than these
-    /// @throws Error{invalid_option}    options or params out of range (n_seq_max * (1 + reframings) <= 256)
+    /// @param n_ctx_twin tokens that each twin has room for; 0: as many as its sequence. Saves memory with the views
+    ///                   `guidance` and `last` and the scope `generated`; no sequence can have a view that needs more.
+    ///                   Above 0 all sequences share one KV cache (kv_unified). Not used where there is none (Mamba)
+    /// @throws Error{invalid_option}    options or params out of range (n_seq_max * (1 + reframings) <= 256), or
+    ///                                  n_ctx_twin with several sequences and no kv_unified
     /// @throws Error{unsupported_model} naming the reason: encoder-decoder, embeddings-only, no look-up of token
     ///                                  embeddings, or a failed self-check (a twin without perturbation differs from
     ///                                  the clean stream)
     /// @throws Error{decode_failed}     llama.cpp could not create the context (its log says why)
     /// Source: llama_init_from_model.
-    ForwardPass(llama_model & model, llama_context_params params, const std::optional<Options> & options);
+    ForwardPass(llama_model & model, llama_context_params params, const std::optional<Options> & options,
+                uint32_t n_ctx_twin = 0);
     ~ForwardPass();
     ForwardPass(ForwardPass &&) noexcept;
     ForwardPass & operator=(ForwardPass &&) noexcept;
@@ -187,9 +192,12 @@ class ForwardPass {
     ///
     /// @param mask_family which of the seed's mask families to use; by default unchanged (at first the sequence's own
     ///                    id). The same number gives a request the same masks in any slot.
-    /// @throws Error{invalid_option} also if reframings exceeds what the context was created with, or HARP is off
+    /// @throws Error{invalid_option} also if the context was created for fewer reframings or with too little room for the
+    ///                               view (n_ctx_twin), or with HARP off
     void set_sequence_options(llama_seq_id sequence, const Options & options,
                               std::optional<uint32_t> mask_family = std::nullopt);
+    /// Whether a sequence of this context can have these options. @throws Error{invalid_option} if not
+    void check_options(const Options & options) const;
     [[nodiscard]] const Options & sequence_options(llama_seq_id sequence) const;
 
     /// What View::guidance reads instead of this sequence's prompt, from now on; empty: only the prompt's last token.
@@ -202,9 +210,9 @@ class ForwardPass {
     /// Without this call, all rows up to the sequence's first output row are prompt.
     void set_prompt_end(llama_seq_id sequence, llama_pos end);
 
-    /// Positions that a twin of the sequence is ahead of it, because its negative prompt is longer than its prompt; else
-    /// 0. The sequence can hold so many rows less than n_ctx_seq().
-    [[nodiscard]] uint32_t twin_lead(llama_seq_id sequence) const;
+    /// How many rows the sequence can hold: n_ctx_seq(), or less where its twins are full before: with a negative prompt
+    /// longer than the prompt, or with little room of their own (n_ctx_twin).
+    [[nodiscard]] uint32_t max_rows(llama_seq_id sequence) const;
     /// Decodes the twins' pending rows now instead of at the next hesitation, so that copies of the sequence (beams)
     /// share them. No-op with HARP off, and where no twin is kept between hesitations (redraw 1, View::last).
     void prepare_twins(llama_seq_id sequence);
@@ -215,6 +223,7 @@ class ForwardPass {
     [[nodiscard]] bool enabled() const noexcept;    ///< HARP is on: there are twins
     [[nodiscard]] uint32_t n_ctx() const noexcept;  ///< the caller's share of the cells
     [[nodiscard]] uint32_t n_ctx_seq() const noexcept;
+    [[nodiscard]] uint32_t n_ctx_twin() const noexcept;  ///< tokens that a twin has room for
     [[nodiscard]] uint32_t n_batch() const noexcept;
     [[nodiscard]] uint32_t n_seq_max() const noexcept;
     [[nodiscard]] int32_t n_vocab() const noexcept;

@@ -62,6 +62,12 @@ struct harp_params harp_default_params(void);
  * are harp_default_params(). @return false, with harp_last_error(), if a value is out of range. */
 bool harp_set_default_params(const struct harp_params * params);
 
+/* Tokens that each second pass has room for in the contexts that harp_init_from_model creates from now on; 0, the value
+ * before the first call: as many as the sequence. Saves memory with HARP_VIEW_GUIDANCE, HARP_VIEW_LAST and
+ * HARP_SCOPE_GENERATED; no sequence can have parameters that need more. Above 0 the context has to be for one sequence,
+ * or with kv_unified. */
+void harp_set_default_n_ctx_twin(uint32_t n_ctx_twin);
+
 /* Parameters of one sequence from now on. @return false, with harp_last_error(), if a value is out of range, reframings
  * exceeds what the context was created with, or HARP is off for the handle. */
 bool harp_set_sequence_params(struct llama_context * ctx, llama_seq_id seq_id, struct harp_params params);

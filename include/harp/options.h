@@ -105,4 +105,8 @@ void set_option(Options & options, std::string_view name, std::string_view value
 /// @throws Error{invalid_option} naming field, value and range
 void validate(const Options & options);
 
+/// Checks that a second pass with room for `n_ctx_twin` tokens can hold what the view reads; 0: as many as the first.
+/// @throws Error{invalid_option} for a view that reads the whole sequence, and for more view_tokens than there is room
+void check_room(const Options & options, uint32_t n_ctx_twin);
+
 }  // namespace harp

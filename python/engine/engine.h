@@ -92,6 +92,7 @@ class Pass {
         uint64_t n_ctx = 2048;  ///< cells of each sequence
         uint64_t n_sequences = 1;
         bool is_unified = false;  ///< one pool of cells for all sequences
+        uint64_t n_ctx_twin = 0;  ///< cells of each twin; 0: as many as its sequence
     };
     Pass(const Model & model, const std::optional<Options> & options, const Size & size);
 

@@ -129,13 +129,15 @@ class Session:
         n_ctx: tokens of each sequence, prompt and answer together.
         n_sequences: how many sequences the batch calls decode at once; also the most beams of a search. At most 256, twins included.
         unified: all sequences share one pool of KV cells, and the beams of beam_search() share cells.
+        n_ctx_twin: tokens that each second pass has room for; 0: ``n_ctx``. Saves memory with the views ``guidance`` and ``last`` and
+            the scope ``generated``; other options are refused then. Several sequences have to be ``unified`` for it.
 
     Raises:
         HarpError: ``unsupported_model`` by name (encoder-decoder, embeddings only, ...), ``invalid_option``.
     """
 
     def __init__(self, model: Model, options: HarpOptions | None = HarpOptions(), *, n_ctx: int = 2048,
-                 n_sequences: int = 1, unified: bool = False):
+                 n_sequences: int = 1, unified: bool = False, n_ctx_twin: int = 0):
         if not isinstance(model, Model):
             raise TypeError(f"model: {model!r}; allowed: Model(...)")
         self.model = model
@@ -144,7 +146,8 @@ class Session:
         n_each = 1 + options.reframings if options else 1  # a sequence and its twins
         n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
         n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
-        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, truth("unified", unified))
+        n_ctx_twin = whole("n_ctx_twin", n_ctx_twin, 0, INT32_MAX)
+        self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, truth("unified", unified), n_ctx_twin)
         self._is_scoring = False
         self._streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()  # by request
         self._events: list[tuple] = []  # tokens and results of the latest batch that their streams do not have yet

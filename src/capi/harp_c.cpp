@@ -19,14 +19,21 @@ using harp::capi::find;
 using harp::capi::guarded;
 using harp::capi::message_alone;
 
+/// Of contexts from harp_init_from_model.
 struct Defaults {
-    std::mutex mutex;
     std::optional<harp::Options> options = harp::Options{};
+    uint32_t n_ctx_twin = 0;
 };
 
+std::mutex defaults_mutex;
 Defaults & defaults() {
     static Defaults instance;
     return instance;
+}
+
+Defaults current_defaults() {
+    const std::lock_guard lock(defaults_mutex);
+    return defaults();
 }
 
 /// Reads a C enum as an int first: a C program may have stored any number there, which C++ must not read as an enum.
@@ -66,13 +73,17 @@ ForwardPass & required_pass(const llama_context * ctx) {
 
 void harp::set_default_options(const std::optional<Options> & options) {
     if (options) validate(*options);
-    const std::lock_guard lock(defaults().mutex);
+    const std::lock_guard lock(defaults_mutex);
     defaults().options = options;
 }
 
+void harp::set_default_n_ctx_twin(uint32_t n_ctx_twin) {
+    const std::lock_guard lock(defaults_mutex);
+    defaults().n_ctx_twin = n_ctx_twin;
+}
+
 std::optional<harp::Options> harp::default_options() {
-    const std::lock_guard lock(defaults().mutex);
-    return defaults().options;
+    return current_defaults().options;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -102,6 +113,10 @@ bool harp_set_default_params(const harp_params * params) {
             return true;
         },
         always(false));
+}
+
+void harp_set_default_n_ctx_twin(uint32_t n_ctx_twin) {
+    guarded([&] { harp::set_default_n_ctx_twin(n_ctx_twin); }, message_alone);
 }
 
 bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_params params) {
@@ -149,10 +164,10 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
     return guarded(
         [&]() -> llama_context * {
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
-            const std::optional<harp::Options> options = harp::default_options();
+            const auto [options, n_ctx_twin] = current_defaults();
             // like harp_set_sampler: a sampler inside the graph would draw tokens before the mix
             if (options) params.n_samplers = 0;
-            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options));
+            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options, n_ctx_twin));
         },
         always(nullptr));
 }

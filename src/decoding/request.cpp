@@ -10,15 +10,12 @@ namespace {
 
 /// Refuses what no sequence of the pass can take: later, in the batch that begins the request, it would be lost.
 void validate_second_pass(const Request & request, const ForwardPass & pass) {
-    if (request.options) validate(*request.options);
-    if (!pass.enabled()) {
-        if (!request.options) return;
-        throw Error(ErrorCode::invalid_option, "options: this context was created with HARP off: it has no twins");
-    }
+    if (request.options) pass.check_options(*request.options);
+    if (!pass.enabled()) return;
     check_negative_prompt(request.negative_prompt, request.options.value_or(pass.sequence_options(0)));
-    if (request.negative_prompt.size() < pass.n_ctx_seq()) return;
+    if (request.negative_prompt.size() < pass.n_ctx_twin()) return;
     throw Error(ErrorCode::invalid_input, "the negative prompt has " + std::to_string(request.negative_prompt.size()) +
-                                              " tokens; allowed: 0.." + std::to_string(pass.n_ctx_seq() - 1));
+                                              " tokens; allowed: 0.." + std::to_string(pass.n_ctx_twin() - 1));
 }
 
 }  // namespace
@@ -26,7 +23,10 @@ void validate_second_pass(const Request & request, const ForwardPass & pass) {
 size_t room_for_answer(const Request & request, const ForwardPass & pass) {
     const size_t n_prompt = request.prompt.size();
     if (n_prompt > pass.n_ctx_seq()) return 0;
-    return 1 + std::min(pass.n_ctx_seq() - n_prompt, (pass.n_ctx() - n_prompt) / request.n_sequences());
+    const size_t room = std::min(pass.n_ctx_seq() - n_prompt, (pass.n_ctx() - n_prompt) / request.n_sequences());
+    if (!pass.enabled() || request.options.value_or(pass.sequence_options(0)).view != View::guidance) return 1 + room;
+    const size_t n_before_answer = std::max<size_t>(1, request.negative_prompt.size());
+    return 1 + std::min(room, pass.n_ctx_twin() - std::min<size_t>(n_before_answer, pass.n_ctx_twin()));
 }
 
 void validate(const Request & request, const ForwardPass & pass) {

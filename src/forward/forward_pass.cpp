@@ -44,29 +44,21 @@ Statistics & Statistics::operator+=(const Statistics & other) noexcept {
 // ---------------------------------------------------------------------------------------------------------------------
 // Creation
 
-ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options) {
+ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options,
+                        uint32_t twin_room) {
     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
     layout.n_sequences = std::max(1U, params.n_seq_max);
     if (options) {
         validate(*options);
         refuse_unsupported(model, params);
-        const uint32_t streams = 1 + options->reframings;
-        if (layout.n_sequences > llama_max_parallel_sequences() / streams) {
-            throw Error(ErrorCode::invalid_option,
-                        "n_seq_max: " + std::to_string(params.n_seq_max) + " sequences with " +
-                            std::to_string(options->reframings) + " twins each are too many; allowed: n_seq_max * " +
-                            "(1 + reframings) <= " + std::to_string(llama_max_parallel_sequences()));
-        }
-        layout.n_twins = options->reframings;
-        layout.is_interleaved = options->schedule == Schedule::fused && !params.kv_unified;
         if (params.n_ctx == 0) params.n_ctx = static_cast<uint32_t>(llama_model_n_ctx_train(&model));
-        params.n_ctx = times("n_ctx", params.n_ctx, streams);
-        params.n_batch = times("n_batch", params.n_batch, streams);
-        params.n_outputs_max = times("n_outputs_max", params.n_outputs_max, streams);
-        params.n_seq_max = layout.n_sequences * streams;
+        n_ctx = params.n_ctx;
+        if (!llama_model_is_recurrent(&model)) n_ctx_twin = twin_room;  // else there are no cells
+        add_twins(params, *options);
     }
     context.reset(llama_init_from_model(&model, params));
     if (!context) throw Error(ErrorCode::decode_failed, "llama.cpp could not create a context (its log says why)");
+    if (n_ctx_twin == 0) n_ctx = llama_n_ctx(context.get()) / (1 + layout.n_twins);  // llama.cpp rounds up
     if (!options) return;
     memory = forward::LlamaMemory(*context, params.kv_unified);
     for (uint32_t s = 0; s < layout.n_sequences; ++s) {
@@ -78,8 +70,40 @@ ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const 
     self_check();
 }
 
-ForwardPass::ForwardPass(llama_model & model, llama_context_params params, const std::optional<Options> & options)
-    : impl_(std::make_unique<Impl>(model, params, options)) {}
+void ForwardPass::Impl::add_twins(llama_context_params & params, const Options & options) {
+    const uint32_t streams = 1 + options.reframings;
+    if (layout.n_sequences > llama_max_parallel_sequences() / streams) {
+        throw Error(ErrorCode::invalid_option,
+                    "n_seq_max: " + std::to_string(params.n_seq_max) + " sequences with " +
+                        std::to_string(options.reframings) + " twins each are too many; allowed: n_seq_max * " +
+                        "(1 + reframings) <= " + std::to_string(llama_max_parallel_sequences()));
+    }
+    layout.n_twins = options.reframings;
+    params.n_batch = times("n_batch", params.n_batch, streams);
+    params.n_outputs_max = times("n_outputs_max", params.n_outputs_max, streams);
+    params.n_seq_max = layout.n_sequences * streams;
+    if (n_ctx_twin == 0) {
+        params.n_ctx = times("n_ctx", params.n_ctx, streams);
+    } else {  // streams of llama.cpp's have one size
+        if (!params.kv_unified && layout.n_sequences > 1) {
+            throw Error(ErrorCode::invalid_option,
+                        "n_ctx_twin: " + std::to_string(n_ctx_twin) + " with " + std::to_string(layout.n_sequences) +
+                            " sequences, each with a KV stream of its own; allowed: 0, or a unified KV cache "
+                            "(kv_unified)");
+        }
+        check_room(options, n_ctx_twin);
+        const uint64_t n_twins = uint64_t{options.reframings} * layout.n_sequences;
+        const uint64_t n_cells = params.n_ctx + n_twins * std::min(n_ctx_twin, params.n_ctx);
+        params.n_ctx =
+            times("n_ctx with n_ctx_twin", static_cast<uint32_t>(std::min<uint64_t>(n_cells, UINT32_MAX)), 1);
+        params.kv_unified = true;
+    }
+    layout.is_interleaved = options.schedule == Schedule::fused && !params.kv_unified;
+}
+
+ForwardPass::ForwardPass(llama_model & model, llama_context_params params, const std::optional<Options> & options,
+                         uint32_t n_ctx_twin)
+    : impl_(std::make_unique<Impl>(model, params, options, n_ctx_twin)) {}
 ForwardPass::~ForwardPass() = default;
 ForwardPass::ForwardPass(ForwardPass &&) noexcept = default;
 ForwardPass & ForwardPass::operator=(ForwardPass &&) noexcept = default;
@@ -142,19 +166,24 @@ const float * ForwardPass::vanilla_logits(int32_t i) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Settings
 
+void ForwardPass::check_options(const Options & options) const {
+    validate(options);
+    if (!impl_->enabled()) {
+        throw Error(ErrorCode::invalid_option, "options: this context was created with HARP off: it has no twins");
+    }
+    if (options.reframings > impl_->layout.n_twins) {
+        throw Error(ErrorCode::invalid_option, "option 'reframings': " + std::to_string(options.reframings) +
+                                                   "; this context was created for 1.." +
+                                                   std::to_string(impl_->layout.n_twins));
+    }
+    check_room(options, impl_->n_ctx_twin);
+}
+
 void ForwardPass::set_sequence_options(llama_seq_id sequence, const Options & options,
                                        std::optional<uint32_t> mask_family) {
     Impl & impl = *impl_;
-    validate(options);
     impl.check_id(sequence);
-    if (!impl.enabled()) {
-        throw Error(ErrorCode::invalid_option, "this context was created with HARP off: it has no twins");
-    }
-    if (options.reframings > impl.layout.n_twins) {
-        throw Error(ErrorCode::invalid_option, "option 'reframings': " + std::to_string(options.reframings) +
-                                                   "; this context was created for 1.." +
-                                                   std::to_string(impl.layout.n_twins));
-    }
+    check_options(options);
     if (method::needs_noise(options.perturbation) && !impl.reframing.has_noise()) {
         impl.reframing.install(*impl.context, /*with_noise=*/true);
     }
@@ -171,10 +200,10 @@ void ForwardPass::set_negative_prompt(llama_seq_id sequence, std::vector<llama_t
         throw Error(ErrorCode::invalid_input, "negative prompt: token " + std::to_string(*bad) + "; allowed: 0.." +
                                                   std::to_string(impl.n_vocab - 1));
     }
-    if (tokens.size() >= n_ctx_seq()) {
+    if (tokens.size() >= n_ctx_twin()) {
         throw Error(ErrorCode::invalid_input, "negative prompt: " + std::to_string(tokens.size()) +
-                                                  " tokens; allowed: 0.." + std::to_string(n_ctx_seq() - 1) +
-                                                  " (room of the sequence)");
+                                                  " tokens; allowed: 0.." + std::to_string(n_ctx_twin() - 1) +
+                                                  " (room of the second pass)");
     }
     impl.sequence(sequence).set_negative_prompt(std::move(tokens));
 }
@@ -189,10 +218,15 @@ void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
     if (impl_->enabled()) impl_->sequence(sequence).set_prompt_end(end);
 }
 
-uint32_t ForwardPass::twin_lead(llama_seq_id sequence) const {
+uint32_t ForwardPass::max_rows(llama_seq_id sequence) const {
     impl_->check_id(sequence);
-    if (!impl_->enabled() || impl_->sequence(sequence).options().is_vanilla()) return 0;
-    return static_cast<uint32_t>(std::max(0, impl_->sequence(sequence).view().offset()));
+    if (!impl_->enabled() || impl_->sequence(sequence).options().is_vanilla()) return n_ctx_seq();
+    const forward::ViewOf view = impl_->sequence(sequence).view();
+    const auto lead = static_cast<uint32_t>(std::max(0, view.offset()));
+    const uint32_t most = n_ctx_seq() - std::min(lead, n_ctx_seq());
+    if (impl_->n_ctx_twin == 0 || view.options.view == View::last || !view.is_prompt_complete) return most;
+    const size_t n_before_answer = std::min<size_t>(view.n_cells(view.n_prompt), impl_->n_ctx_twin);
+    return static_cast<uint32_t>(std::min<size_t>(most, view.n_prompt + impl_->n_ctx_twin - n_before_answer));
 }
 
 void ForwardPass::prepare_twins(llama_seq_id sequence) {
@@ -217,10 +251,13 @@ bool ForwardPass::enabled() const noexcept {
     return impl_->enabled();
 }
 uint32_t ForwardPass::n_ctx() const noexcept {
-    return llama_n_ctx(impl_->context.get()) / (1 + impl_->layout.n_twins);
+    return impl_->n_ctx;
 }
 uint32_t ForwardPass::n_ctx_seq() const noexcept {
     return std::min(n_ctx(), llama_n_ctx_seq(impl_->context.get()));
+}
+uint32_t ForwardPass::n_ctx_twin() const noexcept {
+    return impl_->n_ctx_twin == 0 ? n_ctx_seq() : impl_->n_ctx_twin;
 }
 uint32_t ForwardPass::n_batch() const noexcept {
     return llama_n_batch(impl_->context.get()) / (1 + impl_->layout.n_twins);

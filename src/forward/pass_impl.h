@@ -2,6 +2,7 @@
 //
 //   forward_pass.cpp   creation, results, settings
 //   decode.cpp         one decode: clean rows, gate, mixing of fused rows
+//   decode_layout.cpp  the batch of that decode
 //   second_pass.cpp    twins that catch up
 //   forward_memory.cpp operations of memory, state
 //   self_check.cpp     refuses models that HARP cannot be used with
@@ -49,18 +50,15 @@ struct ForwardPass::Impl {
         std::vector<forward::Output *> wants = {};  // hesitating rows among those read, by position
     };
 
-    Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options);
+    Impl(llama_model & model, llama_context_params params, const std::optional<Options> & options, uint32_t twin_room);
+
+    // --- forward_pass.cpp
+    /// Makes the parameters those of a context that holds the twins too.
+    void add_twins(llama_context_params & params, const Options & options);
 
     // --- decode.cpp
     void decode(const llama_batch & batch, const CountUsefulOutputs & count_useful);
     void decode_vanilla(const llama_batch & batch);
-    [[nodiscard]] Decode read(const llama_batch & batch) const;
-    void plan_fused(Decode & call);
-    void append_rows(Decode & call);
-    void drop_unfit(Decode & call) const;
-    void lay_out(Decode & call);
-    void lay_out_by_sequence(Decode & call);
-    void add_twin_row(Decode & call, size_t i, uint32_t r);
     void run_clean(Decode & call);
     void collect_outputs(const Decode & call);
     void judge_outputs();
@@ -75,6 +73,16 @@ struct ForwardPass::Impl {
     /// Decodes a batch with llama_decode, perturbing its twins' rows. @return seconds
     double run(forward::InnerBatch & batch);
     [[nodiscard]] forward::Reframing::Perturb perturbation_of(const forward::TwinRow & row);
+
+    // --- decode_layout.cpp
+    [[nodiscard]] Decode read(const llama_batch & batch) const;
+    void plan_fused(Decode & call);
+    void append_rows(Decode & call);
+    void check_twin_room(const Decode & call) const;
+    void drop_unfit(Decode & call) const;
+    void lay_out(Decode & call);
+    void lay_out_by_sequence(Decode & call);
+    void add_twin_row(Decode & call, size_t i, uint32_t r);
 
     // --- second_pass.cpp
     void catch_up(const CountUsefulOutputs & count_useful);
@@ -107,6 +115,8 @@ struct ForwardPass::Impl {
     forward::LlamaMemory memory;
     forward::SequenceLayout layout;
     int32_t n_vocab = 0;
+    uint32_t n_ctx = 0;       // cells of the caller's sequences together
+    uint32_t n_ctx_twin = 0;  // cells of each twin; 0: as many as its sequence has
 
     std::vector<forward::Sequence> sequences;  // [layout.n_sequences]; empty with HARP off
     std::vector<char> keeps_vanilla;           // [layout.n_sequences]

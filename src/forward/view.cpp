@@ -27,6 +27,18 @@ size_t ViewOf::least() const noexcept {
     return options.view == View::guidance ? std::max<size_t>(n_prompt, 1) : 1;
 }
 
+size_t ViewOf::n_cells(size_t end) const noexcept {
+    const size_t n_answer = end - std::min(end, n_prompt);
+    switch (options.view) {
+        case View::perturbed:
+        case View::masked: return options.scope == Scope::generated ? n_answer : end;
+        case View::guidance:
+            return negative_prompt.empty() ? end - std::min(end, least() - 1) : n_answer + negative_prompt.size();
+        case View::last: return std::min<size_t>(end, options.view_tokens);
+    }
+    return end;
+}
+
 llama_pos ViewOf::offset() const noexcept {
     if (options.view != View::guidance || negative_prompt.empty()) return 0;
     const llama_pos end_of_prompt = n_prompt == 0 ? 0 : rows[n_prompt - 1].position + 1;

@@ -59,6 +59,9 @@ struct ViewOf {
     /// The rows that the twin still has to read so that it holds the view of rows 0 .. `end` - 1. It holds the view of
     /// the first `n_held` rows (0 for View::last; for View::guidance 0, or at least the prompt).
     [[nodiscard]] std::vector<ViewRow> read(size_t n_held, size_t end) const;
+    /// Cells that a twin needs of its own to hold the view of rows 0 .. `end` - 1, where a prompt that stays clean is in
+    /// the clean stream's.
+    [[nodiscard]] size_t n_cells(size_t end) const noexcept;
     /// Position of a row in the twin minus its position in the sequence.
     [[nodiscard]] llama_pos offset() const noexcept;
     /// The smallest number of rows, above 0, whose view a twin can hold.

@@ -2,6 +2,7 @@
 """harp generate: seeds, JSON, traces, pause tokens, grammars."""
 
 import json
+import re
 import sys
 import unittest
 from pathlib import Path
@@ -26,6 +27,28 @@ class Generating(CliTest):
                       for flags in (["--harp-off"], ["--harp-threshold", "inf"]))
         self.assertEqual(off, never)
         self.assertNotEqual(off, self.assert_ok(generate("-n", "80", "--seed", "5", "--harp-threshold", "0.5")).out)
+
+    def test_little_room_for_the_second_pass(self):
+        def cells(result):
+            return int(re.search(r"n_ctx +(?:= )?(\d+)", result.err)[1])
+
+        for view in (["last"], ["guidance"], ["perturbed", "--harp-scope", "generated"]):
+            with self.subTest(view=view):
+                flags = ["-n", "20", "-c", "2048", "--temp", "0", "--harp-threshold", "0.2", "--harp-beta", "2", "--harp-view", *view, "--verbose"]
+                rooms = [["--harp-n-ctx-twin", "0"], ["--harp-n-ctx-twin", "32"] if view != ["last"] else []]  # known for last
+                whole, small = (self.assert_ok(generate(*flags, *room)) for room in rooms)
+                self.assertEqual(small.out, whole.out)
+                self.assertEqual((cells(whole), cells(small)), (4096, 2304))  # llama.cpp rounds up to 256
+        self.assert_fault(generate("--harp-n-ctx-twin", "32"), USAGE, "option 'view': perturbed", "n_ctx_twin", "allowed: guidance, last")
+        self.assert_fault(generate("--harp-n-ctx-twin", "-1"), USAGE, "--harp-n-ctx-twin")
+        for n, room in ((8, 8), (4, 16)):  # the prompt's last token or the negative prompt is in it too
+            negative = ["--harp-negative-prompt", "Once upon a time there was a red dog"] if room == 16 else []
+            result = self.assert_ok(generate("-n", "60", "--harp-view", "guidance", "--harp-n-ctx-twin", str(room), *negative, "--json"))
+            data = json.loads(result.out)
+            self.assertEqual(data["stop_reason"], "context_full")
+            self.assertLessEqual(len(data["tokens"]), n + 4)
+        for command in ("bench", "calibrate", "info"):
+            self.assert_fault(harp(command, "-m", str(TINY), "--harp-n-ctx-twin", "32"), USAGE, "--harp-n-ctx-twin", f"not in harp {command}")
 
     def test_json(self):
         data = json.loads(self.assert_ok(generate("-n", "20", "--seed", "2", "--harp-threshold", "0.5", "--json")).out)

@@ -45,6 +45,20 @@ class CApi : public ::testing::Test {
     llama_model * model_ = nullptr;
 };
 
+TEST_F(CApi, SecondPassesCanHaveLittleRoom) {
+    harp_params params = harp_default_params();
+    params.view = HARP_VIEW_LAST;
+    ASSERT_TRUE(harp_set_default_params(&params));
+    harp_set_default_n_ctx_twin(params.view_tokens);
+    const Context context = create(small_context(1024));
+    harp_set_default_n_ctx_twin(0);
+    EXPECT_EQ(harp_n_ctx(context.get()), 1024U);
+    EXPECT_EQ(llama_n_ctx(context.get()), 1280U) << "rounded up to 256";
+    EXPECT_FALSE(harp_set_sequence_params(context.get(), 0, harp_default_params()));
+    EXPECT_NE(std::string(harp_last_error()).find("n_ctx_twin"), std::string::npos) << harp_last_error();
+    EXPECT_EQ(llama_n_ctx(create(small_context(1024)).get()), 2048U);
+}
+
 std::vector<float> row(llama_context * context, int32_t i = -1) {
     const float * logits = harp_get_logits_ith(context, i);
     return logits != nullptr ? std::vector<float>(logits, logits + 512) : std::vector<float>();

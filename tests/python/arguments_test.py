@@ -101,6 +101,7 @@ class Arguments(unittest.TestCase):
 
     def test_sizes_name_argument_value_and_range(self):
         session, model, large = self.session, self.model, 2**40
+        last = harp.HarpOptions(view="last", view_tokens=8)
         for words, call in {
             ("n_ctx: 2147483648", "2..2147483647"): lambda: harp.Session(model, None, n_ctx=2**31),
             ("n_ctx: 1431655766", "2..715827882"): lambda: harp.Session(model, harp.HarpOptions(reframings=2), n_ctx=1431655766),
@@ -110,6 +111,10 @@ class Arguments(unittest.TestCase):
             ("n_sequences: 257", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=257),
             ("n_sequences: 4294967297", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=2**32 + 1),
             ("n_sequences: -1", "1..256"): lambda: harp.Session(model, None, n_ctx=64, n_sequences=-1),
+            ("n_ctx_twin: -1", "0..2147483647"): lambda: harp.Session(model, n_ctx=64, n_ctx_twin=-1),
+            ("n_ctx_twin: 8", "unified=True"): lambda: harp.Session(model, last, n_ctx=64, n_sequences=2, n_ctx_twin=8),
+            ("view_tokens': 9", "n_ctx_twin", "1..8"): lambda: harp.Session(model, last.replace(view_tokens=9), n_ctx=64, n_ctx_twin=8),
+            ("'view': perturbed", "n_ctx_twin"): lambda: harp.Session(model, n_ctx=64, n_ctx_twin=8),
             ("max_tokens: 1099511627776", "-1..2147483647"): lambda: session.generate("Once", max_tokens=large),
             ("max_tokens: -2", "-1.."): lambda: session.generate("Once", max_tokens=-2),
             ("mask_family: 4294967296", "0..4294967295"): lambda: session.generate("Once", mask_family=2**32),

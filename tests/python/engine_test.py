@@ -180,6 +180,23 @@ class Generation(unittest.TestCase):
         answers = dict(session.generate_many(prompts, max_tokens=8))
         self.assertEqual([answers[i].text for i in range(3)], expected)
 
+    def test_little_room_for_the_second_pass(self):
+        last = harp.HarpOptions(view="last", view_tokens=6, threshold=0.2, beta=2, schedule="lazy")
+        whole = harp.Session(self.model, last, n_ctx=256, n_sequences=3, unified=True)
+        small = harp.Session(self.model, last, n_ctx=256, n_sequences=3, unified=True, n_ctx_twin=24)
+        guided = last.replace(view="guidance")
+        for options in (last, guided):
+            with self.subTest(view=options.view):
+                answers = [dict(session.generate_many(PROMPTS[:3], max_tokens=16, options=options)) for session in (whole, small)]
+                self.assertEqual(*([answer[i].text for i in range(3)] for answer in answers))
+                scores = [session.score([(PROMPTS[0], " a little"), (PROMPTS[1], " day")], options=options) for session in (whole, small)]
+                for a, b in zip(*scores):
+                    self.assertAlmostEqual(a.log_likelihood, b.log_likelihood, places=4)
+        self.assertEqual(dict(small.generate_many(PROMPTS[:1], max_tokens=80, options=guided))[0].stop_reason, "context_full")
+        with self.assertRaises(harp.HarpError) as caught:
+            small.generate(PROMPTS[0], options=last.replace(view="perturbed"))
+        self.assertIn("n_ctx_twin", str(caught.exception))
+
     def test_stream_dropped_while_another_thread_decodes(self):
         session = harp.Session(tiny(), OPTIONS, n_ctx=4096, n_sequences=2)
         endless = harp.Sampling(grammar="root ::= [a-z ] root")
@@ -737,7 +754,7 @@ class Errors(unittest.TestCase):
         for call in (lambda s, **more: s.generate("Once", **more), lambda s, **more: list(s.generate_many(["Once"], **more)),
                      lambda s, **more: s.score([("Once", " upon")], **more), lambda s, **more: s.beam_search("Once", beams=2, **more)):
             self.check("invalid_option", ["options", "without HARP"], lambda: call(off, options=OPTIONS))
-            self.check("invalid_option", ["reframings: 2", "1..1"], lambda: call(on, options=more))
+            self.check("invalid_option", ["'reframings': 2", "1..1"], lambda: call(on, options=more))
             self.check("invalid_input", ["negative prompt", "512 tokens"], lambda: call(on, options=guidance, negative_prompt=long))
 
     @unittest.skipUnless((MODELS / "random-t5.gguf").is_file(), "no random-t5.gguf")

@@ -146,6 +146,22 @@ class Hesitating(OneServer, unittest.TestCase):
             with self.subTest(harp=harp_object):
                 self.assertEqual(self.server.complete(prompt, harp=harp_object), generate(prompt, *as_flags))
 
+    def test_little_room_for_the_second_pass(self):
+        last = {"view": "last", "beta": 3, "threshold": 0.1}
+        guided = {"view": "guidance", "beta": 3, "threshold": 0.1}
+        server = Server("-c", "2048", "-np", "4", "--kv-unified", *EXACT, "--harp-view", "last", "--harp-n-ctx-twin", "20")
+        self.addCleanup(server.stop)
+        self.assertEqual(server.complete(PROMPTS[0], n=12, harp=last), self.server.complete(PROMPTS[0], n=12, harp=last))
+        self.assertEqual(server.complete(PROMPTS[0], n=12, harp=guided), self.server.complete(PROMPTS[0], n=12, harp=guided))
+        answer = server.post("/completion", {"prompt": PROMPTS[0], "n_predict": 100, "temperature": 0, "ignore_eos": True, "harp": guided})
+        self.assertEqual(answer["stop_type"], "limit")
+        self.assertTrue(15 <= answer["tokens_predicted"] <= 20, answer["tokens_predicted"])
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            server.post("/completion", {"prompt": PROMPTS[0], "n_predict": 4, "harp": {"view": "perturbed"}})
+        self.assertEqual(refused.exception.code, 400)
+        self.assertIn("n_ctx_twin", json.load(refused.exception)["error"]["message"])
+        self.assertEqual(server.complete(PROMPTS[0], n=12, harp=last), self.server.complete(PROMPTS[0], n=12, harp=last))
+
     def test_negative_prompt_of_a_chat(self):
         """A text is treated as a user's message behind the system's, and gets the prompt's template."""
         def ask(system=(), **harp):

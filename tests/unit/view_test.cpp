@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,26 @@ TEST(View, WhatATwinReads) {
     for (const Case & c : cases) {
         const ViewOf view{c.options, rows, c.n_prompt, true, c.negative_prompt};
         EXPECT_EQ(text(view.read(c.n_held, c.end)), c.expected) << get_option(c.options, "view") << " " << c.n_held;
+    }
+}
+
+TEST(View, ATwinNeedsACellForEachRowThatItReads) {
+    const std::vector<llama_token> negative = {7, 8};
+    for (const size_t n_prompt : std::vector<size_t>{0, 1, 3, 6}) {
+        for (const size_t end : std::vector<size_t>{3, 4, 6}) {
+            if (n_prompt > end) continue;
+            const std::vector<Row> rows = make_rows(end);
+            const auto expect_cells = [&](const Options & options, std::span<const llama_token> negative_prompt = {}) {
+                const ViewOf view{options, rows, n_prompt, true, negative_prompt};
+                EXPECT_EQ(view.n_cells(end),
+                          view.read(0, end).size() - (options.scope == Scope::generated ? n_prompt : 0))
+                    << get_option(options, "view") << ", " << n_prompt << " of " << end;
+            };
+            for (const View each : {View::perturbed, View::masked, View::guidance, View::last})
+                expect_cells(view_options(each));
+            expect_cells(view_options(View::perturbed, Scope::generated));
+            expect_cells(view_options(View::guidance), negative);
+        }
     }
 }
 
