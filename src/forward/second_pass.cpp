@@ -81,6 +81,7 @@ std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector
         // cut the twins before the first row whose logits are wanted: logits come only from a new decode of that row
         const bool same_draw = of_queue.twin_draw() == draw;
         of_queue.cut_twins(same_draw ? job.wants.front()->index : of_queue.n_clean_prefix());
+        of_queue.share_prompt_again();
         job.n_held = of_queue.n_twin();
         job.end = job.wants.back()->index + 1;
         jobs.push_back(std::move(job));
@@ -144,6 +145,7 @@ void ForwardPass::Impl::complete_twins(llama_seq_id id) {
     if (!of_id.keeps_twins() || !of_id.has_pending()) return;
     if (of_id.options().view == View::guidance && !of_id.view().differs_at(of_id.size() - 1)) return;
     const Draw draw = of_id.n_twin() > 0 ? of_id.twin_draw() : of_id.due_draw(of_id.size() - 1);
+    of_id.share_prompt_again();
     try {
         run_jobs({{id, draw, of_id.n_twin(), of_id.size()}});
     } catch (const Error &) {  // for example no room: the twins begin anew at the next hesitation

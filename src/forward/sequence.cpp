@@ -203,6 +203,16 @@ void Sequence::share_prompt() {
     if (memory_->kind().shares_cells) n_shared_ = n_twin_;
 }
 
+void Sequence::share_prompt_again() {
+    const llama_pos end = end_of(n_clean_prefix());
+    const MemoryKind & kind = memory_->kind();
+    if (n_twin_ > 0 || end == 0 || !kind.shares_cells || kind.is_recurrent) return;
+    if (!holds_window(*memory_, ids_.clean, end)) return;  // the prompt's last rows are gone in some layers
+    for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], 0, end);
+    twins_hold(n_clean_prefix(), {});
+    n_shared_ = n_twin_;
+}
+
 /// The first position whose cells the twins do not share with the clean stream.
 llama_pos Sequence::first_own_position() const {
     if (n_shared_ == 0) return 0;

@@ -79,6 +79,8 @@ class Sequence {
     void empty_twins();
     /// At the end of a clean prompt: makes the twins copies of the clean stream.
     void share_prompt();
+    /// Behind a clean prompt, for twins that begin anew: gives them the prompt's cells where memory can share a part.
+    void share_prompt_again();
 
     // --- what a decode has put into memory
     /// @return the row's index

@@ -104,6 +104,29 @@ TEST_P(TwinRoom, ASequenceWhoseTwinIsFullIsFull) {
     }
 }
 
+TEST_P(TwinRoom, TwinsThatBeginAnewShareACleanPromptAgain) {
+    constexpr llama_pos n_long = 300;  // longer than what llama.cpp adds to round up
+    const auto answer = [&](ForwardPass & p) {
+        p.set_prompt_end(0, n_long);
+        read(p, 0, n_long - 1);
+        Options other = clean_prompt();
+        p.set_sequence_options(0, other);
+        (void)go_on(p, n_long - 1, n_long + 5);
+        other.seed = 5;  // other masks: what the twins hold is of no use
+        p.set_sequence_options(0, other);
+        auto steps = go_on(p, n_long + 5, n_long + 15);
+        EXPECT_EQ(p.check_invariant(), "");
+        return steps;
+    };
+    ForwardPass whole = pass(clean_prompt(), 0);
+    ForwardPass small = pass(clean_prompt(), 16);
+    expect_same_steps(answer(small), answer(whole), LONG_TOLERANCE);
+    const bool is_recurrent = llama_model_is_recurrent(model_) || llama_model_is_hybrid(model_);
+    if (!is_recurrent) {
+        EXPECT_LT(small.statistics().second_pass_rows, 50U) << "the prompt is not read again";
+    }
+}
+
 TEST_P(TwinRoom, ALongerPromptDoesNotFillTheTwin) {
     ForwardPass p = pass(seen_by(View::guidance), 8);
     read(p, 0, 100);  // no output row yet: all of it is prompt

@@ -2,6 +2,8 @@
 // window has dropped is refused, though llama.cpp would make it.
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "support/text.h"
 
 namespace harp::testing {
@@ -32,6 +34,7 @@ class Window : public ::testing::TestWithParam<WindowCase> {
         read(p, 0, end - 1);
         (void)go_on(p, end - 1, end);
     }
+    static constexpr llama_pos n_long = BEYOND_WINDOW + 300;
     llama_model * model_ = nullptr;
 };
 
@@ -85,6 +88,37 @@ TEST_P(Window, WithHarpOffACutIsLlamaCpps) {
     read(off, 0, BEYOND_WINDOW);
     EXPECT_TRUE(off.memory_seq_rm(0, 100, -1));
     EXPECT_EQ(off.memory_seq_pos_max(0), -1) << "the window's cells, of which none is left";
+}
+
+/// In a unified cache a copy shares cells. They have to be freed when the window of both has moved on.
+TEST_P(Window, SequencesThatShareItGoOnWhenItHasMovedOn) {
+    for (const std::optional<Scope> scope :
+         {std::optional<Scope>(), std::optional(Scope::all), std::optional(Scope::generated)}) {
+        Options options;
+        options.threshold = 0;
+        options.schedule = GetParam().schedule;
+        options.scope = scope.value_or(Scope::all);
+        const auto pass_for = [&](bool is_unified) {
+            llama_context_params params = windowed_context(2 * n_long, 2);
+            params.kv_unified = is_unified;
+            return ForwardPass(*model_, params, scope ? std::optional(options) : std::nullopt);
+        };
+        ForwardPass p = pass_for(GetParam().unified);
+        ForwardPass streams = pass_for(false);
+        for (ForwardPass * each : {&p, &streams}) {
+            each->set_prompt_end(0, BEYOND_WINDOW);
+            read_to(*each, BEYOND_WINDOW);
+            each->memory_seq_cp(0, 1, -1, -1);
+        }
+        for (llama_pos place = BEYOND_WINDOW; place < n_long; ++place) {
+            for (const llama_seq_id s : {0, 1}) {
+                const auto steps = go_on(p, place, place + 1, s);
+                const auto expected = go_on(streams, place, place + 1, s);
+                if (place + 10 > n_long) expect_same_steps(steps, expected, LONG_TOLERANCE);
+            }
+        }
+        EXPECT_EQ(p.check_invariant(), "");
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Window,
