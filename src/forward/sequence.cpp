@@ -204,12 +204,15 @@ void Sequence::share_prompt() {
 }
 
 void Sequence::share_prompt_again() {
-    const llama_pos end = end_of(n_clean_prefix());
+    const size_t n = n_clean_prefix();
+    const llama_pos end = end_of(n);
     const MemoryKind & kind = memory_->kind();
-    if (n_twin_ > 0 || end == 0 || !kind.shares_cells || kind.is_recurrent) return;
+    if (n_twin_ > 0 || n == 0 || !kind.shares_cells || kind.is_recurrent) return;
+    // after a division the answer may begin at the prompt's last position
+    if (n < rows_.size() && rows_[n].position < end) return;
     if (!holds_window(*memory_, ids_.clean, end)) return;  // the prompt's last rows are gone in some layers
     for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], 0, end);
-    twins_hold(n_clean_prefix(), {});
+    twins_hold(n, {});
     n_shared_ = n_twin_;
 }
 

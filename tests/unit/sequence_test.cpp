@@ -78,6 +78,7 @@ struct Pass {
         if (!has_masks(sequence.options().view) && !sequence.view().differs_at(last)) return;
         const Draw draw = sequence.due_draw(last);
         sequence.cut_twins(draw == sequence.twin_draw() ? last : sequence.n_clean_prefix());
+        sequence.share_prompt_again();
         complete(s, draw);
     }
     void complete(size_t s, const Draw & draw) {
@@ -168,6 +169,38 @@ TEST(Sequence, ScopeGeneratedWithAPromptEndThatWasSet) {
     pass.complete(0, {});
     pass[0].set_prompt_end(2);
     EXPECT_EQ(pass[0].n_twin(), 7U) << "nothing changed";
+}
+
+/// Prompt 0 to 2, answer 3 to 5; then other masks, so that the twin begins anew.
+Pass twin_that_begins_anew(Kind kind) {
+    Pass pass(kind, 1, options_with(Scope::generated));
+    pass[0].set_prompt_end(3);
+    pass.decode_many(0, 0, 6);
+    pass.catch_up(0);
+    Options other = options_with(Scope::generated);
+    other.seed = 7;
+    pass[0].set_options(other, 0);
+    EXPECT_EQ(pass[0].n_twin(), 0U);
+    return pass;
+}
+
+TEST(Sequence, ATwinThatBeginsAnewSharesACleanPrompt) {
+    Pass pass = twin_that_begins_anew(Kind::unified);
+    pass[0].share_prompt_again();
+    EXPECT_EQ(pass[0].n_twin(), 3U);
+    EXPECT_EQ(pass.memory.contents(pass[0].ids().twins[0]), "0:0 1:1 2:2 ");
+    pass.catch_up(0);
+    pass[0].add(1, -1, 5);  // shared cells move once
+    EXPECT_EQ(pass.memory.contents(pass[0].ids().twins[0]).substr(0, 12), "0:0 6:1 7:2 ");
+    EXPECT_EQ(pass[0].disagreement(), "");
+
+    Pass divided = twin_that_begins_anew(Kind::unified);
+    divided[0].divide(0, -1, 2);  // positions 0 0 1 | 1 2 2: the answer begins where the prompt ends
+    divided[0].share_prompt_again();
+    EXPECT_EQ(divided[0].n_twin(), 0U);
+    Pass streams = twin_that_begins_anew(Kind::streams);
+    streams[0].share_prompt_again();
+    EXPECT_EQ(streams[0].n_twin(), 0U) << "only whole sequences can be copied";
 }
 
 TEST(Sequence, APromptsEndFollowsAContextShift) {
