@@ -93,7 +93,7 @@ bool on_load_progress(float part, void * line) {
 
 LoadedModel::LoadedModel(common_params params, const std::optional<Options> & options, uint32_t n_ctx_twin)
     : params_(std::move(params)), options_(options) {
-    if (options_) check_room(*options_, n_ctx_twin);
+    set_default_options(options_, n_ctx_twin);
     check_model_file("model", params_.model.path);
     if (params_.speculative.has_dft()) check_model_file("draft model", params_.speculative.draft.mparams.path);
     for (const auto & vector : params_.control_vectors) check_model_file("control vector", vector.fname);
@@ -105,8 +105,6 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     progress.show("loading the model");
     params_.load_progress_callback = on_load_progress;
     params_.load_progress_callback_user_data = &progress;
-    set_default_options(options_);
-    set_default_n_ctx_twin(n_ctx_twin);
     (void)FirstLlamaError::take();
     // llama.cpp would create a sampler too and print errors in the grammar itself; new_sampler() creates ours
     common_grammar grammar = std::exchange(params_.sampling.grammar, {});
@@ -147,7 +145,6 @@ void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
 
 ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
     set_default_options(options);
-    set_default_n_ctx_twin(0);
     llama_context_params context_params = common_context_params_to_llama(params_);
     context_params.n_seq_max = n_sequences;
     context_params.kv_unified = context_params.kv_unified || n_sequences > 1;
@@ -290,7 +287,7 @@ std::vector<llama_token> negative_prompt_of(LoadedModel & loaded, const std::str
     if (text.empty()) return {};
     const FormattedPrompt prompt = format_prompt(loaded, text, format);
     auto tokens = loaded.tokenize(prompt.text, prompt.is_chat);
-    const size_t room = std::min(loaded.pass().n_ctx_seq(), loaded.pass().n_ctx_twin());
+    const size_t room = loaded.pass().n_ctx_twin();
     if (tokens.size() + n_behind > room) {
         const char * flag = room < loaded.pass().n_ctx_seq() ? "--harp-n-ctx-twin" : "-c";
         throw Error(ErrorCode::invalid_input,

@@ -31,9 +31,7 @@ int run(int argc, char ** argv) {
     if (const auto code = command.parse(argc, argv, params)) return *code;
     std::optional<Options> options = command.harp.options();
     if (params.embedding) options.reset();  // a server for embeddings generates nothing
-    if (options) check_room(*options, command.harp.n_ctx_twin());
-    set_default_options(options);
-    set_default_n_ctx_twin(command.harp.n_ctx_twin());
+    set_default_options(options, command.harp.n_ctx_twin());
     set_default_negative_prompt(command.harp.negative_prompt());
     command.harp.export_to_environment();  // for the servers that a router starts for its models
     cli::print_err("harp: {}{}\n", cli::options_text(options), params.embedding ? " (embeddings only)" : "");

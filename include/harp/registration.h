@@ -14,10 +14,9 @@ namespace harp {
 [[nodiscard]] ForwardPass * find_pass(const llama_context * context);
 
 /// Options of the contexts that harp_init_from_model makes from now on; nullopt: HARP off.
+/// @param n_ctx_twin see ForwardPass()
 /// @throws Error{invalid_option}
-void set_default_options(const std::optional<Options> & options);
-/// ForwardPass's n_ctx_twin for these contexts, from now on; at first 0.
-void set_default_n_ctx_twin(uint32_t n_ctx_twin);
+void set_default_options(const std::optional<Options> & options, uint32_t n_ctx_twin = 0);
 /// Those options. Thread-safe.
 [[nodiscard]] std::optional<Options> default_options();
 

@@ -27,7 +27,6 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     // positions and numbers of cells have 31 bits, including those of the twins
     check("n_ctx", size.n_ctx, 2, std::numeric_limits<int32_t>::max() / (size.n_sequences * n_each));
     check("n_ctx_twin", size.n_ctx_twin, 0, std::numeric_limits<int32_t>::max());
-    if (options) check_room(*options, static_cast<uint32_t>(size.n_ctx_twin));
     if (size.n_ctx_twin > 0 && size.n_sequences > 1 && !size.is_unified) {
         throw Error(ErrorCode::invalid_option, "n_ctx_twin: " + std::to_string(size.n_ctx_twin) + " with " +
                                                    std::to_string(size.n_sequences) +
@@ -48,8 +47,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     params.kv_unified = size.is_unified;
     params.n_outputs_max = 0;
     const std::lock_guard lock(default_options_mutex);
-    set_default_options(options);
-    set_default_n_ctx_twin(static_cast<uint32_t>(size.n_ctx_twin));
+    set_default_options(options, static_cast<uint32_t>(size.n_ctx_twin));
     context_.reset(harp_init_from_model(&model.loaded().model(), params));
     if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
     model.loaded().adapt(context_.get());

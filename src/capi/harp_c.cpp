@@ -71,15 +71,13 @@ ForwardPass & required_pass(const llama_context * ctx) {
 
 }  // namespace
 
-void harp::set_default_options(const std::optional<Options> & options) {
-    if (options) validate(*options);
+void harp::set_default_options(const std::optional<Options> & options, uint32_t n_ctx_twin) {
+    if (options) {
+        validate(*options);
+        check_room(*options, n_ctx_twin);
+    }
     const std::lock_guard lock(defaults_mutex);
-    defaults().options = options;
-}
-
-void harp::set_default_n_ctx_twin(uint32_t n_ctx_twin) {
-    const std::lock_guard lock(defaults_mutex);
-    defaults().n_ctx_twin = n_ctx_twin;
+    defaults() = {options, n_ctx_twin};
 }
 
 std::optional<harp::Options> harp::default_options() {
@@ -109,14 +107,22 @@ harp_params harp_default_params(void) {
 bool harp_set_default_params(const harp_params * params) {
     return guarded(
         [&] {
-            harp::set_default_options(params != nullptr ? std::optional(to_options(*params)) : std::nullopt);
+            const auto options = params != nullptr ? std::optional(to_options(*params)) : std::nullopt;
+            if (options) validate(*options);
+            const std::lock_guard lock(defaults_mutex);
+            defaults().options = options;
             return true;
         },
         always(false));
 }
 
 void harp_set_default_n_ctx_twin(uint32_t n_ctx_twin) {
-    guarded([&] { harp::set_default_n_ctx_twin(n_ctx_twin); }, message_alone);
+    guarded(
+        [&] {
+            const std::lock_guard lock(defaults_mutex);
+            defaults().n_ctx_twin = n_ctx_twin;
+        },
+        message_alone);
 }
 
 bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_params params) {

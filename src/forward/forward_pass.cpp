@@ -257,7 +257,7 @@ uint32_t ForwardPass::n_ctx_seq() const noexcept {
     return std::min(n_ctx(), llama_n_ctx_seq(impl_->context.get()));
 }
 uint32_t ForwardPass::n_ctx_twin() const noexcept {
-    return impl_->n_ctx_twin == 0 ? n_ctx_seq() : impl_->n_ctx_twin;
+    return impl_->n_ctx_twin == 0 ? n_ctx_seq() : std::min(n_ctx_seq(), impl_->n_ctx_twin);
 }
 uint32_t ForwardPass::n_batch() const noexcept {
     return llama_n_batch(impl_->context.get()) / (1 + impl_->layout.n_twins);

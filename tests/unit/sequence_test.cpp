@@ -172,8 +172,7 @@ TEST(Sequence, ScopeGeneratedWithAPromptEndThatWasSet) {
 }
 
 /// Prompt 0 to 2, answer 3 to 5; then other masks, so that the twin begins anew.
-Pass twin_that_begins_anew(Kind kind) {
-    Pass pass(kind, 1, options_with(Scope::generated));
+void begin_anew(Pass & pass) {
     pass[0].set_prompt_end(3);
     pass.decode_many(0, 0, 6);
     pass.catch_up(0);
@@ -181,11 +180,11 @@ Pass twin_that_begins_anew(Kind kind) {
     other.seed = 7;
     pass[0].set_options(other, 0);
     EXPECT_EQ(pass[0].n_twin(), 0U);
-    return pass;
 }
 
 TEST(Sequence, ATwinThatBeginsAnewSharesACleanPrompt) {
-    Pass pass = twin_that_begins_anew(Kind::unified);
+    Pass pass(Kind::unified, 1, options_with(Scope::generated));
+    begin_anew(pass);
     pass[0].share_prompt_again();
     EXPECT_EQ(pass[0].n_twin(), 3U);
     EXPECT_EQ(pass.memory.contents(pass[0].ids().twins[0]), "0:0 1:1 2:2 ");
@@ -194,11 +193,13 @@ TEST(Sequence, ATwinThatBeginsAnewSharesACleanPrompt) {
     EXPECT_EQ(pass.memory.contents(pass[0].ids().twins[0]).substr(0, 12), "0:0 6:1 7:2 ");
     EXPECT_EQ(pass[0].disagreement(), "");
 
-    Pass divided = twin_that_begins_anew(Kind::unified);
+    Pass divided(Kind::unified, 1, options_with(Scope::generated));
+    begin_anew(divided);
     divided[0].divide(0, -1, 2);  // positions 0 0 1 | 1 2 2: the answer begins where the prompt ends
     divided[0].share_prompt_again();
     EXPECT_EQ(divided[0].n_twin(), 0U);
-    Pass streams = twin_that_begins_anew(Kind::streams);
+    Pass streams(Kind::streams, 1, options_with(Scope::generated));
+    begin_anew(streams);
     streams[0].share_prompt_again();
     EXPECT_EQ(streams[0].n_twin(), 0U) << "only whole sequences can be copied";
 }
