@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "common.h"
+#include "decoding/text.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "method/entropy.h"
@@ -53,30 +54,9 @@ common_json top_json(const LegacyEntry & entry) {
     return object;
 }
 
-/// Whether the vocabulary puts a space before a text, as those of SentencePiece do.
-bool adds_space(const llama_vocab & vocab) {
-    const std::vector<llama_token> tokens =
-        common_tokenize(&vocab, "a", /*add_special=*/false, /*parse_special=*/false);
-    return !tokens.empty() && common_token_to_piece(&vocab, tokens.front()).starts_with(' ');
-}
-
-/// Whether the text after this token is tokenized separately.
-bool ends_text(const llama_vocab & vocab, llama_token token) {
-    constexpr int named = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
-    return (llama_vocab_get_attr(&vocab, token) & named) != 0;
-}
-
 /// The text of each token, without the space that the vocabulary puts before a text.
 std::vector<std::string> pieces_of_text(const llama_vocab & vocab, const std::vector<llama_token> & tokens) {
-    const bool has_added_spaces = adds_space(vocab);
-    std::vector<std::string> pieces;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-        std::string piece = common_token_to_piece(&vocab, tokens[i]);
-        const bool begins_text = i == 0 || ends_text(vocab, tokens[i - 1]);
-        if (has_added_spaces && begins_text && piece.starts_with(' ')) piece.erase(0, 1);
-        pieces.push_back(std::move(piece));
-    }
-    return pieces;
+    return decoding::pieces_of_text(vocab, tokens, /*begins_text=*/true, /*special=*/true);
 }
 
 /// @param log_sum_exp that of the row

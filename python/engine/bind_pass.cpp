@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "common.h"
 #include "decoding/feed.h"
 #include "engine.h"
 #include "harp/harp.h"
@@ -196,8 +197,8 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
         nb::list tokens;
         for (size_t i = 0; i < hypothesis.tokens.size(); ++i) {
             const llama_token id = hypothesis.tokens[i];
-            tokens.append(token_tuple(id, self.model().piece(id, false), static_cast<llama_pos>(prompt.size() + i),
-                                      hypothesis.records[i]));
+            tokens.append(token_tuple(id, common_token_to_piece(&self.model().loaded().vocab(), id, /*special=*/false),
+                                      static_cast<llama_pos>(prompt.size() + i), hypothesis.records[i]));
         }
         hypotheses.append(nb::make_tuple(tokens, hypothesis.score, hypothesis.sum, hypothesis.is_finished,
                                          result.prompt_seconds + result.seconds));

@@ -67,7 +67,8 @@ class Model {
     [[nodiscard]] const std::string & path() const { return path_; }
     [[nodiscard]] std::vector<llama_token> tokenize(const std::string & text, bool add_special,
                                                     bool parse_special) const;
-    [[nodiscard]] std::string piece(llama_token token, bool special) const;
+    /// @param tokens of the vocabulary
+    [[nodiscard]] std::string detokenize(const std::vector<llama_token> & tokens, bool special) const;
 
   private:
     std::string path_;

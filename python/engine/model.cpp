@@ -2,6 +2,7 @@
 #include "cli/content_hash.h"
 #include "cli/report.h"
 #include "common.h"
+#include "decoding/text.h"
 #include "engine.h"
 
 namespace harp::python {
@@ -36,13 +37,11 @@ std::vector<llama_token> Model::tokenize(const std::string & text, bool add_spec
     return common_tokenize(&loaded_->vocab(), text, add_special, parse_special);
 }
 
-std::string Model::piece(llama_token token, bool special) const {
-    const int n_vocab = llama_vocab_n_tokens(&loaded_->vocab());
-    if (token < 0 || token >= n_vocab) {
-        throw Error(ErrorCode::invalid_input,
-                    "token " + std::to_string(token) + "; allowed: 0.." + std::to_string(n_vocab - 1));
-    }
-    return common_token_to_piece(&loaded_->vocab(), token, special);
+std::string Model::detokenize(const std::vector<llama_token> & tokens, bool special) const {
+    std::string text;
+    for (const std::string & piece : decoding::pieces_of_text(loaded_->vocab(), tokens, /*begins_text=*/false, special))
+        text += piece;
+    return text;
 }
 
 void bind_model(nb::module_ & module) {
@@ -69,12 +68,18 @@ void bind_model(nb::module_ & module) {
              [](const Model & m, llama_token token) { return llama_vocab_is_eog(&m.loaded().vocab(), token); })
         .def("tokenize", &Model::tokenize, "text"_a, "add_special"_a, "parse_special"_a, InPlainLocale())
         .def(
-            "piece",
-            [](const Model & m, llama_token token, bool special) {
-                const std::string piece = m.piece(token, special);
-                return nb::bytes(piece.data(), piece.size());
+            "tokenize_behind",
+            [](const Model & m, const std::vector<llama_token> & context, const std::string & text) {
+                return decoding::tokenize_behind(m.loaded().vocab(), context, text);
             },
-            "token"_a, "special"_a)
+            "context"_a, "text"_a, InPlainLocale())
+        .def(
+            "detokenize",
+            [](const Model & m, const std::vector<llama_token> & tokens, bool special) {
+                const std::string text = m.detokenize(tokens, special);
+                return nb::bytes(text.data(), text.size());
+            },
+            "tokens"_a, "special"_a)
         .def(
             "apply_chat_template",
             [](const Model & m, const Messages & messages) {

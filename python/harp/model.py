@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,31 +109,8 @@ class Model:
         Args:
             special: show control tokens by name; otherwise they are left out.
         """
-        special = truth("special", special)
-        pieces, begins_text = [], False
-        for token in token_ids("tokens", tokens, self.n_vocab):
-            piece = self._engine.piece(token, special)
-            has_added_space = begins_text and not self._is_control(token) and self._adds_space
-            pieces.append(piece.removeprefix(b" ") if has_added_space else piece)
-            begins_text = self._is_control(token)
-        return b"".join(pieces).decode("utf-8", "replace")
-
-    @functools.cached_property
-    def _adds_space(self) -> bool:
-        """Whether the vocabulary puts a space before a text, as those of SentencePiece do."""
-        return self._engine.piece(self._engine.tokenize("a", False, False)[0], False).startswith(b" ")
-
-    def _is_control(self, token: int) -> bool:
-        return not self._engine.piece(token, False)
-
-    def _continue(self, context: list[int], text: str) -> list[int]:
-        """Tokens of a text that continues a context, without a space that the vocabulary puts before a text."""
-        if not self._adds_space or all(map(self._is_control, context[-1:])):  # or it is the beginning of a text
-            return self.tokenize(text, add_special=False)
-        if text.startswith(" ") and len(text) > 1:  # its own space instead of the added one
-            return self.tokenize(text[1:], add_special=False)
-        before, both = (self.tokenize(begin, add_special=False) for begin in ("\n", "\n" + text))
-        return both[len(before):] if both[:len(before)] == before else self.tokenize(text, add_special=False)
+        ids = token_ids("tokens", tokens, self.n_vocab)
+        return self._engine.detokenize(ids, truth("special", special)).decode("utf-8", "replace")
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation."""

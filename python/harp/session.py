@@ -353,7 +353,7 @@ class Session:
             return token_ids(name, text, self.model.n_vocab, "a text or token ids")
         text = utf8_text(name, text)
         if behind is not None:
-            return self.model._continue(behind, text)
+            return self.model._engine.tokenize_behind(behind, text)
         tokens = self.model.tokenize(text)
         begins_twice = self.model.adds_bos and tokens[:2] == [self.model.bos] * 2  # the text begins with the token's name
         return tokens[1:] if begins_twice else tokens

@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import gguf
 import numpy as np
 
 import harp
@@ -825,6 +827,18 @@ class Chat(unittest.TestCase):
                     self.assertEqual(model.detokenize(model.tokenize(text)), text)
         model = tiny()
         self.assertEqual(model.detokenize(model.tokenize("Once</s>upon"), special=True), "<s>Once</s>upon")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "added.gguf"
+            shutil.copy(TINY, path)
+            file = gguf.GGUFReader(path, "r+")
+            types = file.fields["tokenizer.ggml.token_type"]
+            [ing] = [id for id in range(model.n_vocab) if model.detokenize([id]) == "ing"]
+            types.parts[types.data[ing]][0] = gguf.TokenType.USER_DEFINED  # what is behind such a token is tokenized separately
+            file.data.flush()
+            added = harp.Model(path, n_threads=1)
+            self.assertIn(ing, added.tokenize("a ing b"))
+            for text in ("a ing b", "ing", "singing b"):
+                self.assertEqual(added.detokenize(added.tokenize(text)), text)
         stream = harp.Session(model, None, n_ctx=64).generate("Once upon", max_tokens=6)
         ids = [token.id for token in stream]
         self.assertEqual(model.detokenize(ids), stream.answer.text)
