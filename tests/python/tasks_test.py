@@ -41,7 +41,7 @@ if LM_EVAL:
     from lm_eval import simple_evaluate
     from lm_eval import tasks as lm_eval_tasks
     from lm_eval.api.task import ConfigurableTask
-    from tasks import answers, summaries
+    from tasks import answers, programs, summaries
     from tasks.data import HUB
 
     disable_progress_bars()
@@ -539,6 +539,23 @@ class Extraction(unittest.TestCase):
             "...": None,
         })
 
+    def test_thoughts_are_no_answer(self):
+        self.check(answers.without_thoughts, {
+            **{f"{begin}A or B?{end}C": "C" for begin, end in THOUGHTS},
+            **{f"A or B?{end}C": "C" for _, end in THOUGHTS},  # a chat template may have begun them
+            **{f"{begin}A or B?": "" for begin, _ in THOUGHTS},
+            "<think>A?</think>B?</think>C": "C",
+            "<think>A?</think>C<think>or B": "C",
+            "<think>A?</think>": "",
+            "analysisA or B?assistantfinalC": "C",  # gpt-oss, without its control tokens
+            "analysis": "analysis",
+            "I think (A), not [B]. Final": "I think (A), not [B]. Final",
+        })
+        text = "<think>A signal.</think>A sign."
+        self.assertEqual(summaries.process_results({"highlights": "A sign."}, [text])["rouge1"], 1.0)
+        self.assertEqual(summaries.process_results({"highlights": "A sign."}, ["<think>A sign."])["rouge1"], 0.0)
+        self.assertIsNone(programs.program("def f():\n", "f", "<think>\n```python\ndef f():\n    pass\n```"))
+
     def test_last_words(self):
         for text, passage, word in (("I care about signs", "I care about", "signs"),
                                     ('He yelled, "Evra', 'He yelled, "', "Evra"),
@@ -560,6 +577,11 @@ class Extraction(unittest.TestCase):
                                          ["He didn't pay (much)."])
         self.assertEqual(same, {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0})
 
+
+THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"), ("<seed:think>", "</seed:think>"),
+            ("◁think▷", "◁/think▷"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+            ("<|begin_of_thought|>", "<|end_of_thought|>"),
+            ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"))
 
 GOOD = {  # file: a valid record for it
     "gsm8k/test.jsonl": {"question": "1+1?", "answer": "It is 2\n#### 2"},

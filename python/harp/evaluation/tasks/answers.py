@@ -5,11 +5,15 @@ wrong; nothing is guessed. docs/TASKS.md has the rules. lm-eval loads this file 
 """
 
 import re
+import runpy
 import unicodedata
 from decimal import Decimal
 from functools import lru_cache
+from pathlib import Path
 
 from datasets import Dataset
+
+without_thoughts = runpy.run_path(str(Path(__file__).with_name("thoughts.py")))["without_thoughts"]
 
 WORDS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
@@ -75,7 +79,7 @@ def _marks(metric, answer, target):
 
 def number(text):
     """The number after the last "####" that has one, else that in the last \\boxed{}, else the last in the text; None if there is none."""
-    text = re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(_said(text))).replace("{,}", ",")  # LaTeX: 1\,080, 1{,}080
+    text = re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(without_thoughts(text))).replace("{,}", ",")  # LaTeX: 1\,080, 1{,}080
     text = LATEX_FRACTION.sub(_fraction, text)
     first = _number(_first_question(text))
     return _number(text) if first is None else first
@@ -137,12 +141,6 @@ def _plain(text):
     return re.sub(r"[^\x00-\x7f]", usual, text).translate(SPACES).translate(BRACKETS)
 
 
-def _said(text):
-    """What follows the thoughts that a model wrote down before its answer; nothing if they do not end."""
-    _, end, said = text.rpartition("</think>")
-    return said if end else "" if text.lstrip().startswith("<think>") else text
-
-
 def _first_question(text):
     """What was written before any further question. A question in the first line is the one that was asked, repeated."""
     text = text.lstrip()
@@ -154,7 +152,7 @@ def _first_question(text):
 
 def first_word(text):
     """The first word, in lower case and without punctuation around it; None if there is none."""
-    found = WORD.search(_said(text))
+    found = WORD.search(without_thoughts(text))
     return found[0].replace("’", "'").casefold() if found else None
 
 
@@ -178,7 +176,7 @@ def letter(text, options):
     3. the last line that is only a letter
     4. the only letter in brackets, in bold or after "option", "choice" or "letter", unless "not" or "nor" precedes it
     """
-    text = _plain(_said(text)).replace("\u00a0", " ").strip()
+    text = _plain(without_thoughts(text)).replace("\u00a0", " ").strip()
     first = _letter(_first_question(text), options)
     return _letter(text, options) if first is None else first
 

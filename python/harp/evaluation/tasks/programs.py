@@ -7,6 +7,7 @@ import ast
 import functools
 import json
 import re
+import runpy
 import secrets
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import tempfile
 import textwrap
 import warnings
 from pathlib import Path
+
+without_thoughts = runpy.run_path(str(Path(__file__).with_name("thoughts.py")))["without_thoughts"]
 
 LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # for each program
 START_SECONDS = 60  # time for the guard to start on a busy machine
@@ -49,9 +52,9 @@ def program(prompt, name, text):
 
     It is the first fenced block that defines the function, else the first block that does not name another language, else text that begins
     like code. What precedes the function in the prompt (imports, helpers) is put before it. A block that has only the function's body
-    continues the prompt. Where nothing marks the end of the code, what follows it is left out. Thoughts before "</think>" are no answer.
+    continues the prompt. Where nothing marks the end of the code, what follows it is left out. Thoughts are no answer.
     """
-    text = text.rpartition("</think>")[2].replace("\ufeff", "").replace("\r\n", "\n")
+    text = without_thoughts(text).replace("\ufeff", "").replace("\r\n", "\n")
     defines = re.compile(rf"^([ \t]*)(?:async[ ]+)?def[ ]+{re.escape(name)}\b", re.MULTILINE)
     blocks = [code if end else _code_alone(code, defines) for _, language, code, end in FENCED.findall(text)
               if language.lower() in ("", "python", "python3", "py")]
