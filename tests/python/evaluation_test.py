@@ -16,6 +16,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 try:
     import lm_eval
@@ -186,6 +187,21 @@ class Runs(unittest.TestCase):
         _, err = process.communicate(timeout=240)
         self.assertEqual((process.returncode, n_killed), (0, 2), err[-2000:])
         self.assertEqual(results(self.folder / "ray"), whole)
+
+    @unittest.skipUnless(importlib.util.find_spec("ray"), "no ray")
+    def test_replicas_without_a_processor_hold_no_examples(self):
+        with mock.patch.dict(os.environ, RAY_OVERRIDE_RESOURCES='{"CPU": 1}'):
+            code, _, err = harp_eval(*command(self.folder / "ray", "--quiet", "--engine", "ray", "--replicas", 3))
+        self.assertEqual(code, 0, err[-2000:])
+        self.assertIn("1 processors", err)
+        self.assertEqual(results(self.folder / "ray"), self.run_whole("whole"))
+
+    @unittest.skipUnless(importlib.util.find_spec("ray"), "no ray")
+    def test_a_cluster_that_does_not_answer_is_named(self):
+        with mock.patch.dict(os.environ, RAY_ADDRESS="127.0.0.1:1"):
+            code, _, err = harp_eval(*command(self.folder / "ray", "--quiet", "--engine", "ray"))
+        self.assertEqual(code, 1, err[-2000:])
+        self.assertIn("nothing answers at 127.0.0.1:1", err)
 
     def n_finished(self, name):
         return sum(map(len, results(self.folder / name).values()))
