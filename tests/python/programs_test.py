@@ -159,6 +159,10 @@ class Answers(unittest.TestCase):
             f"```python\n{BODY}```": PROMPT + BODY,
             "```python\nreturn 2 * helper(x)\n```": PROMPT + BODY,
             BODY: PROMPT + BODY,
+            f"```python\n{WHOLE[:-1]}```\nIt adds one.": before + WHOLE,  # the fence is behind the last line
+            f"{WHOLE[:-1]}<|endoftext|>\ndef double_next(x): pass": before + WHOLE,
+            f"{WHOLE}\nMARK = '<a>'": before + WHOLE + "\nMARK = '<a>'\n",
+            f"This follows\nfrom the sum:\n\n{WHOLE}": before + WHOLE,
             "```python\ndef another(x):\n    return x\n```": None,
             "I cannot do that.": None,
             "": None,

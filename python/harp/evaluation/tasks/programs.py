@@ -24,7 +24,8 @@ NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc
 
 FENCED = re.compile(r"^[ \t]*(```|~~~)[`~ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(\1)|\Z)", re.MULTILINE | re.DOTALL)
 FUTURE = re.compile(r"^from __future__ import [^\n]*\n", re.MULTILINE)
-CODE_BEGINS = re.compile(r"^(?:def |class |import |from |@)", re.MULTILINE)
+CODE_BEGINS = re.compile(r"^(?:def |class |import |from [\w.]+ import\b|@)", re.MULTILINE)
+MARK_BEHIND_CODE = re.compile(r"(?:```|~~~|<\|[a-z_]+\|>|</?[a-z_]+>)[^\n]*\n?\Z")  # in the last line: "return x```"
 
 
 class CannotRun(OSError):
@@ -75,18 +76,24 @@ def program(prompt, name, text):
 
 
 def _code_alone(text, defines):
-    """The lines from the first on that are a program, without a remark behind them. All of them if no such lines define what the text does."""
+    """The lines from the first on that are a program, without marks or a remark behind them. All of them if no such lines define what the text does."""
     lines = text.splitlines(keepends=True)
     for end in range(len(lines), 0, -1):
         code = "".join(lines[:end])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in its strings
-            try:
-                ast.parse(textwrap.dedent(code))
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                continue
-        return code if defines.search(code) or not defines.search(text) else text
+        unmarked = MARK_BEHIND_CODE.sub("\n", code)
+        if found := next(filter(_is_python, dict.fromkeys((code, unmarked))), None):
+            return found if defines.search(found) or not defines.search(text) else text
     return text
+
+
+def _is_python(code):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about escapes in its strings
+        try:
+            ast.parse(textwrap.dedent(code))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
 
 
 def _dedented(block, indent):
