@@ -62,7 +62,8 @@ def items(name: str, value: Iterable, allowed: str) -> list:
     Raises:
         TypeError: naming the argument and what is allowed.
     """
-    if isinstance(value, (str, bytes, bytearray, dict)) or not isinstance(value, Iterable):
+    is_one = getattr(value, "shape", None) == ()  # an array of one number, which has no items
+    if isinstance(value, (str, bytes, bytearray, dict)) or not isinstance(value, Iterable) or is_one:
         raise TypeError(f"{name}: {_shown(value)}; allowed: {allowed}")
     return list(value)
 

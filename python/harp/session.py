@@ -118,6 +118,16 @@ class Hypothesis:
     seconds: float  #: time of the whole search
 
 
+def most_sequences(options: HarpOptions | None) -> int:
+    """The most ``n_sequences`` of a session with these options."""
+    return _engine.max_sequences // _n_each(options)
+
+
+def _n_each(options: HarpOptions | None) -> int:
+    """A sequence and its twins."""
+    return 1 + options.reframings if options else 1
+
+
 class Session:
     """A forward pass that hesitates, with a KV cache for one or many sequences at once.
 
@@ -143,9 +153,8 @@ class Session:
         self.model = model
         self.options = options
         option_texts = texts(options)
-        n_each = 1 + options.reframings if options else 1  # a sequence and its twins
-        n_sequences = whole("n_sequences", n_sequences, 1, _engine.max_sequences // n_each)
-        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * n_each))  # positions and cells have 31 bits
+        n_sequences = whole("n_sequences", n_sequences, 1, most_sequences(options))
+        n_ctx = whole("n_ctx", n_ctx, 2, INT32_MAX // (n_sequences * _n_each(options)))  # positions and cells have 31 bits
         n_ctx_twin = whole("n_ctx_twin", n_ctx_twin, 0, INT32_MAX)
         self._pass = _engine.Pass(model._engine, option_texts, n_ctx, n_sequences, truth("unified", unified), n_ctx_twin)
         self._is_scoring = False
@@ -305,7 +314,7 @@ class Session:
                 go back (recurrent models, a sliding window that has moved on); see n_past. ``unsupported_call`` while answers
                 are in progress.
         """
-        logits, entropies, hesitated = self._pass.forward(token_ids("tokens", tokens), all)
+        logits, entropies, hesitated = self._pass.forward(token_ids("tokens", tokens), truth("all", all))
         return Forward(logits, np.array(entropies), np.array(hesitated))
 
     @property

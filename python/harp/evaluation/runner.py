@@ -12,9 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import harp
-from harp import _engine
 from harp.identity import llama_environment, model_hash, named_files, sha256_of
 from harp.lm_eval_model import MAX_GEN_TOKS
+from harp.session import most_sequences
 
 from . import tasks
 from .cells import CellRunner, CellSpec, OnExample, can_share_readings
@@ -137,7 +137,7 @@ def check_sizes(spec: CellSpec, max_tokens: int) -> None:
     if spec.max_length < least:
         raise ValueError(f"--max-length: {spec.max_length} leaves no room for a prompt, as answers to {spec.task} in the protocol "
                          f"{spec.protocol} have up to {max_tokens} tokens{' behind pauses' if spec.method.pause else ''}; allowed: {least}..")
-    most = _engine.max_sequences // (1 + spec.method.options.reframings if spec.method.options else 1)
+    most = most_sequences(spec.method.options)
     what, n_sequences = ("beams", spec.method.beams) if spec.method.beams > 1 else ("--batch-size", spec.batch_size)
     if n_sequences > most:
         raise ValueError(f"method {spec.method.name!r}: {what}: {n_sequences}; allowed: 1..{most}")
