@@ -56,7 +56,7 @@ struct RowToPerturb {
 using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> factors)>;
 
 /// Returns how many of the batch's output rows, in batch order, the caller expects to use; the others get no second
-/// pass. Called while a useful row waits for its second pass, and again after each round of second passes, until no
+/// pass, unless it was decoded together with them (Schedule::fused). Called while a useful row waits for its second pass, and again after each round of second passes, until no
 /// useful row waits. During the call step() is final; logits() are mixed where the second pass is done, else vanilla.
 using CountUsefulOutputs = std::function<size_t()>;
 
@@ -120,7 +120,8 @@ class ForwardPass {
     /// memory cannot go back (recurrent state) is emptied. With HARP off, memory is as llama_decode left it.
     ///
     /// @param count_useful for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs.
-    ///                     Rows that are not useful keep their vanilla logits, though their records say they hesitated
+    ///                     Rows that are not useful keep their vanilla logits, except under Schedule::fused, though their
+    ///                     records say they hesitated
     /// @throws Error{invalid_batch}    empty, larger than n_batch, a bad token or sequence id, positions that do not
     ///                                 follow
     /// @throws Error{context_full}     no room in the KV cache

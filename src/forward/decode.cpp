@@ -43,20 +43,24 @@ void check_decode_result(int32_t result) {
     }
 }
 
-/// While in scope: the kind of attention (causal or not) that the caller had set when it decoded the chunk.
-class NonCausalAttention {
+/// While in scope: the kind of attention (causal or not) of a batch of clean rows or of twins that catch up. Embeddings
+/// have the one that the caller had set when it decoded them. Twins read tokens causally, also those that wait when the
+/// caller has set another attention for a picture: they are not in the batches in which they came.
+class Attention {
   public:
-    NonCausalAttention(llama_context & context, const forward::EmbeddingChunk * chunk)
+    Attention(llama_context & context, const forward::InnerBatch & batch)
         : context_(context),
           was_causal_(llama_get_causal_attn(&context)),
-          is_causal_(chunk ? chunk->is_causal : was_causal_) {
+          is_causal_(batch.chunk() != nullptr                   ? batch.chunk()->is_causal
+                     : batch.twin_rows().size() == batch.size() ? true
+                                                                : was_causal_) {
         if (is_causal_ != was_causal_) llama_set_causal_attn(&context_, is_causal_);
     }
-    ~NonCausalAttention() {
+    ~Attention() {
         if (is_causal_ != was_causal_) llama_set_causal_attn(&context_, was_causal_);
     }
-    NonCausalAttention(const NonCausalAttention &) = delete;
-    NonCausalAttention & operator=(const NonCausalAttention &) = delete;
+    Attention(const Attention &) = delete;
+    Attention & operator=(const Attention &) = delete;
 
   private:
     llama_context & context_;
@@ -146,9 +150,11 @@ void ForwardPass::Impl::collect_outputs(const Decode & call) {
         const CallerRow & row = call.rows[i];
         if (!row.is_output) continue;
         Output output;
+        const auto & places = call.places_of_row[i];
         output.row = static_cast<int32_t>(i);
-        output.sequence = row.sequences.front();
-        output.index = call.index_of_row[i];
+        output.sequence = places.front().sequence;
+        output.index = places.front().index;
+        output.others.assign(places.begin() + 1, places.end());
         output.position = row.position;
         const Options & options = sequence(output.sequence).options();
         output.gate = options.gate;
@@ -182,6 +188,7 @@ void ForwardPass::Impl::judge_outputs() {
         if (!is_judged_at_once(output, observer)) continue;
         judge(output, outputs.logits(output));
         sequence(output.sequence).mark_hesitation(output.index, output.record.hesitated);
+        for (const auto & [s, index] : output.others) sequence(s).mark_hesitation(index, output.record.hesitated);
         if (output.record.hesitated && !output.twin_rows.empty()) mix_fused(output);
     }
 }
@@ -252,7 +259,7 @@ double ForwardPass::Impl::run(InnerBatch & batch) {
     for (const TwinRow & row : batch.twin_rows()) reframing.expect(row.inner, row.position, perturbation_of(row));
     const Stopwatch watch;
     const int32_t result = [&] {
-        const NonCausalAttention attention(*context, batch.chunk());
+        const Attention attention(*context, batch);
         const int32_t code = llama_decode(context.get(), batch.view());
         if (code == 0) llama_synchronize(context.get());
         return code;

@@ -46,11 +46,12 @@ ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) con
 void ForwardPass::Impl::plan_fused(Decode & call) {
     call.is_fused.assign(layout.n_sequences, 0);
     std::map<llama_seq_id, size_t> candidates;  // sequence -> its rows in this batch
+    const bool is_causal = llama_get_causal_attn(context.get());
     for (const CallerRow & row : call.rows) {
         for (const llama_seq_id s : row.sequences) {
             const Sequence & of_row = sequence(s);
             const Options & options = of_row.options();
-            const bool possible = row.is_output && row.sequences.size() == 1 && !row.embedding.chunk &&
+            const bool possible = row.is_output && row.sequences.size() == 1 && !row.embedding.chunk && is_causal &&
                                   !options.is_vanilla() && options.schedule != Schedule::lazy && of_row.keeps_twins() &&
                                   of_row.size() > 0 && !of_row.has_pending();
             const auto [it, is_new] = candidates.try_emplace(s, 0);
@@ -83,9 +84,9 @@ void ForwardPass::Impl::append_rows(Decode & call) {
         if (call.marks[s]) sequences[s].share_prompt();
     }
     for (const CallerRow & row : call.rows) {
+        auto & places = call.places_of_row.emplace_back();
         for (const llama_seq_id s : row.sequences) {
-            const size_t index = sequence(s).append(row.token, row.position, row.is_output, row.embedding);
-            if (s == row.sequences.front()) call.index_of_row.push_back(index);
+            places.push_back({s, sequence(s).append(row.token, row.position, row.is_output, row.embedding)});
             if (row.sequences.size() > 1) sequence(s).share_cells();
         }
     }
@@ -110,7 +111,7 @@ void ForwardPass::Impl::drop_unfit(Decode & call) const {
     for (size_t i = 0; i < call.rows.size(); ++i) {
         const llama_seq_id s = call.rows[i].sequences.front();
         const Sequence & of_row = sequence(s);
-        const bool fits = of_row.n_twin() > 0 && of_row.view().differs_at(call.index_of_row[i]);
+        const bool fits = of_row.n_twin() > 0 && of_row.view().differs_at(call.places_of_row[i].front().index);
         if (!fits) call.is_fused[static_cast<size_t>(s)] = 0;
     }
 }
@@ -149,7 +150,7 @@ void ForwardPass::Impl::add_twin_row(Decode & call, size_t i, uint32_t r) {
     const llama_seq_id s = call.rows[i].sequences.front();
     const Sequence & of_row = sequence(s);
     if (call.is_fused[static_cast<size_t>(s)] == 0 || r >= of_row.options().reframings) return;
-    const size_t index = call.index_of_row[i];
+    const size_t index = call.places_of_row[i].front().index;
     const forward::ViewRow row = of_row.view().read(index, index + 1).back();
     call.twins_of_row[i].push_back(call.inner.add_twin(row, true, s, r, of_row.twin_draw(), of_row.ids().twins[r]));
 }

@@ -106,7 +106,7 @@ void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
 /// Before its cells move, a sequence that shares cells gets copies of them. They fit if all held rows fit without
 /// sharing.
 void ForwardPass::Impl::check_room_to_move(const Sequence & moved) const {
-    if (!moved.may_share_cells()) return;
+    if (!moved.may_share_cells() || !memory.kind().shares_cells) return;  // a recurrent state is one cell
     size_t n_held = 0;
     for (const Sequence & each : sequences) n_held += each.n_held();
     if (n_held <= llama_n_ctx(context.get())) return;
@@ -153,8 +153,9 @@ llama_pos ForwardPass::memory_seq_pos_max(llama_seq_id sequence) const {
 
 bool ForwardPass::can_continue_at(llama_seq_id sequence, llama_pos position) const {
     impl_->check_id(sequence);
-    return forward::can_continue_at(forward::LlamaMemory(*impl_->context, false), impl_->layout.clean(sequence),
-                                    position);
+    if (impl_->enabled()) return impl_->sequence(sequence).can_continue_at(position);
+    const forward::LlamaMemory memory(*impl_->context, false);
+    return forward::can_continue_at(memory, sequence, position, forward::window_begin(memory.kind(), position));
 }
 
 std::string ForwardPass::check_invariant() const {

@@ -4,16 +4,19 @@
 
 namespace harp::forward {
 
-bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position) {
-    if (position <= 0 || position > memory.last(id)) return true;
-    return !memory.kind().is_recurrent && holds_window(memory, id, position);
+llama_pos window_begin(const MemoryKind & kind, llama_pos position) {
+    return kind.n_swa == 0 ? 0 : std::max(0, position - kind.n_swa + 1);
 }
 
-bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position) {
-    const int32_t n_swa = memory.kind().n_swa;
-    if (n_swa == 0 || position == 0) return true;
+bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position, llama_pos first_row) {
+    if (position <= 0 || position > memory.last(id)) return true;
+    return !memory.kind().is_recurrent && holds_window(memory, id, position, first_row);
+}
+
+bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position, llama_pos first_row) {
+    if (memory.kind().n_swa == 0 || first_row >= position) return true;
     const llama_pos first = memory.first(id);  // first position still held
-    return first >= 0 && first <= std::max(0, position - n_swa + 1);
+    return first >= 0 && first <= first_row;
 }
 
 LlamaMemory::LlamaMemory(llama_context & context, bool is_unified)

@@ -52,11 +52,14 @@ class Memory {
     Memory & operator=(const Memory &) = default;
 };
 
+/// The first position that a token at `position` attends to in every layer.
+[[nodiscard]] llama_pos window_begin(const MemoryKind & kind, llama_pos position);
 /// Whether a sequence, cut at `position`, would still hold every row that a token there attends to.
-[[nodiscard]] bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position);
+/// @param first_row position of the sequence's first row from window_begin() on
+[[nodiscard]] bool can_continue_at(const Memory & memory, llama_seq_id id, llama_pos position, llama_pos first_row);
 /// Whether the sliding window before `position` is still there. Rows that left it are gone; remove() does not bring
 /// them back.
-[[nodiscard]] bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position);
+[[nodiscard]] bool holds_window(const Memory & memory, llama_seq_id id, llama_pos position, llama_pos first_row);
 
 /// The memory of a llama_context.
 class LlamaMemory final : public Memory {

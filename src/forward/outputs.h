@@ -10,10 +10,17 @@
 
 namespace harp::forward {
 
+/// A row's place: its index in a Sequence.
+struct Place {
+    llama_seq_id sequence = 0;
+    size_t index = 0;
+};
+
 struct Output {
     int32_t row = 0;  // index in the caller's batch
     llama_seq_id sequence = 0;
-    size_t index = 0;  // of the row in its Sequence
+    size_t index = 0;           // of the row in its Sequence
+    std::vector<Place> others;  // of a row of several sequences: the places in those after the first
     llama_pos position = 0;
     // options at the time of the decode
     Gate gate = Gate::entropy;

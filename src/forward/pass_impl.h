@@ -33,9 +33,9 @@ struct ForwardPass::Impl {
             llama_pos position = 0;  // of its first row in the batch
         };
         std::vector<forward::CallerRow> rows;
-        std::vector<std::optional<Mark>> marks;  // [sequence]
-        std::vector<char> is_fused;              // [sequence]: its twins' rows are in this batch
-        std::vector<size_t> index_of_row;        // [rows]: index of the row in its (first) Sequence
+        std::vector<std::optional<Mark>> marks;                  // [sequence]
+        std::vector<char> is_fused;                              // [sequence]: its twins' rows are in this batch
+        std::vector<std::vector<forward::Place>> places_of_row;  // [rows]: one for each of its sequences
         forward::InnerBatch inner;
         std::vector<int32_t> inner_of_row;               // [rows]
         std::vector<std::vector<int32_t>> twins_of_row;  // [rows][reframing]

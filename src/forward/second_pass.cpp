@@ -72,9 +72,8 @@ std::vector<ForwardPass::Impl::TwinJob> ForwardPass::Impl::next_jobs(std::vector
             continue;
         }
         const Draw draw = of_queue.due_draw(queue.front()->index);
-        const auto end = std::find_if(queue.begin(), queue.end(), [&](const Output * output) {
-            return of_queue.due_draw(output->index).index != draw.index;
-        });
+        const auto end = std::find_if(queue.begin(), queue.end(),
+                                      [&](const Output * output) { return of_queue.due_draw(output->index) != draw; });
         TwinJob job{queue.front()->sequence, draw, 0, 0, {queue.begin(), end}};
         queue.erase(queue.begin(), end);
 

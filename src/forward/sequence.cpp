@@ -47,6 +47,22 @@ llama_pos Sequence::twin_end() const {
     return n_twin_ == 0 ? 0 : end_of(n_twin_) + view().offset();
 }
 
+llama_pos Sequence::first_row_in_window(llama_seq_id inner, llama_pos end) const {
+    const llama_pos begin = window_begin(memory_->kind(), end);
+    if (inner != ids_.clean) return view().first_from(begin);
+    const auto row = std::find_if(rows_.begin(), rows_.end(), [&](const Row & each) { return each.position >= begin; });
+    return row != rows_.end() ? row->position : end;
+}
+
+/// Whether the sliding window before `end` is still there.
+bool Sequence::holds_window(llama_seq_id inner, llama_pos end) const {
+    return forward::holds_window(*memory_, inner, end, first_row_in_window(inner, end));
+}
+
+bool Sequence::can_continue_at(llama_pos position) const {
+    return forward::can_continue_at(*memory_, ids_.clean, position, first_row_in_window(ids_.clean, position));
+}
+
 bool Sequence::is_prompt_open() const noexcept {
     if (n_prompt_ < rows_.size()) return false;
     return prompt_end_ || rows_.empty() || !rows_.back().is_output;
@@ -67,6 +83,7 @@ size_t Sequence::n_clean_prefix() const noexcept {
 }
 
 void Sequence::set_prompt_end(llama_pos end) {
+    end = std::max(end, 0);
     const size_t before = n_prompt_;
     // the same end again, while the answer grows (llama.cpp's server, for each batch of a text that is scored)
     if (prompt_end_ == end && before < rows_.size() && n_below(end) == before) return;
@@ -131,10 +148,9 @@ void Sequence::take_back(size_t n, llama_pos position) {
     bool twins_kept = twins_are_alike() || n >= n_prompt_;
     truncate_rows(n);
     const auto cut = [this](llama_seq_id inner, llama_pos end) {
-        if (memory_->last(inner) < end) return holds_window(*memory_, inner, end);
-        return memory_->remove(inner, end, -1) && holds_window(*memory_, inner, end);
+        return (memory_->last(inner) < end || memory_->remove(inner, end, -1)) && holds_window(inner, end);
     };
-    if (!cut(ids_.clean, position) || memory_->last(ids_.clean) != next_position() - 1) return clear();
+    if (!cut(ids_.clean, n == 0 ? 0 : position) || memory_->last(ids_.clean) != next_position() - 1) return clear();
     twins_kept = twins_kept && (n_twin_ == 0 || n_twin_ >= view().least());
     for (size_t r = 0; r < options_.reframings; ++r) twins_kept = cut(ids_.twins[r], twin_end()) && twins_kept;
     if (!twins_kept) empty_twins();
@@ -156,7 +172,7 @@ void Sequence::cut_twins(size_t n) {
     end += view().offset();
     bool done = n >= view().least();
     for (size_t r = 0; done && r < options_.reframings; ++r) {
-        done = memory_->remove(ids_.twins[r], end, -1) && holds_window(*memory_, ids_.twins[r], end);
+        done = memory_->remove(ids_.twins[r], end, -1) && holds_window(ids_.twins[r], end);
     }
     if (!done) return empty_twins();
     n_twin_ = n;
@@ -201,6 +217,7 @@ void Sequence::share_prompt() {
     for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], -1, -1);
     twins_hold(rows_.size(), {});
     if (memory_->kind().shares_cells) n_shared_ = n_twin_;
+    if (memory_->kind().is_recurrent) share_cells();  // the twins and the clean stream
 }
 
 void Sequence::share_prompt_again() {
@@ -210,7 +227,7 @@ void Sequence::share_prompt_again() {
     if (n_twin_ > 0 || n == 0 || !kind.shares_cells || kind.is_recurrent) return;
     // after a division the answer may begin at the prompt's last position
     if (n < rows_.size() && rows_[n].position < end) return;
-    if (!holds_window(*memory_, ids_.clean, end)) return;  // the prompt's last rows are gone in some layers
+    if (!holds_window(ids_.clean, end)) return;  // the prompt's last rows are gone in some layers
     for (size_t r = 0; r < options_.reframings; ++r) memory_->copy(ids_.clean, ids_.twins[r], 0, end);
     twins_hold(n, {});
     n_shared_ = n_twin_;

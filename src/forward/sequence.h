@@ -93,8 +93,10 @@ class Sequence {
     void take_back(size_t n, llama_pos position);
 
     // --- operations of memory, like llama.cpp's
-    /// @return false, changing nothing, if it cannot be cut there (can_continue_at, memory.h)
+    /// @return false, changing nothing, if it cannot be cut there
     bool remove(llama_pos p0, llama_pos p1);
+    /// Whether the clean stream, cut at `position`, would still hold every row that a token there attends to.
+    [[nodiscard]] bool can_continue_at(llama_pos position) const;
     /// If the copy replaces everything that was here, options and mask family are copied too.
     void copy_from(Sequence & source, llama_pos p0, llama_pos p1);
     /// Copies cells first that another sequence may share. The caller makes sure that there is room (may_share_cells).
@@ -102,8 +104,9 @@ class Sequence {
     void add(llama_pos p0, llama_pos p1, llama_pos delta);
     void divide(llama_pos p0, llama_pos p1, int divisor);
     [[nodiscard]] bool may_share_cells() const noexcept { return may_share_cells_; }
-    /// Another sequence has some of the same rows. No-op if memory gives each its own cells.
-    void share_cells() noexcept { may_share_cells_ = memory_->kind().shares_cells; }
+    /// Another sequence has some of the same rows. No-op if memory gives each its own cells. (A copy of a recurrent state
+    /// is the same cell until one of the two is decoded.)
+    void share_cells() noexcept { may_share_cells_ = memory_->kind().shares_cells || memory_->kind().is_recurrent; }
     /// Rows of the clean stream plus rows of the twins; shared rows count for each.
     [[nodiscard]] size_t n_held() const noexcept { return rows_.size() + options_.reframings * n_twin_; }
     void clear();
@@ -147,6 +150,8 @@ class Sequence {
     [[nodiscard]] llama_pos end_of(size_t n) const;
     [[nodiscard]] size_t n_below(llama_pos end) const;
     [[nodiscard]] llama_pos twin_end() const;
+    [[nodiscard]] llama_pos first_row_in_window(llama_seq_id inner, llama_pos end) const;
+    [[nodiscard]] bool holds_window(llama_seq_id inner, llama_pos end) const;
     [[nodiscard]] llama_pos first_own_position() const;
     template <typename Change>
     bool change_positions(llama_pos p0, llama_pos p1, Change change);

@@ -28,7 +28,7 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
         return true;
     }
     const bool is_tail = gone(rows_.back());
-    if (is_tail && !can_continue_at(*memory_, ids_.clean, range.begin)) return false;
+    if (is_tail && !can_continue_at(range.begin)) return false;
     if (!memory_->remove(ids_.clean, p0, p1)) return false;
 
     bool twins_follow = true;
@@ -61,7 +61,7 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
     settle_prompt_end();
     const bool window_lost = is_tail && n_twin_ > 0 &&
                              std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
-                                         [&](llama_seq_id twin) { return !holds_window(*memory_, twin, twin_end()); });
+                                         [&](llama_seq_id twin) { return !holds_window(twin, twin_end()); });
     if (!twins_follow || window_lost) empty_twins();
     check();
     return true;
@@ -132,7 +132,7 @@ bool Sequence::change_positions(llama_pos p0, llama_pos p1, Change change) {
         const llama_pos before = std::exchange(row.position, change(row.position));
         changed = changed || row.position != before;
     }
-    if (end_moves) prompt_end_ = change(*prompt_end_);
+    if (end_moves) prompt_end_ = std::max(0, change(*prompt_end_));
     // llama.cpp frees cells that a shift moves below zero
     const auto negative = [](const Row & row) { return row.position < 0; };
     const auto out_of_order = [](const Row & a, const Row & b) {

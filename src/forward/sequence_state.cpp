@@ -259,7 +259,8 @@ void Sequence::go_back_to(Reader & in, const Saved & saved) {
     };
     const auto go_back = [&](llama_seq_id inner, llama_pos end) {
         load_blob(in, inner, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-        return can_continue_at(*memory_, inner, end) && memory_->remove(inner, end, -1);
+        return forward::can_continue_at(*memory_, inner, end, first_row_in_window(inner, end)) &&
+               memory_->remove(inner, end, -1);
     };
     if (saved.rows.empty()) {
         skip(ids_.clean);

@@ -45,6 +45,15 @@ llama_pos ViewOf::offset() const noexcept {
     return static_cast<llama_pos>(negative_prompt.size()) - end_of_prompt;
 }
 
+llama_pos ViewOf::first_from(llama_pos begin) const noexcept {
+    const bool is_guidance = options.view == View::guidance;
+    if (is_guidance && begin < static_cast<llama_pos>(negative_prompt.size())) return begin;
+    for (size_t i = is_guidance ? first_read(0, rows.size()) : 0; i < rows.size(); ++i) {
+        if (rows[i].position + offset() >= begin) return rows[i].position + offset();
+    }
+    return std::numeric_limits<llama_pos>::max();
+}
+
 size_t ViewOf::first_read(size_t n_held, size_t end) const noexcept {
     if (options.view == View::guidance) {
         if (n_held > 0) return n_held;

@@ -64,6 +64,8 @@ struct ViewOf {
     [[nodiscard]] size_t n_cells(size_t end) const noexcept;
     /// Position of a row in the twin minus its position in the sequence.
     [[nodiscard]] llama_pos offset() const noexcept;
+    /// The first position from `begin` on at which the twin has a row, both counted in the twin's positions.
+    [[nodiscard]] llama_pos first_from(llama_pos begin) const noexcept;
     /// The smallest number of rows, above 0, whose view a twin can hold.
     [[nodiscard]] size_t least() const noexcept;
 

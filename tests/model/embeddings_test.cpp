@@ -40,6 +40,13 @@ struct Picture {
     std::vector<int8_t> outputs;
 };
 
+void decode_without_outputs(ForwardPass & pass, const std::vector<llama_token> & tokens) {
+    constexpr llama_seq_id id = 0;
+    forward::BatchRows rows;
+    for (const llama_token token : tokens) rows.add(token, static_cast<llama_pos>(rows.size()), {&id, 1}, false);
+    pass.decode(rows.view());
+}
+
 /// Decodes embeddings like mtmd does for models whose pictures attend to themselves.
 void decode_picture(ForwardPass & pass, Picture & picture, bool is_causal) {
     if (!is_causal) llama_set_causal_attn(pass.context(), false);
@@ -186,6 +193,23 @@ TEST_P(Embeddings, MoveWithAShift) {
     EXPECT_NO_THROW(decode(shifted, {300}, shifted.memory_seq_pos_max(0) + 1));  // the twin reads the picture only now
     EXPECT_TRUE(shifted.step(-1).hesitated);
     EXPECT_EQ(shifted.check_invariant(), "");
+}
+
+/// Tokens that wait for a second pass are read causally, also if it comes with a picture whose rows attend to each other.
+TEST_P(Embeddings, TokensBeforeAPictureThatHesitatesAreReadCausally) {
+    ForwardPass prepared = pass(always()), waiting = pass(always());
+    for (ForwardPass * p : {&prepared, &waiting}) decode_without_outputs(*p, before);
+    prepared.prepare_twins(0);
+    for (ForwardPass * p : {&prepared, &waiting}) {
+        Picture picture(*model_, static_cast<llama_pos>(before.size()));
+        llama_batch batch = picture.batch();
+        picture.outputs.back() = 1;
+        llama_set_causal_attn(p->context(), GetParam().is_causal);
+        p->decode(batch);
+        llama_set_causal_attn(p->context(), true);
+        EXPECT_TRUE(p->step(-1).hesitated);
+    }
+    EXPECT_LE(largest_difference(row(prepared), row(waiting)), LOGIT_TOLERANCE);
 }
 
 TEST_P(Embeddings, AFailedBatchLeavesNothing) {

@@ -2,6 +2,7 @@
 // window has dropped is refused, though llama.cpp would make it.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <optional>
 
 #include "support/text.h"
@@ -118,6 +119,33 @@ TEST_P(Window, SequencesThatShareItGoOnWhenItHasMovedOn) {
             }
         }
         EXPECT_EQ(p.check_invariant(), "");
+    }
+}
+
+/// llama.cpp looks for the cells of all micro-batches of a batch before it computes the first. What the last of them takes
+/// must still be there for the first.
+TEST(Windows, OfTheFirstMicroBatchAreNotTakenByTheLast) {
+    HARP_REQUIRE_MODEL(model, random_windowed());
+    const auto pass_for = [&](bool is_unified) {
+        llama_context_params params = windowed_context(2048, 3);
+        params.kv_unified = is_unified;
+        params.swa_full = !is_unified;
+        return ForwardPass(model, params, std::nullopt);
+    };
+    ForwardPass p = pass_for(true), expected = pass_for(false);
+    struct Piece {
+        llama_seq_id sequence;
+        llama_pos n_rows;
+    };
+    std::array<llama_pos, 3> ends = {};
+    for (const auto & [s, n] : {Piece{2, 64}, {1, 200}, {0, 40}, {1, 200}, {0, 40}, {2, 100}, {1, 100}, {0, 200}}) {
+        llama_pos & end = ends.at(static_cast<size_t>(s));
+        for (ForwardPass * each : {&p, &expected}) decode(*each, text_of(end, end + n), end, s, /*all_outputs=*/true);
+        end += n;
+        for (int32_t i = 0; i < n; ++i) {
+            ASSERT_LE(largest_difference(row(p, i), row(expected, i)), LONG_TOLERANCE)
+                << "sequence " << s << " row " << i;
+        }
     }
 }
 
