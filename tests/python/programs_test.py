@@ -112,6 +112,12 @@ class Runs(unittest.TestCase):
         self.assertLess(time.monotonic() - before, 60)
         self.assertNotIn("program_guard", subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=False).stdout)
 
+    def test_sets_have_the_same_order_each_time(self):
+        source = "raise ValueError(list({'a', 'b', 'c', 'd', 'e', 'f'}))"
+        self.assertEqual(programs.run(source), programs.run(source))
+        self.check("import sys; assert not any('harp' in folder for folder in sys.path), sys.path", r"\Apassed\Z")
+        self.check("import thoughts", "ModuleNotFoundError")
+
     def test_nothing_stays(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(tempfile, "tempdir", folder):
             programs.run("open('x', 'w').write('x')")

@@ -33,6 +33,7 @@ PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 CAPABILITY_VERSION_3 = 0x20080522
 PAUSE = 0.02  # seconds between checks
 
+del sys.path[0]  # this file's folder, from which a program is to import nothing
 libc = ctypes.CDLL(None, use_errno=True)
 
 

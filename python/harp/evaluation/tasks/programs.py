@@ -20,6 +20,8 @@ without_thoughts = runpy.run_path(str(Path(__file__).with_name("thoughts.py")))[
 
 LIMITS = {"seconds": 10, "megabytes": 1024, "processes": 16}  # for each program
 START_SECONDS = 60  # time for the guard to start on a busy machine
+# the order of a set of texts is the same each time, and so is whether a program that depends on it passes
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 FENCED = re.compile(r"^[ \t]*(```|~~~)[`~ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(\1)|\Z)", re.MULTILINE | re.DOTALL)
@@ -106,12 +108,12 @@ def run(source, **limits):
     Raises:
         CannotRun: if no namespaces can be created.
     """
-    guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("program_guard.py"))]
+    guard = [sys.executable, "-s", "-S", str(Path(__file__).with_name("program_guard.py"))]
     with tempfile.TemporaryDirectory(prefix="harp-program-") as folder:
         asked = {"source": source, "token": secrets.token_hex(16), "folder": folder, **LIMITS, **limits}
         try:
             done = subprocess.run([*NAMESPACES, "--", *guard], input=json.dumps(asked), capture_output=True, text=True, cwd="/",
-                                  env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, timeout=3 * asked["seconds"] + START_SECONDS,
+                                  env=ENVIRONMENT, timeout=3 * asked["seconds"] + START_SECONDS,
                                   start_new_session=True, check=False)
         except subprocess.TimeoutExpired:
             return "took too long"
