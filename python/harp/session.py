@@ -176,9 +176,9 @@ class Session:
         tokens ``drafted`` and ``accepted``."""
         return self._pass.statistics()
 
-    def generate(self, prompt: str | Sequence[int], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
+    def generate(self, prompt: str | Iterable[int], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                  sampling: Sampling = Sampling(), options: HarpOptions | None = None, mask_family: int = 0,
-                 negative_prompt: str | Sequence[int] = ()) -> Stream:
+                 negative_prompt: str | Iterable[int] = ()) -> Stream:
         """Answers one prompt, token by token. Returns an iterator of Token; its ``answer`` is complete when it ends.
 
         If the prompt begins like the prompt and answer of an earlier call (a conversation), only the rest is decoded.
@@ -196,10 +196,10 @@ class Session:
         """
         return self._submit("prompt", prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
 
-    def generate_many(self, prompts: Iterable[str | Sequence[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
+    def generate_many(self, prompts: Iterable[str | Iterable[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
                       sampling: Sampling = Sampling(), options: HarpOptions | None = None,
                       mask_families: Iterable[int] | None = None,
-                      negative_prompt: str | Sequence[int] = ()) -> Iterator[tuple[int, Answer]]:
+                      negative_prompt: str | Iterable[int] = ()) -> Iterator[tuple[int, Answer]]:
         """Answers many prompts, ``n_sequences`` at a time in one batch. Yields (index of the prompt, Answer) as answers end.
 
         The arguments are those of generate(). Leaving the iterator early drops prompts that are not answered yet.
@@ -220,9 +220,9 @@ class Session:
             for stream in growing.values():
                 stream.close()
 
-    def score(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]], *,
+    def score(self, requests: Iterable[tuple[str | Iterable[int], str | Iterable[int]]], *,
               options: HarpOptions | None = None, mask_families: Iterable[int] | None = None,
-              negative_prompt: str | Sequence[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
+              negative_prompt: str | Iterable[int] = (), on_score: Callable[[int, Score], None] | None = None) -> list[Score]:
         """Log-likelihoods of continuations, many at once: a Score for each (context, continuation), in the same order.
 
         The texts are tokenized separately, the context with its special tokens, the continuation without the space that SentencePiece's
@@ -240,9 +240,9 @@ class Session:
                                  on_scores=on_score and (lambda index, scores: on_score(index, scores[0])))
         return [score for [score] in scores]
 
-    def score_each(self, requests: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
+    def score_each(self, requests: Iterable[tuple[str | Iterable[int], str | Iterable[int]]],
                    options: Sequence[HarpOptions | None], *, mask_families: Iterable[int] | None = None,
-                   negative_prompt: str | Sequence[int] = (),
+                   negative_prompt: str | Iterable[int] = (),
                    on_scores: Callable[[int, list[Score]], None] | None = None) -> list[list[Score]]:
         """score() with several options at the cost of one: for each request a Score for each of ``options``.
 
@@ -300,7 +300,7 @@ class Session:
         return Score(np.array(vanilla), np.array(harp), np.array(entropies), np.array(hesitated), is_greedy,
                      is_vanilla_greedy, seconds)
 
-    def forward(self, tokens: Sequence[int], *, all: bool = False) -> Forward:
+    def forward(self, tokens: Iterable[int], *, all: bool = False) -> Forward:
         """Appends tokens to the session's sequence. Returns the logits after the last one, or after each.
 
         The session's own options hold. Every other call that decodes (generate, score, beam_search, ...) empties the sequence, so that
@@ -331,9 +331,9 @@ class Session:
         """
         self._pass.truncate(whole("n", n, 0, self.n_past, "invalid_input"))
 
-    def beam_search(self, prompt: str | Sequence[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
+    def beam_search(self, prompt: str | Iterable[int], *, beams: int = 3, max_tokens: int = 256, candidates: int = 5,
                     length_penalty: float = 1.2, options: HarpOptions | None = None, mask_family: int = 0,
-                    negative_prompt: str | Sequence[int] = ()) -> list[Hypothesis]:
+                    negative_prompt: str | Iterable[int] = ()) -> list[Hypothesis]:
         """The best answers of a beam search over the final log-probabilities, best first.
 
         The session needs ``n_sequences >= beams`` and ``unified=True``. ``prompt``, ``max_tokens`` (0: one empty answer), ``options``,
@@ -357,7 +357,7 @@ class Session:
         """The options of one call as the engine reads them; None means the session's."""
         return texts(self.options if options is None else options)
 
-    def _tokens(self, name: str, text: str | Sequence[int], *, behind: list[int] | None = None) -> list[int]:
+    def _tokens(self, name: str, text: str | Iterable[int], *, behind: list[int] | None = None) -> list[int]:
         if not isinstance(text, str):
             return token_ids(name, text, self.model.n_vocab, "a text or token ids")
         text = utf8_text(name, text)
@@ -367,7 +367,7 @@ class Session:
         begins_twice = self.model.adds_bos and tokens[:2] == [self.model.bos] * 2  # the text begins with the token's name
         return tokens[1:] if begins_twice else tokens
 
-    def _negative(self, prompt: str | Sequence[int]) -> list[int]:
+    def _negative(self, prompt: str | Iterable[int]) -> list[int]:
         """Tokens of a negative prompt. An empty text is no negative prompt, rather than one of a beginning-of-sequence token."""
         if prompt is None or isinstance(prompt, str) and not prompt:
             return []

@@ -49,7 +49,7 @@ def harp_eval(*arguments):
     return process.returncode, out, err
 
 
-def command(directory, *more, model=TINY, tasks="lambada_openai,commonsense_qa", methods=("vanilla", "harp:threshold=0.5"),
+def command(directory, *more, model=TINY, tasks="lambada_openai, commonsense_qa", methods=("vanilla", "harp:threshold=0.5"),
             limit=10):
     return ["run", "-o", directory, "-m", model, "--tasks", tasks, "--methods", *methods, "--limit", limit, "--batch-size", 2,
             "--max-length", 512, "-t", 1, "--llama-args", " ".join(EXACT), *more]

@@ -143,7 +143,7 @@ def _run(options) -> int:
 
     # a terminated run ends like an interrupted one; in both cases nothing is half written
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names = tuple(options.tasks.split(","))
+    names = tuple(name.strip() for name in options.tasks.split(","))
     unknown = [name for name in names if name not in TASKS]
     if unknown:
         raise ValueError(f"--tasks: no task {', '.join(map(repr, unknown))}; there are {', '.join(TASKS)}")

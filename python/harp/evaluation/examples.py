@@ -16,7 +16,7 @@ def examples_of(name: str, data: str, which: slice) -> Iterator[dict]:
     """
     if name not in tasks.TASKS:
         raise ValueError(f"--task: no task {name!r}; there are {', '.join(tasks.TASKS)}")
-    task = tasks.load(name, "lm-eval", data, None)
+    task = tasks.load(name, "lm-eval", data, which.stop)
     if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
         raise ValueError(f"--task: {name} generates answers; there are "
                          f"{', '.join(other for other in tasks.TASKS if _scores(other, data))}")
