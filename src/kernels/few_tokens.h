@@ -24,7 +24,7 @@ struct Place {
     const Packed * groups;
     int64_t n_blocks;  // in a group
     const char * tokens;
-    TokenLayout layout;
+    size_t token_bytes;
     float * out;
     int64_t out_stride;
     const int32_t * rows;  // the row of `out` for each token
@@ -34,7 +34,7 @@ struct Place {
     }
     /// Moves on by `n` tokens.
     void skip(int64_t n) {
-        tokens += static_cast<size_t>(n) * layout.bytes;
+        tokens += static_cast<size_t>(n) * token_bytes;
         if (rows == nullptr) {
             out += n * out_stride;
         } else {
@@ -49,7 +49,7 @@ HARP_FLATTEN void multiply_tile(const Place<Packed> & place, size_t n_groups) {
     const bool is_full = n_groups == REGISTERS * Isa::GROUPS;
     // missing groups are replaced by the first one
     const int64_t next = is_full ? place.n_blocks * static_cast<int64_t>(sizeof(Packed)) : 0;
-    Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, next, place.layout, place.tokens);
+    Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, next, place.tokens, place.token_bytes);
     for (int64_t i = 0; i < place.n_blocks; ++i) tile.add(i);
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         float * out = place.out_of(static_cast<int64_t>(n));
@@ -90,7 +90,7 @@ void multiply(const Operands & operands) noexcept {
     Place<Packed> place{static_cast<const Packed *>(operands.groups),
                         operands.n_inputs / Packed::INPUTS,
                         static_cast<const char *>(operands.tokens),
-                        token_layout(Packed::TYPE, operands.n_inputs),
+                        token_bytes(Packed::TYPE, operands.n_inputs),
                         operands.out,
                         operands.out_stride,
                         operands.rows};

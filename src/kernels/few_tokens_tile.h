@@ -37,9 +37,8 @@ namespace {
 //                            extra. A sum in int32 begins with so_far; others begin with 0
 //     one()                  a scale of one
 //     HAS_SCALES             whether other scales are possible; then also:
-//     pairs(bytes)           the pairs of bytes of each output, for the next two functions
-//     scale(pairs, which)    the first or second byte of each pair as a scale
-//     add_pairs(sum, pairs, two)   sum plus the products of each pair with two int16
+//     scale(pairs, which)    the first or second of each pair of int16 as a scale
+//     add_pairs(sum, pairs, two)   sum plus the products of each pair of int16 with two others
 //     in_register(value)     the value, forced into a register here; otherwise GCC computes the products of many steps
 //                            ahead and spills them
 
@@ -63,10 +62,10 @@ class Tile {
   public:
     /// @param groups  the tile's first group
     /// @param next    bytes from one group to the next
-    Tile(const Packed * groups, ptrdiff_t next, const TokenLayout & layout, const char * tokens)
+    Tile(const Packed * groups, ptrdiff_t next, const char * tokens, size_t token_bytes)
         : groups_(groups), next_(next) {
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-            activations_[n] = view(layout, tokens + n * layout.bytes);
+            tokens_[n] = reinterpret_cast<const Activations<Packed> *>(tokens + n * token_bytes);
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                 sums_[n][r] = Number{};
             }
@@ -76,31 +75,39 @@ class Tile {
     /// Adds block `i` of the groups. Within a block activations have one scale.
     void add(int64_t i) {
         Parts parts;
-        for_each_32_inputs<Packed>([&](size_t j) {
-            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                prefetch(blocks(i, r), j, Packed::INPUTS / BLOCK);
-            }
-            if constexpr (INTEGERS) {
-                if (Packed::SCALES == 2 || j % 2 == 0) add_constants(i, j, parts);
-            }
-            HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
-                if constexpr (INTEGERS) {
-                    add_scaled(i, j, half, parts);
-                } else {
-                    add_numbers(i, j, half, parts);
+        if constexpr (IN_PAIRS) {
+            for (size_t pair = 0; pair < PAIRS; ++pair) {
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    prefetch(blocks(i, r), pair, PAIRS);
+                }
+                HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
+                    add_pair(i, pair, half, parts);
                 }
             }
-        });
+        } else {
+            for_each_32_inputs<Packed>([&](size_t j) {
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    prefetch(blocks(i, r), j, Packed::INPUTS / BLOCK);
+                }
+                HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
+                    if constexpr (INTEGERS) {
+                        add_scaled(i, j, half, parts);
+                    } else {
+                        add_numbers(i, j, half, parts);
+                    }
+                }
+            });
+        }
+        if constexpr (IS_K) add_constants(i, parts);
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-                const float d = activations_[n].d[i];
-                if constexpr (INTEGERS) {
+                Number sum = parts.numbers[n][r];
+                if constexpr (IS_K) {
+                    if constexpr (INTEGERS) sum = __builtin_convertvector(parts.integers[n][r], Number);
                     const Line<GROUPS> of = super_line(blocks(i, r));
-                    sums_[n][r] += __builtin_convertvector(parts.integers[n][r], Number) * (of.scale * d);
-                    sums_[n][r] += __builtin_convertvector(parts.constants[n][r], Number) * (of.offset * d);
-                } else {
-                    sums_[n][r] += parts.numbers[n][r] * d;
+                    sum = sum * of.scale + __builtin_convertvector(parts.constants[n][r], Number) * of.offset;
                 }
+                sums_[n][r] += sum * tokens_[n][i].d;
             }
         }
     }
@@ -116,11 +123,15 @@ class Tile {
     using Scale = decltype(Isa::one());
     using Products = Integer[TOKENS][REGISTERS];
 
+    /// Whether blocks are super-blocks, whose scale and offset are multiplied last.
+    static constexpr bool IS_K = Packed::INPUTS == SUPER_BLOCK;
     /// Whether products are multiplied with the block's scales as integers, before conversion to float.
-    static constexpr bool INTEGERS = Isa::HAS_SCALES && Packed::INPUTS == SUPER_BLOCK && Packed::BITS <= Isa::MOST_BITS;
+    static constexpr bool INTEGERS = Isa::HAS_SCALES && IS_K && Packed::BITS <= Isa::MOST_BITS;
+    /// Whether two blocks whose nibbles share bytes are unpacked together.
+    static constexpr bool IN_PAIRS = !Isa::HAS_SCALES && IS_K;
 
-    /// Sums over a block's inputs, before the activations' scale. With INTEGERS: the sums of the weights, and the sums
-    /// that the super-block's offset is multiplied with.
+    /// Sums over a block's inputs, before the activations' scale. For super-blocks also before their scale, and the sums
+    /// that their offset is multiplied with.
     struct Parts {
         Number numbers[TOKENS][REGISTERS] = {};
         Products integers = {}, constants = {};
@@ -131,31 +142,26 @@ class Tile {
         return {reinterpret_cast<const Packed *>(first)[i], next_};
     }
 
-    /// Index, among the scales of all inputs, of the scale of half `half` of block `j` of 32.
-    static size_t scale_of(int64_t i, size_t j, size_t half) {
-        return (static_cast<size_t>(i) * (Packed::INPUTS / BLOCK) + j) * Packed::SCALES + half;
-    }
-
     /// With INTEGERS: adds the inputs of block `j` of 32 that share a scale.
     void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
         Scale scales[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            scales[r] = Isa::scale(Isa::pairs(pairs(blocks(i, r).first, j).scales), which_of_pair<Packed>(j, half));
+            const Blocks<Packed, GROUPS> block = blocks(i, r);
+            const Word of_blocks = load_pairs<GROUPS>(pairs(block.first, j).scales, block.next);
+            scales[r] = Isa::scale(of_blocks, which_of_pair<Packed>(j, half));
         }
-        add_products<Packed::BITS>(scale_of(i, j, half) * N_STEPS * STEP, scales, parts.integers,
+        add_products<Packed::BITS>(i, j, half, scales, parts.integers,
                                    [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
     }
 
     /// Without INTEGERS: the same, in float.
     void add_numbers(int64_t i, size_t j, size_t half, Parts & parts) const {
-        const size_t scale = scale_of(i, j, half);
-        const size_t at = scale * N_STEPS * STEP;
         Products products = {};
-        const auto add_centres = [&] {
-            if constexpr (Packed::CONSTANT != 0) {
+        const auto add_start = [&] {
+            if constexpr (!IS_K) {
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                        products[n][r] += activations_[n].centres[scale];
+                        products[n][r] += tokens_[n][i].start;
                     }
                 }
             }
@@ -165,61 +171,106 @@ class Tile {
             ones[r] = Isa::one();
         }
         if constexpr (Packed::BITS <= Isa::MOST_BITS) {
-            add_centres();
-            add_products<Packed::BITS>(at, ones, products,
+            add_start();
+            add_products<Packed::BITS>(i, j, half, ones, products,
                                        [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
         } else {
-            add_products<4>(at, ones, products,
+            add_products<4>(i, j, half, ones, products,
                             [&](size_t r, size_t t) { return high_step(blocks(i, r), j, half * N_STEPS + t); });
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                     products[n][r] = products[n][r] << 4;
                 }
             }
-            add_centres();
-            add_products<4>(at, ones, products,
+            add_start();
+            add_products<4>(i, j, half, ones, products,
                             [&](size_t r, size_t t) { return low_step(blocks(i, r), j, half * N_STEPS + t); });
         }
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            const Line<GROUPS> of = line(blocks(i, r), j, half);
-            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-                const Number product = __builtin_convertvector(products[n][r], Number);
-                if constexpr (Packed::CONSTANT == 0) parts.numbers[n][r] += of.offset * activations_[n].sums[scale];
-                parts.numbers[n][r] += product * of.scale;
+            const Blocks<Packed, GROUPS> block = blocks(i, r);
+            if constexpr (IS_K) {
+                const Number scales =
+                    load_bytes<GROUPS>(pairs(block.first, j).scales, block.next, which_of_pair<Packed>(j, half));
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    parts.numbers[n][r] += __builtin_convertvector(products[n][r], Number) * scales;
+                }
+            } else {
+                const Line<GROUPS> of = line(block, j, half);
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    parts.numbers[n][r] = without_bias(products[n][r], of.scale);
+                    if constexpr (Packed::CONSTANT == 0) parts.numbers[n][r] += of.offset * tokens_[n][i].sum;
+                }
             }
         }
     }
 
-    /// Adds the sums for the offsets of block `j` and, if they are in one pair, of the next block.
-    void add_constants(int64_t i, size_t j, Parts & parts) const {
-        const size_t first = scale_of(i, j, 0);
+    /// With IN_PAIRS: adds the inputs of blocks 2 `pair` and 2 `pair` + 1 that share a scale.
+    void add_pair(int64_t i, size_t pair, size_t half, Parts & parts) const {
+        const Packed * first[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            const auto offsets = Isa::pairs(pairs(blocks(i, r).first, j).offsets);
-            HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-                parts.constants[n][r] =
-                    Isa::add_pairs(parts.constants[n][r], offsets, in_every_lane(activations_[n].short_sums + first));
+            first[r] = &blocks(i, r).first;
+            asm volatile("" : "+r"(first[r]));  // as if it had changed, so that addresses are not computed ahead and spilled
+        }
+        Word sums[2][TOKENS][REGISTERS] = {};
+        HARP_UNROLLED for (size_t t = half * N_STEPS; t < (half + 1) * N_STEPS; ++t) {
+            HARP_UNROLLED for (size_t which = 0; which < 2; ++which) {
+                Word weights[REGISTERS];
+                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                    weights[r] = step_of_pair(Blocks<Packed, GROUPS>{*first[r], next_}, pair, which, t);
+                }
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    add_step(weights, tokens_[n][i].q + (2 * pair + which) * BLOCK + t * STEP, sums[which][n]);
+                }
+            }
+        }
+        HARP_UNROLLED for (size_t which = 0; which < 2; ++which) {
+            const size_t j = 2 * pair + which;
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                const Blocks<Packed, GROUPS> block = blocks(i, r);
+                Number scales =
+                    load_bytes<GROUPS>(pairs(block.first, j).scales, block.next, which_of_pair<Packed>(j, half));
+                if (which == 1 && RAISED<Packed> != 1) scales *= 1 / RAISED<Packed>;
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    parts.numbers[n][r] +=
+                        __builtin_convertvector(reinterpret_cast<Integer>(sums[which][n][r]), Number) * scales;
+                }
             }
         }
     }
 
-    /// Adds the products of N_STEPS steps to `products`.
+    /// Adds the sums that the offset of super-block `i` is multiplied with.
+    void add_constants(int64_t i, Parts & parts) const {
+        HARP_UNROLLED for (size_t pair = 0; pair < PAIRS * Packed::SCALES; ++pair) {
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                const Blocks<Packed, GROUPS> block = blocks(i, r);
+                const auto & bytes = pairs(block.first, pair * 2 / Packed::SCALES).offsets;
+                const Word offsets = load_pairs<GROUPS>(bytes, block.next);
+                HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
+                    parts.constants[n][r] =
+                        Isa::add_pairs(parts.constants[n][r], offsets, in_every_lane(tokens_[n][i].sums + 2 * pair));
+                }
+            }
+        }
+    }
+
+    /// Adds the products of N_STEPS steps, those of half `half` of block `j` of 32, to `products`.
     ///
-    /// @param at      index of the first of a token's activations
     /// @param scales  for each register, the scale of the products
     /// @param unpack  (register, step) -> weights below 2^BITS
     template <int BITS, class Unpack>
-    void add_products(size_t at, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
+    void add_products(int64_t i, size_t j, size_t half, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
         constexpr size_t TOGETHER = Isa::steps_together(BITS);
+        const size_t at = j * BLOCK + half * N_STEPS * STEP;
         if constexpr (TOGETHER >= N_STEPS) {
-            add_step_by_step(at, scales, products, unpack);
+            add_step_by_step(i, at, scales, products, unpack);
         } else {
-            add_token_by_token<TOGETHER>(at, scales, products, unpack);
+            add_token_by_token<TOGETHER>(i, at, scales, products, unpack);
         }
     }
 
     /// If one sum holds all steps: step by step, with the sums of all tokens in registers.
     template <class Unpack>
-    void add_step_by_step(size_t at, const Scale (&scales)[REGISTERS], Products & products,
+    void add_step_by_step(int64_t i, size_t at, const Scale (&scales)[REGISTERS], Products & products,
                           const Unpack & unpack) const {
         Word sums[TOKENS][REGISTERS];
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
@@ -233,7 +284,7 @@ class Tile {
                 weights[r] = unpack(r, t);
             }
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-                add_step(weights, activations_[n].q + at + t * STEP, sums[n]);
+                add_step(weights, tokens_[n][i].q + at + t * STEP, sums[n]);
             }
         }
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
@@ -245,7 +296,7 @@ class Tile {
 
     /// If a sum holds only TOGETHER steps: token by token, with the weights of four steps in registers.
     template <size_t TOGETHER, class Unpack>
-    void add_token_by_token(size_t at, const Scale (&scales)[REGISTERS], Products & products,
+    void add_token_by_token(int64_t i, size_t at, const Scale (&scales)[REGISTERS], Products & products,
                             const Unpack & unpack) const {
         constexpr size_t SPAN = 4;
         static_assert(N_STEPS % SPAN == 0 && SPAN % TOGETHER == 0);
@@ -257,7 +308,7 @@ class Tile {
                 }
             }
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
-                const int8_t * activations = activations_[n].q + at + span * SPAN * STEP;
+                const int8_t * activations = tokens_[n][i].q + at + span * SPAN * STEP;
                 Integer of_span[REGISTERS] = {};
                 HARP_UNROLLED for (size_t part = 0; part < SPAN / TOGETHER; ++part) {
                     Word sums[REGISTERS] = {};
@@ -283,6 +334,11 @@ class Tile {
         }
     }
 
+    /// (biased - BIAS_BITS) * scale, rounded once.
+    static Number without_bias(Integer biased, Number scale) {
+        return multiply_add<GROUPS>(reinterpret_cast<Number>(biased), scale, scale * -BIAS);
+    }
+
     static Word in_every_lane(const void * four_bytes) {
         uint32_t word = 0;
         std::memcpy(&word, four_bytes, sizeof(word));
@@ -291,7 +347,7 @@ class Tile {
 
     const Packed * groups_;
     ptrdiff_t next_;
-    Activations activations_[TOKENS];
+    const Activations<Packed> * tokens_[TOKENS];
     Number sums_[TOKENS][REGISTERS];
 };
 

@@ -61,21 +61,16 @@ struct Avx2 {
 
     static constexpr bool HAS_SCALES = true;
 
-    template <class Byte>
-    static __m256i pairs(const Byte (&bytes)[GROUP][2]) {
-        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i *>(bytes));
-        return static_cast<Byte>(-1) < 0 ? _mm256_cvtepi8_epi16(packed) : _mm256_cvtepu8_epi16(packed);
-    }
-
     /// The scale in both halves of the lane.
-    static __m256i scale(__m256i pairs, size_t which) {
+    static __m256i scale(Words<1> pairs, size_t which) {
         const __m256i first = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,  //
                                                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
-        return _mm256_shuffle_epi8(pairs, which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
+        return _mm256_shuffle_epi8(reinterpret_cast<__m256i>(pairs), which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
     }
 
-    static Integers<1> add_pairs(Integers<1> sum, __m256i pairs, Words<1> two) {
-        return sum + reinterpret_cast<Integers<1>>(_mm256_madd_epi16(pairs, reinterpret_cast<__m256i>(two)));
+    static Integers<1> add_pairs(Integers<1> sum, Words<1> pairs, Words<1> two) {
+        return sum + reinterpret_cast<Integers<1>>(
+                         _mm256_madd_epi16(reinterpret_cast<__m256i>(pairs), reinterpret_cast<__m256i>(two)));
     }
 
     template <class Vector>

@@ -41,6 +41,20 @@ struct Vnni {
 #endif
     }
 
+    /// sum + p0 t0 + p1 t1 in each lane, of int16
+    static Integers<GROUPS> add_pairs(Integers<GROUPS> sum, Words<GROUPS> pairs, Words<GROUPS> two) {
+#if defined(HARP_EMULATE_VNNI)
+        using Signed = Integers<GROUPS>;
+        const auto low = [](Words<GROUPS> words) { return reinterpret_cast<Signed>(words << 16) >> 16; };
+        const auto high = [](Words<GROUPS> words) { return reinterpret_cast<Signed>(words) >> 16; };
+        return sum + low(pairs) * low(two) + high(pairs) * high(two);
+#else
+        return reinterpret_cast<Integers<GROUPS>>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum),
+                                                                      reinterpret_cast<__m512i>(pairs),
+                                                                      reinterpret_cast<__m512i>(two)));
+#endif
+    }
+
     static constexpr bool HAS_SCALES = false;
     struct One {};
     static One one() {

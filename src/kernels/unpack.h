@@ -91,6 +91,33 @@ Floats<GROUPS> load_halves(const void * halves, ptrdiff_t next) {
         halves, next, [](const __m128i * bytes) { return _mm256_cvtph_ps(_mm_loadu_si128(bytes)); }));
 }
 
+/// The pairs of bytes of each output, as pairs of int16.
+template <size_t GROUPS, class Byte>
+Words<GROUPS> load_pairs(const Byte (&pairs)[GROUP][2], ptrdiff_t next) {
+    constexpr bool IS_SIGNED = static_cast<Byte>(-1) < 0;
+    return side_by_side<GROUPS>(pairs, next, [](const __m128i * bytes) {
+        const __m128i pair = _mm_loadu_si128(bytes);
+        return IS_SIGNED ? _mm256_cvtepi8_epi16(pair) : _mm256_cvtepu8_epi16(pair);
+    });
+}
+
+/// a * b + c, rounded once.
+template <size_t GROUPS>
+Floats<GROUPS> multiply_add(Floats<GROUPS> a, Floats<GROUPS> b, Floats<GROUPS> c) {
+    if constexpr (GROUPS == 1) {
+        return reinterpret_cast<Floats<GROUPS>>(_mm256_fmadd_ps(
+            reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+    } else {
+#if defined(__AVX512F__)
+        return reinterpret_cast<Floats<GROUPS>>(_mm512_fmadd_ps(
+            reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#else
+        for (size_t i = 0; i < GROUPS * GROUP; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+        return a;
+#endif
+    }
+}
+
 /// The first or second byte of each pair, converted to float.
 template <size_t GROUPS, class Byte>
 Floats<GROUPS> load_bytes(const Byte (&pairs)[GROUP][2], ptrdiff_t next, size_t which) {
@@ -230,6 +257,22 @@ Words<N> step(const Blocks<PackedIQ4_XS, N> & block, size_t j, size_t t) {
 template <size_t N>
 Words<N> step(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t t) {
     return look_up(block_nibbles<N>(block.first.q, block.next, t), MXFP4_VALUES);
+}
+
+/// What the weights of the second block of a pair are multiplied with.
+template <class Packed>
+constexpr float RAISED = 1;
+template <>
+constexpr float RAISED<PackedQ4_K> = 16;
+
+/// Step `t` of block `which` of a pair of blocks, times RAISED for the second: high nibbles need not be moved.
+template <class Packed, size_t N>
+Words<N> step_of_pair(const Blocks<Packed, N> & block, size_t pair, size_t which, size_t t) {
+    return step(block, 2 * pair + which, t);
+}
+template <size_t N>
+Words<N> step_of_pair(const Blocks<PackedQ4_K, N> & block, size_t pair, size_t which, size_t t) {
+    return load_step<N>(block.first.q[pair][t], block.next) & (which == 0 ? 0x0F0F0F0F : 0xF0F0F0F0);
 }
 
 /// The low and the high nibbles of a step of 8-bit weights.
