@@ -23,7 +23,7 @@ namespace {
 using namespace harp::kernels;
 
 constexpr int64_t N_INPUTS = 2048;
-constexpr int64_t N_GROUPS = 16;  // 144 KB of Q4_0; each thread has its own
+constexpr int64_t N_GROUPS = 8;   // 144 KB of Q4_0; each thread has its own
 
 /// A packed matrix and a batch's quantised tokens, with random values.
 struct Problem {
@@ -65,7 +65,7 @@ void multiply(benchmark::State & state, ggml_type type, Instructions instruction
     const Problem problem(kernel, type, n_tokens);
     std::vector<float> out(static_cast<size_t>(n_tokens * N_GROUPS * GROUP));
     for (auto _ : state) {
-        kernel.multiply({problem.weights.data(), N_GROUPS, N_INPUTS, problem.tokens, n_tokens, out.data(),
+        kernel.multiply({problem.weights.data(), N_GROUPS * GROUP, N_INPUTS, problem.tokens, n_tokens, out.data(),
                          N_GROUPS * GROUP, nullptr, problem.scratch});
         benchmark::DoNotOptimize(out.data());
         benchmark::ClobberMemory();
@@ -160,7 +160,7 @@ void in_registers(benchmark::State & state) {
     const bool has_vnni = best_instructions() >= Instructions::vnni;
     for (auto _ : state) has_vnni ? arithmetic_vnni<ALL_OF_IT>() : arithmetic_avx2<ALL_OF_IT>();
     const size_t n_sums = has_vnni ? SUMS<false> : SUMS<ALL_OF_IT>;
-    const int n_outputs = has_vnni ? 2 * GROUP : GROUP;
+    const int n_outputs = has_vnni ? 16 : 8;
     state.SetItemsProcessed(state.iterations() * BLOCKS * STEPS * static_cast<int64_t>(n_sums) * n_outputs * STEP);
     state.SetLabel(has_vnni ? "vnni" : "avx2");
 }

@@ -31,8 +31,8 @@ namespace {
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
-/// The algorithm for registers of 8 * GROUPS floats.
-template <size_t GROUPS>
+/// The algorithm for registers of LANES floats.
+template <size_t LANES>
 class Attending {
   public:
     explicit Attending(const AttentionPart & part)
@@ -57,11 +57,10 @@ class Attending {
     }
 
   private:
-    static constexpr size_t LANES = 8 * GROUPS;
     static constexpr size_t SCORED_CELLS = 4, SCORED_ROWS = LANES / SCORED_CELLS;
     /// Rows and registers of values whose sums are kept in registers; there are 16 registers, or 32.
-    static constexpr size_t ADDED_ROWS = GROUPS == 1 ? 3 : 7, ADDED_REGISTERS = 4;
-    using Vector = Floats<GROUPS>;
+    static constexpr size_t ADDED_ROWS = LANES == 8 ? 3 : 7, ADDED_REGISTERS = 4;
+    using Vector = Floats<LANES>;
     using Lanes = std::make_integer_sequence<int, static_cast<int>(LANES)>;
 
     static Vector load(const float * from) {
@@ -70,15 +69,6 @@ class Attending {
         return vector;
     }
     static void store(float * to, Vector vector) { std::memcpy(to, &vector, sizeof(vector)); }
-
-    static Vector load_half(const void * from) {
-#if defined(__AVX512F__)
-        if constexpr (GROUPS == 2) {
-            return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(from))));
-        }
-#endif
-        return load_halves<GROUPS>(from, sizeof(__m128i));
-    }
 
     /// Lane i comes from x where bit BIT of i is clear, from y where it is set. To it is added that vector's lane i ^
     /// BIT.
@@ -132,8 +122,8 @@ class Attending {
                            {1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F}) {
             power = power * rest + factor;
         }
-        const Vector result = reinterpret_cast<Vector>(reinterpret_cast<Integers<GROUPS>>(power) +
-                                                       (reinterpret_cast<Integers<GROUPS>>(rounded) << 23));
+        const Vector result = reinterpret_cast<Vector>(reinterpret_cast<Integers<LANES>>(power) +
+                                                       (reinterpret_cast<Integers<LANES>>(rounded) << 23));
         return x > -87.0F ? result : Vector{};
     }
 
@@ -195,7 +185,7 @@ class Attending {
                     continue;
                 }
                 const char * halves = from + (first + cell) * stride;
-                for (size_t i = 0; i < length; i += LANES) store(to + i, load_half(halves + 2 * i));
+                for (size_t i = 0; i < length; i += LANES) store(to + i, load_halves<LANES>(halves + 2 * i));
             }
         };
         convert(part_.keys, part_.key_stride, part_.key_length, keys_);
@@ -269,7 +259,7 @@ class Attending {
             const size_t cell = n * LANES;
             scores[n] = load(scores_of(i) + cell) * part_.scale;
             if (part_.cap != 0) scores[n] = part_.cap * tangent(scores[n] / part_.cap);
-            if (mask != nullptr) scores[n] += load_half(mask + cell);
+            if (mask != nullptr) scores[n] += load_halves<LANES>(mask + cell);
             scores[n] = is_seen(seen_of_[i] >> cell, Lanes()) ? scores[n] : Vector{} - INFINITE;
             greatest = greater(greatest, scores[n]);
         }
@@ -291,7 +281,7 @@ class Attending {
 
     template <int... I>
     static auto is_seen(uint32_t bits, std::integer_sequence<int, I...> /*lanes*/) {
-        const Words<GROUPS> bit = {1U << static_cast<unsigned>(I)...};
+        const Words<LANES> bit = {1U << static_cast<unsigned>(I)...};
         return (bit & bits) != 0;
     }
 

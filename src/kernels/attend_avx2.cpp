@@ -8,7 +8,7 @@
 namespace harp::kernels {
 
 void attend_avx2(const AttentionPart & part) noexcept {
-    Attending<1>(part).run();
+    Attending<8>(part).run();
 }
 
 }  // namespace harp::kernels

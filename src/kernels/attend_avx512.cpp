@@ -8,7 +8,7 @@
 namespace harp::kernels {
 
 void attend_avx512(const AttentionPart & part) noexcept {
-    Attending<2>(part).run();
+    Attending<16>(part).run();
 }
 
 }  // namespace harp::kernels

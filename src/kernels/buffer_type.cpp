@@ -66,8 +66,12 @@ class BufferType final : public ggml::cpu::extra_buffer_type {
 
 void set_tensor(ggml_backend_buffer_t /*buffer*/, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));  // packing needs the whole matrix
-    pack(tensor->type, data, tensor->ne[0], tensor->ne[1] * tensor->ne[2],
-         tensor->data);  // experts are stacked as one tall matrix
+    const auto n_experts = static_cast<size_t>(tensor->ne[2]);
+    const size_t bytes = size / n_experts, packed_bytes_each = packed_bytes(*tensor) / n_experts;
+    for (size_t i = 0; i < n_experts; ++i) {
+        pack(tensor->type, static_cast<const char *>(data) + i * bytes, tensor->ne[0], tensor->ne[1],
+             static_cast<char *>(tensor->data) + i * packed_bytes_each);
+    }
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {

@@ -43,42 +43,41 @@ struct Place {
     }
 };
 
-/// @param n_groups  groups that exist in this tile; only a tile of one register can have fewer than it has room for
+/// Multiplies a tile.
+/// @param row        the first row in the first group; 0 if the tile has whole groups
+/// @param n_outputs  outputs that exist
 template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
-HARP_FLATTEN void multiply_tile(const Place<Packed> & place, size_t n_groups) {
-    const bool is_full = n_groups == REGISTERS * Isa::GROUPS;
-    // missing groups are replaced by the first one
-    const int64_t next = is_full ? place.n_blocks * static_cast<int64_t>(sizeof(Packed)) : 0;
-    Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, next, place.tokens, place.token_bytes);
+HARP_FLATTEN void multiply_tile(const Place<Packed> & place, size_t row, size_t n_outputs) {
+    Tile<Isa, Packed, REGISTERS, TOKENS> tile(place.groups, row, place.n_blocks, place.tokens, place.token_bytes);
     for (int64_t i = 0; i < place.n_blocks; ++i) tile.add(i);
     HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
         float * out = place.out_of(static_cast<int64_t>(n));
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
             const auto & sum = tile.sum(n, r);
-            if (is_full) {
-                std::memcpy(out + r * Isa::GROUPS * GROUP, &sum, sizeof(sum));
-            } else {
-                std::memcpy(out, &sum, n_groups * GROUP * sizeof(float));
+            if (n_outputs >= (r + 1) * Isa::WIDTH) {
+                std::memcpy(out + r * Isa::WIDTH, &sum, sizeof(sum));
+            } else if (n_outputs > r * Isa::WIDTH) {  // half of the last group
+                std::memcpy(out + r * Isa::WIDTH, &sum, LEAST_ROWS * sizeof(float));
             }
         }
     }
 }
 
 template <class Isa, class Packed, size_t REGISTERS, size_t... N>
-void multiply_tile_of(const Place<Packed> & place, size_t n_groups, int64_t n_tokens,
+void multiply_tile_of(const Place<Packed> & place, size_t row, size_t n_outputs, int64_t n_tokens,
                       std::index_sequence<N...> /*numbers of tokens less one*/) {
-    using Function = void (*)(const Place<Packed> &, size_t);
+    using Function = void (*)(const Place<Packed> &, size_t, size_t);
     static constexpr Function BY_TOKENS[] = {multiply_tile<Isa, Packed, REGISTERS, N + 1>...};
-    BY_TOKENS[n_tokens - 1](place, n_groups);
+    BY_TOKENS[n_tokens - 1](place, row, n_outputs);
 }
 
 /// Multiplies all tokens, in parts as few and as even as possible. @tparam TOKENS the most in a part
 template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
-void multiply_groups(Place<Packed> place, size_t n_groups, int64_t n_tokens) {
+void multiply_outputs(Place<Packed> place, size_t row, size_t n_outputs, int64_t n_tokens) {
     constexpr auto MOST = static_cast<int64_t>(TOKENS);
     for (int64_t n_parts = (n_tokens + MOST - 1) / MOST; n_parts > 0; --n_parts) {
         const int64_t n = (n_tokens + n_parts - 1) / n_parts;
-        multiply_tile_of<Isa, Packed, REGISTERS>(place, n_groups, n, std::make_index_sequence<TOKENS>());
+        multiply_tile_of<Isa, Packed, REGISTERS>(place, row, n_outputs, n, std::make_index_sequence<TOKENS>());
         n_tokens -= n;
         place.skip(n);
     }
@@ -94,23 +93,24 @@ void multiply(const Operands & operands) noexcept {
                         operands.out,
                         operands.out_stride,
                         operands.rows};
-    constexpr size_t WIDE = REGISTERS * Isa::GROUPS;
+    constexpr size_t WIDE = REGISTERS * Isa::WIDTH;
     constexpr size_t WIDE_TOKENS = Isa::template TOKENS<Packed, REGISTERS>;
     constexpr bool ALWAYS_WIDE = Isa::template ALWAYS_WIDE<Packed>;
-    // groups left at the end are too few to be worth tiles of their own for each number of tokens: they take long to compile
+    // outputs left at the end are too few to be worth tiles of their own for each number of tokens: they take long to compile
     constexpr size_t NARROW_TOKENS = ALWAYS_WIDE ? 1 : Isa::template TOKENS<Packed, 1>;
     const bool may_be_wide = ALWAYS_WIDE || operands.n_tokens <= static_cast<int64_t>(WIDE_TOKENS);
-    for (auto n_left = static_cast<size_t>(operands.n_groups); n_left > 0;) {
-        const bool is_wide = may_be_wide && n_left >= WIDE;
-        const size_t n_groups = is_wide ? WIDE : std::min(n_left, Isa::GROUPS);
-        if (is_wide) {
-            multiply_groups<Isa, Packed, REGISTERS, WIDE_TOKENS>(place, n_groups, operands.n_tokens);
+    const auto n_outputs = static_cast<size_t>(operands.n_outputs);
+    for (size_t output = 0, n = 0; output < n_outputs; output += n) {
+        const size_t n_left = n_outputs - output, row = output % GROUP;
+        place.groups = static_cast<const Packed *>(operands.groups) + static_cast<int64_t>(output / GROUP) * place.n_blocks;
+        place.out = operands.out + output;
+        if (may_be_wide && n_left > WIDE - Isa::WIDTH) {
+            n = WIDE;
+            multiply_outputs<Isa, Packed, REGISTERS, WIDE_TOKENS>(place, row, std::min(n, n_left), operands.n_tokens);
         } else {
-            multiply_groups<Isa, Packed, 1, NARROW_TOKENS>(place, n_groups, operands.n_tokens);
+            n = Isa::WIDTH;
+            multiply_outputs<Isa, Packed, 1, NARROW_TOKENS>(place, row, std::min(n, n_left), operands.n_tokens);
         }
-        n_left -= n_groups;
-        place.groups += static_cast<int64_t>(n_groups) * place.n_blocks;
-        place.out += n_groups * GROUP;
     }
 }
 

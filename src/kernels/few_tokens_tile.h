@@ -25,7 +25,7 @@ namespace {
 
 // What the class of an instruction set defines:
 //
-//     GROUPS                 groups of 8 outputs side by side in a register
+//     WIDTH                  outputs of a register: 8 or 16
 //     MOST_BITS              the most bits of a weight that it multiplies at once
 //     REGISTERS<Packed>      the most registers of outputs of a tile, which share loads of activations; otherwise one
 //     ALWAYS_WIDE<Packed>    whether all tiles have REGISTERS; otherwise those for more tokens than fit beside them have one
@@ -46,24 +46,23 @@ namespace {
 /// prefetchers stop at the ends of pages, which is not enough.
 constexpr size_t AHEAD = 4096;
 
-/// Prefetches what is AHEAD bytes after part `part` of `n_parts` of the blocks.
-template <class Packed, size_t GROUPS>
-void prefetch(const Blocks<Packed, GROUPS> & blocks, size_t part, size_t n_parts) {
+/// Prefetches what is AHEAD bytes after part `part` of `n_parts` of the block.
+template <class Packed>
+void prefetch(const Packed & block, size_t part, size_t n_parts) {
     const size_t bytes = sizeof(Packed) / n_parts;
-    const char * ahead = reinterpret_cast<const char *>(&blocks.first) + AHEAD + part * bytes;
-    for (size_t group = 0; group < GROUPS; ++group, ahead += blocks.next) {
-        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
-    }
+    const char * ahead = reinterpret_cast<const char *>(&block) + AHEAD + part * bytes;
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
 }
 
 /// A few registers of outputs for a few tokens: the operands, and the sums so far.
 template <class Isa, class Packed, size_t REGISTERS, size_t TOKENS>
 class Tile {
   public:
-    /// @param groups  the tile's first group
-    /// @param next    bytes from one group to the next
-    Tile(const Packed * groups, ptrdiff_t next, const char * tokens, size_t token_bytes)
-        : groups_(groups), next_(next) {
+    /// @param groups    the tile's first group
+    /// @param row       the group's first row in the tile; 0 if the tile has whole groups
+    /// @param n_blocks  in a group
+    Tile(const Packed * groups, size_t row, int64_t n_blocks, const char * tokens, size_t token_bytes)
+        : groups_(groups), row_(row), n_blocks_(n_blocks) {
         HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
             tokens_[n] = reinterpret_cast<const Activations<Packed> *>(tokens + n * token_bytes);
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
@@ -77,18 +76,14 @@ class Tile {
         Parts parts;
         if constexpr (IN_PAIRS) {
             for (size_t pair = 0; pair < PAIRS; ++pair) {
-                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                    prefetch(blocks(i, r), pair, PAIRS);
-                }
+                prefetch_groups(i, pair, PAIRS);
                 HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
                     add_pair(i, pair, half, parts);
                 }
             }
         } else {
             for_each_32_inputs<Packed>([&](size_t j) {
-                HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                    prefetch(blocks(i, r), j, Packed::INPUTS / BLOCK);
-                }
+                prefetch_groups(i, j, Packed::INPUTS / BLOCK);
                 HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
                     if constexpr (INTEGERS) {
                         add_scaled(i, j, half, parts);
@@ -104,7 +99,7 @@ class Tile {
                 Number sum = parts.numbers[n][r];
                 if constexpr (IS_K) {
                     if constexpr (INTEGERS) sum = __builtin_convertvector(parts.integers[n][r], Number);
-                    const Line<GROUPS> of = super_line(blocks(i, r));
+                    const Line<WIDTH> of = super_line(rows(i, r));
                     sum = sum * of.scale + __builtin_convertvector(parts.constants[n][r], Number) * of.offset;
                 }
                 sums_[n][r] += sum * tokens_[n][i].d;
@@ -115,14 +110,15 @@ class Tile {
     [[nodiscard]] const auto & sum(size_t token, size_t at) const { return sums_[token][at]; }
 
   private:
-    static constexpr size_t GROUPS = Isa::GROUPS;
+    static constexpr size_t WIDTH = Isa::WIDTH;
     static constexpr size_t N_STEPS = STEPS / Packed::SCALES;  // steps that share a scale
-    using Number = Floats<GROUPS>;
-    using Word = Words<GROUPS>;
-    using Integer = Integers<GROUPS>;
+    using Number = Floats<WIDTH>;
+    using Word = Words<WIDTH>;
+    using Integer = Integers<WIDTH>;
     using Scale = decltype(Isa::one());
     using Products = Integer[TOKENS][REGISTERS];
 
+    static constexpr bool HAS_WHOLE_GROUPS = REGISTERS * WIDTH % GROUP == 0;
     /// Whether blocks are super-blocks, whose scale and offset are multiplied last.
     static constexpr bool IS_K = Packed::INPUTS == SUPER_BLOCK;
     /// Whether products are multiplied with the block's scales as integers, before conversion to float.
@@ -137,21 +133,26 @@ class Tile {
         Products integers = {}, constants = {};
     };
 
-    [[nodiscard]] Blocks<Packed, GROUPS> blocks(int64_t i, size_t at) const {
-        const auto * first = reinterpret_cast<const char *>(groups_) + static_cast<ptrdiff_t>(at * GROUPS) * next_;
-        return {reinterpret_cast<const Packed *>(first)[i], next_};
+    /// The rows of register `at` in block `i`.
+    [[nodiscard]] Rows<Packed, WIDTH> rows(int64_t i, size_t at) const {
+        const auto group = static_cast<int64_t>(at * WIDTH / GROUP);
+        return {groups_[group * n_blocks_ + i], HAS_WHOLE_GROUPS ? at * WIDTH % GROUP : row_};
+    }
+
+    void prefetch_groups(int64_t i, size_t part, size_t n_parts) const {
+        for (size_t at = 0; at < REGISTERS; at += GROUP / WIDTH) prefetch(rows(i, at).block, part, n_parts);
     }
 
     /// With INTEGERS: adds the inputs of block `j` of 32 that share a scale.
     void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
         Scale scales[REGISTERS];
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            const Blocks<Packed, GROUPS> block = blocks(i, r);
-            const Word of_blocks = load_pairs<GROUPS>(pairs(block.first, j).scales, block.next);
+            const Rows<Packed, WIDTH> of = rows(i, r);
+            const Word of_blocks = load_pairs<WIDTH>(pairs(of.block, j).scales, of.first);
             scales[r] = Isa::scale(of_blocks, which_of_pair<Packed>(j, half));
         }
         add_products<Packed::BITS>(i, j, half, scales, parts.integers,
-                                   [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
+                                   [&](size_t r, size_t t) { return step(rows(i, r), j, half * N_STEPS + t); });
     }
 
     /// Without INTEGERS: the same, in float.
@@ -173,10 +174,10 @@ class Tile {
         if constexpr (Packed::BITS <= Isa::MOST_BITS) {
             add_start();
             add_products<Packed::BITS>(i, j, half, ones, products,
-                                       [&](size_t r, size_t t) { return step(blocks(i, r), j, half * N_STEPS + t); });
+                                       [&](size_t r, size_t t) { return step(rows(i, r), j, half * N_STEPS + t); });
         } else {
             add_products<4>(i, j, half, ones, products,
-                            [&](size_t r, size_t t) { return high_step(blocks(i, r), j, half * N_STEPS + t); });
+                            [&](size_t r, size_t t) { return high_step(rows(i, r), j, half * N_STEPS + t); });
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                     products[n][r] = products[n][r] << 4;
@@ -184,18 +185,16 @@ class Tile {
             }
             add_start();
             add_products<4>(i, j, half, ones, products,
-                            [&](size_t r, size_t t) { return low_step(blocks(i, r), j, half * N_STEPS + t); });
+                            [&](size_t r, size_t t) { return low_step(rows(i, r), j, half * N_STEPS + t); });
         }
         HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            const Blocks<Packed, GROUPS> block = blocks(i, r);
             if constexpr (IS_K) {
-                const Number scales =
-                    load_bytes<GROUPS>(pairs(block.first, j).scales, block.next, which_of_pair<Packed>(j, half));
+                const Number scales = block_scales(rows(i, r), j, half);
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     parts.numbers[n][r] += __builtin_convertvector(products[n][r], Number) * scales;
                 }
             } else {
-                const Line<GROUPS> of = line(block, j, half);
+                const Line<WIDTH> of = line(rows(i, r), j, half);
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     parts.numbers[n][r] = without_bias(products[n][r], of.scale);
                     if constexpr (Packed::CONSTANT == 0) parts.numbers[n][r] += of.offset * tokens_[n][i].sum;
@@ -206,17 +205,12 @@ class Tile {
 
     /// With IN_PAIRS: adds the inputs of blocks 2 `pair` and 2 `pair` + 1 that share a scale.
     void add_pair(int64_t i, size_t pair, size_t half, Parts & parts) const {
-        const Packed * first[REGISTERS];
-        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            first[r] = &blocks(i, r).first;
-            asm volatile("" : "+r"(first[r]));  // as if it had changed, so that addresses are not computed ahead and spilled
-        }
         Word sums[2][TOKENS][REGISTERS] = {};
         HARP_UNROLLED for (size_t t = half * N_STEPS; t < (half + 1) * N_STEPS; ++t) {
             HARP_UNROLLED for (size_t which = 0; which < 2; ++which) {
                 Word weights[REGISTERS];
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                    weights[r] = step_of_pair(Blocks<Packed, GROUPS>{*first[r], next_}, pair, which, t);
+                    weights[r] = step_of_pair(rows(i, r), pair, which, t);
                 }
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     add_step(weights, tokens_[n][i].q + (2 * pair + which) * BLOCK + t * STEP, sums[which][n]);
@@ -226,9 +220,7 @@ class Tile {
         HARP_UNROLLED for (size_t which = 0; which < 2; ++which) {
             const size_t j = 2 * pair + which;
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                const Blocks<Packed, GROUPS> block = blocks(i, r);
-                Number scales =
-                    load_bytes<GROUPS>(pairs(block.first, j).scales, block.next, which_of_pair<Packed>(j, half));
+                Number scales = block_scales(rows(i, r), j, half);
                 if (which == 1 && RAISED<Packed> != 1) scales *= 1 / RAISED<Packed>;
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     parts.numbers[n][r] +=
@@ -242,9 +234,8 @@ class Tile {
     void add_constants(int64_t i, Parts & parts) const {
         HARP_UNROLLED for (size_t pair = 0; pair < PAIRS * Packed::SCALES; ++pair) {
             HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                const Blocks<Packed, GROUPS> block = blocks(i, r);
-                const auto & bytes = pairs(block.first, pair * 2 / Packed::SCALES).offsets;
-                const Word offsets = load_pairs<GROUPS>(bytes, block.next);
+                const Rows<Packed, WIDTH> of = rows(i, r);
+                const Word offsets = load_pairs<WIDTH>(pairs(of.block, pair * 2 / Packed::SCALES).offsets, of.first);
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     parts.constants[n][r] =
                         Isa::add_pairs(parts.constants[n][r], offsets, in_every_lane(tokens_[n][i].sums + 2 * pair));
@@ -336,7 +327,7 @@ class Tile {
 
     /// (biased - BIAS_BITS) * scale, rounded once.
     static Number without_bias(Integer biased, Number scale) {
-        return multiply_add<GROUPS>(reinterpret_cast<Number>(biased), scale, scale * -BIAS);
+        return multiply_add<WIDTH>(reinterpret_cast<Number>(biased), scale, scale * -BIAS);
     }
 
     static Word in_every_lane(const void * four_bytes) {
@@ -346,7 +337,8 @@ class Tile {
     }
 
     const Packed * groups_;
-    ptrdiff_t next_;
+    size_t row_;
+    int64_t n_blocks_;
     const Activations<Packed> * tokens_[TOKENS];
     Number sums_[TOKENS][REGISTERS];
 };

@@ -139,7 +139,7 @@ void multiply(const ggml_compute_params & params, const ggml_tensor & op, std::s
               const WorkMemory & memory) {
     const ggml_tensor & weights = *op.src[0];
     const size_t bytes = group_bytes(weights.type, weights.ne[0]);
-    const int64_t n_groups = weights.ne[1] / GROUP;
+    const int64_t n_outputs = weights.ne[1], n_groups = groups_of(n_outputs);
     const auto n_parts = static_cast<int64_t>(parts.size());
     const int64_t n_panels = (n_groups + GROUPS_TOGETHER - 1) / GROUPS_TOGETHER;
     const int64_t n_chunks = std::min<int64_t>(n_panels, (int64_t{4} * params.nth + n_parts - 1) / n_parts);
@@ -149,11 +149,12 @@ void multiply(const ggml_compute_params & params, const ggml_tensor & op, std::s
     for (int64_t i = params.ith; i < n_parts * n_chunks; i = cpu_back_end().chunk_add(params.threadpool, 1)) {
         const Part & part = parts[static_cast<size_t>(i / n_chunks)];
         const int64_t first = first_group(i % n_chunks), end = first_group(i % n_chunks + 1);
+        const int64_t first_output = first * GROUP, end_output = std::min(n_outputs, end * GROUP);
         const auto * groups =
             static_cast<const char *>(weights.data) + static_cast<size_t>(part.matrix * n_groups + first) * bytes;
         memory.kernel_of(part.n_tokens)
-            .multiply({groups, end - first, weights.ne[0], memory.tokens() + part.tokens, part.n_tokens,
-                       static_cast<float *>(op.data) + first * GROUP, op.ne[0], part.rows, memory.scratch(params.ith)});
+            .multiply({groups, end_output - first_output, weights.ne[0], memory.tokens() + part.tokens, part.n_tokens,
+                       static_cast<float *>(op.data) + first_output, op.ne[0], part.rows, memory.scratch(params.ith)});
     }
 }
 
@@ -175,7 +176,7 @@ bool can_multiply(const ggml_tensor & op) noexcept {
 
 size_t packed_bytes(const ggml_tensor & weights) noexcept {
     if (weights.ne[3] != 1 || !can_pack(weights.type, weights.ne[0], weights.ne[1])) return 0;
-    return static_cast<size_t>(weights.ne[1] / GROUP * weights.ne[2]) * group_bytes(weights.type, weights.ne[0]);
+    return static_cast<size_t>(groups_of(weights.ne[1]) * weights.ne[2]) * group_bytes(weights.type, weights.ne[0]);
 }
 
 bool Multiplication::work_size(int n_threads, const ggml_tensor * op, size_t & size) {

@@ -12,19 +12,19 @@ namespace harp::kernels {
 
 /// The operands of one call.
 struct Operands {
-    const void * groups;  // packed weights of n_groups groups of 8 outputs, packed_weights.h
-    int64_t n_groups;
+    const void * groups;  // packed weights, packed_weights.h
+    int64_t n_outputs;    // rows of weights, a multiple of 8
     int64_t n_inputs;     // length of a row of weights
     const void * tokens;  // as written by the kernel's quantize()
     int64_t n_tokens;
-    float * out;           // first row, [n_groups * 8]; the next ones follow at distances of out_stride
+    float * out;           // first row, [n_outputs]; the next ones follow at distances of out_stride
     int64_t out_stride;    // floats
     const int32_t * rows;  // the row of `out` for each token; nullptr: in order
     void * scratch;        // for this call only: the kernel's scratch_bytes(), aligned to 64 bytes
 };
 
-/// All kernels are fastest with multiples of this many groups of 8 outputs.
-inline constexpr int GROUPS_TOGETHER = 4;
+/// All kernels are fastest with multiples of this many groups of outputs.
+inline constexpr int GROUPS_TOGETHER = 2;
 
 /// How weights of one type are multiplied with one set of instructions.
 struct Kernel {

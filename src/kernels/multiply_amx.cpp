@@ -35,7 +35,6 @@ namespace {
 
 constexpr int TILE_BYTES = TILE * 64;  // 16 rows of 32 bfloat16 values or 16 floats
 constexpr int PANEL = 2 * TILE;        // outputs
-constexpr int PANEL_GROUPS = PANEL / GROUP;
 constexpr int PANELS = 8;         // panels that share a slice of the tokens
 constexpr int TOKENS = 2 * TILE;  // tokens that are multiplied together
 constexpr int MOST_INPUTS = 640;  // inputs of a slice, at most
@@ -44,9 +43,8 @@ constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 /// Use of the tile registers.
 enum Register { SUM_00, SUM_01, SUM_10, SUM_11, TOKENS_0, TOKENS_1, WEIGHTS_0, WEIGHTS_1 };
 
-constexpr size_t SIDE_BY_SIDE = 2;  // groups of outputs in a tile
-using Numbers = Floats<SIDE_BY_SIDE>;
-using Bits = Words<SIDE_BY_SIDE>;
+using Numbers = Floats<TILE>;
+using Bits = Words<TILE>;
 
 Bits bits(Numbers values) {
     return reinterpret_cast<Bits>(values);
@@ -60,14 +58,14 @@ Bits bfloat16_pairs(Numbers first, Numbers second) {
 
 /// Unpacks 32 inputs of 16 outputs as a tile: row i holds inputs 2 i and 2 i + 1 of each output.
 template <class Packed>
-void unpack_tile(const Blocks<Packed, SIDE_BY_SIDE> & block, size_t j, char * tile) {
+void unpack_tile(const Rows<Packed, TILE> & weights, size_t j, char * tile) {
     auto * rows = reinterpret_cast<Bits *>(tile);
     HARP_UNROLLED for (size_t half = 0; half < 2; ++half) {
-        const Line<SIDE_BY_SIDE> of = line(block, j, half);
+        const Line<TILE> of = line(weights, j, half);
         HARP_UNROLLED for (size_t t = half * STEPS / 2; t < (half + 1) * STEPS / 2; ++t) {
-            const Bits q = step(block, j, t);
+            const Bits q = step(weights, j, t);
             const auto value = [&](Bits byte) {
-                const auto number = reinterpret_cast<Integers<SIDE_BY_SIDE>>(byte);
+                const auto number = reinterpret_cast<Integers<TILE>>(byte);
                 return of.scale * __builtin_convertvector(number, Numbers) + of.offset;
             };
             rows[2 * t] = bfloat16_pairs(value(q & 255), value((q >> 8) & 255));
@@ -161,17 +159,17 @@ class TiledMultiplication {
           slice_(slice_of(operands.n_inputs)) {}
 
     void run() {
-        for (int64_t first = 0; first < operands_.n_groups; first += PANELS * PANEL_GROUPS) {
-            const int64_t n_groups = std::min<int64_t>(operands_.n_groups - first, PANELS * PANEL_GROUPS);
-            const auto n_panels = static_cast<int>((n_groups + PANEL_GROUPS - 1) / PANEL_GROUPS);
+        for (int64_t first = 0; first < operands_.n_outputs; first += PANELS * PANEL) {
+            const int64_t n_outputs = std::min<int64_t>(operands_.n_outputs - first, PANELS * PANEL);
+            const auto n_panels = static_cast<int>((n_outputs + PANEL - 1) / PANEL);
             for (int64_t input = 0; input < operands_.n_inputs; input += slice_) {
                 for (int panel = 0; panel < n_panels; ++panel) {
-                    add_slice_of_panel(first + int64_t{panel} * PANEL_GROUPS, input,
+                    add_slice_of_panel(first + int64_t{panel} * PANEL, input,
                                        scratch_.sums(panel, operands_.n_tokens));
                 }
             }
             for (int panel = 0; panel < n_panels; ++panel) {
-                write(first + int64_t{panel} * PANEL_GROUPS, scratch_.sums(panel, operands_.n_tokens));
+                write(first + int64_t{panel} * PANEL, scratch_.sums(panel, operands_.n_tokens));
             }
         }
     }
@@ -184,10 +182,10 @@ class TiledMultiplication {
         return std::min<int64_t>(parts(even, Packed::INPUTS), MOST_INPUTS / Packed::INPUTS) * Packed::INPUTS;
     }
 
-    /// @param group  the panel's first group
-    void add_slice_of_panel(int64_t group, int64_t input, float * sums) {
+    /// @param output  the panel's first output
+    void add_slice_of_panel(int64_t output, int64_t input, float * sums) {
         const auto n = static_cast<int>(std::min<int64_t>(slice_, operands_.n_inputs - input) / BLOCK);
-        unpack(group, input / Packed::INPUTS, n);
+        unpack(output / GROUP, input / Packed::INPUTS, n);
         const size_t next_16 = static_cast<size_t>(TILE * operands_.n_inputs) * sizeof(uint16_t);
         const char * tokens =
             static_cast<const char *>(operands_.tokens) + static_cast<size_t>(input / BLOCK) * TILE_BYTES;
@@ -200,13 +198,12 @@ class TiledMultiplication {
     /// Unpacks `n` times 32 inputs of a panel, starting at block `first` of each group.
     void unpack(int64_t group, int64_t first, int n) {
         constexpr int IN_BLOCK = Packed::INPUTS / BLOCK;
+        static_assert(TILE == GROUP);
         for (int half = 0; half < 2; ++half) {
-            const Packed * blocks = block(group + int64_t{2} * half) + first;
-            const Packed * next_blocks = block(group + int64_t{2} * half + 1) + first;
-            const ptrdiff_t next = (next_blocks - blocks) * static_cast<ptrdiff_t>(sizeof(Packed));
+            const Packed * blocks = block(group + half) + first;
             for (int i = 0; i < n / IN_BLOCK; ++i) {
                 for_each_32_inputs<Packed>([&](size_t j) {
-                    unpack_tile(Blocks<Packed, SIDE_BY_SIDE>{blocks[i], next}, j,
+                    unpack_tile(Rows<Packed, TILE>{blocks[i], 0}, j,
                                 scratch_.weights[static_cast<size_t>(i * IN_BLOCK) + j][half]);
                 });
             }
@@ -215,15 +212,15 @@ class TiledMultiplication {
 
     /// The first block of a group. For groups after the last, which do not exist, it is the last group's.
     [[nodiscard]] const Packed * block(int64_t group) const {
-        return static_cast<const Packed *>(operands_.groups) + std::min(group, operands_.n_groups - 1) * n_blocks_;
+        return static_cast<const Packed *>(operands_.groups) + std::min(group, groups_of(operands_.n_outputs) - 1) * n_blocks_;
     }
 
     /// Writes a panel's sums to the result.
-    void write(int64_t group, const float * sums) const {
-        const int64_t n_outputs = std::min<int64_t>(PANEL_GROUPS, operands_.n_groups - group) * GROUP;
+    void write(int64_t output, const float * sums) const {
+        const int64_t n_outputs = std::min<int64_t>(PANEL, operands_.n_outputs - output);
         for (int64_t i = 0; i < operands_.n_tokens; ++i, sums += PANEL) {
             const int64_t row = operands_.rows == nullptr ? i : operands_.rows[i];
-            float * out = operands_.out + row * operands_.out_stride + group * GROUP;
+            float * out = operands_.out + row * operands_.out_stride + output;
             if (n_outputs == PANEL) {
                 std::memcpy(out, sums, PANEL * sizeof(float));
             } else {

@@ -25,7 +25,7 @@ constexpr size_t steps_in_int16(int bits) {
 }
 
 struct Avx2 {
-    static constexpr size_t GROUPS = 1;
+    static constexpr size_t WIDTH = 8;
     static constexpr int MOST_BITS = 6;
     /// For weights that take long to unpack, the registers are best used for four steps of a single register of
     /// outputs.
@@ -44,17 +44,17 @@ struct Avx2 {
     static constexpr size_t steps_together(int bits) { return steps_in_int16(bits); }
 
     /// In the two int16 halves of each lane: sum + w0 a0 + w1 a1, and sum + w2 a2 + w3 a3.
-    static Words<1> add_step(Words<1> sum, Words<1> weights, Words<1> activations) {
+    static Words<WIDTH> add_step(Words<WIDTH> sum, Words<WIDTH> weights, Words<WIDTH> activations) {
         const __m256i product =
             _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(activations));
-        return reinterpret_cast<Words<1>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
+        return reinterpret_cast<Words<WIDTH>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
     }
 
-    static Words<1> start(Integers<1> /*so_far*/) { return Words<1>{}; }
+    static Words<WIDTH> start(Integers<WIDTH> /*so_far*/) { return Words<WIDTH>{}; }
 
     /// Multiplies both halves of a lane with the scale and adds them.
-    static Integers<1> total(Words<1> sum, __m256i scale, Integers<1> so_far) {
-        return so_far + reinterpret_cast<Integers<1>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
+    static Integers<WIDTH> total(Words<WIDTH> sum, __m256i scale, Integers<WIDTH> so_far) {
+        return so_far + reinterpret_cast<Integers<WIDTH>>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), scale));
     }
 
     static __m256i one() { return _mm256_set1_epi16(1); }
@@ -62,14 +62,14 @@ struct Avx2 {
     static constexpr bool HAS_SCALES = true;
 
     /// The scale in both halves of the lane.
-    static __m256i scale(Words<1> pairs, size_t which) {
+    static __m256i scale(Words<WIDTH> pairs, size_t which) {
         const __m256i first = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,  //
                                                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
         return _mm256_shuffle_epi8(reinterpret_cast<__m256i>(pairs), which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
     }
 
-    static Integers<1> add_pairs(Integers<1> sum, Words<1> pairs, Words<1> two) {
-        return sum + reinterpret_cast<Integers<1>>(
+    static Integers<WIDTH> add_pairs(Integers<WIDTH> sum, Words<WIDTH> pairs, Words<WIDTH> two) {
+        return sum + reinterpret_cast<Integers<WIDTH>>(
                          _mm256_madd_epi16(reinterpret_cast<__m256i>(pairs), reinterpret_cast<__m256i>(two)));
     }
 

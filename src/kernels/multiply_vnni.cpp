@@ -13,7 +13,7 @@ namespace harp::kernels {
 namespace {
 
 struct Vnni {
-    static constexpr size_t GROUPS = 2;
+    static constexpr size_t WIDTH = 16;
     static constexpr int MOST_BITS = 8;
     template <class Packed>
     static constexpr size_t REGISTERS = 2;
@@ -26,30 +26,30 @@ struct Vnni {
     static constexpr size_t steps_together(int /*bits*/) { return STEPS; }
 
     /// sum + w0 a0 + w1 a1 + w2 a2 + w3 a3 in each lane, int32
-    static Words<GROUPS> add_step(Words<GROUPS> sum, Words<GROUPS> weights, Words<GROUPS> activations) {
+    static Words<WIDTH> add_step(Words<WIDTH> sum, Words<WIDTH> weights, Words<WIDTH> activations) {
 #if defined(HARP_EMULATE_VNNI)
-        using Signed = Integers<GROUPS>;
+        using Signed = Integers<WIDTH>;
         for (int i = 0; i < STEP; ++i) {
             const auto activation = reinterpret_cast<Signed>(activations << (24 - 8 * i)) >> 24;
-            sum += (weights >> (8 * i) & 255) * reinterpret_cast<Words<GROUPS>>(activation);
+            sum += (weights >> (8 * i) & 255) * reinterpret_cast<Words<WIDTH>>(activation);
         }
         return sum;
 #else
-        return reinterpret_cast<Words<GROUPS>>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+        return reinterpret_cast<Words<WIDTH>>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
                                                                    reinterpret_cast<__m512i>(weights),
                                                                    reinterpret_cast<__m512i>(activations)));
 #endif
     }
 
     /// sum + p0 t0 + p1 t1 in each lane, of int16
-    static Integers<GROUPS> add_pairs(Integers<GROUPS> sum, Words<GROUPS> pairs, Words<GROUPS> two) {
+    static Integers<WIDTH> add_pairs(Integers<WIDTH> sum, Words<WIDTH> pairs, Words<WIDTH> two) {
 #if defined(HARP_EMULATE_VNNI)
-        using Signed = Integers<GROUPS>;
-        const auto low = [](Words<GROUPS> words) { return reinterpret_cast<Signed>(words << 16) >> 16; };
-        const auto high = [](Words<GROUPS> words) { return reinterpret_cast<Signed>(words) >> 16; };
+        using Signed = Integers<WIDTH>;
+        const auto low = [](Words<WIDTH> words) { return reinterpret_cast<Signed>(words << 16) >> 16; };
+        const auto high = [](Words<WIDTH> words) { return reinterpret_cast<Signed>(words) >> 16; };
         return sum + low(pairs) * low(two) + high(pairs) * high(two);
 #else
-        return reinterpret_cast<Integers<GROUPS>>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum),
+        return reinterpret_cast<Integers<WIDTH>>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum),
                                                                       reinterpret_cast<__m512i>(pairs),
                                                                       reinterpret_cast<__m512i>(two)));
 #endif
@@ -61,12 +61,12 @@ struct Vnni {
         return {};
     }
 
-    static Words<GROUPS> start(Integers<GROUPS> so_far) {
-        return reinterpret_cast<Words<GROUPS>>(so_far);
+    static Words<WIDTH> start(Integers<WIDTH> so_far) {
+        return reinterpret_cast<Words<WIDTH>>(so_far);
     }
 
-    static Integers<GROUPS> total(Words<GROUPS> sum, One /*scale*/, Integers<GROUPS> /*so_far*/) {
-        return reinterpret_cast<Integers<GROUPS>>(sum);
+    static Integers<WIDTH> total(Words<WIDTH> sum, One /*scale*/, Integers<WIDTH> /*so_far*/) {
+        return reinterpret_cast<Integers<WIDTH>>(sum);
     }
 
     template <class Vector>

@@ -1,5 +1,6 @@
 #include "kernels/packed_weights.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cstring>
 #include <type_traits>
@@ -169,9 +170,11 @@ template <class Packed>
 void pack_rows(const void * rows, int64_t n_blocks, int64_t n_outputs, void * packed) {
     const auto * from = static_cast<const typename Ggmls<Packed>::type *>(rows);
     auto * to = static_cast<Packed *>(packed);
-    for (int64_t group = 0; group < n_outputs / GROUP; ++group) {
+    for (int64_t first = 0; first < n_outputs; first += GROUP) {
+        const auto n_rows = static_cast<int>(std::min<int64_t>(GROUP, n_outputs - first));
         for (int64_t block = 0; block < n_blocks; ++block, ++to) {
-            for (int row = 0; row < GROUP; ++row) pack_row(from[(group * GROUP + row) * n_blocks + block], row, *to);
+            if (n_rows < GROUP) *to = {};
+            for (int row = 0; row < n_rows; ++row) pack_row(from[(first + row) * n_blocks + block], row, *to);
         }
     }
 }
@@ -179,7 +182,7 @@ void pack_rows(const void * rows, int64_t n_blocks, int64_t n_outputs, void * pa
 }  // namespace
 
 bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept {
-    return n_outputs % GROUP == 0 && n_outputs > 0 && group_bytes(type, n_inputs) > 0 &&
+    return n_outputs % LEAST_ROWS == 0 && n_outputs > 0 && group_bytes(type, n_inputs) > 0 &&
            n_inputs % ggml_blck_size(type) == 0;
 }
 

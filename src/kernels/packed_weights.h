@@ -1,8 +1,8 @@
 // Weights of 4 to 8 bits in the order in which the kernels for few tokens read them.
 //
-// Eight rows of the weight matrix (eight outputs) are side by side. A step is four consecutive inputs of each:
+// Sixteen rows of the weight matrix (sixteen outputs) are side by side. A step is four consecutive inputs of each:
 //
-//     step t:  | row 0: 4t 4t+1 4t+2 4t+3 | row 1: 4t .. 4t+3 | ... | row 7: 4t .. 4t+3 |    32 bytes, one AVX2 register
+//     step t:  | row 0: 4t 4t+1 4t+2 4t+3 | row 1: 4t .. 4t+3 | ... | row 15: 4t .. 4t+3 |    64 bytes
 //
 // With the step's four activations in every lane, one multiply-add then adds to the sums of eight outputs, and nothing
 // has to be summed across lanes. Low nibbles hold one step, high nibbles another; bits above the fourth are in separate
@@ -16,7 +16,8 @@
 
 namespace harp::kernels {
 
-inline constexpr int GROUP = 8;          // rows side by side
+inline constexpr int GROUP = 16;         // rows side by side
+inline constexpr int LEAST_ROWS = 8;     // a matrix has a multiple of so many rows; the last group may be half empty
 inline constexpr int STEP = 4;           // inputs that one lane holds
 inline constexpr int BLOCK = 32;         // inputs that share a scale
 inline constexpr int SUPER_BLOCK = 256;  // inputs of a K format's block
@@ -187,13 +188,18 @@ auto visit_packed(ggml_type type, const Visit & visit) -> decltype(visit(Type<Pa
     }
 }
 
-/// Whether a matrix can be packed: its type has a structure here, and it has a multiple of 8 outputs.
+/// Whether a matrix can be packed: its type has a structure here, and it has a multiple of LEAST_ROWS outputs.
 [[nodiscard]] bool can_pack(ggml_type type, int64_t n_inputs, int64_t n_outputs) noexcept;
 
-/// Bytes of a packed group of 8 outputs.
+/// Groups of a matrix.
+[[nodiscard]] inline int64_t groups_of(int64_t n_outputs) noexcept {
+    return (n_outputs + GROUP - 1) / GROUP;
+}
+
+/// Bytes of a packed group.
 [[nodiscard]] size_t group_bytes(ggml_type type, int64_t n_inputs) noexcept;
 
-/// Packs a matrix from ggml's layout, [n_outputs][n_inputs]. `packed` has n_outputs / 8 * group_bytes() bytes.
+/// Packs a matrix from ggml's layout, [n_outputs][n_inputs]. `packed` has groups_of(n_outputs) * group_bytes() bytes.
 void pack(ggml_type type, const void * rows, int64_t n_inputs, int64_t n_outputs, void * packed) noexcept;
 
 }  // namespace harp::kernels

@@ -1,4 +1,4 @@
-// Packed weights as numbers. A register holds the same inputs of GROUPS groups of 8 outputs, side by side. Written with
+// Packed weights as numbers. A register holds the same inputs of N outputs: 8, half of a group, or 16. Written with
 // the compiler's vector types, which it maps to the registers of the processor.
 #pragma once
 
@@ -15,120 +15,127 @@ namespace harp::kernels {
 // NOLINTBEGIN(misc-definitions-in-headers): each instruction set needs a copy
 namespace {
 
-template <size_t GROUPS>
-struct Vectors;
-template <>
-struct Vectors<1> {
-    using Floats = float __attribute__((vector_size(32)));
-    using Words = uint32_t __attribute__((vector_size(32)));
-    using Integers = int32_t __attribute__((vector_size(32)));
+template <class Element, size_t N>
+struct VectorOf {
+    typedef Element Type __attribute__((vector_size(N * sizeof(Element))));  // NOLINT(modernize-use-using): GCC needs it
 };
-template <>
-struct Vectors<2> {
-    using Floats = float __attribute__((vector_size(64)));
-    using Words = uint32_t __attribute__((vector_size(64)));
-    using Integers = int32_t __attribute__((vector_size(64)));
-};
+template <class Element, size_t N>
+using Vector = typename VectorOf<Element, N>::Type;
 
-/// One float, or four bytes, for each of the outputs side by side.
-template <size_t GROUPS>
-using Floats = typename Vectors<GROUPS>::Floats;
-template <size_t GROUPS>
-using Words = typename Vectors<GROUPS>::Words;
-template <size_t GROUPS>
-using Integers = typename Vectors<GROUPS>::Integers;
+/// One float, or four bytes, for each output of a register.
+template <size_t N>
+using Floats = Vector<float, N>;
+template <size_t N>
+using Words = Vector<uint32_t, N>;
+template <size_t N>
+using Integers = Vector<int32_t, N>;
 
-/// The same block in each group.
-template <class Packed, size_t GROUPS>
-struct Blocks {
-    const Packed & first;
-    ptrdiff_t next;  // bytes from one group to the next
+/// N rows of a block, from row `first` on.
+template <class Packed, size_t N>
+struct Rows {
+    const Packed & block;
+    size_t first;
 
-    /// The same part of each block, given that of the first block.
+    /// The same rows of a part of the block.
     template <class Part>
-    [[nodiscard]] Blocks<Part, GROUPS> part(const Part & of_first) const {
-        return {of_first, next};
+    [[nodiscard]] Rows<Part, N> of(const Part & part) const {
+        return {part, first};
     }
 };
 
 /// x = scale * q + offset
-template <size_t GROUPS>
+template <size_t N>
 struct Line {
-    Floats<GROUPS> scale, offset;
+    Floats<N> scale, offset;
 };
 
-/// Applies `load` to the bytes of each group, and puts the results side by side.
-template <size_t GROUPS, class Load>
-auto side_by_side(const void * first, ptrdiff_t next, const Load & load) {
-    using Half = uint32_t __attribute__((vector_size(32)));
-    const auto * bytes = static_cast<const char *>(first);
-    const auto of_first = reinterpret_cast<Half>(load(reinterpret_cast<const __m128i *>(bytes)));
-    if constexpr (GROUPS == 1) {
-        return of_first;
+template <class To>
+To load(const void * from) {
+    To loaded;
+    std::memcpy(&loaded, from, sizeof(loaded));
+    return loaded;
+}
+
+/// A step: four bytes of each output.
+template <size_t N>
+Words<N> load_step(const uint8_t (&step)[GROUP][STEP], size_t first) {
+    return load<Words<N>>(step[first]);
+}
+
+/// N float16.
+template <size_t N>
+Floats<N> load_halves(const void * halves) {
+    if constexpr (N == 8) {
+        return reinterpret_cast<Floats<N>>(_mm256_cvtph_ps(load<__m128i>(halves)));
     } else {
-        static_assert(GROUPS == 2);
-        const auto of_second = reinterpret_cast<Half>(load(reinterpret_cast<const __m128i *>(bytes + next)));
 #if defined(__AVX512F__)
-        // __builtin_shufflevector becomes a shuffle, which fewer execution units can do
-        const __m512i wide = _mm512_castsi256_si512(reinterpret_cast<__m256i>(of_first));
-        return reinterpret_cast<Words<GROUPS>>(_mm512_inserti64x4(wide, reinterpret_cast<__m256i>(of_second), 1));
+        return reinterpret_cast<Floats<N>>(_mm512_cvtph_ps(load<__m256i>(halves)));
 #else
-        return __builtin_shufflevector(of_first, of_second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const Floats<8> floats[] = {load_halves<8>(halves), load_halves<8>(static_cast<const uint16_t *>(halves) + 8)};
+        return load<Floats<N>>(floats);
 #endif
     }
 }
 
-/// A step: four bytes of each output.
-template <size_t GROUPS>
-Words<GROUPS> load_step(const uint8_t (&step)[GROUP][STEP], ptrdiff_t next) {
-    return side_by_side<GROUPS>(
-        step, next, [](const __m128i * bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)); });
-}
-
-template <size_t GROUPS>
-Floats<GROUPS> load_halves(const void * halves, ptrdiff_t next) {
-    return reinterpret_cast<Floats<GROUPS>>(side_by_side<GROUPS>(
-        halves, next, [](const __m128i * bytes) { return _mm256_cvtph_ps(_mm_loadu_si128(bytes)); }));
-}
-
-/// The pairs of bytes of each output, as pairs of int16.
-template <size_t GROUPS, class Byte>
-Words<GROUPS> load_pairs(const Byte (&pairs)[GROUP][2], ptrdiff_t next) {
+/// The pairs of bytes of each output, as pairs of int16. Here and below, __builtin_convertvector would become several
+/// instructions.
+template <size_t N, class Byte>
+Words<N> load_pairs(const Byte (&pairs)[GROUP][2], size_t first) {
     constexpr bool IS_SIGNED = static_cast<Byte>(-1) < 0;
-    return side_by_side<GROUPS>(pairs, next, [](const __m128i * bytes) {
-        const __m128i pair = _mm_loadu_si128(bytes);
-        return IS_SIGNED ? _mm256_cvtepi8_epi16(pair) : _mm256_cvtepu8_epi16(pair);
-    });
+    const auto * from = pairs[first];
+    if constexpr (N == 8) {
+        const auto bytes = load<__m128i>(from);
+        return reinterpret_cast<Words<N>>(IS_SIGNED ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes));
+    } else {
+#if defined(__AVX512BW__)
+        const auto bytes = load<__m256i>(from);
+        return reinterpret_cast<Words<N>>(IS_SIGNED ? _mm512_cvtepi8_epi16(bytes) : _mm512_cvtepu8_epi16(bytes));
+#else
+        const Words<8> words[] = {load_pairs<8>(pairs, first), load_pairs<8>(pairs, first + 8)};
+        return load<Words<N>>(words);
+#endif
+    }
 }
 
 /// a * b + c, rounded once.
-template <size_t GROUPS>
-Floats<GROUPS> multiply_add(Floats<GROUPS> a, Floats<GROUPS> b, Floats<GROUPS> c) {
-    if constexpr (GROUPS == 1) {
-        return reinterpret_cast<Floats<GROUPS>>(_mm256_fmadd_ps(
+template <size_t N>
+Floats<N> multiply_add(Floats<N> a, Floats<N> b, Floats<N> c) {
+    if constexpr (N == 8) {
+        return reinterpret_cast<Floats<N>>(_mm256_fmadd_ps(
             reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
     } else {
 #if defined(__AVX512F__)
-        return reinterpret_cast<Floats<GROUPS>>(_mm512_fmadd_ps(
+        return reinterpret_cast<Floats<N>>(_mm512_fmadd_ps(
             reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 #else
-        for (size_t i = 0; i < GROUPS * GROUP; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+        for (size_t i = 0; i < N; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
         return a;
 #endif
     }
 }
 
+/// N uint16.
+template <size_t N>
+Words<N> load_widened(const void * words) {
+    if constexpr (N == 8) {
+        return reinterpret_cast<Words<N>>(_mm256_cvtepu16_epi32(load<__m128i>(words)));
+    } else {
+#if defined(__AVX512F__)
+        return reinterpret_cast<Words<N>>(_mm512_cvtepu16_epi32(load<__m256i>(words)));
+#else
+        return __builtin_convertvector(load<Vector<uint16_t, N>>(words), Words<N>);
+#endif
+    }
+}
+
 /// The first or second byte of each pair, converted to float.
-template <size_t GROUPS, class Byte>
-Floats<GROUPS> load_bytes(const Byte (&pairs)[GROUP][2], ptrdiff_t next, size_t which) {
+template <size_t N, class Byte>
+Floats<N> load_bytes(const Byte (&pairs)[GROUP][2], size_t first, size_t which) {
     constexpr bool IS_SIGNED = static_cast<Byte>(-1) < 0;
-    const Words<GROUPS> words = side_by_side<GROUPS>(pairs, next, [](const __m128i * bytes) {
-        const __m128i pair = _mm_loadu_si128(bytes);
-        return IS_SIGNED ? _mm256_cvtepi16_epi32(pair) : _mm256_cvtepu16_epi32(pair);
-    });
-    const auto integers = reinterpret_cast<Integers<GROUPS>>(words);
-    const auto first = IS_SIGNED ? reinterpret_cast<Integers<GROUPS>>(words << 24) >> 24 : integers & 255;
-    return __builtin_convertvector(which == 0 ? first : integers >> 8, Floats<GROUPS>);
+    const auto words = reinterpret_cast<Integers<N>>(load_widened<N>(pairs[first]));
+    const Integers<N> first_byte = IS_SIGNED ? words << 24 >> 24 : words & 255;
+    const Integers<N> second_byte = IS_SIGNED ? words << 16 >> 24 : words >> 8;
+    return __builtin_convertvector(which == 0 ? first_byte : second_byte, Floats<N>);
 }
 
 template <class Words>
@@ -186,8 +193,8 @@ void for_each_32_inputs(const Use & use) {
 
 /// Nibbles of step `t` of a block of 32; the first four steps are in the low nibbles.
 template <size_t N>
-Words<N> block_nibbles(const uint8_t (&q)[STEPS / 2][GROUP][STEP], ptrdiff_t next, size_t t) {
-    return nibbles(load_step<N>(q[t % 4], next), t >= 4);
+Words<N> block_nibbles(const uint8_t (&q)[STEPS / 2][GROUP][STEP], size_t first, size_t t) {
+    return nibbles(load_step<N>(q[t % 4], first), t >= 4);
 }
 
 /// x = scale * (q - constant)
@@ -200,63 +207,63 @@ Line<N> centred(Floats<N> scale, float constant) {
 // ----
 
 template <size_t N>
-Words<N> step(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t t) {
-    return block_nibbles<N>(block.first.q, block.next, t);
+Words<N> step(const Rows<PackedQ4_0, N> & rows, size_t /*j*/, size_t t) {
+    return block_nibbles<N>(rows.block.q, rows.first, t);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t t) {
-    return block_nibbles<N>(block.first.q, block.next, t);
+Words<N> step(const Rows<PackedQ4_1, N> & rows, size_t /*j*/, size_t t) {
+    return block_nibbles<N>(rows.block.q, rows.first, t);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ5_0, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.low), j, t) |
-           high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
+Words<N> step(const Rows<PackedQ5_0, N> & rows, size_t j, size_t t) {
+    return step(rows.of(rows.block.low), j, t) |
+           high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ5_1, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.low), j, t) |
-           high_bits(load_step<N>(block.first.high, block.next), t, 0x01010101);
+Words<N> step(const Rows<PackedQ5_1, N> & rows, size_t j, size_t t) {
+    return step(rows.of(rows.block.low), j, t) |
+           high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
 }
 /// Like the generic functions below, but Q8_0 stores low and high nibbles separately.
 template <size_t N>
-Words<N> low_step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.low), j, t);
+Words<N> low_step(const Rows<PackedQ8_0, N> & rows, size_t j, size_t t) {
+    return step(rows.of(rows.block.low), j, t);
 }
 template <size_t N>
-Words<N> high_step(const Blocks<PackedQ8_0, N> & block, size_t /*j*/, size_t t) {
-    return block_nibbles<N>(block.first.high, block.next, t);
+Words<N> high_step(const Rows<PackedQ8_0, N> & rows, size_t /*j*/, size_t t) {
+    return block_nibbles<N>(rows.block.high, rows.first, t);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ8_0, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.low), j, t) |
-           high_bits(load_step<N>(block.first.high[t % 4], block.next), t >= 4 ? 4 : 0, 0x0F0F0F0F);
+Words<N> step(const Rows<PackedQ8_0, N> & rows, size_t j, size_t t) {
+    return step(rows.of(rows.block.low), j, t) |
+           high_bits(load_step<N>(rows.block.high[t % 4], rows.first), t >= 4 ? 4 : 0, 0x0F0F0F0F);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ4_K, N> & block, size_t j, size_t t) {
-    return nibbles(load_step<N>(block.first.q[j / 2][t], block.next), j % 2 != 0);
+Words<N> step(const Rows<PackedQ4_K, N> & rows, size_t j, size_t t) {
+    return nibbles(load_step<N>(rows.block.q[j / 2][t], rows.first), j % 2 != 0);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ5_K, N> & block, size_t j, size_t t) {
-    return step(block.part(block.first.low), j, t) |
-           high_bits(load_step<N>(block.first.high[j], block.next), t, 0x01010101);
+Words<N> step(const Rows<PackedQ5_K, N> & rows, size_t j, size_t t) {
+    return step(rows.of(rows.block.low), j, t) |
+           high_bits(load_step<N>(rows.block.high[j], rows.first), t, 0x01010101);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedQ6_K, N> & block, size_t j, size_t t) {
-    return nibbles(load_step<N>(block.first.q[j / 2][t], block.next), j % 2 != 0) |
-           high_bits(load_step<N>(block.first.high[j][t / 4], block.next), 2 * (t % 4), 0x03030303);
+Words<N> step(const Rows<PackedQ6_K, N> & rows, size_t j, size_t t) {
+    return nibbles(load_step<N>(rows.block.q[j / 2][t], rows.first), j % 2 != 0) |
+           high_bits(load_step<N>(rows.block.high[j][t / 4], rows.first), 2 * (t % 4), 0x03030303);
 }
 
 template <size_t N>
-Words<N> step(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t t) {
-    return look_up(step(block.part(block.first.nibbles), j, t), IQ4_VALUES);
+Words<N> step(const Rows<PackedIQ4_NL, N> & rows, size_t j, size_t t) {
+    return look_up(step(rows.of(rows.block.nibbles), j, t), IQ4_VALUES);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedIQ4_XS, N> & block, size_t j, size_t t) {
-    return look_up(block_nibbles<N>(block.first.q[j], block.next, t), IQ4_VALUES);
+Words<N> step(const Rows<PackedIQ4_XS, N> & rows, size_t j, size_t t) {
+    return look_up(block_nibbles<N>(rows.block.q[j], rows.first, t), IQ4_VALUES);
 }
 template <size_t N>
-Words<N> step(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t t) {
-    return look_up(block_nibbles<N>(block.first.q, block.next, t), MXFP4_VALUES);
+Words<N> step(const Rows<PackedMXFP4, N> & rows, size_t /*j*/, size_t t) {
+    return look_up(block_nibbles<N>(rows.block.q, rows.first, t), MXFP4_VALUES);
 }
 
 /// What the weights of the second block of a pair are multiplied with.
@@ -267,76 +274,75 @@ constexpr float RAISED<PackedQ4_K> = 16;
 
 /// Step `t` of block `which` of a pair of blocks, times RAISED for the second: high nibbles need not be moved.
 template <class Packed, size_t N>
-Words<N> step_of_pair(const Blocks<Packed, N> & block, size_t pair, size_t which, size_t t) {
-    return step(block, 2 * pair + which, t);
+Words<N> step_of_pair(const Rows<Packed, N> & rows, size_t pair, size_t which, size_t t) {
+    return step(rows, 2 * pair + which, t);
 }
 template <size_t N>
-Words<N> step_of_pair(const Blocks<PackedQ4_K, N> & block, size_t pair, size_t which, size_t t) {
-    return load_step<N>(block.first.q[pair][t], block.next) & (which == 0 ? 0x0F0F0F0F : 0xF0F0F0F0);
+Words<N> step_of_pair(const Rows<PackedQ4_K, N> & rows, size_t pair, size_t which, size_t t) {
+    return load_step<N>(rows.block.q[pair][t], rows.first) & (which == 0 ? 0x0F0F0F0F : 0xF0F0F0F0);
 }
 
 /// The low and the high nibbles of a step of 8-bit weights.
 template <class Packed, size_t N>
-Words<N> low_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
-    return nibbles(step(block, j, t), false);
+Words<N> low_step(const Rows<Packed, N> & rows, size_t j, size_t t) {
+    return nibbles(step(rows, j, t), false);
 }
 template <class Packed, size_t N>
-Words<N> high_step(const Blocks<Packed, N> & block, size_t j, size_t t) {
-    return nibbles(step(block, j, t), true);
+Words<N> high_step(const Rows<Packed, N> & rows, size_t j, size_t t) {
+    return nibbles(step(rows, j, t), true);
 }
 
 /// @param half  which half of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
-Line<N> line(const Blocks<PackedQ4_0, N> & block, size_t /*j*/, size_t /*half*/,
+Line<N> line(const Rows<PackedQ4_0, N> & rows, size_t /*j*/, size_t /*half*/,
              float constant = PackedQ4_0::CONSTANT) {
-    return centred<N>(load_halves<N>(block.first.d, block.next), constant);
+    return centred<N>(load_halves<N>(rows.block.d + rows.first), constant);
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedQ5_0, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.low), j, half, PackedQ5_0::CONSTANT);
+Line<N> line(const Rows<PackedQ5_0, N> & rows, size_t j, size_t half) {
+    return line(rows.of(rows.block.low), j, half, PackedQ5_0::CONSTANT);
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedQ8_0, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.low), j, half, PackedQ8_0::CONSTANT);
+Line<N> line(const Rows<PackedQ8_0, N> & rows, size_t j, size_t half) {
+    return line(rows.of(rows.block.low), j, half, PackedQ8_0::CONSTANT);
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedIQ4_NL, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.nibbles), j, half, PackedIQ4_NL::CONSTANT);
+Line<N> line(const Rows<PackedIQ4_NL, N> & rows, size_t j, size_t half) {
+    return line(rows.of(rows.block.nibbles), j, half, PackedIQ4_NL::CONSTANT);
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedMXFP4, N> & block, size_t /*j*/, size_t /*half*/) {
-    const Words<N> e = side_by_side<N>(
-        block.first.e, block.next, [](const __m128i * bytes) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)); });
+Line<N> line(const Rows<PackedMXFP4, N> & rows, size_t /*j*/, size_t /*half*/) {
+    const Words<N> e = __builtin_convertvector(load<Vector<uint8_t, N>>(rows.block.e + rows.first), Words<N>);
     const Words<N> denormal = (Words<N>{} + 0x00200000) << (e & 1);
     return centred<N>(reinterpret_cast<Floats<N>>(e < 2 ? denormal : (e - 1) << 23), PackedMXFP4::CONSTANT);
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedQ4_1, N> & block, size_t /*j*/, size_t /*half*/) {
-    return {load_halves<N>(block.first.d, block.next), load_halves<N>(block.first.m, block.next)};
+Line<N> line(const Rows<PackedQ4_1, N> & rows, size_t /*j*/, size_t /*half*/) {
+    return {load_halves<N>(rows.block.d + rows.first), load_halves<N>(rows.block.m + rows.first)};
 }
 template <size_t N>
-Line<N> line(const Blocks<PackedQ5_1, N> & block, size_t j, size_t half) {
-    return line(block.part(block.first.low), j, half);
+Line<N> line(const Rows<PackedQ5_1, N> & rows, size_t j, size_t half) {
+    return line(rows.of(rows.block.low), j, half);
 }
 
 // K formats: the line of the super-block, and its factors for a block of 32 or half of one.
 
 template <size_t N>
-Line<N> super_line(const Blocks<PackedQ4_K, N> & block) {
-    return {load_halves<N>(block.first.d, block.next), -load_halves<N>(block.first.dmin, block.next)};
+Line<N> super_line(const Rows<PackedQ4_K, N> & rows) {
+    return {load_halves<N>(rows.block.d + rows.first), -load_halves<N>(rows.block.dmin + rows.first)};
 }
 template <size_t N>
-Line<N> super_line(const Blocks<PackedQ5_K, N> & block) {
-    return super_line(block.part(block.first.low));
+Line<N> super_line(const Rows<PackedQ5_K, N> & rows) {
+    return super_line(rows.of(rows.block.low));
 }
 template <size_t N>
-Line<N> super_line(const Blocks<PackedQ6_K, N> & block) {
-    return centred<N>(load_halves<N>(block.first.d, block.next), 32);
+Line<N> super_line(const Rows<PackedQ6_K, N> & rows) {
+    return centred<N>(load_halves<N>(rows.block.d + rows.first), 32);
 }
 
 template <size_t N>
-Line<N> super_line(const Blocks<PackedIQ4_XS, N> & block) {
-    return centred<N>(load_halves<N>(block.first.d, block.next), 128);
+Line<N> super_line(const Rows<PackedIQ4_XS, N> & rows) {
+    return centred<N>(load_halves<N>(rows.block.d + rows.first), 128);
 }
 
 /// For each output, the scales of block `j` and the factors of the offset: of two blocks, or of the two halves of one.
@@ -362,12 +368,18 @@ size_t which_of_pair(size_t j, size_t half) {
     return Packed::SCALES == 2 ? half : j % 2;
 }
 
+/// The scales of block `j` of 32, or of one half of it.
 template <class Packed, size_t N>
-requires(Packed::INPUTS == SUPER_BLOCK) Line<N> line(const Blocks<Packed, N> & block, size_t j, size_t half) {
-    const Line<N> of = super_line(block);
-    const auto [scales, offsets] = pairs(block.first, j);
-    const size_t which = which_of_pair<Packed>(j, half);
-    return {of.scale * load_bytes<N>(scales, block.next, which), of.offset * load_bytes<N>(offsets, block.next, which)};
+Floats<N> block_scales(const Rows<Packed, N> & rows, size_t j, size_t half) {
+    return load_bytes<N>(pairs(rows.block, j).scales, rows.first, which_of_pair<Packed>(j, half));
+}
+
+template <class Packed, size_t N>
+requires(Packed::INPUTS == SUPER_BLOCK) Line<N> line(const Rows<Packed, N> & rows, size_t j, size_t half) {
+    const Line<N> of = super_line(rows);
+    const auto & offsets = pairs(rows.block, j).offsets;
+    return {of.scale * block_scales(rows, j, half),
+            of.offset * load_bytes<N>(offsets, rows.first, which_of_pair<Packed>(j, half))};
 }
 
 }  // namespace

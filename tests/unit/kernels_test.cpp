@@ -95,7 +95,7 @@ Matrix any_bits(ggml_type type, int64_t n_inputs, int64_t n_outputs, std::mt1993
 /// All dot products by one of our kernels, [token][output].
 std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const std::vector<float> & activations,
                             int64_t n_tokens) {
-    const int64_t n_groups = matrix.n_outputs / GROUP;
+    const int64_t n_groups = groups_of(matrix.n_outputs);
     const std::align_val_t line{64};
     std::vector<char> packed(static_cast<size_t>(n_groups) * group_bytes(matrix.type, matrix.n_inputs));
     pack(matrix.type, matrix.rows.data(), matrix.n_inputs, matrix.n_outputs, packed.data());
@@ -110,7 +110,7 @@ std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const 
     }
     std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
     kernel.multiply(
-        {packed.data(), n_groups, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs, nullptr, scratch});
+        {packed.data(), matrix.n_outputs, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs, nullptr, scratch});
     ::operator delete(tokens, line);
     ::operator delete(scratch, line);
     return out;
