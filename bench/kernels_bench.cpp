@@ -23,7 +23,7 @@ namespace {
 using namespace harp::kernels;
 
 constexpr int64_t N_INPUTS = 2048;
-constexpr int64_t N_GROUPS = 8;   // 144 KB of Q4_0; each thread has its own
+constexpr int64_t N_GROUPS = 8;  // 144 KB of Q4_0; each thread has its own
 
 /// A packed matrix and a batch's quantised tokens, with random values.
 struct Problem {

@@ -20,8 +20,9 @@ inline constexpr float BIAS = 12582912.0F;  // 1.5 * 2^23
 struct ActivationBlock {
     int8_t q[BLOCK];
     float d;
-    float sum;      // of q, which is multiplied with the offset of the weights
-    int32_t start;  // of a sum of products. Where weights are d * (q - c): BIAS_BITS - c times the sum of q, else BIAS_BITS
+    float sum;  // of q, which is multiplied with the offset of the weights
+    int32_t
+        start;  // of a sum of products. Where weights are d * (q - c): BIAS_BITS - c times the sum of q, else BIAS_BITS
 };
 
 /// The same for a block of a K format, which is scaled last.

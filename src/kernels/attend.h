@@ -107,9 +107,7 @@ class Attending {
         }
     }
 
-    static Vector greater(Vector a, Vector b) {
-        return a > b ? a : b;
-    }
+    static Vector greater(Vector a, Vector b) { return a > b ? a : b; }
 
     /// exp(x) for x <= 0, with a relative error below 2^-21; 0 below -87.
     static Vector exponential(Vector x) {
@@ -242,9 +240,7 @@ class Attending {
         }
     }
 
-    [[nodiscard]] float * scores_of(size_t row) const {
-        return scores_ + row * ATTENTION_BLOCK;
-    }
+    [[nodiscard]] float * scores_of(size_t row) const { return scores_ + row * ATTENTION_BLOCK; }
 
     /// Turns a row's scores into exp(score - maximum), 0 for cells it does not see, and rescales its sums to a new
     /// maximum.

@@ -102,7 +102,8 @@ void multiply(const Operands & operands) noexcept {
     const auto n_outputs = static_cast<size_t>(operands.n_outputs);
     for (size_t output = 0, n = 0; output < n_outputs; output += n) {
         const size_t n_left = n_outputs - output, row = output % GROUP;
-        place.groups = static_cast<const Packed *>(operands.groups) + static_cast<int64_t>(output / GROUP) * place.n_blocks;
+        place.groups =
+            static_cast<const Packed *>(operands.groups) + static_cast<int64_t>(output / GROUP) * place.n_blocks;
         place.out = operands.out + output;
         if (may_be_wide && n_left > WIDE - Isa::WIDTH) {
             n = WIDE;

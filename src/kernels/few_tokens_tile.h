@@ -249,7 +249,8 @@ class Tile {
     /// @param scales  for each register, the scale of the products
     /// @param unpack  (register, step) -> weights below 2^BITS
     template <int BITS, class Unpack>
-    void add_products(int64_t i, size_t j, size_t half, const Scale (&scales)[REGISTERS], Products & products, const Unpack & unpack) const {
+    void add_products(int64_t i, size_t j, size_t half, const Scale (&scales)[REGISTERS], Products & products,
+                      const Unpack & unpack) const {
         constexpr size_t TOGETHER = Isa::steps_together(BITS);
         const size_t at = j * BLOCK + half * N_STEPS * STEP;
         if constexpr (TOGETHER >= N_STEPS) {

@@ -35,9 +35,9 @@ namespace {
 
 constexpr int TILE_BYTES = TILE * 64;  // 16 rows of 32 bfloat16 values or 16 floats
 constexpr int PANEL = 2 * TILE;        // outputs
-constexpr int PANELS = 8;         // panels that share a slice of the tokens
-constexpr int TOKENS = 2 * TILE;  // tokens that are multiplied together
-constexpr int MOST_INPUTS = 640;  // inputs of a slice, at most
+constexpr int PANELS = 8;              // panels that share a slice of the tokens
+constexpr int TOKENS = 2 * TILE;       // tokens that are multiplied together
+constexpr int MOST_INPUTS = 640;       // inputs of a slice, at most
 constexpr int MOST_BLOCKS = MOST_INPUTS / BLOCK;
 
 /// Use of the tile registers.
@@ -164,8 +164,7 @@ class TiledMultiplication {
             const auto n_panels = static_cast<int>((n_outputs + PANEL - 1) / PANEL);
             for (int64_t input = 0; input < operands_.n_inputs; input += slice_) {
                 for (int panel = 0; panel < n_panels; ++panel) {
-                    add_slice_of_panel(first + int64_t{panel} * PANEL, input,
-                                       scratch_.sums(panel, operands_.n_tokens));
+                    add_slice_of_panel(first + int64_t{panel} * PANEL, input, scratch_.sums(panel, operands_.n_tokens));
                 }
             }
             for (int panel = 0; panel < n_panels; ++panel) {
@@ -212,7 +211,8 @@ class TiledMultiplication {
 
     /// The first block of a group. For groups after the last, which do not exist, it is the last group's.
     [[nodiscard]] const Packed * block(int64_t group) const {
-        return static_cast<const Packed *>(operands_.groups) + std::min(group, groups_of(operands_.n_outputs) - 1) * n_blocks_;
+        return static_cast<const Packed *>(operands_.groups) +
+               std::min(group, groups_of(operands_.n_outputs) - 1) * n_blocks_;
     }
 
     /// Writes a panel's sums to the result.

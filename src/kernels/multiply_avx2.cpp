@@ -65,7 +65,8 @@ struct Avx2 {
     static __m256i scale(Words<WIDTH> pairs, size_t which) {
         const __m256i first = _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,  //
                                                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
-        return _mm256_shuffle_epi8(reinterpret_cast<__m256i>(pairs), which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
+        return _mm256_shuffle_epi8(reinterpret_cast<__m256i>(pairs),
+                                   which == 0 ? first : _mm256_add_epi8(first, _mm256_set1_epi8(2)));
     }
 
     static Integers<WIDTH> add_pairs(Integers<WIDTH> sum, Words<WIDTH> pairs, Words<WIDTH> two) {

@@ -36,8 +36,8 @@ struct Vnni {
         return sum;
 #else
         return reinterpret_cast<Words<WIDTH>>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
-                                                                   reinterpret_cast<__m512i>(weights),
-                                                                   reinterpret_cast<__m512i>(activations)));
+                                                                  reinterpret_cast<__m512i>(weights),
+                                                                  reinterpret_cast<__m512i>(activations)));
 #endif
     }
 
@@ -49,9 +49,8 @@ struct Vnni {
         const auto high = [](Words<WIDTH> words) { return reinterpret_cast<Signed>(words) >> 16; };
         return sum + low(pairs) * low(two) + high(pairs) * high(two);
 #else
-        return reinterpret_cast<Integers<WIDTH>>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum),
-                                                                      reinterpret_cast<__m512i>(pairs),
-                                                                      reinterpret_cast<__m512i>(two)));
+        return reinterpret_cast<Integers<WIDTH>>(_mm512_dpwssd_epi32(
+            reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(pairs), reinterpret_cast<__m512i>(two)));
 #endif
     }
 

@@ -17,7 +17,8 @@ namespace {
 
 template <class Element, size_t N>
 struct VectorOf {
-    typedef Element Type __attribute__((vector_size(N * sizeof(Element))));  // NOLINT(modernize-use-using): GCC needs it
+    typedef Element Type
+        __attribute__((vector_size(N * sizeof(Element))));  // NOLINT(modernize-use-using): GCC needs it
 };
 template <class Element, size_t N>
 using Vector = typename VectorOf<Element, N>::Type;
@@ -101,12 +102,12 @@ Words<N> load_pairs(const Byte (&pairs)[GROUP][2], size_t first) {
 template <size_t N>
 Floats<N> multiply_add(Floats<N> a, Floats<N> b, Floats<N> c) {
     if constexpr (N == 8) {
-        return reinterpret_cast<Floats<N>>(_mm256_fmadd_ps(
-            reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+        return reinterpret_cast<Floats<N>>(
+            _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
     } else {
 #if defined(__AVX512F__)
-        return reinterpret_cast<Floats<N>>(_mm512_fmadd_ps(
-            reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+        return reinterpret_cast<Floats<N>>(
+            _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 #else
         for (size_t i = 0; i < N; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
         return a;
@@ -216,13 +217,11 @@ Words<N> step(const Rows<PackedQ4_1, N> & rows, size_t /*j*/, size_t t) {
 }
 template <size_t N>
 Words<N> step(const Rows<PackedQ5_0, N> & rows, size_t j, size_t t) {
-    return step(rows.of(rows.block.low), j, t) |
-           high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
+    return step(rows.of(rows.block.low), j, t) | high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
 }
 template <size_t N>
 Words<N> step(const Rows<PackedQ5_1, N> & rows, size_t j, size_t t) {
-    return step(rows.of(rows.block.low), j, t) |
-           high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
+    return step(rows.of(rows.block.low), j, t) | high_bits(load_step<N>(rows.block.high, rows.first), t, 0x01010101);
 }
 /// Like the generic functions below, but Q8_0 stores low and high nibbles separately.
 template <size_t N>
@@ -244,8 +243,7 @@ Words<N> step(const Rows<PackedQ4_K, N> & rows, size_t j, size_t t) {
 }
 template <size_t N>
 Words<N> step(const Rows<PackedQ5_K, N> & rows, size_t j, size_t t) {
-    return step(rows.of(rows.block.low), j, t) |
-           high_bits(load_step<N>(rows.block.high[j], rows.first), t, 0x01010101);
+    return step(rows.of(rows.block.low), j, t) | high_bits(load_step<N>(rows.block.high[j], rows.first), t, 0x01010101);
 }
 template <size_t N>
 Words<N> step(const Rows<PackedQ6_K, N> & rows, size_t j, size_t t) {
@@ -294,8 +292,7 @@ Words<N> high_step(const Rows<Packed, N> & rows, size_t j, size_t t) {
 
 /// @param half  which half of the 32 inputs: only Q6_K has a scale for each
 template <size_t N>
-Line<N> line(const Rows<PackedQ4_0, N> & rows, size_t /*j*/, size_t /*half*/,
-             float constant = PackedQ4_0::CONSTANT) {
+Line<N> line(const Rows<PackedQ4_0, N> & rows, size_t /*j*/, size_t /*half*/, float constant = PackedQ4_0::CONSTANT) {
     return centred<N>(load_halves<N>(rows.block.d + rows.first), constant);
 }
 template <size_t N>

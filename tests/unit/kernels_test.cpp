@@ -109,8 +109,8 @@ std::vector<float> multiply(const Kernel & kernel, const Matrix & matrix, const 
         kernel.quantize(matrix.type, activations.data() + i * matrix.n_inputs, matrix.n_inputs, i, tokens);
     }
     std::vector<float> out(static_cast<size_t>(n_tokens * matrix.n_outputs), NAN);
-    kernel.multiply(
-        {packed.data(), matrix.n_outputs, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs, nullptr, scratch});
+    kernel.multiply({packed.data(), matrix.n_outputs, matrix.n_inputs, tokens, n_tokens, out.data(), matrix.n_outputs,
+                     nullptr, scratch});
     ::operator delete(tokens, line);
     ::operator delete(scratch, line);
     return out;
