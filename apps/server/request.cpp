@@ -15,17 +15,11 @@
 #include "common.h"
 #include "harp/error.h"
 #include "harp/registration.h"
+#include "server/fields.h"
 
 namespace harp::server {
 
 namespace {
-
-/// A request's value as error messages repeat it. It may be of any length.
-std::string shown(const common_json & value) {
-    constexpr size_t most = 64;
-    const std::string text = value.dump();
-    return text.size() <= most ? text : text.substr(0, most) + "...";
-}
 
 /// A JSON value as text that set_option() accepts.
 std::string as_text(const std::string & name, const common_json & value) {
@@ -232,6 +226,10 @@ std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_
         step.vanilla = most_probable(vocab, {vanilla, static_cast<size_t>(pass->n_vocab())}, n_candidates);
     }
     return step;
+}
+
+void reset_statistics(llama_context * context) {
+    if (ForwardPass * pass = find_pass(context)) pass->reset_statistics();
 }
 
 std::optional<Statistics> statistics_of(llama_context * context, const std::optional<Statistics> & before) {

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import unittest
+from http.client import HTTPConnection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -140,7 +141,7 @@ class Faults(unittest.TestCase):
         for value in [5, 5.5, {}, [[], 5.5]]:
             self.ask(400, "prompt", prompt=value)
         for field, value in [("n_predict", 0), ("n_cmpl", 4), ("stop", ["a"] * 10_000), ("stop", ["", None, "x" * 1_000_000]),
-                             ("logit_bias", [[-5, 1], [10**9, 1], [5, 1e38], [5, "x"], [5], 5]), ("logit_bias", {"9" * 20: 1}),
+                             ("logit_bias", [[5, 1e38], ["a", False], [7.0, 1]]), ("logit_bias", {"9": -1, "-": False}),
                              ("logit_bias", [[i, False] for i in range(512)]),
                              ("json_schema", {"type": "string", "pattern": "^(a+)+$"})]:
             self.ask(200, "content", **{field: value})
@@ -156,6 +157,54 @@ class Faults(unittest.TestCase):
         self.ask(400, "pattern", json_schema={"type": "string", "pattern": "^[$"})
         for n_predict in [-1, 10**9]:  # bounded by the context
             self.ask(200, '"truncated":true', n_predict=n_predict, ignore_eos=True)
+
+    def test_values_of_a_wrong_kind(self):
+        """None is passed over or taken modulo 2^32: the message names the field and the value."""
+        tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        for field, values in {
+            "max_tokens": [2**40, 2**32 + 1, 2**64, -5, 1.5, "3", True], "n_predict": [2**40, 1.5], "n_keep": [2**32 + 1, -5],
+            "n": [2**32 + 1, 1.5, True], "seed": [2**70, 2**32, -2, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0"], "logprobs": [-1, 1.5, 2**32 + 1, {}],
+            "temperature": ["hot", True, 1e300], "top_k": [1.5], "stop": [5, {}, True, [5], ["a", []]], "samplers": [5, {}], "grammar": [5, {}, True],
+            "logit_bias": [5, "x", True, [5], [[5]], [[5, "x"]], [[5, 1e300]], [[-5, 1]], [[2**32 + 5, 1]], {"512": 1}, {"9" * 20: 1}, {"5": None}],
+            "stream": ["yes", 1], "stream_options": [5], "response_fields": [5, "x", [5]], "lora": [[5]],
+        }.items():
+            for value in values:
+                paths = ["/completion", "/v1/completions"] + ["/v1/chat/completions"] * (field != "response_fields")
+                for path in paths:
+                    own = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}
+                    self.expect(400, field, {**own, "max_tokens": 1, field: value}, path)
+        for field, value in [("suffix", "x"), ("best_of", 2), ("response_format", {"type": "json_object"})]:
+            self.expect(400, field, {"prompt": "x", "max_tokens": 1, field: value}, "/v1/completions")
+        self.expect(200, "text", {"prompt": "x", "max_tokens": 1, "n": 2, "best_of": 2, "suffix": ""}, "/v1/completions")
+        chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        for field, values in {
+            "response_format": [5, "json", {"type": "sound"}, {"type": 5}, {"type": "json_schema", "json_schema": {"schema": 5}}],
+            "tool_choice": [5, "some", "required", {}, {"type": "function", "function": {"name": "weather"}}], "functions": [[{"name": "x"}]],
+            "modalities": [["audio"]], "parallel_tool_calls": [5], "chat_template_kwargs": [5], "reasoning_effort": [5],
+            "continue_final_message": [5], "add_generation_prompt": [5], "thinking_budget_tokens": ["x", 2**40],
+        }.items():
+            for value in values:
+                self.expect(400, field, {**chat, field: value}, "/v1/chat/completions")
+        for more, message in [({"top_logprobs": -1}, "top_logprobs"), ({"top_logprobs": 2**40}, "top_logprobs")]:
+            self.expect(400, message, {**chat, "logprobs": True, **more}, "/v1/chat/completions")
+        self.expect(400, r"'tools': \"weather\"", {**chat, "tools": [tool], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+                    "/v1/chat/completions")
+        for kind in [picture, {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]:
+            self.expect(400, kind["type"], {**chat, "messages": [{"role": "user", "content": [kind]}]}, "/v1/chat/completions")
+        for field, value in [("instructions", 5), ("max_output_tokens", 2**40), ("text", 5), ("text", {"format": {"type": "sound"}}), ("reasoning", 5),
+                             ("input", [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}])]:
+            named = "image_url" if field == "input" else field
+            self.expect(400, named, {"input": "x", "max_output_tokens": 1, field: value}, "/v1/responses")
+        self.expect(200, "output", {"input": "x", "max_output_tokens": 1, "instructions": None, "tools": None}, "/v1/responses")
+        image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+        for field, value in [("system", 5), ("stop_sequences", [5]), ("tool_choice", {"type": "tool", "name": "x"}), ("thinking", 5),
+                             ("image", [image]), ("document", [{"type": "document", "source": {"type": "text", "data": "x"}}])]:
+            body = {"messages": [{"role": "user", "content": value}]} if isinstance(value, list) and field != "stop_sequences" else {field: value}
+            self.expect(400, field, {**chat, **body}, "/v1/messages")
+        for ids in [[2**32 + 5], ["x", 2**40]]:
+            self.ask(400, "token: ", prompt=ids)
+            self.expect(400, "token: ", {"tokens": [2**32 + 5]}, "/detokenize")
 
     def test_prompts(self):
         for prompt in ["word " * 5000, [5] * 512, [5] * 5000]:
@@ -225,6 +274,17 @@ class Faults(unittest.TestCase):
         ]:
             with self.subTest(data=data[:80]):
                 self.assertEqual(exchange(self.server.port, data, hang_up=True)[0], status)
+
+    def test_a_connection_is_used_again(self):
+        """Behind a stream too: the answer says that the connection stays."""
+        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        self.addCleanup(connection.close)
+        for body, status in [({"prompt": "x"}, 200), ({"prompt": "x", "stream": True}, 200), ({"prompt": "x", "stream": True}, 200), ({}, 400),
+                             ({"prompt": "x"}, 200)]:
+            connection.request("POST", "/completion", json.dumps({**body, "n_predict": 2}))
+            answer = connection.getresponse()
+            self.assertEqual(answer.status, status)
+            answer.read()
 
     def test_files_outside(self):
         self.assertEqual(exchange(self.server.port, http(b"/page.html", method=b"GET")), (200, "page"))

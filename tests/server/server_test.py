@@ -22,6 +22,7 @@ from pathlib import Path
 
 try:
     import openai
+    import pydantic
 except ImportError:
     openai = None
 
@@ -466,15 +467,19 @@ class Hesitating(OneServer, unittest.TestCase):
         plain = client.responses.create(**ask)
         with client.responses.stream(**ask) as stream:
             events = list(stream)
-            streamed = stream.get_final_response()
+        self.assertEqual([event.type for event in client.responses.create(**ask, stream=True)], [event.type for event in events])
+        self.assertEqual(events[-1].type, "response.incomplete")
+        streamed = events[-1].response
         self.assertEqual(streamed.output_text, plain.output_text)
         self.assertEqual("".join(event.delta for event in events if event.type == "response.output_text.delta"), plain.output_text)
         self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
         for response in (plain, streamed):  # its limit cut it
             self.assertEqual((response.status, response.incomplete_details.reason), ("incomplete", "max_output_tokens"))
             self.assertEqual(response.output[0].status, "incomplete")
-        whole = client.responses.create(**{**ask, "max_output_tokens": 64}, text={
-            "format": {"type": "json_schema", "name": "answer", "schema": {"enum": ["yes", "no"]}}})
+        ask |= {"max_output_tokens": 64, "text": {"format": {"type": "json_schema", "name": "answer", "schema": {"enum": ["yes", "no"]}}}}
+        whole = client.responses.create(**ask)
+        with client.responses.stream(**ask) as stream:
+            self.assertEqual(stream.get_final_response().output_text, whole.output_text)
         self.assertIn(json.loads(whole.output_text), ["yes", "no"])
         self.assertEqual((whole.status, whole.incomplete_details), ("completed", None))
 
@@ -664,6 +669,32 @@ class Chat(OneServer, unittest.TestCase):
             call = said.choices[0].message.tool_calls[0].function
             self.assertEqual((said.choices[0].finish_reason, call.name), ("tool_calls", "get_weather"))
             self.assertEqual(json.loads(call.arguments), {"city": "Paris"})
+        other = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+        said = client.chat.completions.create(model="x", messages=messages, temperature=0, max_tokens=64, tools=[weather, other],
+                                              tool_choice={"type": "function", "function": {"name": "get_time"}})
+        self.assertEqual(said.choices[0].message.tool_calls[0].function.name, "get_time")
+        tools = [{"name": name, "input_schema": {"type": "object", "properties": {}}} for name in ("get_weather", "get_time")]
+        ask = {"messages": messages[-1:], "tools": tools, "tool_choice": {"type": "tool", "name": "get_time"}}
+        named, alone = (server.post("/v1/messages/count_tokens", ask | more)["input_tokens"] for more in ({}, {"tools": tools[1:]}))
+        self.assertEqual(named, alone)  # the prompt has that tool alone
+        items = []
+        for message in messages:
+            for call in message.get("tool_calls", []):
+                items.append({"type": "function_call", "call_id": call["id"], **call["function"]})
+            items.append({"type": "function_call_output", "call_id": message["tool_call_id"], "output": message["content"]}
+                         if message["role"] == "tool" else message)
+        ask = {"input": items, "max_output_tokens": 64, "temperature": 0, "tool_choice": "required",
+               "tools": [{"type": "function", **weather["function"]}]}
+        events = server.stream("/v1/responses", ask)
+        for event in events:
+            pydantic.TypeAdapter(openai.types.responses.ResponseStreamEvent).validate_python(event)
+        for response in (server.post("/v1/responses", ask), events[-1]["response"]):
+            response = openai.types.responses.Response.model_validate(response)
+            self.assertEqual((response.tools[0].name, response.tool_choice), ("get_weather", "required"))
+            self.assertEqual(json.loads(response.output[0].arguments), {"city": "Paris"})
+        self.assertEqual([event["type"] for event in events][-3:],
+                         ["response.function_call_arguments.done", "response.output_item.done", "response.completed"])
+        self.assertEqual(json.loads(events[-3]["arguments"]), {"city": "Paris"})
 
 
 @needs_tiny
