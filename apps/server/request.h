@@ -67,6 +67,9 @@ struct TokenStep {
 /// HARP.
 [[nodiscard]] std::optional<TokenStep> step_of(llama_context * context, int32_t row, size_t n_candidates);
 
+/// Sets the context's counters to 0: what llama.cpp decodes to look what a context can do is no answer. No-op without HARP.
+void reset_statistics(llama_context * context);
+
 /// The context's counters, added to `before`, those of contexts that are gone; nullopt on a context without HARP.
 [[nodiscard]] std::optional<Statistics> statistics_of(llama_context * context,
                                                       const std::optional<Statistics> & before);
