@@ -118,9 +118,12 @@ void HarpFlags::check_negative_prompt(std::span<const Options> sets) const {
                             get_option(sets.front(), "view")));
 }
 
+static void refuse_flag(bool is_given, std::string_view flag, std::string_view command) {
+    if (is_given) throw Error(ErrorCode::invalid_option, fmt::format("option '{}': not in harp {}", flag, command));
+}
+
 void HarpFlags::refuse_negative_prompt(std::string_view command) const {
-    if (negative_prompt_.empty()) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-negative-prompt': not in harp {}", command));
+    refuse_flag(!negative_prompt_.empty(), "--harp-negative-prompt", command);
 }
 
 void HarpFlags::refuse_negative_prompt_of_preset(std::string_view command) const {
@@ -135,8 +138,7 @@ uint32_t HarpFlags::n_ctx_twin_for(const std::optional<Options> & options) const
 }
 
 void HarpFlags::refuse_n_ctx_twin(std::string_view command) const {
-    if (!n_ctx_twin_) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-n-ctx-twin': not in harp {}", command));
+    refuse_flag(n_ctx_twin_.has_value(), "--harp-n-ctx-twin", command);
 }
 
 void HarpFlags::refuse(std::string_view name, std::string_view why) const {

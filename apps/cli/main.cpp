@@ -132,7 +132,7 @@ int main_command(int argc, char ** argv) {
             print_err("\n{}: interrupted\n", program_name(argc, argv));
             return exit_code_of(error);
         }
-        print_err("{}{}: {}\n", is_terminal(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
+        print_err("{}{}: {}\n", can_erase_lines(stderr) ? "\r\033[K" : "", program_name(argc, argv), error.what());
         return exit_code_of(error);
     } catch (const std::exception & error) {
         print_err("{}: {}\n", program_name(argc, argv), error.what());

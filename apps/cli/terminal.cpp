@@ -51,6 +51,15 @@ bool is_terminal(std::FILE * stream) {
     return isatty(fileno(stream)) != 0;
 }
 
+static bool is_dumb_terminal() {
+    const char * terminal = std::getenv("TERM");
+    return terminal != nullptr && std::strcmp(terminal, "dumb") == 0;
+}
+
+bool can_erase_lines(std::FILE * stream) {
+    return is_terminal(stream) && !is_dumb_terminal();
+}
+
 void set_colours(bool shown) {
     colours_wanted = shown;
 }
@@ -58,9 +67,7 @@ void set_colours(bool shown) {
 bool shows_colour(std::FILE * stream) {
     if (colours_wanted) return *colours_wanted;
     const char * no_colour = std::getenv("NO_COLOR");
-    const char * terminal = std::getenv("TERM");
-    const bool refused =
-        (no_colour != nullptr && *no_colour != '\0') || (terminal != nullptr && std::strcmp(terminal, "dumb") == 0);
+    const bool refused = (no_colour != nullptr && *no_colour != '\0') || is_dumb_terminal();
     return is_terminal(stream) && !refused;
 }
 
@@ -150,16 +157,16 @@ void ProgressLine::show(const std::string & text) {
     const auto now = Clock::now();
     if (text_.empty()) {
         put_at_ = now - std::chrono::seconds(1);
-        if (!is_terminal(stderr)) put_at_ = now;  // short operations print nothing there
+        if (!can_erase_lines(stderr)) put_at_ = now;  // short operations print nothing there
         counter_ = std::thread([this] { count_seconds(); });
     }
     text_ = text;
     said_at_ = now;
-    if (now - put_at_ >= (is_terminal(stderr) ? std::chrono::milliseconds(100) : between_lines)) put(text);
+    if (now - put_at_ >= (can_erase_lines(stderr) ? std::chrono::milliseconds(100) : between_lines)) put(text);
 }
 
 void ProgressLine::put(const std::string & text) {
-    print_err("{}{}{}", is_terminal(stderr) ? "\r\033[K" : "", text, is_terminal(stderr) ? "" : "\n");
+    print_err("{}{}{}", can_erase_lines(stderr) ? "\r\033[K" : "", text, can_erase_lines(stderr) ? "" : "\n");
     std::fflush(stderr);
     put_at_ = Clock::now();
     is_put_ = true;
@@ -169,7 +176,7 @@ void ProgressLine::count_seconds() {
     std::unique_lock lock(mutex_);
     while (!is_cleared_.wait_for(lock, std::chrono::seconds(1), [this] { return text_.empty(); })) {
         const auto now = Clock::now();
-        if (now - put_at_ < (is_terminal(stderr) ? std::chrono::seconds(1) : between_lines)) continue;
+        if (now - put_at_ < (can_erase_lines(stderr) ? std::chrono::seconds(1) : between_lines)) continue;
         const auto waited = std::chrono::duration_cast<std::chrono::seconds>(now - said_at_).count();
         put(waited < 2 ? text_ : fmt::format("{} (since {} s)", text_, waited));
     }
@@ -180,7 +187,7 @@ void ProgressLine::clear() {
         const std::lock_guard lock(mutex_);
         if (text_.empty()) return;
         text_.clear();
-        if (is_put_ && is_terminal(stderr)) print_err("\r\033[K");
+        if (is_put_ && can_erase_lines(stderr)) print_err("\r\033[K");
         std::fflush(stderr);
         is_put_ = false;
     }

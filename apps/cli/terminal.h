@@ -22,6 +22,8 @@ void set_colours(bool shown);
 /// TERM=dumb.
 [[nodiscard]] bool shows_colour(std::FILE * stream);
 [[nodiscard]] bool is_terminal(std::FILE * stream);
+/// Whether a line can be erased and written again: on a terminal, unless TERM=dumb.
+[[nodiscard]] bool can_erase_lines(std::FILE * stream);
 /// Columns of the terminal; 80 if unknown.
 [[nodiscard]] size_t terminal_width();
 

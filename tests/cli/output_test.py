@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Where output goes: full disks, broken pipes, and colours on terminals only."""
 
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -96,6 +98,23 @@ class Colour(CliTest):
             for command in ["generate", "compare"]:
                 with self.subTest(env=env, command=command):
                     self.assertNotIn("\033", self.on_terminal(command, **env))
+
+    def test_progress_on_a_dumb_terminal(self):
+        for term, erases in [("dumb", False), ("xterm", True)]:
+            with self.subTest(term=term):
+                master, slave = pty.openpty()
+                subprocess.run([HARP, "generate", "-m", str(TINY), "-p", "Once", "-n", "2", "-t", "1"],
+                               env=environment(TERM=term), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=slave, timeout=TIMEOUT)
+                os.close(slave)
+                text = b""
+                try:
+                    while piece := os.read(master, 65536):
+                        text += piece
+                except OSError:  # Linux says so when the other end is closed
+                    pass
+                os.close(master)
+                self.assertEqual(b"\033[K" in text, erases, text)
 
 
 if __name__ == "__main__":
