@@ -57,7 +57,7 @@ class Runs(unittest.TestCase):
 
     def test_endless(self):
         start = time.monotonic()
-        self.check("while True: pass", "took more than 1 s", seconds=1)
+        self.check("while True: pass", "took more than (1 s|3 s by the clock)", seconds=1)
         self.check("import time; time.sleep(1000)", "took more than 3 s by the clock", seconds=1)
         self.check("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", "took more than", seconds=1)
         self.assertLess(time.monotonic() - start, 60)
