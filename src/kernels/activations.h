@@ -1,4 +1,4 @@
-// Activations, quantised as ggml does it for the weights' type, in the order in which the kernels read them: a token is
+// Activations, quantised as ggml does it for the weights' type (quantize_avx2.cpp), in the order in which the kernels read them: a token is
 // an array of blocks, each with all that is needed of it.
 #pragma once
 
@@ -35,7 +35,7 @@ struct ActivationSuperBlock {
 template <class Packed>
 using Activations = std::conditional_t<Packed::INPUTS == SUPER_BLOCK, ActivationSuperBlock, ActivationBlock>;
 
-/// Quantises `row` [n_inputs] with ggml's own function, so that the values are those that its kernels use.
+/// Quantises `row` [n_inputs] to the values that ggml's kernels use. For processors with AVX2.
 /// @param token  ActivationBlock or ActivationSuperBlock, as the weights' type is
 void quantize(ggml_type weights, const float * row, int64_t n_inputs, void * token) noexcept;
 

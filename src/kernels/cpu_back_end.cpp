@@ -34,7 +34,6 @@ CpuBackEnd find() noexcept {
     CpuBackEnd found{};
     found.device = ggml_backend_reg_dev_get(reg, 0);
     get(reg, "ggml_backend_cpu_get_extra_buffer_types", found.get_extra_buffer_types);
-    get(reg, "ggml_get_type_traits_cpu", found.get_type_traits);
     get(reg, "ggml_barrier", found.barrier);
     get(reg, "ggml_threadpool_chunk_set", found.chunk_set);
     get(reg, "ggml_threadpool_chunk_add", found.chunk_add);

@@ -12,7 +12,6 @@ namespace harp::kernels {
 struct CpuBackEnd {
     ggml_backend_dev_t device;
     std::vector<ggml_backend_buffer_type_t> & (*get_extra_buffer_types)();
-    const ggml_type_traits_cpu * (*get_type_traits)(ggml_type type);
     void (*barrier)(ggml_threadpool * threads);
     void (*chunk_set)(ggml_threadpool * threads, int chunk);
     int (*chunk_add)(ggml_threadpool * threads, int n_chunks);

@@ -14,6 +14,10 @@ namespace {
 
 std::atomic<Instructions> selected{Instructions::amx};
 
+/// A chunk of outputs, which one thread multiplies, is not smaller where a matrix has enough for all threads: a stream from
+/// memory takes a while to get going, and AMX uses a slice of the tokens for this many groups.
+constexpr int64_t LEAST_GROUPS_OF_CHUNK = 16, LEAST_BYTES_OF_CHUNK = 1 << 20;
+
 /// The product of all dimensions but the first.
 int64_t n_rows(const ggml_tensor & tensor) {
     return tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
@@ -142,7 +146,11 @@ void multiply(const ggml_compute_params & params, const ggml_tensor & op, std::s
     const int64_t n_outputs = weights.ne[1], n_groups = groups_of(n_outputs);
     const auto n_parts = static_cast<int64_t>(parts.size());
     const int64_t n_panels = (n_groups + GROUPS_TOGETHER - 1) / GROUPS_TOGETHER;
-    const int64_t n_chunks = std::min<int64_t>(n_panels, (int64_t{4} * params.nth + n_parts - 1) / n_parts);
+    // at least a few for each thread, and many in a large matrix, so that no thread waits long for the last one
+    const int64_t least_groups =
+        std::max<int64_t>(LEAST_GROUPS_OF_CHUNK, LEAST_BYTES_OF_CHUNK / static_cast<int64_t>(bytes));
+    const int64_t least_chunks = (int64_t{4} * params.nth + n_parts - 1) / n_parts;
+    const int64_t n_chunks = std::min(n_panels, std::max(least_chunks, n_groups / least_groups));
     const auto first_group = [&](int64_t chunk) {
         return std::min(n_groups, chunk * n_panels / n_chunks * GROUPS_TOGETHER);
     };
