@@ -94,7 +94,11 @@ double real_number(const common_json & value) {
 }
 
 uint32_t seed_of(const common_json & value) {
-    return static_cast<uint32_t>(whole_number(value, -1, std::numeric_limits<uint32_t>::max()));
+    const int64_t seed = whole_number(value, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+    const auto bits = static_cast<uint64_t>(seed);
+    const bool fits = seed >= std::numeric_limits<int32_t>::min() && seed <= std::numeric_limits<uint32_t>::max();
+    const auto folded = static_cast<uint32_t>(fits ? bits : bits ^ bits >> 32);
+    return !fits && folded == LLAMA_DEFAULT_SEED ? 0 : folded;  // the default is a random seed
 }
 
 std::vector<std::string> texts_of(const common_json & value) {

@@ -48,7 +48,7 @@ T limited(const common_json & value, T least, T most, bool refuses) {
     }
 }
 
-/// As llama.cpp's seeds: -1 is a random one.
+/// -1 is a random one, as for llama.cpp, whose seeds have 32 bits. OpenAI's have 64, and are folded.
 /// @throws std::invalid_argument
 [[nodiscard]] uint32_t seed_of(const common_json & value);
 

@@ -56,8 +56,9 @@ struct RowToPerturb {
 using RowPerturbation = std::function<void(const RowToPerturb &, std::span<float> factors)>;
 
 /// Returns how many of the batch's output rows, in batch order, the caller expects to use; the others get no second
-/// pass, unless it was decoded together with them (Schedule::fused). Called while a useful row waits for its second pass, and again after each round of second passes, until no
-/// useful row waits. During the call step() is final; logits() are mixed where the second pass is done, else vanilla.
+/// pass, unless it was decoded together with them (Schedule::fused). Called while a useful row waits for its second
+/// pass, and again after each round of second passes, until no useful row waits. During the call step() is final;
+/// logits() are mixed where the second pass is done, else vanilla.
 using CountUsefulOutputs = std::function<size_t()>;
 
 /// Counters since creation or reset_statistics(). Rows are rows of a llama_decode batch.

@@ -164,7 +164,7 @@ class Faults(unittest.TestCase):
         picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         for field, values in {
             "max_tokens": [2**40, 2**32 + 1, 2**64, -5, 1.5, "3", True], "n_predict": [2**40, 1.5], "n_keep": [2**32 + 1, -5],
-            "n": [2**32 + 1, 1.5, True], "seed": [2**70, 2**32, -2, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0"], "logprobs": [-1, 1.5, 2**32 + 1, {}],
+            "n": [2**32 + 1, 1.5, True], "seed": [2**70, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0"], "logprobs": [-1, 1.5, 2**32 + 1, {}],
             "temperature": ["hot", True, 1e300], "top_k": [1.5], "stop": [5, {}, True, [5], ["a", []]], "samplers": [5, {}], "grammar": [5, {}, True],
             "logit_bias": [5, "x", True, [5], [[5]], [[5, "x"]], [[5, 1e300]], [[-5, 1]], [[2**32 + 5, 1]], {"512": 1}, {"9" * 20: 1}, {"5": None}],
             "stream": ["yes", 1], "stream_options": [5], "response_fields": [5, "x", [5]], "lora": [[5]],
@@ -174,6 +174,8 @@ class Faults(unittest.TestCase):
                 for path in paths:
                     own = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x"}
                     self.expect(400, field, {**own, "max_tokens": 1, field: value}, path)
+        for seed in [2**40, -2, 2**63 - 1, -(2**63)]:  # OpenAI's have 64 bits
+            self.expect(200, "text", {"prompt": "x", "max_tokens": 1, "seed": seed}, "/v1/completions")
         for field, value in [("suffix", "x"), ("best_of", 2), ("response_format", {"type": "json_object"})]:
             self.expect(400, field, {"prompt": "x", "max_tokens": 1, field: value}, "/v1/completions")
         self.expect(200, "text", {"prompt": "x", "max_tokens": 1, "n": 2, "best_of": 2, "suffix": ""}, "/v1/completions")
