@@ -63,11 +63,6 @@ class Attending {
     using Vector = Floats<LANES>;
     using Lanes = std::make_integer_sequence<int, static_cast<int>(LANES)>;
 
-    static Vector load(const float * from) {
-        Vector vector;
-        std::memcpy(&vector, from, sizeof(vector));
-        return vector;
-    }
     static void store(float * to, Vector vector) { std::memcpy(to, &vector, sizeof(vector)); }
 
     /// Lane i comes from x where bit BIT of i is clear, from y where it is set. To it is added that vector's lane i ^
@@ -224,10 +219,10 @@ class Attending {
         for (size_t i = 0; i < length; i += LANES) {
             Vector of_cells[SCORED_CELLS];
             HARP_UNROLLED for (size_t c = 0; c < SCORED_CELLS; ++c) {
-                of_cells[c] = load(keys + c * length + i);
+                of_cells[c] = load<Vector>(keys + c * length + i);
             }
             HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
-                const Vector query = load(rows_[first + r]->query + i);
+                const Vector query = load<Vector>(rows_[first + r]->query + i);
                 HARP_UNROLLED for (size_t c = 0; c < SCORED_CELLS; ++c) {
                     sums[r * SCORED_CELLS + c] += query * of_cells[c];
                 }
@@ -253,7 +248,7 @@ class Attending {
         Vector greatest = Vector{} - INFINITE;
         HARP_UNROLLED for (size_t n = 0; n < N; ++n) {
             const size_t cell = n * LANES;
-            scores[n] = load(scores_of(i) + cell) * part_.scale;
+            scores[n] = load<Vector>(scores_of(i) + cell) * part_.scale;
             if (part_.cap != 0) scores[n] = part_.cap * tangent(scores[n] / part_.cap);
             if (mask != nullptr) scores[n] += load_halves<LANES>(mask + cell);
             scores[n] = is_seen(seen_of_[i] >> cell, Lanes()) ? scores[n] : Vector{} - INFINITE;
@@ -269,7 +264,8 @@ class Attending {
         if (row.maximum < maximum) {
             const float factor = std::exp(row.maximum - maximum);  // 0 at first
             row.sum *= factor;
-            for (size_t d = 0; d < part_.value_length; d += LANES) store(row.out + d, load(row.out + d) * factor);
+            for (size_t d = 0; d < part_.value_length; d += LANES)
+                store(row.out + d, load<Vector>(row.out + d) * factor);
             row.maximum = maximum;
         }
         row.sum += reduce(sum, [](Vector a, Vector b) { return a + b; });
@@ -295,13 +291,13 @@ class Attending {
         HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
             weights[r] = scores_of(first + r);
             HARP_UNROLLED for (size_t i = 0; i < REGISTERS; ++i) {
-                sums[r][i] = load(rows_[first + r]->out + at + i * LANES);
+                sums[r][i] = load<Vector>(rows_[first + r]->out + at + i * LANES);
             }
         }
         const float * values = values_ + at;
         for (size_t cell = 0; cell < n_cells_; ++cell, values += part_.value_length) {
             HARP_UNROLLED for (size_t i = 0; i < REGISTERS; ++i) {
-                const Vector value = load(values + i * LANES);
+                const Vector value = load<Vector>(values + i * LANES);
                 HARP_UNROLLED for (size_t r = 0; r < N; ++r) {
                     sums[r][i] += value * weights[r][cell];
                 }
