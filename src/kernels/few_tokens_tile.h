@@ -41,17 +41,23 @@ namespace {
 //     add_pairs(sum, pairs, two)   sum plus the products of each pair of int16 with two others
 //     in_register(value)     the value, forced into a register here; otherwise GCC computes the products of many steps
 //                            ahead and spills them
+//     LOADS                  whether an instruction can load activations and add a step; then also:
+//     load_and_add_step(sum, weights, activations)   add_step() with the activations at an address
 
 /// Weights come from memory in one long stream, and are prefetched this many bytes ahead. The processor's own
 /// prefetchers stop at the ends of pages, which is not enough.
 constexpr size_t AHEAD = 4096;
 
-/// Prefetches what is AHEAD bytes after part `part` of `n_parts` of the block.
-template <class Packed>
-void prefetch(const Packed & block, size_t part, size_t n_parts) {
-    const size_t bytes = sizeof(Packed) / n_parts;
-    const char * ahead = reinterpret_cast<const char *>(&block) + AHEAD + part * bytes;
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
+/// Prefetches what is AHEAD bytes after part `part` of the block, of which there are PARTS. Not all at once, but some of it
+/// in each of N_STEPS steps, so that memory has always something to do.
+template <size_t PARTS, size_t N_STEPS, class Packed>
+void prefetch(const Packed & block, size_t part, size_t step) {
+    constexpr size_t LINE = 64, BYTES = sizeof(Packed) / PARTS, LINES = (BYTES + LINE - 1) / LINE;
+    constexpr size_t LINES_OF_STEP = (LINES + N_STEPS - 1) / N_STEPS;
+    const char * ahead = reinterpret_cast<const char *>(&block) + AHEAD + part * BYTES;
+    HARP_UNROLLED for (size_t i = step * LINES_OF_STEP; i < (step + 1) * LINES_OF_STEP; ++i) {
+        if (i < LINES) _mm_prefetch(ahead + i * LINE, _MM_HINT_T0);
+    }
 }
 
 /// A few registers of outputs for a few tokens: the operands, and the sums so far.
@@ -76,14 +82,12 @@ class Tile {
         Parts parts;
         if constexpr (IN_PAIRS) {
             for (size_t pair = 0; pair < PAIRS; ++pair) {
-                prefetch_groups(i, pair, PAIRS);
                 HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
                     add_pair(i, pair, half, parts);
                 }
             }
         } else {
             for_each_32_inputs<Packed>([&](size_t j) {
-                prefetch_groups(i, j, Packed::INPUTS / BLOCK);
                 HARP_UNROLLED for (size_t half = 0; half < Packed::SCALES; ++half) {
                     if constexpr (INTEGERS) {
                         add_scaled(i, j, half, parts);
@@ -139,9 +143,26 @@ class Tile {
         return {groups_[group * n_blocks_ + i], HAS_WHOLE_GROUPS ? at * WIDTH % GROUP : row_};
     }
 
-    void prefetch_groups(int64_t i, size_t part, size_t n_parts) const {
-        for (size_t at = 0; at < REGISTERS; at += GROUP / WIDTH) prefetch(rows(i, at).block, part, n_parts);
+    /// Unpacks step `t` of block `j` of 32 inputs for register `r`, and prefetches what will be needed later. Of weights
+    /// that take two multiplications, the high nibbles.
+    [[nodiscard]] Word unpacked(int64_t i, size_t r, size_t j, size_t t) const {
+        const Rows<Packed, WIDTH> of = rows(i, r);
+        if (begins_group(r)) prefetch<Packed::INPUTS / BLOCK, STEPS>(of.block, j, t);
+        if constexpr (Packed::BITS <= Isa::MOST_BITS) {
+            return step(of, j, t);
+        } else {
+            return high_step(of, j, t);
+        }
     }
+
+    /// The same for blocks whose nibbles share bytes.
+    [[nodiscard]] Word unpacked_of_pair(int64_t i, size_t r, size_t pair, size_t which, size_t t) const {
+        const Rows<Packed, WIDTH> of = rows(i, r);
+        if (begins_group(r)) prefetch<PAIRS, 2 * STEPS>(of.block, pair, 2 * t + which);
+        return step_of_pair(of, pair, which, t);
+    }
+
+    static bool begins_group(size_t r) { return r * WIDTH % GROUP == 0; }
 
     /// With INTEGERS: adds the inputs of block `j` of 32 that share a scale.
     void add_scaled(int64_t i, size_t j, size_t half, Parts & parts) const {
@@ -152,7 +173,7 @@ class Tile {
             scales[r] = Isa::scale(of_blocks, which_of_pair<Packed>(j, half));
         }
         add_products<Packed::BITS>(i, j, half, scales, parts.integers,
-                                   [&](size_t r, size_t t) { return step(rows(i, r), j, half * N_STEPS + t); });
+                                   [&](size_t r, size_t t) { return unpacked(i, r, j, half * N_STEPS + t); });
     }
 
     /// Without INTEGERS: the same, in float.
@@ -174,10 +195,10 @@ class Tile {
         if constexpr (Packed::BITS <= Isa::MOST_BITS) {
             add_start();
             add_products<Packed::BITS>(i, j, half, ones, products,
-                                       [&](size_t r, size_t t) { return step(rows(i, r), j, half * N_STEPS + t); });
+                                       [&](size_t r, size_t t) { return unpacked(i, r, j, half * N_STEPS + t); });
         } else {
             add_products<4>(i, j, half, ones, products,
-                            [&](size_t r, size_t t) { return high_step(rows(i, r), j, half * N_STEPS + t); });
+                            [&](size_t r, size_t t) { return unpacked(i, r, j, half * N_STEPS + t); });
             HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
                     products[n][r] = products[n][r] << 4;
@@ -210,7 +231,7 @@ class Tile {
             HARP_UNROLLED for (size_t which = 0; which < 2; ++which) {
                 Word weights[REGISTERS];
                 HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-                    weights[r] = step_of_pair(rows(i, r), pair, which, t);
+                    weights[r] = unpacked_of_pair(i, r, pair, which, t);
                 }
                 HARP_UNROLLED for (size_t n = 0; n < TOKENS; ++n) {
                     add_step(weights, tokens_[n][i].q + (2 * pair + which) * BLOCK + t * STEP, sums[which][n]);
@@ -320,9 +341,13 @@ class Tile {
 
     /// Adds one step's products for one token to its sums.
     static void add_step(const Word (&weights)[REGISTERS], const int8_t * activations, Word (&sums)[REGISTERS]) {
-        const Word four = in_every_lane(activations);
-        HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
-            sums[r] = Isa::in_register(Isa::add_step(sums[r], weights[r], four));
+        if constexpr (Isa::LOADS && REGISTERS == 1) {
+            sums[0] = Isa::load_and_add_step(sums[0], weights[0], activations);
+        } else {
+            const Word four = in_every_lane(activations);
+            HARP_UNROLLED for (size_t r = 0; r < REGISTERS; ++r) {
+                sums[r] = Isa::in_register(Isa::add_step(sums[r], weights[r], four));
+            }
         }
     }
 

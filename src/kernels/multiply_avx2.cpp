@@ -50,6 +50,8 @@ struct Avx2 {
         return reinterpret_cast<Words<WIDTH>>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), product));
     }
 
+    static constexpr bool LOADS = false;
+
     static Words<WIDTH> start(Integers<WIDTH> /*so_far*/) { return Words<WIDTH>{}; }
 
     /// Multiplies both halves of a lane with the scale and adds them.

@@ -41,6 +41,20 @@ struct Vnni {
 #endif
     }
 
+#if defined(HARP_EMULATE_VNNI)
+    static constexpr bool LOADS = false;
+#else
+    /// In assembly because GCC loads with an instruction of its own. The processor looks a certain number of
+    /// instructions ahead, so with fewer of them it asks for more memory while it multiplies.
+    static constexpr bool LOADS = true;
+    static Words<WIDTH> load_and_add_step(Words<WIDTH> sum, Words<WIDTH> weights, const int8_t * activations) {
+        asm volatile("vpdpbusd %2%{1to16%}, %1, %0"
+                     : "+v"(sum)
+                     : "v"(weights), "m"(*reinterpret_cast<const int8_t(*)[STEP]>(activations)));
+        return sum;
+    }
+#endif
+
     /// sum + p0 t0 + p1 t1 in each lane, of int16
     static Integers<WIDTH> add_pairs(Integers<WIDTH> sum, Words<WIDTH> pairs, Words<WIDTH> two) {
 #if defined(HARP_EMULATE_VNNI)
