@@ -2,7 +2,8 @@
 // attend_avx2.cpp and attend_avx512.cpp compile this file for registers of 8 and of 16 floats. Nothing here may be
 // shared by the two, so everything is in an anonymous namespace.
 //
-// For each block of 32 cells that a row sees:
+// A block is 32 neighbouring cells. Where a token sees few of its neighbours, as in a cache that sequences fill by turns,
+// it is the next 32 cells that this token sees. For each block that a row sees:
 //
 //     keys, values     converted to float32, once for all rows
 //     scores           4 cells by 2 or 4 rows: a register of sums for each, then all lanes added up together
@@ -18,6 +19,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <span>
 #include <utility>
 
 #include "kernels/attention.h"
@@ -41,18 +44,16 @@ class Attending {
           values_(keys_ + ATTENTION_BLOCK * part.key_length),
           scores_(values_ + ATTENTION_BLOCK * part.value_length) {}
 
-    HARP_FLATTEN void run() {
+    void run() {
         for (AttentionRow & row : part_.rows) {
             row.maximum = -INFINITE;
             row.sum = 0;
             std::fill_n(row.out, part_.value_length, 0.0F);
         }
-        for (size_t first = 0; first < part_.n_cells; first += ATTENTION_BLOCK) {
-            if (!find_rows(first)) continue;
-            load_cells(first);
-            score();
-            for (size_t i = 0; i < n_rows_; ++i) weigh(i, first);
-            add_values();
+        find_tokens();
+        for (size_t first = 0; first < part_.n_cells; first += ATTENTION_BLOCK) attend_to_neighbours(first);
+        for (size_t i = 0; i < n_tokens_; ++i) {
+            if (tokens_[i].is_scattered) attend_to_scattered(tokens_[i]);
         }
     }
 
@@ -62,6 +63,14 @@ class Attending {
     static constexpr size_t ADDED_ROWS = LANES == 8 ? 3 : 7, ADDED_REGISTERS = 4;
     using Vector = Floats<LANES>;
     using Lanes = std::make_integer_sequence<int, static_cast<int>(LANES)>;
+
+    /// Consecutive rows with one mask, and the cells that they see: a word of bits for each ATTENTION_BLOCK neighbours.
+    struct Token {
+        const uint16_t * mask;
+        std::span<AttentionRow> rows;
+        std::array<uint32_t, MOST_ATTENTION_CELLS / ATTENTION_BLOCK> seen;
+        bool is_scattered;  // whether few cells are seen in many blocks
+    };
 
     static void store(float * to, Vector vector) { std::memcpy(to, &vector, sizeof(vector)); }
 
@@ -127,19 +136,19 @@ class Attending {
         return x < 0 ? -result : result;
     }
 
-    /// A mask's halves for the block at `first`: in place, or in `copy` with 0 after the last if the block is not full.
+    /// The mask of the block at `first`: in place, or in `copy` with 0 after the last cell if the block is not full.
     [[nodiscard]] const uint16_t * of_block(const uint16_t * mask, size_t first,
                                             uint16_t (&copy)[ATTENTION_BLOCK]) const {
         const size_t n = part_.n_cells - first;
-        if (n >= ATTENTION_BLOCK) return mask + first;
+        if (mask == nullptr || n >= ATTENTION_BLOCK) return mask == nullptr ? nullptr : mask + first;
         std::fill(std::copy_n(mask + first, n, copy), std::end(copy), uint16_t{0});
         return copy;
     }
 
-    /// The cells of the block at `first` that a row sees, one bit each.
+    /// The cells of the block at `first` that are seen with a mask, one bit each.
     [[nodiscard]] uint32_t cells_seen(const uint16_t * mask, size_t first) const {
         const size_t n = part_.n_cells - first;
-        const uint32_t all = n >= ATTENTION_BLOCK ? ~0U : (1U << n) - 1;
+        const uint32_t all = first_bits(n);
         if (mask == nullptr) return all;
         uint16_t copy[ATTENTION_BLOCK];
         const uint16_t * halves = of_block(mask, first, copy);
@@ -151,33 +160,93 @@ class Attending {
         return ~static_cast<uint32_t>(_mm256_movemask_epi8(packed)) & all;
     }
 
-    /// Finds the rows that see a cell of the block at `first`, and the cells that any of them sees.
-    bool find_rows(size_t first) {
+    static uint32_t first_bits(size_t n) { return n >= 32 ? ~0U : (1U << n) - 1; }
+
+    void find_tokens() {
+        n_tokens_ = 0;
+        for (size_t first = 0, end = 0; first < part_.rows.size(); first = end) {
+            Token & token = tokens_[n_tokens_++];
+            token.mask = part_.rows[first].mask;
+            while (end < part_.rows.size() && part_.rows[end].mask == token.mask) ++end;
+            token.rows = part_.rows.subspan(first, end - first);
+            size_t n_seen = 0, n_blocks = 0;
+            for (size_t i = 0; i * ATTENTION_BLOCK < part_.n_cells; ++i) {
+                token.seen[i] = cells_seen(token.mask, i * ATTENTION_BLOCK);
+                n_seen += static_cast<size_t>(std::popcount(token.seen[i]));
+                if (token.seen[i] != 0) ++n_blocks;
+            }
+            const size_t n_least = (n_seen + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+            token.is_scattered = n_blocks > n_least + n_least / 4 + 1;
+        }
+    }
+
+    /// The block at `first`, for all tokens that are not scattered.
+    void attend_to_neighbours(size_t first) {
+        uint16_t copies[MOST_ATTENTION_ROWS][ATTENTION_BLOCK];
+        begin_block();
+        for (size_t i = 0; i < n_tokens_; ++i) {
+            const Token & token = tokens_[i];
+            const uint32_t seen = token.seen[first / ATTENTION_BLOCK];
+            if (!token.is_scattered && seen != 0) add_rows(token, seen, of_block(token.mask, first, copies[i]));
+        }
+        if (n_rows_ == 0) return;
+        std::iota(cells_.begin(), cells_.end(), first);
+        attend();
+    }
+
+    /// All cells that a scattered token sees.
+    void attend_to_scattered(const Token & token) {
+        uint16_t mask[ATTENTION_BLOCK] = {};
+        size_t n = 0;
+        const auto attend_to_them = [&] {
+            begin_block();
+            add_rows(token, first_bits(n), mask);
+            attend();
+            n = 0;
+        };
+        for (size_t first = 0; first < part_.n_cells; first += ATTENTION_BLOCK) {
+            for (uint32_t left = token.seen[first / ATTENTION_BLOCK]; left != 0; left &= left - 1) {
+                cells_[n] = first + static_cast<size_t>(std::countr_zero(left));
+                mask[n] = token.mask[cells_[n]];
+                if (++n == ATTENTION_BLOCK) attend_to_them();
+            }
+        }
+        if (n > 0) attend_to_them();
+    }
+
+    void begin_block() {
         n_rows_ = 0;
         seen_ = 0;
-        const uint16_t * last = nullptr;  // consecutive rows of a token share a mask
-        uint32_t seen = part_.rows.empty() ? 0 : cells_seen(nullptr, first);
-        for (AttentionRow & row : part_.rows) {
-            if (row.mask != last) seen = cells_seen(row.mask, first);
-            last = row.mask;
-            if (seen == 0) continue;
+    }
+
+    /// Adds a token's rows to the block. @param seen  the cells of the block that they see  @param mask  of the block
+    void add_rows(const Token & token, uint32_t seen, const uint16_t * mask) {
+        for (AttentionRow & row : token.rows) {
             rows_[n_rows_] = &row;
+            masks_[n_rows_] = mask;
             seen_of_[n_rows_++] = seen;
-            seen_ |= seen;
         }
+        seen_ |= seen;
+    }
+
+    /// Attends to the block's cells with its rows.
+    [[gnu::noinline]] HARP_FLATTEN void attend() {
         n_cells_ = static_cast<size_t>(std::bit_width(seen_));
-        return n_rows_ != 0;
+        load_cells();
+        score();
+        for (size_t i = 0; i < n_rows_; ++i) weigh(i);
+        add_values();
     }
 
     /// Converts the cells of the block that are seen. The others become 0, since they may hold anything.
-    void load_cells(size_t first) {
+    void load_cells() {
         const auto convert = [&](const char * from, size_t stride, size_t length, float * to) {
             for (size_t cell = 0; cell < ATTENTION_BLOCK; ++cell, to += length) {
                 if ((seen_ >> cell & 1) == 0) {
                     std::fill_n(to, length, 0.0F);
                     continue;
                 }
-                const char * halves = from + (first + cell) * stride;
+                const char * halves = from + cells_[cell] * stride;
                 for (size_t i = 0; i < length; i += LANES) store(to + i, load_halves<LANES>(halves + 2 * i));
             }
         };
@@ -239,18 +308,16 @@ class Attending {
 
     /// Turns a row's scores into exp(score - maximum), 0 for cells it does not see, and rescales its sums to a new
     /// maximum.
-    void weigh(size_t i, size_t first) {
+    void weigh(size_t i) {
         constexpr size_t N = ATTENTION_BLOCK / LANES;
         AttentionRow & row = *rows_[i];
-        uint16_t copy[ATTENTION_BLOCK];
-        const uint16_t * mask = row.mask == nullptr ? nullptr : of_block(row.mask, first, copy);
         Vector scores[N];
         Vector greatest = Vector{} - INFINITE;
         HARP_UNROLLED for (size_t n = 0; n < N; ++n) {
             const size_t cell = n * LANES;
             scores[n] = load<Vector>(scores_of(i) + cell) * part_.scale;
             if (part_.cap != 0) scores[n] = part_.cap * tangent(scores[n] / part_.cap);
-            if (mask != nullptr) scores[n] += load_halves<LANES>(mask + cell);
+            if (masks_[i] != nullptr) scores[n] += load_halves<LANES>(masks_[i] + cell);
             scores[n] = is_seen(seen_of_[i] >> cell, Lanes()) ? scores[n] : Vector{} - INFINITE;
             greatest = greater(greatest, scores[n]);
         }
@@ -313,9 +380,14 @@ class Attending {
     const AttentionPart & part_;
     float *keys_, *values_, *scores_;  // of the block: [cells][key_length], [cells][value_length], [rows][cells]
 
+    std::array<Token, MOST_ATTENTION_ROWS> tokens_;
+    size_t n_tokens_ = 0;
+
     // of the current block
-    std::array<AttentionRow *, MOST_ATTENTION_ROWS> rows_;  // the rows that see a cell of it
-    std::array<uint32_t, MOST_ATTENTION_ROWS> seen_of_;     // which cells each of them sees
+    std::array<size_t, ATTENTION_BLOCK> cells_;                // the number of each cell in the part
+    std::array<AttentionRow *, MOST_ATTENTION_ROWS> rows_;     // the rows that see a cell of it
+    std::array<const uint16_t *, MOST_ATTENTION_ROWS> masks_;  // of the block's cells, for each row
+    std::array<uint32_t, MOST_ATTENTION_ROWS> seen_of_;        // which cells each of them sees
     size_t n_rows_ = 0;
     uint32_t seen_ = 0;   // the cells that any of them sees
     size_t n_cells_ = 0;  // cells up to the last one seen

@@ -16,7 +16,7 @@ namespace {
 
 /// Cells of a chunk. Each chunk has sums of its own, which are added up in order, so the number of threads changes
 /// nothing.
-constexpr int64_t CHUNK = 512;
+constexpr auto CHUNK = static_cast<int64_t>(MOST_ATTENTION_CELLS);
 
 constexpr auto MOST_ROWS = static_cast<int64_t>(MOST_ATTENTION_ROWS);
 

@@ -25,13 +25,14 @@ struct AttentionPart {
     const char *keys, *values;        // of the first cell, half precision
     size_t key_stride, value_stride;  // bytes from one cell to the next
     size_t key_length, value_length;  // multiples of ATTENTION_LENGTHS
-    size_t n_cells;
-    float scale;      // factor of the scores
-    float cap;        // of the scores, by a hyperbolic tangent; 0: none
-    float * scratch;  // attention_scratch() floats
+    size_t n_cells;                   // at most MOST_ATTENTION_CELLS
+    float scale;                      // factor of the scores
+    float cap;                        // of the scores, by a hyperbolic tangent; 0: none
+    float * scratch;                  // attention_scratch() floats
 };
 
 inline constexpr size_t MOST_ATTENTION_ROWS = 32;
+inline constexpr size_t MOST_ATTENTION_CELLS = 512;
 inline constexpr size_t ATTENTION_LENGTHS = 16;
 /// Number of cells that are processed together.
 inline constexpr size_t ATTENTION_BLOCK = 32;

@@ -228,6 +228,11 @@ float scattered(int64_t stream, int64_t token, int64_t cell) {
     return (cell * 7 + stream) % 5 == token % 5 ? -0.125F * static_cast<float>(cell % 3) : -INFINITE;
 }
 
+/// Some tokens see neighbouring cells, others cells far apart.
+float mixed(int64_t stream, int64_t token, int64_t cell) {
+    return token % 2 == 0 ? causal(stream, token, cell) : scattered(stream, token - 1, cell);
+}
+
 /// Distances, which ALiBi multiplies with a head's slope.
 float distances(int64_t /*stream*/, int64_t /*token*/, int64_t cell) {
     return cell <= 20 ? static_cast<float>(cell - 20) : -INFINITE;
@@ -280,7 +285,7 @@ TEST_P(AttentionOf, IsExact) {
     for (const Shape & shape : shapes) {
         SCOPED_TRACE(name_of(shape));
         AttentionOperation operation(shape, random_);
-        for (const auto & mask : {causal, scattered}) {
+        for (const auto & mask : {causal, scattered, mixed}) {
             operation.set_mask(mask);
             const AttentionOperation::Result result = by_ours(operation);
             EXPECT_LT(operation.largest_error(result), ATTENTION_TOLERANCE);
@@ -305,7 +310,7 @@ TEST_P(AttentionOf, IsLeftToGgml) {
 
 TEST_P(AttentionOf, ATokenDoesNotDependOnThoseBesideIt) {
     AttentionOperation all({.n_heads = 14, .n_tokens = 5, .n_streams = 2, .n_cells = 600}, random_);
-    for (const auto & mask : {causal, scattered}) {
+    for (const auto & mask : {causal, scattered, mixed}) {
         all.set_mask(mask);
         const AttentionOperation::Result together = by_ours(all);
         for (int64_t token = 0; token < 5; ++token) {
@@ -323,15 +328,21 @@ TEST_P(AttentionOf, ATokenDoesNotDependOnThoseBesideIt) {
 
 /// Cells that were freed keep their content.
 TEST_P(AttentionOf, WhatIsNotSeenMayBeAnything) {
+    const auto few = [](int64_t cell) { return cell < 100 && cell % 9 == 4; };
+    const auto most = [](int64_t cell) { return cell < 100 && cell % 9 != 4; };
     AttentionOperation operation({.n_cells = 160}, random_);
-    operation.set_mask([](int64_t, int64_t, int64_t cell) { return cell < 100 && cell % 9 != 4 ? 0 : -INFINITE; });
-    const std::vector<float> expected = by_ours(operation).out;
-    for (const float number : {std::numeric_limits<float>::quiet_NaN(), INFINITE, 60000.0F}) {
-        SCOPED_TRACE(number);
-        for (int64_t cell = 0; cell < 160; ++cell) {
-            if (cell >= 100 || cell % 9 == 4) operation.set_cell(0, cell, number);
+    for (const std::function<bool(int64_t)> & is_seen :
+         {std::function<bool(int64_t)>(few), std::function<bool(int64_t)>(most)}) {
+        operation.set_mask([&](int64_t, int64_t, int64_t cell) { return is_seen(cell) ? 0 : -INFINITE; });
+        AttentionOperation changed = operation;
+        const std::vector<float> expected = by_ours(operation).out;
+        for (const float number : {std::numeric_limits<float>::quiet_NaN(), INFINITE, 60000.0F}) {
+            SCOPED_TRACE(number);
+            for (int64_t cell = 0; cell < 160; ++cell) {
+                if (!is_seen(cell)) changed.set_cell(0, cell, number);
+            }
+            EXPECT_EQ(by_ours(changed).out, expected);
         }
-        EXPECT_EQ(by_ours(operation).out, expected);
     }
 }
 
