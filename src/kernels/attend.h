@@ -139,16 +139,16 @@ class Attending {
     /// The mask of the block at `first`: in place, or in `copy` with 0 after the last cell if the block is not full.
     [[nodiscard]] const uint16_t * of_block(const uint16_t * mask, size_t first,
                                             uint16_t (&copy)[ATTENTION_BLOCK]) const {
+        if (mask == nullptr) return nullptr;
         const size_t n = part_.n_cells - first;
-        if (mask == nullptr || n >= ATTENTION_BLOCK) return mask == nullptr ? nullptr : mask + first;
+        if (n >= ATTENTION_BLOCK) return mask + first;
         std::fill(std::copy_n(mask + first, n, copy), std::end(copy), uint16_t{0});
         return copy;
     }
 
     /// The cells of the block at `first` that are seen with a mask, one bit each.
     [[nodiscard]] uint32_t cells_seen(const uint16_t * mask, size_t first) const {
-        const size_t n = part_.n_cells - first;
-        const uint32_t all = first_bits(n);
+        const uint32_t all = first_bits(part_.n_cells - first);
         if (mask == nullptr) return all;
         uint16_t copy[ATTENTION_BLOCK];
         const uint16_t * halves = of_block(mask, first, copy);
