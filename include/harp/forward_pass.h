@@ -118,7 +118,8 @@ class ForwardPass {
     /// rows. The NULL rules of llama_batch hold, except that embeddings need positions.
     ///
     /// After an error the pass can still be used. With HARP on, nothing of the failed batch stays; a sequence whose
-    /// memory cannot go back (recurrent state) is emptied. With HARP off, memory is as llama_decode left it.
+    /// memory cannot go back (recurrent state) is emptied, and all such sequences if llama_decode failed while it
+    /// computed. With HARP off, memory is as llama_decode left it.
     ///
     /// @param count_useful for batches whose last rows the caller may take back (speculation): see CountUsefulOutputs.
     ///                     Rows that are not useful keep their vanilla logits, except under Schedule::fused, though their
@@ -156,6 +157,7 @@ class ForwardPass {
     bool memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p1);
     /// If the copy replaces everything that the destination held, the destination also takes over the source's options
     /// and mask family, because masks belong to the rows.
+    /// @throws Error{unsupported_call} for a part, if the memory is not unified or the source cannot go back to its end
     void memory_seq_cp(llama_seq_id source, llama_seq_id destination, llama_pos p0, llama_pos p1);
     void memory_seq_keep(llama_seq_id sequence);
     void memory_seq_add(llama_seq_id sequence, llama_pos p0, llama_pos p1, llama_pos delta);

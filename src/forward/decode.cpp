@@ -267,6 +267,11 @@ double ForwardPass::Impl::run(InnerBatch & batch) {
     const double seconds = watch.seconds();
     statistics.llama_seconds += seconds;
     const auto failure = reframing.finish();
+    // llama.cpp moves recurrent states of all sequences, those of other batches too, while it computes: some may be lost
+    const bool was_computing = result != 0 && result != 1 && result != -1;
+    if (was_computing && memory.kind().is_recurrent) {
+        for (Sequence & each : sequences) each.clear();
+    }
     check_decode_result(result);
     if (failure) throw Error(ErrorCode::unsupported_call, *failure);
     if (batch.chunk() == nullptr) costs.add_call(batch.size(), seconds);

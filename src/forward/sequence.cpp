@@ -59,6 +59,11 @@ bool Sequence::holds_window(llama_seq_id inner, llama_pos end) const {
     return forward::holds_window(*memory_, inner, end, first_row_in_window(inner, end));
 }
 
+bool Sequence::twins_hold_window() const {
+    return n_twin_ == 0 || std::all_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
+                                       [&](llama_seq_id twin) { return holds_window(twin, twin_end()); });
+}
+
 bool Sequence::can_continue_at(llama_pos position) const {
     return forward::can_continue_at(*memory_, ids_.clean, position, first_row_in_window(ids_.clean, position));
 }
@@ -144,6 +149,7 @@ void Sequence::clear() {
 ///   clean  t0 t1 t2 | x x x .      from `position` on: removed
 ///   twin   t0 t1 | x               after the rows that n_twin_ counts: removed
 void Sequence::take_back(size_t n, llama_pos position) {
+    n = std::min(n, rows_.size());                           // it may have been emptied
     while (n > 0 && rows_[n - 1].position >= position) --n;  // rows of a picture that share the position (M-RoPE)
     bool twins_kept = twins_are_alike() || n >= n_prompt_;
     truncate_rows(n);

@@ -152,6 +152,7 @@ class Sequence {
     [[nodiscard]] llama_pos twin_end() const;
     [[nodiscard]] llama_pos first_row_in_window(llama_seq_id inner, llama_pos end) const;
     [[nodiscard]] bool holds_window(llama_seq_id inner, llama_pos end) const;
+    [[nodiscard]] bool twins_hold_window() const;
     [[nodiscard]] llama_pos first_own_position() const;
     template <typename Change>
     bool change_positions(llama_pos p0, llama_pos p1, Change change);

@@ -59,10 +59,7 @@ bool Sequence::remove(llama_pos p0, llama_pos p1) {
     n_twin_ = n_twin;
     n_shared_ = n_shared;
     settle_prompt_end();
-    const bool window_lost = is_tail && n_twin_ > 0 &&
-                             std::any_of(ids_.twins.begin(), ids_.twins.begin() + options_.reframings,
-                                         [&](llama_seq_id twin) { return !holds_window(twin, twin_end()); });
-    if (!twins_follow || window_lost) empty_twins();
+    if (!twins_follow || (is_tail && !twins_hold_window())) empty_twins();
     check();
     return true;
 }
@@ -77,6 +74,12 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
                     "memory_seq_cp: part of a sequence can only be copied with a unified KV cache (kv_unified)");
     }
     if (is_whole) p0 = p1 = -1;
+    const llama_pos first_needed = std::max(range.begin, source.first_row_in_window(source.ids_.clean, range.end));
+    if (!is_whole && !forward::can_continue_at(*memory_, source.ids_.clean, range.end, first_needed)) {
+        throw Error(ErrorCode::unsupported_call,
+                    "memory_seq_cp: the rows before position " + std::to_string(range.end) +
+                        " cannot be copied without those behind them: the memory of this model cannot go back there");
+    }
     if (!shares || rows_.empty()) clear();  // without shared cells a copy replaces everything
     const bool replaces = rows_.empty();
     const bool prompt_grows = !prompt_end_ && is_prompt_open();  // it is put together from parts
@@ -112,6 +115,7 @@ void Sequence::copy_from(Sequence & source, llama_pos p0, llama_pos p1) {
             memory_->copy(source.ids_.twins[r], ids_.twins[r], p0, p1);
         }
         settle_prompt_end();
+        if (!twins_hold_window()) empty_twins();
     } else {
         empty_twins();  // they would not hold a prefix of these rows
         std::stable_sort(rows_.begin(), rows_.end(),

@@ -114,5 +114,25 @@ TEST(CopiedRows, APromptThatEndsBelowZeroStaysEmpty) {
     EXPECT_EQ(n_perturbed, 6U);
 }
 
+/// Where memory cannot go back, a part that ends there cannot be copied: it would have no window, or another state.
+TEST(CopiedRows, APartThatMemoryCannotGoBackToIsRefused) {
+    for (const auto & path : {random_windowed(), random_hybrid()}) {
+        HARP_REQUIRE_MODEL(model, path);
+        SCOPED_TRACE(path.filename().string());
+        llama_context_params params = windowed_context(512, 2);
+        params.kv_unified = true;
+        ForwardPass p(model, params, always()), fresh(model, params, always());
+        read(p, 0, BEYOND_WINDOW);
+        EXPECT_THROW(p.memory_seq_cp(0, 1, 0, 100), Error);
+        EXPECT_EQ(p.check_invariant(), "");
+        EXPECT_EQ(p.memory_seq_pos_max(1), -1);
+        llama_pos end = BEYOND_WINDOW;
+        while (p.can_continue_at(0, end - 1)) --end;
+        p.memory_seq_cp(0, 1, 0, end);
+        read(fresh, 0, end);
+        expect_same_steps(go_on(p, end, end + 4, 1), go_on(fresh, end, end + 4), LONG_TOLERANCE);
+    }
+}
+
 }  // namespace
 }  // namespace harp::testing

@@ -411,5 +411,40 @@ TEST_F(Faults, ACallersExceptionLeavesAPassThatCanBeUsed) {
     }
 }
 
+/// llama.cpp moves the recurrent states of all sequences while it computes a batch of some of them.
+TEST(RecurrentFaults, AnAbortSpoilsNoSequenceOutsideTheBatch) {
+    for (const auto & path : {random_mamba(), random_hybrid()}) {
+        HARP_REQUIRE_MODEL(model, path);
+        SCOPED_TRACE(path.filename().string());
+        ForwardPass pass(model, small_context(256, 3), Options()), undisturbed(model, small_context(), Options());
+        pass.set_sequence_options(2, Options(), /*mask_family=*/0);
+        read(undisturbed, 0, 8);
+        const auto expected = go_on(undisturbed, 8, 11);
+        Abort abort;
+        llama_set_abort_callback(pass.context(), &Abort::callback, &abort);
+        for (int64_t stop_at = 0;; stop_at += 5) {
+            SCOPED_TRACE(stop_at);
+            pass.memory_clear(true);
+            abort.disarm();
+            decode(pass, text_of(20, 28), 0, 0);
+            read(pass, 0, 8, 2);  // between the two of the batch
+            decode(pass, text_of(30, 38), 0, 1);
+            forward::BatchRows rows;
+            for (const llama_seq_id s : {0, 1}) rows.add(token_at(8), 8, {&s, 1}, /*is_output=*/true);
+            abort.arm(stop_at);
+            try {
+                pass.decode(rows.view());
+                break;
+            } catch (const Error & error) {
+                ASSERT_EQ(error.code(), ErrorCode::aborted) << error.what();
+            }
+            abort.disarm();
+            ASSERT_EQ(pass.check_invariant(), "");
+            if (pass.memory_seq_pos_max(2) < 0) read(pass, 0, 8, 2);  // it was emptied
+            expect_same_steps(go_on(pass, 8, 11, 2), expected, LOGIT_TOLERANCE);
+        }
+    }
+}
+
 }  // namespace
 }  // namespace harp::testing
