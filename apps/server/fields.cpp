@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "common.h"
+#include "sampling.h"
 
 namespace harp::server {
 
@@ -150,6 +150,31 @@ std::vector<llama_token> tokens_of(const common_json & value) {
     return tokens;
 }
 
+std::vector<common_sampler_type> samplers_of(const common_json & value) {
+    const auto refuse = [&](const common_json & unknown) {
+        refuse_value(unknown,
+                     "lists of penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature, "
+                     "infill, adaptive_p, or a text of their letters");
+    };
+    std::vector<common_sampler_type> samplers;
+    const auto add = [&](const std::vector<common_sampler_type> & known, const common_json & name) {
+        if (known.size() != 1) refuse(name);
+        samplers.push_back(known.front());
+    };
+    if (value.is_string()) {
+        for (const char letter : value.get<std::string>())
+            add(common_sampler_types_from_chars({letter}), std::string{letter});
+    } else if (value.is_array()) {
+        for (const common_json & name : value) {
+            if (!name.is_string()) refuse(name);
+            add(common_sampler_types_from_names({name.get<std::string>()}), name);
+        }
+    } else {
+        refuse(value);
+    }
+    return samplers;
+}
+
 int32_t slot_of(const common_json & body) {
     if (!is_given(body, "id_slot")) return -1;
     try {
@@ -215,6 +240,32 @@ void check_chat(common_json & body) {
     const bool has_tools = is_given(body, "tools") && !body.at("tools").empty();
     if (choice == "auto" || choice == "none" || (choice == "required" && has_tools)) return;
     choose_tool(body);
+}
+
+void set_response_format(common_json & chat, const common_json & messages_body) {
+    common_json format;
+    if (is_given(messages_body, "output_format")) format = messages_body.at("output_format");
+    if (is_given(messages_body, "output_config")) {
+        const common_json & config = messages_body.at("output_config");
+        if (!config.is_object())
+            throw std::invalid_argument("output_config: " + shown(config) + "; allowed: an object");
+        if (is_given(config, "format")) format = config.at("format");
+    }
+    if (format.is_null()) return;
+    if (!format.is_object() || !format.contains("type") || format.at("type") != "json_schema" ||
+        !format.contains("schema") || !format.at("schema").is_object()) {
+        throw std::invalid_argument("format: " + shown(format) +
+                                    "; allowed: {\"type\": \"json_schema\", \"schema\": {...}}");
+    }
+    chat["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"schema", format.at("schema")}}}};
+}
+
+void check_template_has_tools(const std::map<std::string, bool> & capabilities) {
+    if (capabilities.at("supports_tools") || capabilities.at("supports_tool_calls")) return;
+    throw std::invalid_argument(
+        "tool_choice: a tool cannot be required, since the chat template of this model has no tools; allowed: "
+        "\"auto\", "
+        "\"none\"");
 }
 
 }  // namespace harp::server

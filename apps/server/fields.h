@@ -1,16 +1,18 @@
 // Values of a request's fields: of the right type and in range, or refused with the value and what is allowed.
 //
 // llama.cpp's server passes over many values of a wrong type without a word, and takes numbers modulo 2^32.
-// patches/server-wrong-values.patch calls this.
+// patches/server-wrong-values.patch and three others call this.
 #pragma once
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "common.h"
 #include "json.h"
 #include "llama.h"
 
@@ -64,6 +66,10 @@ T limited(const common_json & value, T least, T most, bool refuses) {
 /// @throws std::invalid_argument
 [[nodiscard]] std::vector<llama_token> tokens_of(const common_json & value);
 
+/// Names of samplers, or a letter for each.
+/// @throws std::invalid_argument for those that are unknown
+[[nodiscard]] std::vector<common_sampler_type> samplers_of(const common_json & value);
+
 /// The field "id_slot", -1 if there is none.
 /// @throws std::invalid_argument
 [[nodiscard]] int32_t slot_of(const common_json & body);
@@ -79,6 +85,15 @@ void check_chat(common_json & body);
 /// The format of a chat's answer: {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema"}}
 /// @throws std::invalid_argument naming the field
 void check_response_format(const std::string & name, const common_json & format);
+
+/// Gives a chat the JSON schema that a request to /v1/messages has: `output_config.format`, or `output_format`.
+/// @throws std::invalid_argument
+void set_response_format(common_json & chat, const common_json & messages_body);
+
+/// A tool must be called: can it be, with this chat template?
+/// @param capabilities llama.cpp's, such as {"supports_tools", true}
+/// @throws std::invalid_argument
+void check_template_has_tools(const std::map<std::string, bool> & capabilities);
 
 /// A field's value as T. `fallback` says which kind of JSON value it must be.
 /// @throws std::invalid_argument naming the field

@@ -84,6 +84,25 @@ class Context(unittest.TestCase):
         server.post("/slots/1?action=restore", {"filename": "saved"})
         self.assertEqual(self.answers(server, text, id_slot=1), expected)
 
+    @needs_tiny
+    def test_a_request_for_a_slot_waits_until_it_is_free(self):
+        """The slot's answer is not continued with what the prompt cache has for the request that waits."""
+        texts = ["The dog ran to the park and the cat sat on the tree, and they were happy", "Once upon a time, there was a little girl"]
+        long = {"prompt": texts[0], "n_predict": 400, "temperature": 0, "ignore_eos": True}
+        for flags in ([], ["--harp-off"]):
+            with self.subTest(flags=flags):
+                server = self.start("-np", "2", "-c", "1024", *flags)
+                alone = server.post("/completion", long)["content"]
+                waiting = self.answers(server, texts[1], 8, id_slot=0)
+                self.answers(server, "Tom and Sam were friends who liked to run", 8, id_slot=0)  # the others are in the cache now
+                request = urllib.request.Request(server.url + "/completion", json.dumps({**long, "id_slot": 0, "stream": True}).encode())
+                with concurrent.futures.ThreadPoolExecutor(1) as pool, urllib.request.urlopen(request, timeout=60) as stream:
+                    parts = [json.loads(stream.readline()[6:])]  # it has begun
+                    waits = pool.submit(self.answers, server, texts[1], 8, id_slot=0)
+                    parts += [json.loads(line[6:]) for line in stream if line.startswith(b"data: ")]
+                    self.assertEqual("".join(part["content"] for part in parts), alone)
+                    self.assertEqual(waits.result(60), waiting)
+
     def folder(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)

@@ -95,7 +95,7 @@ class Faults(unittest.TestCase):
         for body, message in [(b"5", "error"), (b"null", "error"), (b"[]", "error"), (b"{}", "prompt"), (DEEP, "error")]:
             self.expect(400, message, body)
         self.expect(200, "content", {"prompt": "x", "n_predict": 1, "other": "y" * 50_000_000})
-        self.expect(413, "", b"[" + b" " * 105_000_000 + b"]")
+        self.expect(413, '"code":413', b"[" + b" " * 105_000_000 + b"]")
 
     def test_deep_bodies(self):
         for harp in [b"%s", b'{"beta": %s}', b'{"enabled": %s}', b'{"other": %s}']:
@@ -153,6 +153,8 @@ class Faults(unittest.TestCase):
         both = {"json_schema": {"type": "object"}, "grammar": 'root ::= "x"'}
         self.expect(400, "both json_schema and grammar", {**chat, **both}, "/v1/chat/completions")
         self.ask(400, "grammar", grammar="root ::= (")
+        for temperature in (0, 1):  # nothing is allowed but the end, which is forbidden: the answer ends all the same
+            self.ask(200, '"content":"yes"', grammar='root ::= "yes"', ignore_eos=True, n_predict=9, temperature=temperature)
         self.ask(400, "grammar", grammar="root ::= root")
         self.ask(400, "pattern", json_schema={"type": "string", "pattern": "^[$"})
         for n_predict in [-1, 10**9]:  # bounded by the context
@@ -165,7 +167,7 @@ class Faults(unittest.TestCase):
         for field, values in {
             "max_tokens": [2**40, 2**32 + 1, 2**64, -5, 1.5, "3", True], "n_predict": [2**40, 1.5], "n_keep": [2**32 + 1, -5],
             "n": [2**32 + 1, 1.5, True], "seed": [2**70, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0"], "logprobs": [-1, 1.5, 2**32 + 1, {}],
-            "temperature": ["hot", True, 1e300], "top_k": [1.5], "stop": [5, {}, True, [5], ["a", []]], "samplers": [5, {}], "grammar": [5, {}, True],
+            "temperature": ["hot", True, 1e300], "top_k": [1.5], "stop": [5, {}, True, [5], ["a", []]], "samplers": [5, {}, ["top_k", "top"], [5], "k#"], "grammar": [5, {}, True],
             "logit_bias": [5, "x", True, [5], [[5]], [[5, "x"]], [[5, 1e300]], [[-5, 1]], [[2**32 + 5, 1]], {"512": 1}, {"9" * 20: 1}, {"5": None}],
             "stream": ["yes", 1], "stream_options": [5], "response_fields": [5, "x", [5]], "lora": [[5]],
         }.items():
@@ -194,15 +196,20 @@ class Faults(unittest.TestCase):
                     "/v1/chat/completions")
         for kind in [picture, {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]:
             self.expect(400, kind["type"], {**chat, "messages": [{"role": "user", "content": [kind]}]}, "/v1/chat/completions")
+        for choice in ["required", {"type": "function", "function": {"name": "weather"}}]:  # the template has no tools
+            self.expect(400, "tool_choice", {**chat, "tools": [tool], "tool_choice": choice}, "/v1/chat/completions")
+        self.expect(200, "content", {**chat, "tools": [tool]}, "/v1/chat/completions")
         for field, value in [("instructions", 5), ("max_output_tokens", 2**40), ("text", 5), ("text", {"format": {"type": "sound"}}), ("reasoning", 5),
                              ("input", [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}])]:
             named = "image_url" if field == "input" else field
             self.expect(400, named, {"input": "x", "max_output_tokens": 1, field: value}, "/v1/responses")
         self.expect(200, "output", {"input": "x", "max_output_tokens": 1, "instructions": None, "tools": None}, "/v1/responses")
         image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
-        for field, value in [("system", 5), ("stop_sequences", [5]), ("tool_choice", {"type": "tool", "name": "x"}), ("thinking", 5),
+        for field, value in [("system", 5), ("stop_sequences", [5]), ("tool_choice", {"type": "tool", "name": "x"}), ("thinking", 5), ("output_config", 5),
+                             ("format", {"output_config": {"format": {"type": "x"}}}), ("format", {"output_format": {"type": "json_schema"}}),
                              ("image", [image]), ("document", [{"type": "document", "source": {"type": "text", "data": "x"}}])]:
             body = {"messages": [{"role": "user", "content": value}]} if isinstance(value, list) and field != "stop_sequences" else {field: value}
+            body = value if field == "format" else body
             self.expect(400, field, {**chat, **body}, "/v1/messages")
         for ids in [[2**32 + 5], ["x", 2**40]]:
             self.ask(400, "token: ", prompt=ids)
@@ -276,6 +283,10 @@ class Faults(unittest.TestCase):
         ]:
             with self.subTest(data=data[:80]):
                 self.assertEqual(exchange(self.server.port, data, hang_up=True)[0], status)
+        for code, header, message in [(400, b"Content-Type: multipart/form-data", "Bad Request"),
+                                      (415, b"Content-Encoding: gzip", "Unsupported Media Type")]:
+            status, said = exchange(self.server.port, http(b"/completion", body, b"POST", header))
+            self.assertEqual((status, json.loads(said)["error"]["code"], json.loads(said)["error"]["message"]), (code, code, message))
 
     def test_a_connection_is_used_again(self):
         """Behind a stream too: the answer says that the connection stays."""

@@ -509,6 +509,32 @@ class Hesitating(OneServer, unittest.TestCase):
         for end in (said, streamed):
             self.assertEqual((end["stop_reason"], end["stop_sequence"]), ("stop_sequence", stop))
 
+    def test_schema_of_a_message(self):
+        """As Anthropic's client sends it, now and in its beta."""
+        schema = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}}
+        for fields in ({"output_config": {"format": schema}}, {"output_format": schema}):
+            said = self.server.post("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 60, **fields})
+            self.assertIn(json.loads(said["content"][0]["text"]), ({"a": 1}, {"a": 2}))
+        ask = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "output_config": {"effort": "low", "format": None}}
+        self.assertTrue(self.server.post("/v1/messages", ask)["content"][0]["text"])
+
+    @unittest.skipIf(openai is None, "the package openai is not installed")
+    def test_one_model(self):
+        """Its id has slashes, since it is the path."""
+        for flags in ([], ["--alias", "tiny,other/name"]):
+            server = self.server
+            if flags:
+                server = Server("-c", "256", *flags)
+                self.addCleanup(server.stop)
+            client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+            self.addCleanup(client.close)
+            model = client.models.list().data[0]
+            for name in [model.id] + ["other/name"] * bool(flags):
+                self.assertEqual(client.models.retrieve(name).id, model.id)
+            with self.assertRaises(openai.NotFoundError) as caught:
+                client.models.retrieve("none/such")
+            self.assertIn("none/such", caught.exception.message)
+
     @unittest.skipIf(openai is None, "the package openai is not installed")
     def test_openai_client(self):
         client = openai.OpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
@@ -724,6 +750,14 @@ class Router(unittest.TestCase):
             code, output = server.stop()
             self.assertEqual(code, 0, output[-3000:])
 
+    def test_one_model(self):
+        server = Server("--models-dir", self.folder.name, model=None)
+        self.addCleanup(server.stop)
+        self.assertEqual(server.get("/v1/models/tiny")["id"], "tiny")
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            server.get("/v1/models/large")
+        self.assertIn("'large'", json.load(caught.exception)["error"]["message"])
+
     def test_its_models_have_its_options(self):
         answer = self.ask("--harp-threshold", "0.3", "--harp-seed", "5")
         self.assertEqual(answer["content"], generate(PROMPTS[0], "--harp-threshold", "0.3", "--harp-seed", "5", n=32))
@@ -862,6 +896,22 @@ class Starting(unittest.TestCase):
                 self.assertEqual(code, 0, output)
                 self.assertAlmostEqual(sum(x * x for x in said[0]["embedding"]), 1, places=3)
                 self.assertIn("harp: off", output)
+
+    @unittest.skipUnless(BERT.is_file(), f"no {BERT}")
+    def test_faults_of_embeddings(self):
+        """None is a 500, which clients would send again."""
+        asks = {"--embedding": [("/v1/embeddings", "prompt", {"input": value}) for value in (5, {"a": 1}, [1.5])] +
+                               [("/v1/embeddings", "too large", {"input": "a " * 600}), ("/v1/embeddings", "dimensions: 8", {"input": "a", "dimensions": 8}),
+                                ("/v1/chat/completions", "logits", {"messages": [{"role": "user", "content": "x"}]})],
+                "--reranking": [("/v1/rerank", "top_n: -1", {"query": "a", "documents": ["b"], "top_n": -1})]}
+        for kind, requests in asks.items():
+            server = Server("-c", "1024", kind, model=BERT)
+            self.addCleanup(server.stop)
+            for path, message, body in requests:
+                with self.subTest(body=str(body)[:60]), self.assertRaises(urllib.error.HTTPError) as caught:
+                    server.post(path, body)
+                self.assertEqual(caught.exception.code, 501 if message == "logits" else 400)
+                self.assertIn(message, json.load(caught.exception)["error"]["message"])
 
     @needs_tiny
     def test_command_starts_it(self):
