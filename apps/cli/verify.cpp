@@ -97,16 +97,11 @@ int verify(const std::string & model_path, const std::vector<std::string> & file
     std::vector<std::variant<Recording, BeamRecording>> recordings;
     for (const std::string & file : files) {
         if (interrupt_requested) stop_interrupted();
-        if (decoding::is_beam_recording(file)) {
-            recordings.emplace_back(decoding::read_beam_recording(file));
-        } else {
-            recordings.emplace_back(decoding::read_recording(file));
-        }
+        recordings.push_back(decoding::read_any_recording(file));
     }
     const llama_model_ptr model = load_model(model_path);
-    for (const auto & recording : recordings) {
-        if (const auto * steps = std::get_if<Recording>(&recording)) decoding::check_model(*model, *steps);
-    }
+    for (const auto & recording : recordings)
+        std::visit([&](const auto & one) { decoding::check_model(*model, one); }, recording);
 
     bool all_passed = true;
     json results = json::array();

@@ -34,20 +34,11 @@ std::string compare(const std::vector<Hypothesis> & beams, const std::vector<Rec
     return {};
 }
 
-}  // namespace
-
-bool is_beam_recording(const std::filesystem::path & file) {
-    const json content = parse_json_file(file);
-    return Field(file, content)["method"].text() == "beam";
-}
-
-BeamRecording read_beam_recording(const std::filesystem::path & file) {
-    const json content = parse_json_file(file);
-    const Field root(file, content);
+BeamRecording read_beams(const Field & root) {
     if (root["method"].text() != "beam") root["method"].fail("allowed: beam");
     if (root["dtype"].text() != "float32") root["dtype"].fail("only float32 runs can be replayed");
     BeamRecording recording;
-    recording.file = file;
+    recording.file = root.file();
     recording.n_vocab = root["n_vocab"].integer(1, INT32_MAX);
     recording.prompt = read_tokens(root["prompt_ids"], recording.n_vocab);
     if (recording.prompt.empty()) root["prompt_ids"].fail("empty");
@@ -70,14 +61,31 @@ BeamRecording read_beam_recording(const std::filesystem::path & file) {
     return recording;
 }
 
+}  // namespace
+
+BeamRecording read_beam_recording(const std::filesystem::path & file) {
+    const json content = parse_json_file(file);
+    return read_beams(Field(file, content));
+}
+
+std::variant<Recording, BeamRecording> read_any_recording(const std::filesystem::path & file) {
+    const json content = parse_json_file(file);
+    const Field root(file, content);
+    if (root["method"].text() == "beam") return read_beams(root);
+    return read_recording(root);
+}
+
+void check_model(const llama_model & model, const BeamRecording & recording) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
+    if (n_vocab == recording.n_vocab) return;
+    throw Error(ErrorCode::invalid_input, recording.file.string() + ": n_vocab: recorded with " +
+                                              std::to_string(recording.n_vocab) + ", the model has " +
+                                              std::to_string(n_vocab));
+}
+
 BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads,
                               ggml_abort_callback should_stop) {
-    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
-    if (n_vocab != recording.n_vocab) {
-        throw Error(ErrorCode::invalid_input, recording.file.string() +
-                                                  ": n_vocab: " + std::to_string(recording.n_vocab) +
-                                                  ", but the model has " + std::to_string(n_vocab));
-    }
+    check_model(model, recording);
     BeamReplayResult result;
     llama_context_params params =
         replay_context(recording.prompt.size() + recording.options.beams * recording.steps.size(), n_threads);

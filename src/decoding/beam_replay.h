@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "decoding/beam_search.h"
+#include "decoding/recording.h"
 #include "llama.h"
 
 namespace harp::decoding {
@@ -29,10 +31,12 @@ struct BeamRecording {
     std::vector<llama_token> result;
 };
 
-/// Whether a file records a beam search. @throws as read_recording()
-[[nodiscard]] bool is_beam_recording(const std::filesystem::path & file);
 /// @throws Error{io}, Error{invalid_input} naming file and field
 [[nodiscard]] BeamRecording read_beam_recording(const std::filesystem::path & file);
+/// A run or a beam search, as the file says. It is read once, so that it can be a pipe. @throws as read_recording()
+[[nodiscard]] std::variant<Recording, BeamRecording> read_any_recording(const std::filesystem::path & file);
+/// @throws Error{invalid_input} if the recording does not belong to the model
+void check_model(const llama_model & model, const BeamRecording & recording);
 
 struct BeamReplayResult {
     size_t n_steps = 0;
@@ -50,8 +54,7 @@ struct BeamReplayResult {
 /// Runs the search without HARP, as the authors did, in its own context: unified float32 KV cache, no flash attention.
 /// @param model the recording's weights in float32
 /// @param should_stop asked within batches and between steps; nullptr: never
-/// @throws Error{invalid_input} if the recording does not belong to the model; what ForwardPass throws; Error{aborted}
-///         if it was to stop
+/// @throws what check_model() and ForwardPass throw; Error{aborted} if it was to stop
 [[nodiscard]] BeamReplayResult replay_beams(llama_model & model, const BeamRecording & recording, int32_t n_threads = 1,
                                             ggml_abort_callback should_stop = nullptr);
 

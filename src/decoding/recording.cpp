@@ -146,7 +146,11 @@ size_t Recording::n_hesitations() const {
 
 Recording read_recording(const std::filesystem::path & file) {
     const json content = parse_json_file(file);
-    const Field root(file, content);
+    return read_recording(Field(file, content));
+}
+
+Recording read_recording(const Field & root) {
+    const std::filesystem::path & file = root.file();
     Recording recording;
     recording.file = file;
     const bool is_harp = read_method(root, file);

@@ -14,6 +14,8 @@
 
 namespace harp::decoding {
 
+class Field;
+
 struct RecordedLogit {
     llama_token id = 0;
     float logit = 0;  ///< raw, before temperature and penalties
@@ -55,5 +57,7 @@ struct Recording {
 /// @throws Error{invalid_input}    naming file and field, if something is missing, out of range or contradictory
 /// @throws Error{unsupported_call} for a recorded beam search: see beam_replay.h
 [[nodiscard]] Recording read_recording(const std::filesystem::path & file);
+/// The same from a file's content. @param root must not outlive its file's path and content
+[[nodiscard]] Recording read_recording(const Field & root);
 
 }  // namespace harp::decoding

@@ -6,11 +6,14 @@
 namespace harp::decoding {
 
 json parse_json_file(const std::filesystem::path & file) {
-    // a directory can be opened, but not read
     std::ifstream stream(file, std::ios::binary);
     if (!std::filesystem::exists(file)) throw Error(ErrorCode::io, file.string() + ": no such file");
     std::ostringstream content;
-    if (!stream || !(content << stream.rdbuf())) throw Error(ErrorCode::io, file.string() + ": cannot be read");
+    // a directory can be opened, but not read
+    const bool is_open = stream && !std::filesystem::is_directory(file);
+    content << stream.rdbuf();  // fails for an empty file too
+    if (!is_open || stream.bad()) throw Error(ErrorCode::io, file.string() + ": cannot be read");
+    if (content.view().empty()) throw Error(ErrorCode::io, file.string() + ": empty");
     try {
         return json::parse(content.view());
     } catch (const json::parse_error & e) {

@@ -26,6 +26,7 @@ class Field {
         if (it == value_->end()) child.fail("missing");
         return {*file_, *it, child.name_};
     }
+    [[nodiscard]] const std::filesystem::path & file() const { return *file_; }
     [[nodiscard]] bool is_null() const { return value_->is_null(); }
     [[nodiscard]] bool has(const char * key) const { return value_->is_object() && value_->contains(key); }
 
