@@ -75,7 +75,8 @@ void BenchFlags::add_to(CLI::App & app) {
         ->capture_default_str();
     add_format_flag(app, format);
     app.add_flag("--json", as_json, "print one JSON object");
-    app.add_flag("--markdown", as_markdown, "print a Markdown table, with machine, model and options");
+    app.add_flag("--markdown", as_markdown, "print a Markdown table, with machine, model and options")
+        ->excludes("--json");
     app.add_option("--plot", plot, "also write the table's main figure into this SVG file");
     app.add_option("--baseline", baseline, "a shell command that is timed once per round, for comparison");
     beams.options.beams = 3;
@@ -341,7 +342,9 @@ int bench_command(int argc, char ** argv) {
     if (!options)
         throw Error(ErrorCode::invalid_option,
                     line.harp.switched_off_by() + ": bench compares with vanilla in any case; leave it out");
-    if (params.n_predict == 0 || params.n_predict == 1)
+    // llama.cpp's default is -1, without end
+    const bool is_given = line.has_llama_flag({"-n", "--predict", "--n-predict"});
+    if (params.n_predict < 2 && (is_given || params.n_predict != -1))
         throw Error(ErrorCode::invalid_option, fmt::format("option '-n': {} is out of range [2..]", params.n_predict));
     decoding::validate(flags.beams.options);
     check_sequences(flags.beams.options.beams, options);
@@ -351,6 +354,7 @@ int bench_command(int argc, char ** argv) {
     limit_context(params);
 
     LoadedModel loaded(params, std::nullopt);
+    loaded.check_generates();
     std::vector<std::vector<llama_token>> prompts;
     for (const std::string & text : texts) {
         const FormattedPrompt prompt = format_prompt(loaded, text, flags.format);

@@ -94,7 +94,15 @@ BenchMethod::BenchMethod(LoadedModel & loaded, const BenchKind & kind, const Set
     if (!kind.samples) sampling_.temp = 0;
     sampling_.logit_bias.insert(sampling_.logit_bias.end(), sampling_.logit_bias_eog.begin(),
                                 sampling_.logit_bias_eog.end());
-    if (kind.draft != Draft::none) drafter_ = decoding::Drafter::make(pass_, with_draft(loaded.params(), kind.draft));
+    if (kind.draft == Draft::none) return;
+    try {
+        drafter_ = decoding::Drafter::make(pass_, with_draft(loaded.params(), kind.draft));
+    } catch (const Error & error) {
+        if (error.code() != ErrorCode::unsupported_call) throw;
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '--methods': {} cannot be measured with this model ({}); name others",
+                                kind.name, error.what()));
+    }
 }
 
 BenchRun BenchMethod::run(const std::vector<llama_token> & prompt) {

@@ -36,8 +36,9 @@ std::vector<std::string> cells(const BenchRow & row, size_t n_prompts) {
 }
 
 std::string summary(const BenchReport & report) {
-    return fmt::format("{} prompts of {} tokens together, {} tokens each, {} rounds; medians (min..max over rounds)",
-                       report.n_prompts, report.n_prompt_tokens, report.n_predict, report.n_rounds);
+    return fmt::format("{} prompts of {} tokens together, {} tokens each, {} rounds; medians (min..max over rounds){}",
+                       report.n_prompts, report.n_prompt_tokens, report.n_predict, report.n_rounds,
+                       report.is_complete ? "" : "; interrupted: fewer rounds than asked for");
 }
 
 std::string baseline_text(const BenchBaseline & baseline) {
@@ -82,8 +83,7 @@ std::string bench_text(const BenchReport & report) {
         }
         text += fmt::format("{}\n", r == 0 ? styled(stdout, Style::bold, line) : line);
     }
-    text +=
-        fmt::format("{}{}\n", summary(report), report.is_complete ? "" : "; interrupted: fewer rounds than asked for");
+    text += fmt::format("{}\n", summary(report));
     if (report.baseline) text += fmt::format("{}\n", baseline_text(*report.baseline));
     return text;
 }

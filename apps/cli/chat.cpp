@@ -6,9 +6,12 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <sstream>
+#include <utility>
 
 #include "commands.h"
 #include "decoding/feed.h"
+#include "files.h"
 #include "interrupt.h"
 #include "loaded_model.h"
 #include "report.h"
@@ -68,7 +71,7 @@ class Chat {
             print_err("the conversation is forgotten\n");
         } else if (line == "/options") {
             print_err("{}\n", loaded_.pass().enabled() ? options_text(loaded_.pass().sequence_options(0)) : "off");
-        } else if (line.rfind("/set ", 0) == 0) {
+        } else if (line.rfind("/set ", 0) == 0 || line.rfind("/set\t", 0) == 0) {
             set_option_from(line.substr(5));
         } else {
             print_err("{}", help_text);
@@ -76,15 +79,17 @@ class Chat {
     }
 
     void set_option_from(const std::string & text) {
-        const size_t space = text.find(' ');
-        if (!loaded_.pass().enabled() || space == std::string::npos) {
+        std::istringstream words(text);
+        std::string name, value, rest;
+        const bool is_pair = (words >> name >> value) && !(words >> rest);
+        if (!loaded_.pass().enabled() || !is_pair) {
             print_err("{}\n", loaded_.pass().enabled() ? "give a name and a value, for example: /set threshold 2"
                                                        : "HARP is off; restart without --harp-off to use it");
             return;
         }
         try {
             Options options = loaded_.pass().sequence_options(0);
-            set_option(options, text.substr(0, space), text.substr(space + 1));
+            set_option(options, name, value);
             loaded_.pass().set_sequence_options(0, options);
             print_err("{}\n", options_text(options));
         } catch (const Error & error) {
@@ -190,12 +195,14 @@ class LineReader {
     std::string take(size_t size) {
         std::string line = held_back_.substr(0, size);
         held_back_.erase(0, size);
+        if (std::exchange(is_first_, false)) remove_byte_order_mark(line);
         for (const char end : {'\n', '\r'}) {
             if (!line.empty() && line.back() == end) line.pop_back();
         }
         return line;
     }
     std::string held_back_;  // read, but not yet returned
+    bool is_first_ = true;
 };
 
 }  // namespace
@@ -212,6 +219,7 @@ int chat_command(int argc, char ** argv) {
     const auto options = line.harp.options();
     if (options) line.harp.check_negative_prompt({&*options, 1});
     LoadedModel loaded(params, options, line.harp.n_ctx_twin());
+    loaded.check_generates();
     if (!loaded.has_chat_template()) {
         print_err(
             "harp chat: the model has no chat template of its own; using llama.cpp's default (--chat-template "

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <span>
 
 #include "commands.h"
 #include "decoding/feed.h"
@@ -41,11 +43,15 @@ struct Set {
 
 /// Parses "view=last,beta=2", which overrides `options`, those of the other flags.
 Set parse_set(const std::string & text, Options options) {
+    std::set<std::string> names;
     for (const std::string & item : make_axis("", text).values) {
         const size_t equals = item.find('=');
         if (equals == std::string::npos)
             throw Error(ErrorCode::invalid_option, fmt::format("option '--with': '{}'; allowed: NAME=VALUE,...", text));
-        naming_flag("option '--with'", [&] { set_option(options, item.substr(0, equals), item.substr(equals + 1)); });
+        const std::string name = item.substr(0, equals);
+        if (!names.insert(name).second)
+            throw Error(ErrorCode::invalid_option, fmt::format("option '--with': {}: '{}' is given twice", text, name));
+        naming_flag("option '--with'", [&] { set_option(options, name, item.substr(equals + 1)); });
     }
     naming_flag(fmt::format("option '--with': {}", text), [&] { validate(options); });
     return {text, options};
@@ -264,23 +270,32 @@ int compare_command(int argc, char ** argv) {
     const auto negative_prompt = negative_prompt_of(loaded, line.harp.negative_prompt(looking), format);
     ForwardPass & vanilla_pass = loaded.add_pass(std::nullopt);
     std::vector<Answer> answers;
-    for (const Set & set : sets)
-        answers.push_back(run(loaded, set.options ? loaded.pass() : vanilla_pass, tokens, set, negative_prompt));
+    for (const Set & set : sets) {
+        try {
+            answers.push_back(run(loaded, set.options ? loaded.pass() : vanilla_pass, tokens, set, negative_prompt));
+        } catch (const Error & error) {  // within the prompt; the answers before it are shown
+            if (error.code() != ErrorCode::aborted || answers.empty()) throw;
+        }
+        if (interrupt_requested) break;
+    }
+    const std::span<const Set> answered = std::span(sets).first(answers.size());
 
     if (as_json) {
         json compared = json::array();
-        for (size_t k = 1; k < sets.size(); ++k) compared.push_back(set_json(sets[k], answers[k], answers[0]));
+        for (size_t k = 1; k < answers.size(); ++k) compared.push_back(set_json(sets[k], answers[k], answers[0]));
         const json output = {{"vanilla", answer_json(answers[0])},
                              {"sets", compared},
+                             {"complete", !interrupt_requested.load()},
                              {"prompt", prompt_json(prompt, tokens.size())},
                              {"sampler_seed", loaded.sampler_seed()},
                              {"model", model_json(loaded.model(), params.model.path)},
                              {"build", build_json()}};
         write_out(dump(output, 2) + "\n");
     } else {
-        print_side_by_side(sets, answers);
-        print_figures(sets, answers);
+        print_side_by_side(answered, answers);
+        print_figures(answered, answers);
     }
+    if (interrupt_requested) print_err("harp compare: interrupted at answer {} of {}\n", answers.size(), sets.size());
     return interrupt_requested ? exit_interrupted : exit_ok;
 }
 

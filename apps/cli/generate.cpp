@@ -78,6 +78,7 @@ int generate_command(int argc, char ** argv) {
                     "option '--trace': not with --beams; --json has the records of each token");
 
     LoadedModel loaded(params, options, line.harp.n_ctx_twin_for(options));
+    loaded.check_generates();
     const FormattedPrompt prompt = format_prompt(loaded, prompt_text, format);
     auto prompt_tokens = loaded.tokenize(prompt.text, prompt.is_chat);
     append_pauses(prompt_tokens, loaded.vocab(), pause.n, pause.text);

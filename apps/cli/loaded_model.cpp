@@ -16,6 +16,7 @@
 #include "captured_stderr.h"
 #include "content_hash.h"
 #include "files.h"
+#include "gguf.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "interrupt.h"
@@ -51,6 +52,22 @@ class FirstLlamaError {
     std::mutex mutex_;
     std::string text_;
 };
+
+/// The number of tokens that a model was trained with, from its file; nullopt if the file does not say.
+std::optional<uint32_t> trained_context(const std::string & path) {
+    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> file(
+        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+    const auto find = [&](const std::string & key, gguf_type type) {
+        const int64_t id = file ? gguf_find_key(file.get(), key.c_str()) : -1;
+        return id >= 0 && gguf_get_kv_type(file.get(), id) == type ? id : -1;
+    };
+    const int64_t architecture = find("general.architecture", GGUF_TYPE_STRING);
+    if (architecture < 0) return std::nullopt;
+    const std::string name = gguf_get_val_str(file.get(), architecture);
+    const int64_t length = find(name + ".context_length", GGUF_TYPE_UINT32);
+    if (length < 0 || gguf_get_val_u32(file.get(), length) == 0) return std::nullopt;
+    return gguf_get_val_u32(file.get(), length);
+}
 
 std::string one_line(std::string text) {
     std::replace(text.begin(), text.end(), '\n', ' ');
@@ -121,12 +138,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         throw Error(ErrorCode::invalid_input,
                     fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
     }
-    if (init_->context() == nullptr) {
-        const std::string logged = FirstLlamaError::take();
-        std::string reason = harp_last_error();
-        if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
-        throw Error(ErrorCode::unsupported_model, fmt::format("model '{}': {}", params_.model.path, reason));
-    }
+    if (init_->context() == nullptr) throw Error(ErrorCode::unsupported_model, no_context_text());
     set_control_vectors(init_->context());
     const int32_t n_vocab = llama_vocab_n_tokens(&vocab());
     for (const auto & bias : params_.sampling.logit_bias) {  // llama.cpp would ignore others
@@ -137,6 +149,30 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
     pass_ = find_pass(init_->context());
     llama_set_abort_callback(init_->context(), abort_if_interrupted, nullptr);
     templates_ = common_chat_templates_init(init_->model(), params_.chat_template);
+}
+
+/// Why no context could be made.
+std::string LoadedModel::no_context_text() const {
+    const std::string logged = FirstLlamaError::take();
+    std::string reason = harp_last_error();
+    if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
+    return fmt::format("model '{}': {}", params_.model.path, reason);
+}
+
+void LoadedModel::check_generates() const {
+    const llama_model * model = init_->model();
+    const auto metadata = [&](const std::string & key) -> std::string {
+        std::array<char, 128> value{};
+        return llama_model_meta_val_str(model, key.c_str(), value.data(), value.size()) < 0 ? "" : value.data();
+    };
+    const std::string architecture = metadata("general.architecture");
+    const bool predicts = !llama_model_has_encoder(model) && llama_model_has_decoder(model) &&
+                          !llama_model_is_diffusion(model) && metadata(architecture + ".attention.causal") != "false";
+    if (!predicts)
+        throw Error(ErrorCode::unsupported_model,
+                    fmt::format("model '{}' (architecture {}) is no decoder-only language model: it does not predict a "
+                                "next token",
+                                params_.model.path, architecture));
 }
 
 void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
@@ -150,9 +186,7 @@ ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint
     context_params.kv_unified = context_params.kv_unified || n_sequences > 1;
     (void)FirstLlamaError::take();
     llama_context * context = harp_init_from_model(init_->model(), context_params);
-    if (context == nullptr) {
-        throw Error(ErrorCode::decode_failed, fmt::format("{}: {}", harp_last_error(), FirstLlamaError::take()));
-    }
+    if (context == nullptr) throw Error(ErrorCode::decode_failed, no_context_text());
     extra_contexts_.emplace_back(context);
     adapt(context);
     llama_set_abort_callback(context, abort_if_interrupted, nullptr);
@@ -225,7 +259,11 @@ nlohmann::json prompt_json(const FormattedPrompt & prompt, size_t n_tokens) {
 }
 
 void limit_context(common_params & params) {
-    if (params.n_ctx == 0) params.n_ctx = 2048;
+    if (params.n_ctx != 0) return;
+    check_model_file("model", params.model.path);
+    CapturedStderr captured;  // a faulty file is reported when it is loaded
+    params.n_ctx = static_cast<int32_t>(std::min(2048U, trained_context(params.model.path).value_or(2048)));
+    (void)captured.take();
 }
 
 void append_pauses(std::vector<llama_token> & prompt, const llama_vocab & vocab, uint32_t n, const std::string & text) {
@@ -242,7 +280,7 @@ void refuse_speculation(const common_params & params) {
 
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {
     std::string prompt = params.prompt;  // -p, or the text of the file given by -f
-    const bool is_given = command_line.has_llama_flag({"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"});
+    const bool is_given = command_line.has_llama_flag(prompt_flags);
     if (!is_given && !is_terminal(stdin))
         prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while reading the prompt");

@@ -26,6 +26,9 @@ class LoadedModel {
     [[nodiscard]] const common_params & params() const { return params_; }
     [[nodiscard]] const std::optional<Options> & options() const { return options_; }
 
+    /// For commands that generate with HARP off too; llama.cpp would abort, or sample from what is no distribution.
+    /// @throws Error{unsupported_model} for models that predict no next token (T5, BERT, diffusion)
+    void check_generates() const;
     /// Another pass on the same model with other options, for comparisons.
     /// @param n_sequences sequences of the pass; several share one KV cache
     [[nodiscard]] ForwardPass & add_pass(const std::optional<Options> & options, uint32_t n_sequences = 1);
@@ -47,6 +50,7 @@ class LoadedModel {
 
   private:
     void set_control_vectors(llama_context * context);
+    [[nodiscard]] std::string no_context_text() const;
     struct ContextDeleter {
         void operator()(llama_context * context) const;
     };
@@ -67,11 +71,14 @@ bool on_load_progress(float part, void * line);
 /// @throws Error{invalid_input}, Error{io} naming the file and its fault
 void check_model_file(const std::string & what, const std::string & path);
 
-/// Limits the context size unless the user gave one, for commands that do not need the model's largest context.
+/// Limits the context size unless the user gave one, for commands that do not need the model's largest context: 2048
+/// tokens, or as many as the model was trained with. @throws as check_model_file()
 void limit_context(common_params & params);
 /// For commands that decode every token themselves. @throws Error{invalid_option} if speculation is asked for
 void refuse_speculation(const common_params & params);
 
+/// llama.cpp's flags that give a prompt.
+constexpr auto prompt_flags = {"-p", "--prompt", "-f", "--file", "-bf", "--binary-file"};
 /// The prompt from -p, -f or standard input, checked to be UTF-8 and not empty.
 /// @throws Error{invalid_input}
 [[nodiscard]] std::string read_prompt(const CommandLine & command_line, const common_params & params);

@@ -23,16 +23,16 @@ using nlohmann::json;
 void print_scores(const decoding::ScoreSummary & s, bool harp_is_on) {
     const auto line = [](const char * name, const decoding::Mean & m) {
         // the standard error of exp(x) is exp(x) times that of x, to first order
-        return fmt::format("{:<10} {:>9.4f} ± {:<8.4f} {:>10.3f} ± {:<8.3f}\n", name, m.value, m.standard_error,
-                           std::exp(m.value), std::exp(m.value) * m.standard_error);
+        return fmt::format("{:<10} {:>9.4f} {} {:>10.3f} {}\n", name, m.value,
+                           standard_error_text(m.standard_error, 8, 4), std::exp(m.value),
+                           standard_error_text(std::exp(m.value) * m.standard_error, 8, 3));
     };
     std::string text =
         fmt::format("{:<10} {:>20}  {:>21}\n", "", "nats per token", "perplexity") + line("vanilla", s.vanilla);
     if (harp_is_on) {
         text += line("HARP", s.harp);
-        text +=
-            fmt::format("difference {:>+9.4f} ± {:<8.4f} (HARP - vanilla, paired by token; below 0 HARP is better)\n",
-                        s.difference.value, s.difference.standard_error);
+        text += fmt::format("difference {:>+9.4f} {} (HARP - vanilla, paired by token; below 0 HARP is better)\n",
+                            s.difference.value, standard_error_text(s.difference.standard_error, 8, 4));
         text += fmt::format("hesitated at {} of {} tokens ({:.1f} %)\n", s.n_hesitations, s.n_tokens,
                             100.0 * static_cast<double>(s.n_hesitations) / static_cast<double>(s.n_tokens));
     }

@@ -3,13 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "interrupt.h"
 
 namespace harp::cli {
 
 void ScoringFlags::add_to(CLI::App & app) {
-    app.add_option("--window", window, "tokens of a window [2..context size; default the context size, at most 2048]")
+    app.add_option("--window", window,
+                   "tokens of a window [2..context size; default -c, or 2048, or what the model was trained with, if "
+                   "that is less]")
         ->check(CLI::Range(2L, 1L << 30));
     app.add_option("--max-tokens", max_tokens, "read only the first N tokens [2..; default all]")
         ->check(CLI::Range(2L, 1L << 40));
@@ -36,6 +39,11 @@ bool ScoringProgress::show(size_t done, size_t total) {
 
 double ScoringProgress::seconds() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+std::string standard_error_text(double standard_error, int width, int precision) {
+    if (std::isnan(standard_error)) return fmt::format("± {:<{}}", "unknown", width);
+    return fmt::format("± {:<{}.{}f}", standard_error, width, precision);
 }
 
 nlohmann::json mean_json(const decoding::Mean & mean) {

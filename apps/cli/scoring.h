@@ -49,6 +49,8 @@ class ScoringProgress {
 
 /// A line of text below means with their standard errors.
 constexpr const char * standard_error_note = "± is one standard error, tokens taken as independent.\n";
+/// "± 0.0123", `width` columns behind the sign; "unknown" of one value alone.
+[[nodiscard]] std::string standard_error_text(double standard_error, int width, int precision);
 [[nodiscard]] nlohmann::json mean_json(const decoding::Mean & mean);
 
 }  // namespace harp::cli

@@ -101,7 +101,7 @@ std::vector<decoding::SweepRow> run_sweep(LoadedModel & loaded, const ScoringTex
 std::string sweep_table(std::span<const Axis> axes, const decoding::ScoreSummary & vanilla, double vanilla_seconds,
                         std::span<const decoding::SweepRow> rows) {
     const auto figures = [](const decoding::Mean & mean) {
-        return fmt::format("{:>8.4f} ± {:<7.4f}", mean.value, mean.standard_error);
+        return fmt::format("{:>8.4f} {}", mean.value, standard_error_text(mean.standard_error, 7, 4));
     };
     std::string head;
     std::vector<size_t> widths;
@@ -120,9 +120,9 @@ std::string sweep_table(std::span<const Axis> axes, const decoding::ScoreSummary
         for (size_t i = 0; i < axes.size(); ++i)
             text += fmt::format("{:<{}}  ", get_option(row.options, axes[i].name), widths[i]);
         const decoding::ScoreSummary & s = row.summary;
-        text += fmt::format("{:>7.1f} %  {}  {:>+8.4f} ± {:<7.4f}  {:>10.3f}  {:>8.1f}\n", 100 * share_of(s),
-                            figures(s.harp), s.difference.value, s.difference.standard_error, std::exp(s.harp.value),
-                            row.seconds);
+        text += fmt::format("{:>7.1f} %  {}  {:>+8.4f} {}  {:>10.3f}  {:>8.1f}\n", 100 * share_of(s), figures(s.harp),
+                            s.difference.value, standard_error_text(s.difference.standard_error, 7, 4),
+                            std::exp(s.harp.value), row.seconds);
     }
     return text;
 }

@@ -70,9 +70,17 @@ std::vector<std::vector<TokenScore>> score_each(ForwardPass & pass, const std::v
     }
     std::map<size_t, std::vector<ScoreResult>> windows;
     while (!scorer.is_idle()) {
-        scorer.step([&](size_t request, std::span<const ScoreResult> results) {
-            windows[request] = {results.begin(), results.end()};
-        });
+        try {
+            scorer.step([&](size_t request, std::span<const ScoreResult> results) {
+                windows[request] = {results.begin(), results.end()};
+            });
+        } catch (const Error & error) {
+            // the abort callback ends a batch of the next windows; those before it are complete
+            const bool is_stopped = error.code() == ErrorCode::aborted && on_progress && !windows.empty() &&
+                                    !on_progress(scorer.n_decoded(), n_rows);
+            if (!is_stopped) throw;
+            break;
+        }
         if (on_progress && !on_progress(scorer.n_decoded(), n_rows)) break;
     }
     std::vector<std::vector<TokenScore>> scores(std::max<size_t>(1, options.size()));

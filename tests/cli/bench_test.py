@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, FAILURE, INTERRUPTED, USAGE, harp
 from programs import MODELS, TINY, needs_tiny
 
-WINDOW, RECURRENT, HYBRID = (MODELS / f"random-{name}.gguf" for name in ("gemma3", "mamba", "lfm2"))
+WINDOW, RECURRENT, HYBRID, BERT, T5 = (MODELS / f"random-{name}.gguf" for name in ("gemma3", "mamba", "lfm2", "bert", "t5"))
 
 
 @needs_tiny
@@ -114,6 +114,9 @@ class Bench(CliTest):
             ("--methods", "draft"): ["--methods", "draft", "-md"],
             ("--rounds", "0"): ["--rounds", "0"],
             ("-n", "1"): ["-n", "1"],
+            ("-n", "-1"): ["'-n'", "-1", "2.."],
+            ("--predict=-5",): ["'-n'", "-5", "2.."],
+            ("--json", "--markdown"): ["--json", "--markdown"],
             ("--prompts", str(self.folder / "no")): ["prompts", "no", "No such file"],
             ("--prompts", str(self.folder)): [f"prompts '{self.folder}'", "Is a directory"],
             ("--prompts", str(bad)): [str(bad), "line 1", "question"],
@@ -128,9 +131,25 @@ class Bench(CliTest):
         self.assert_fault(harp("bench", "-m", str(TINY), "-n", "4", "--rounds", "1", "--methods", "vanilla", "--plot", "/dev/full"),
                           FAILURE, "/dev/full", output=True)
 
+    def test_models_that_a_method_cannot_use(self):
+        for model in (RECURRENT, HYBRID):
+            self.assert_fault(harp("bench", "-m", str(model), "-n", "4"), USAGE, "--methods", "lookup", "recurrent")
+        for model in (BERT, T5):
+            for methods in ("vanilla", "harp"):
+                with self.subTest(model=model.name, methods=methods):
+                    self.assert_fault(harp("bench", "-m", str(model), "-n", "4", "--methods", methods), FAILURE, model.name, "architecture",
+                                      "does not predict a next token")
+
     def test_a_plot_that_cannot_be_written_is_refused_at_once(self):
         for path, message in [(self.folder, "Is a directory"), (self.folder / "none/plot.svg", "No such file")]:
             self.assert_fault(harp("bench", "-m", "nowhere.gguf", "--plot", str(path)), FAILURE, "--plot", str(path), message)
+
+    def test_interrupt_is_said_in_each_form(self):
+        for form in ([], ["--markdown"]):
+            terminal = self.terminal("bench", "-m", str(TINY), "-n", "60", "--rounds", "1000", "--methods", "harp", *form, streams=["stderr"])
+            terminal.wait_for(r"round [3-9] of")
+            terminal.process.send_signal(signal.SIGINT)
+            self.assertIn("interrupted: fewer rounds than asked for", terminal.finish().out)
 
     def test_interrupt_reports_the_rounds_that_are_complete(self):
         terminal = self.terminal("bench", "-m", str(TINY), "-n", "60", "--rounds", "1000", "--methods", "harp", "--json", streams=["stderr"])

@@ -38,6 +38,18 @@ class Talking(CliTest):
             self.assertEqual(len(re.findall(r"^\[\d+ tokens", windows.err, re.M)), 1, windows)
             self.assertNotIn("/set NAME VALUE", windows.err)
 
+    def test_blanks_in_commands(self):
+        lines = ["/set  threshold 2", "/set strength  0.3", "/set\tbeta\t0.7", "/set redraw 1 2"]
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), stdin="\n".join(lines).encode()))
+        self.assertEqual(len(re.findall("threshold=2 beta=0.5 .*strength=0.2 ", result.err)), 1, result)
+        self.assertEqual(len(re.findall("threshold=2 beta=0.5 .*strength=0.3 ", result.err)), 1, result)
+        self.assertEqual(len(re.findall("threshold=2 beta=0.7 .*strength=0.3 ", result.err)), 1, result)
+        self.assertIn("give a name and a value", result.err.splitlines()[-1])
+
+    def test_a_byte_order_mark(self):
+        result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "2", stdin=b"\xef\xbb\xbf/exit\nHello\n"))
+        self.assertNotIn("tokens/s", result.err)
+
     def test_off(self):
         result = self.assert_ok(harp("chat", "-m", str(SMOL), "-n", "4", "--ignore-eos", "--harp-off", stdin=b"/options\n/set beta 1\nHello.\n"))
         self.assertIn("off", result.err)

@@ -4,6 +4,7 @@
 import ctypes
 import json
 import os
+import signal
 import struct
 import sys
 import unittest
@@ -13,8 +14,8 @@ import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, USAGE, harp
-from programs import SMOL, TINY, needs_tiny
+from command_line import CliTest, INTERRUPTED, USAGE, harp
+from programs import SMOL, TINY, needs_smol, needs_tiny
 
 
 def write_adapter(path):
@@ -96,6 +97,25 @@ class Compare(CliTest):
     def test_more_sets_than_fit_the_terminal(self):
         sets = [flag for seed in range(27) for flag in ("--with", f"seed={seed}")]
         self.assertIn("seed=26", self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "2", *sets)).out)
+
+    @needs_smol
+    def test_interrupted_keeps_the_answers_before(self):
+        terminal = self.terminal("compare", "-m", str(SMOL), "-p", "Tell a long story.", "-n", "30", "--ignore-eos", "--json",
+                                 *[f"--with=seed={seed}" for seed in range(60)], streams=["stderr"])
+        terminal.wait_for("seed=1: [1-9]")
+        terminal.process.send_signal(signal.SIGINT)
+        result = terminal.finish()
+        self.assertEqual(result.code, INTERRUPTED, f"{result}\n{terminal.text[-500:]}")
+        data = json.loads(result.out)
+        self.assertFalse(data["complete"])
+        self.assertEqual(len(data["vanilla"]["tokens"]), 30)
+        self.assertEqual([one["name"] for one in data["sets"]][:2], ["seed=0", "seed=1"])
+        self.assertLess(len(data["sets"]), 60)
+        self.assertEqual(len(data["sets"][0]["tokens"]), 30)
+        self.assertIn(f"interrupted at answer {1 + len(data['sets'])} of 61", terminal.text)
+
+    def test_an_option_twice_in_a_set(self):
+        self.assert_fault(harp("compare", "-m", str(TINY), "-p", "x", "--with", "beta=1,gate=ratio,beta=2"), USAGE, "--with", "'beta'", "twice")
 
     def test_bad_sets(self):
         for text, message in [("beta", "NAME=VALUE"), ("beta=9", "0..8"), ("bta=1", "did you mean"), ("", "--with")]:

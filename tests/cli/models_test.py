@@ -11,8 +11,8 @@ from pathlib import Path
 import gguf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from command_line import CliTest, USAGE, harp
-from programs import SHARED, TINY, needs_tiny
+from command_line import CliTest, FAILURE, USAGE, harp
+from programs import MODELS, SHARED, TINY, needs_tiny
 
 RECORDING = SHARED / "golden/stories260K.once.harp.json"
 COMMANDS = {"generate": ["-p", "x"], "chat": [], "compare": ["-p", "x"], "score": ["-p", "x y"], "bench": [], "info": [],
@@ -121,6 +121,17 @@ class ModelFaults(CliTest):
             with self.subTest(command=command):
                 path = self.folder / "nowhere.gguf"
                 self.assert_fault(harp(command, "-m", str(path), *flags), USAGE, str(path))
+
+
+class OtherModels(CliTest):
+    @unittest.skipUnless(all((MODELS / f"random-{name}.gguf").is_file() for name in ("bert", "t5")), "no random models")
+    def test_models_that_do_not_generate_without_harp(self):
+        for name in ("bert", "t5"):
+            model = str(MODELS / f"random-{name}.gguf")
+            for command in (["generate", "-p", "x", "-n", "2"], ["generate", "-p", "x", "-n", "2", "--beams", "2"], ["chat"]):
+                with self.subTest(model=name, command=command):
+                    self.assert_fault(harp(*command, "-m", model, "--harp-off", stdin=b"x\n"), FAILURE, model, f"architecture {name}",
+                                      "does not predict a next token")
 
 
 @needs_tiny

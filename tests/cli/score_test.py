@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from command_line import CliTest, INTERRUPTED, STORY, USAGE, harp
-from programs import SMOL, TINY, needs_tiny
+from programs import SMOL, TINY, needs_smol, needs_tiny
 
 
 @needs_tiny
@@ -45,6 +45,29 @@ class Score(CliTest):
     def test_score_of_one_token_has_no_error_bar(self):
         data = self.score("--max-tokens", "2")
         self.assertEqual((data["tokens"], data["vanilla"]["standard_error"]), (1, None))
+
+    def test_one_token_in_words(self):
+        for flags in ([], ["--sweep", "beta=0.5"]):
+            text = self.assert_ok(harp("score", "-m", str(TINY), "-p", self.TEXT, "--max-tokens", "2", "--harp-threshold", "0", *flags)).out
+            self.assertNotIn("nan", text)
+            self.assertIn("± unknown", text)
+
+    def test_a_window_is_not_longer_than_the_texts_the_model_was_trained_with(self):
+        self.assertEqual(self.score()["window"], 512)
+        self.assertEqual(self.score("-c", "1024")["window"], 1024)
+        self.assertEqual(self.score("-c", "1024", "--window", "700")["window"], 700)
+
+    @needs_smol
+    def test_interrupted_keeps_the_windows_that_are_complete(self):
+        terminal = self.terminal("score", "-m", str(SMOL), "--window", "64", "-b", "32", "-p", self.TEXT * 60, "--json", streams=["stderr"])
+        terminal.wait_for(r"\n?[1-9]\d\d of \d+ tokens")
+        terminal.process.send_signal(signal.SIGINT)
+        result = terminal.finish()
+        self.assertEqual(result.code, INTERRUPTED, f"{result}\n{terminal.text[-500:]}")
+        data = json.loads(result.out)
+        self.assertFalse(data["complete"])
+        self.assertGreater(data["tokens"], 60)
+        self.assertIn("(interrupted)", terminal.text)
 
     def test_score_text(self):
         result = self.assert_ok(harp("score", "-m", str(TINY), stdin=self.TEXT.encode()))
