@@ -59,11 +59,11 @@ void Flags::add_to(CLI::App & app) {
     scoring.add_to(app);
     app.get_option("--window")
         ->description(
-            "tokens of a window [2..context size; default 256 where a second look is chosen, else the context size, at "
-            "most 2048]")
+            "tokens of a window [2..context size; default 256 where a second look is chosen, else as in harp score]")
         ->excludes(generate);
     app.get_option("--max-tokens")->excludes(generate);
     search.add_to(app);
+    for (const char * of_text : {"--window", "--max-tokens"}) app.get_option(of_text)->excludes("--examples");
     for (const char * target : {"--target-share", "--target-cost", "--generate"}) {
         for (const char * of_search : {"--examples", "--metric", "--views", "--gates", "--thresholds",
                                        "--ratio-thresholds", "--betas", "--plausibilities", "--write-preset"}) {
@@ -215,13 +215,19 @@ int calibrate_look(common_params params, const Flags & flags, const std::vector<
     about["examples_file"] = flags.search.examples;
     about["model"] = model_json(loaded.model(), params.model.path);
     about["build"] = build_json();
+    std::optional<Error> not_written;  // thrown below, where what was found is printed
     if (search.helps && !flags.search.preset.empty()) {
         json found_by = about;
         found_by.erase("tries");
-        write_preset(search, flags.search.preset, found_by);
+        try {
+            write_preset(search, flags.search.preset, found_by);
+        } catch (const Error & error) {
+            not_written = error;
+        }
     }
     about["recommended"] = search.helps ? options_json(search.recommended) : options_json(std::nullopt);
     write_out(flags.as_json ? dump(about, 2) + "\n" : search_text(search));
+    if (not_written) throw Error(*not_written);
     if (!search.helps && !flags.search.preset.empty())
         print_err("harp calibrate: no preset is written: nothing was seen to help\n");
     return exit_ok;
@@ -252,6 +258,9 @@ int calibrate_command(int argc, char ** argv) {
                     line.harp.switched_off_by() + " leaves nothing to calibrate; leave it out");
     line.harp.refuse("threshold", "calibrate looks for it");
     line.harp.refuse_n_ctx_twin("calibrate");
+    if (flags.n_generate == 0) line.refuse_flags_not_in("score", "no effect without --generate");
+    if (!flags.search.examples.empty() && line.has_llama_flag(prompt_flags))
+        throw Error(ErrorCode::invalid_option, "option '--examples': -p and -f have no effect with it; leave them out");
     if (flags.has_target()) {
         line.harp.refuse_negative_prompt("calibrate with a target");
         if (flags.n_generate == 0) limit_context(params);

@@ -71,10 +71,13 @@ std::string budget_text(const Calibration & c) {
 std::string threshold_text(const Calibration & c) {
     const auto n = static_cast<double>(c.gate_values.size());
     const double share = c.choice.share;
+    // with one step more on each side of the threshold, so that a share of 0 or 1 among few steps is not certain
+    const double guess = (share * n + 1) / (n + 2);
+    const double error = std::isinf(c.choice.threshold) ? 0 : std::sqrt(guess * (1 - guess) / (n + 2));
     return fmt::format(
         "threshold {:.10g}: {:.1f} % of these steps are above it (wanted: {:.1f} %; ± {:.1f} as a sample of {:.0f} "
         "steps)\n",
-        c.choice.threshold, 100 * share, 100 * c.wanted_share, 100 * std::sqrt(share * (1 - share) / n), n);
+        c.choice.threshold, 100 * share, 100 * c.wanted_share, 100 * error, n);
 }
 
 json histogram_json(const Calibration & c) {

@@ -232,7 +232,12 @@ std::optional<int> parse_flags(CLI::App & app, std::vector<std::string> argument
         write_out(version_text() + "\n");
         return exit_ok;
     } catch (const CLI::ParseError & error) {
-        throw Error(ErrorCode::invalid_option, fmt::format("{} (--help lists the flags)", error.what()));
+        std::string text = error.what();
+        if (const size_t excess = text.find(": At Most 1 required"); excess != std::string::npos)
+            text = text.substr(0, excess) + " is given more than once";
+        // numbers are checked before they are converted, so that this is a flag such as --json=perhaps
+        if (dynamic_cast<const CLI::ConversionError *>(&error) != nullptr) text += "; allowed: true, false";
+        throw Error(ErrorCode::invalid_option, fmt::format("{} (--help lists the flags)", text));
     }
     return std::nullopt;
 }
@@ -296,15 +301,24 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             }
             if (takes_value && ours.back() == LlamaFlags::normal_name(name) + "=")
                 throw Error(ErrorCode::invalid_option, fmt::format("option '{}': the value is empty", name));
-        } else if (const common_arg * flag = llama_flags.find(argument)) {
-            if (flags_of_ != LLAMA_EXAMPLE_SERVER) check_use(command_, argument, *flag);
-            llama_flags_.insert(LlamaFlags::normal_name(argument));
-            llama_arguments_.push_back(argument);
-            for (int i = 0; i < LlamaFlags::n_values(*flag); ++i) llama_arguments_.push_back(take_value(argument));
-            if (flag->handler_int != nullptr) check_integer(argument, llama_arguments_.back());
-            check_number(argument, *flag, llama_arguments_.back());
-            check_not_directory(argument, *flag, llama_arguments_.back());
-            check_sampling(argument, *flag, llama_arguments_.back());
+        } else if (const common_arg * flag = llama_flags.find(name)) {
+            if (flags_of_ != LLAMA_EXAMPLE_SERVER) check_use(command_, name, *flag);
+            llama_flags_.insert(LlamaFlags::normal_name(name));
+            llama_arguments_.push_back(name);
+            const int n_values = LlamaFlags::n_values(*flag);
+            if (equals != std::string::npos && n_values != 1)  // llama.cpp does not know --name=value at all
+                throw Error(ErrorCode::invalid_option,
+                            fmt::format("option '{}': '{}'; it takes {} values, without an equals sign", name, argument,
+                                        n_values == 0 ? "no" : "two"));
+            if (equals != std::string::npos) {
+                llama_arguments_.push_back(argument.substr(equals + 1));
+            } else {
+                for (int i = 0; i < n_values; ++i) llama_arguments_.push_back(take_value(name));
+            }
+            if (flag->handler_int != nullptr) check_integer(name, llama_arguments_.back());
+            check_number(name, *flag, llama_arguments_.back());
+            check_not_directory(name, *flag, llama_arguments_.back());
+            check_sampling(name, *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(
@@ -368,6 +382,15 @@ std::vector<char *> CommandLine::llama_argv() {
 
 bool CommandLine::has_llama_flag(std::initializer_list<const char *> names) const {
     return std::any_of(names.begin(), names.end(), [&](const char * name) { return llama_flags_.contains(name); });
+}
+
+void CommandLine::refuse_flags_not_in(const std::string & command, std::string_view why) const {
+    common_params unused;
+    const LlamaFlags known(unused, flags_of_);
+    for (const std::string & flag : llama_flags_) {
+        if (use_of_flag(command, flag, known.find(flag)->get_args()) == FlagUse::works) continue;
+        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {}; leave it out", flag, why));
+    }
 }
 
 }  // namespace harp::cli

@@ -48,6 +48,10 @@ class CommandLine {
     /// Whether the user gave one of llama.cpp's flags, by any of the names listed.
     [[nodiscard]] bool has_llama_flag(std::initializer_list<const char *> names) const;
 
+    /// Refuses llama.cpp's flags that were given here and would not work in `command`.
+    /// @throws Error{invalid_option} naming one, and why
+    void refuse_flags_not_in(const std::string & command, std::string_view why) const;
+
     /// The arguments for llama.cpp's parser as an argv, with the program's name at [0]; valid until the next parse().
     [[nodiscard]] std::vector<char *> llama_argv();
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string_view>
@@ -42,6 +43,27 @@ void check_writable(const std::string & what, const std::string & path) {
         if (::access(place.c_str(), W_OK) != 0) fault = errno;
     }
     if (fault != 0) throw Error(ErrorCode::io, fmt::format("{} '{}': {}", what, path, std::strerror(fault)));
+}
+
+void write_file(const std::string & what, const std::string & path, const std::string & text) {
+    std::error_code error;
+    const fs::file_status old = fs::symlink_status(path, error);
+    const fs::path folder = fs::path(path).parent_path();
+    const bool is_plain = old.type() == fs::file_type::not_found || old.type() == fs::file_type::regular;
+    const bool in_place = !is_plain || ::access(folder.empty() ? "." : folder.c_str(), W_OK) != 0;
+    const std::string written = in_place ? path : fmt::format("{}.{}", path, getpid());
+    errno = 0;
+    std::ofstream file(written);
+    file << text;
+    file.close();
+    int fault = file ? 0 : errno;
+    if (fault == 0 && file && !in_place) {
+        if (old.type() == fs::file_type::regular) fs::permissions(written, old.permissions(), error);
+        if (std::rename(written.c_str(), path.c_str()) != 0) fault = errno;
+    }
+    if (file && fault == 0) return;
+    if (!in_place) fs::remove(written, error);
+    throw Error(ErrorCode::io, fmt::format("cannot write the {} '{}': {}", what, path, std::strerror(fault)));
 }
 
 }  // namespace harp::cli

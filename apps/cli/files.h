@@ -19,4 +19,10 @@ void remove_byte_order_mark(std::string & text);
 /// @throws Error{io}
 void check_writable(const std::string & what, const std::string & path);
 
+/// Writes a file whole or not at all: a file that is there keeps its content until the new one is written. What is no
+/// plain file, such as a device or a link, is written in place.
+/// @param what what the file is, for messages: "preset"
+/// @throws Error{io}
+void write_file(const std::string & what, const std::string & path, const std::string & text);
+
 }  // namespace harp::cli

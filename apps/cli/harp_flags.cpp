@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "harp/error.h"
@@ -63,6 +64,7 @@ void HarpFlags::add_to(CLI::App & app) {
            "scope `generated` [0: as many as the first pass; default 0, in generate and score with the view "
            "`last` view_tokens]")
         ->envname(n_ctx_twin_variable)
+        ->check(CLI::Range(0U, std::numeric_limits<uint32_t>::max()).description(""))
         ->type_name("N")
         ->group(group);
     app.add_flag("--harp-off", off_, "plain llama.cpp: no second pass, and no memory for one")

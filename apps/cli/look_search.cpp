@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <map>
@@ -17,6 +15,7 @@
 #include "interrupt.h"
 #include "report.h"
 #include "sweep.h"
+#include "terminal.h"
 
 namespace harp::cli {
 
@@ -43,6 +42,14 @@ void set_view(Options & options, const std::string & text) {
     set_option(options, options.view == View::last ? "view_tokens" : "strength", text.substr(colon + 1));
 }
 
+/// The beginning of a text, for a message.
+std::string shortened(std::string text) {
+    constexpr size_t most = 60;
+    if (text.size() <= most) return text;
+    text.resize(most);
+    return take_complete_utf8(text) + "...";
+}
+
 /// The tokens of a context and of what continues it, cut where the context ends; spaces at its end belong to the continuation.
 std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(LoadedModel & loaded, std::string context,
                                                                             std::string continuation) {
@@ -56,33 +63,46 @@ std::pair<std::vector<llama_token>, std::vector<llama_token>> tokenize_pair(Load
     return {head, {all.begin() + border, all.end()}};
 }
 
+/// "continuation", or a choice's place: "choices[1]".
+std::string name_of_continuation(bool is_choice, size_t i) {
+    return is_choice ? fmt::format("choices[{}]", i) : "continuation";
+}
+
 TrialExample example_of(LoadedModel & loaded, const json & line) {
-    const auto refuse = [] { throw Error(ErrorCode::invalid_input, std::string("not ") + example_format); };
+    const auto refuse = [](const std::string & why) { throw Error(ErrorCode::invalid_input, why); };
+    const auto check_text = [&](const std::string & name, const json & value) {
+        if (!value.is_string()) refuse(fmt::format("{}: {}; allowed: a text", name, shortened(dump(value, -1))));
+    };
     const size_t most_tokens = loaded.pass().n_ctx_seq() + size_t{1};  // the last one is not read
-    if (!line.is_object() || !line.contains("context") || !line["context"].is_string()) refuse();
+    const bool is_choice = line.contains("choices");
+    const bool is_known = line.contains("context") && line.contains("continuation") != is_choice &&
+                          (line.contains("answer") || !is_choice);
+    if (!is_known) refuse(std::string("not ") + example_format);
+    check_text("context", line["context"]);
     std::vector<std::string> continuations;
     TrialExample example;
-    if (line.contains("continuation") && line["continuation"].is_string()) {
-        continuations.push_back(line["continuation"]);
-    } else if (line.contains("choices") && line["choices"].is_array() && line.contains("answer") &&
-               line["answer"].is_number_unsigned()) {
-        if (const size_t n = line["choices"].size(); n < 2)  // of one choice the answer is always the most likely
-            throw Error(ErrorCode::invalid_input, fmt::format("choices: {}; allowed: 2 or more", n));
-        for (const json & choice : line["choices"]) {
-            if (!choice.is_string()) refuse();
-            continuations.push_back(choice);
+    if (is_choice) {
+        const json & choices = line["choices"];
+        const json & answer = line["answer"];
+        if (!choices.is_array())
+            refuse(fmt::format("choices: {}; allowed: a list of texts", shortened(dump(choices, -1))));
+        if (choices.size() < 2)  // of one choice the answer is always the most likely
+            refuse(fmt::format("choices: {}; allowed: 2 or more", choices.size()));
+        for (size_t i = 0; i < choices.size(); ++i) {
+            check_text(name_of_continuation(is_choice, i), choices[i]);
+            continuations.push_back(choices[i]);
         }
-        example.answer = line["answer"];
-        if (example.answer >= continuations.size())
-            throw Error(ErrorCode::invalid_input,
-                        fmt::format("answer: {}; allowed: 0..{}", example.answer, continuations.size() - 1));
+        if (!answer.is_number_unsigned() || answer.get<uint64_t>() >= choices.size())
+            refuse(fmt::format("answer: {}; allowed: 0..{}", shortened(dump(answer, -1)), choices.size() - 1));
+        example.answer = answer;
     } else {
-        refuse();
+        check_text("continuation", line["continuation"]);
+        continuations.push_back(line["continuation"]);
     }
-    for (const std::string & continuation : continuations) {
-        auto [head, tail] = tokenize_pair(loaded, line["context"], continuation);
-        if (head.empty()) throw Error(ErrorCode::invalid_input, "context: it has no tokens");
-        if (tail.empty()) throw Error(ErrorCode::invalid_input, "continuation: it has no tokens of its own");
+    for (size_t i = 0; i < continuations.size(); ++i) {
+        auto [head, tail] = tokenize_pair(loaded, line["context"], continuations[i]);
+        if (head.empty()) refuse("context: it has no tokens");
+        if (tail.empty()) refuse(name_of_continuation(is_choice, i) + ": it has no tokens of its own");
         if (head.size() + tail.size() > most_tokens) {
             throw Error(ErrorCode::invalid_input,
                         fmt::format("context and continuation have {} tokens; allowed: 2..{} (a larger -c allows more)",
@@ -103,7 +123,10 @@ std::vector<TrialExample> read_examples(LoadedModel & loaded, const std::string 
     for (size_t number = 1; std::getline(file, line); ++number) {
         if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
         try {
-            examples.push_back(example_of(loaded, json::parse(line, nullptr, /*allow_exceptions=*/false)));
+            examples.push_back(example_of(loaded, json::parse(line)));
+        } catch (const json::exception &) {  // not JSON, not UTF-8, or a number that is too large
+            throw Error(ErrorCode::invalid_input, fmt::format("examples '{}', line {}: not JSON: {}; allowed: {}", path,
+                                                              number, shortened(to_valid_utf8(line)), example_format));
         } catch (const Error & error) {
             throw Error(error.code(), fmt::format("examples '{}', line {}: {}", path, number, error.what()));
         }
@@ -246,8 +269,9 @@ std::vector<Options> SearchFlags::sets(const Options & base) const {
         }
     }
     if (sets.empty() || sets.size() > most_sets) {
+        const char * why = sets.empty() ? " (with beta 1 each is without HARP)" : "";
         throw Error(ErrorCode::invalid_option,
-                    fmt::format("{} sets of options to try; allowed: 1..{}", sets.size(), most_sets));
+                    fmt::format("{} sets of options to try{}; allowed: 1..{}", sets.size(), why, most_sets));
     }
     return sets;
 }
@@ -352,10 +376,7 @@ void write_preset(const Search & search, const std::string & path, const json & 
     json harp = options_json(search.recommended);
     harp.erase("enabled");
     if (!search.negative_prompt.empty()) harp["negative_prompt"] = search.negative_prompt;
-    std::ofstream file(path);
-    file << dump({{"harp", harp}, {"found_by", about}}, 2) << '\n';
-    file.close();
-    if (!file) throw Error(ErrorCode::io, fmt::format("cannot write the preset '{}': {}", path, std::strerror(errno)));
+    write_file("preset", path, dump({{"harp", harp}, {"found_by", about}}, 2) + "\n");
 }
 
 }  // namespace harp::cli

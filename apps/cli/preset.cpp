@@ -52,7 +52,12 @@ Preset preset_of(const json & file) {
 Preset read_preset(const std::string & path) {
     std::ifstream file = open_file("preset", path);
     try {
-        return preset_of(json::parse(file, nullptr, /*allow_exceptions=*/false));
+        return preset_of(json::parse(file));
+    } catch (const json::parse_error & error) {
+        throw Error(ErrorCode::invalid_input,
+                    fmt::format("preset '{}': not JSON (broken or cut off at byte {})", path, error.byte));
+    } catch (const json::out_of_range &) {
+        throw Error(ErrorCode::invalid_input, fmt::format("preset '{}': a number that is too large", path));
     } catch (const Error & error) {
         throw Error(ErrorCode::invalid_input, fmt::format("preset '{}': {}", path, error.what()));
     }

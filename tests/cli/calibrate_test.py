@@ -43,6 +43,10 @@ class Calibrate(CliTest):
             (["--betas", "1"], ["0 sets", "1..1000"]),
             (["--plausibilities", "2"], ["--plausibilities", "plausibility", "2", "0..1"]),
             (["--metric", "speed"], ["--metric"]),
+            (["--examples", "x.jsonl"], ["--examples", "-p"]),
+            (["--temp", "0"], ["--temp", "no effect without --generate"]),
+            (["-sys", "x", "--target-share", "0.2"], ["-sys", "no effect without --generate"]),
+            (["--chat-template", "chatml"], ["--chat-template", "no effect without --generate"]),
             (["--target-share", "0.2", "--betas", "2"], ["--target-share", "--betas"]),
             (["--harp-view", "last"], ["--harp-view", "--views"]),
             (["--generate", "0"], ["--generate", "0"]),
@@ -59,6 +63,11 @@ class Calibrate(CliTest):
                 self.assert_fault(harp("calibrate", "-m", "nowhere.gguf", "-p", "x y z", *flags), USAGE, *names)
         self.assert_fault(harp("calibrate", "-m", str(TINY), "-p", STORY, "--window", "100000", "--target-share", "0.2"), USAGE,
                           "window", "2..")
+
+    def test_a_share_of_one_step_is_not_certain(self):
+        text = self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", "a", "--target-share", "1")).out
+        self.assertRegex(text, r"100\.0 % of these steps are above it .* ± [1-9]\d\.\d as a sample of 1 steps")
+        self.assertIn("± 0.0", self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", "a", "--target-share", "0")).out)  # never is certain
 
     def test_target(self):
         data = self.calibrate("--target-share", "0.3", "--harp-seed", "7")
@@ -269,6 +278,51 @@ class Search(CliTest):
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(long), "-c", "64"), USAGE, "long.jsonl", "line 2",
                           "tokens; allowed: 2..257", "-c")
 
+    def test_flags_of_a_text_beside_examples(self):
+        for flag in ("--window", "--max-tokens"):
+            self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(self.examples), flag, "20"), USAGE, "--examples", flag)
+
+    def test_what_is_wrong_in_an_example_is_named(self):
+        good = {"context": "a", "continuation": " b"}
+        for line, message in [({"context": ["x" * 500], "continuation": " b"}, "context: ["), ({"context": "a", "continuation": 5}, "continuation: 5; allowed: a text"),
+                              ({"context": "a", "choices": [" b", 7], "answer": 0}, "choices[1]: 7; allowed: a text"),
+                              ({"context": "a", "choices": [" b", ""], "answer": 0}, "choices[1]: it has no tokens"),
+                              ({"context": "a", "choices": "bc", "answer": 0}, 'choices: "bc"; allowed: a list of texts'),
+                              ({"context": "a", "choices": [" b", " c"], "answer": -1}, "answer: -1; allowed: 0..1"),
+                              ({"context": "a", "choices": [" b", " c"], "answer": 1.0}, "answer: 1.0; allowed: 0..1"),
+                              ({"context": "a", "choices": [" b", " c"], "answer": 1 << 80}, "answer: 1.2089"),
+                              ({"context": "a", "choices": [" b", " c"], "answer": "b"}, 'answer: "b"; allowed: 0..1'),
+                              ({"context": "a", "continuation": " b", "choices": [" b", " c"], "answer": 0}, "not {")]:
+            with self.subTest(line=line):
+                result = harp("calibrate", "-m", str(TINY), "--examples", str(self.write("bad.jsonl", [good, line])))
+                self.assert_fault(result, USAGE, "bad.jsonl", "line 2", message)
+                self.assertLess(len(result.err), 400)
+        path = self.folder / "bad.jsonl"
+        for data in (b'{"context": "a",', b"\xff", b'{"context": "a\xff", "continuation": "b"}', b"x" * 5000):
+            path.write_bytes(data)
+            result = harp("calibrate", "-m", str(TINY), "--examples", str(path))
+            self.assert_fault(result, USAGE, "bad.jsonl", "line 1", "not JSON", '"continuation": TEXT')
+            self.assertLess(len(result.err), 400)
+
+    HELPS = ["--views", "perturbed:0.6", "--thresholds", "0", "--betas", "0.5", "--plausibilities", "0", "--window", "16"]
+
+    def test_a_preset_is_replaced_whole(self):
+        preset = self.folder / "preset.json"
+        preset.write_text("old")
+        preset.chmod(0o600)
+        link = os.open(preset, os.O_RDONLY)  # as a program that reads it while the new one is written
+        self.assertTrue(self.search("-p", nonsense(1200), *self.HELPS, "--write-preset", str(preset))["helps"])
+        self.assertEqual(os.read(link, 100), b"old")
+        os.close(link)
+        self.assertIn("found_by", json.loads(preset.read_text()))
+        self.assertEqual(preset.stat().st_mode & 0o777, 0o600)
+        self.assertEqual([path.name for path in self.folder.glob("preset*")], ["preset.json"])
+
+    def test_a_preset_that_cannot_be_written_in_the_end_loses_no_figures(self):
+        result = harp("calibrate", "-m", str(TINY), "-p", nonsense(1200), *self.HELPS, "--write-preset", "/dev/full")
+        self.assert_fault(result, FAILURE, "preset '/dev/full'", "No space left", output=True)
+        self.assertIn("It helps", result.out)
+
     def test_a_preset_that_cannot_be_written_is_refused_at_once(self):
         for path, message in [(self.folder, "Is a directory"), (self.folder / "none/preset.json", "No such file"),
                               (self.examples / "preset.json", "Not a directory")]:
@@ -287,6 +341,12 @@ class Presets(CliTest):
             pool.submit(pipe.write_text, '{"harp": {"view": "guidance", "beta": 2, "negative_prompt": "A cat"}}')
             result = self.assert_ok(generate("-n", "3", "--json", "--harp-preset", str(pipe)))
         self.assertEqual(json.loads(result.out)["harp"]["view"], "guidance")
+
+    def test_presets_that_are_no_json(self):
+        for text, message in [("", "byte 1"), ('{"harp": {"beta": 1},}', "byte 22"), ('{"harp": {"beta": 1e999}}', "too large")]:
+            path = self.folder / "preset.json"
+            path.write_text(text)
+            self.assert_fault(generate("--harp-preset", str(path)), USAGE, "preset.json", message)
 
     def test_bad_presets(self):
         for text, message in [("", "JSON"), ("[]", "harp"), ('{"harp": []}', "harp"), ('{"harp": {"betta": 1}}', "did you mean 'beta'"),

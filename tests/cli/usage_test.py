@@ -136,6 +136,28 @@ class Usage(CliTest):
                                   f"option '{flag}': '{self.folder}' is a directory")
 
     @needs_tiny
+    def test_values_behind_an_equals_sign(self):
+        for flags in (["--predict=3", "--temp=0"], ["--predict", "3", "--temp", "0"]):
+            data = json.loads(self.assert_ok(generate(*flags, "--ignore-eos", "--json")).out)
+            self.assertEqual(data["generated"]["tokens"], 3)
+        self.assert_fault(generate("--temp=x"), USAGE, "'--temp'")
+        self.assert_fault(generate("--ignore-eos=1"), USAGE, "'--ignore-eos'", "no values")
+        self.assert_fault(generate("--control-vector-layer-range=1"), USAGE, "'--control-vector-layer-range'", "two values")
+
+    def test_given_twice(self):
+        for flag in (["--harp-beta", "1"], ["--harp-preset", "x"], ["--format", "raw"]):
+            self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", *flag, *flag), USAGE, flag[0], "more than once")
+        self.assert_fault(harp("verify", "-m", "a", "-m", "b", "c.json"), USAGE, "--model", "more than once")
+
+    def test_values_that_cannot_be_converted(self):
+        for value in ("x", "-1", "1.5", "4294967296"):
+            self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--harp-n-ctx-twin", value), USAGE, "--harp-n-ctx-twin", value,
+                              "0 to 4294967295")
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", "--json=perhaps"), USAGE, "--json", "perhaps", "true, false")
+        self.assert_fault(harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_OFF": "perhaps"}), USAGE, "--harp-off", "perhaps",
+                          "true, false")
+
+    @needs_tiny
     def test_flags_of_llama_by_all_their_names(self):
         for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:
             self.assertEqual(json.loads(self.assert_ok(generate(flag, "3", "--ignore-eos", "--json")).out)["generated"]["tokens"], 3)
