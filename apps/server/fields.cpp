@@ -63,6 +63,23 @@ bool is_given(const common_json & body, const std::string & name) {
     return body.contains(name) && !body.at(name).is_null();
 }
 
+/// Earlier answers as clients send them back, with null for what they have not; a refusal is text.
+common_json plain_message(common_json message) {
+    if (!message.is_object()) return message;
+    for (const char * name : {"name", "reasoning_content", "tool_call_id"}) {
+        if (!is_given(message, name)) message.erase(name);
+    }
+    if (!message.contains("content") || !message.at("content").is_array()) return message;
+    common_json parts = common_json::array();
+    for (const common_json & part : message.at("content")) {
+        const bool is_refusal =
+            part.is_object() && part.contains("type") && part.at("type") == "refusal" && is_given(part, "refusal");
+        parts.push_back(is_refusal ? common_json{{"type", "text"}, {"text", part.at("refusal")}} : part);
+    }
+    message["content"] = parts;
+    return message;
+}
+
 }  // namespace
 
 std::string shown(const common_json & value) {
@@ -219,6 +236,11 @@ void check_completion(const common_json & body) {
 }
 
 void check_chat(common_json & body) {
+    if (is_given(body, "messages") && body.at("messages").is_array()) {
+        common_json messages = common_json::array();
+        for (const common_json & message : body.at("messages")) messages.push_back(plain_message(message));
+        body["messages"] = messages;
+    }
     for (const char * name : {"functions", "function_call", "audio"}) {
         if (!is_given(body, name) || body.at(name).empty() || body.at(name) == "none" || body.at(name) == "auto")
             continue;

@@ -1,7 +1,7 @@
 // Values of a request's fields: of the right type and in range, or refused with the value and what is allowed.
 //
 // llama.cpp's server passes over many values of a wrong type without a word, and takes numbers modulo 2^32.
-// patches/server-wrong-values.patch and three others call this.
+// patches/server-wrong-values.patch and others call this.
 #pragma once
 
 #include <cstdint>
@@ -78,7 +78,8 @@ T limited(const common_json & value, T least, T most, bool refuses) {
 /// @throws std::invalid_argument
 void check_completion(const common_json & body);
 
-/// The same for a chat. A tool that is chosen by its name becomes the only one, and must be called.
+/// The same for a chat. A tool that is chosen by its name becomes the only one, and must be called. Members of messages that are null
+/// are left out.
 /// @throws std::invalid_argument
 void check_chat(common_json & body);
 

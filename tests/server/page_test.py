@@ -530,6 +530,15 @@ class Stream(PageTest):
         self.assertIn("<b>bold</b>", find("#tooltip .name").text)
         self.assertEqual(find_all("img, .answer > .text b, .name b"), [])
 
+    def test_text_from_right_to_left(self):
+        question, said = "מה שלומך?", "טוב, תודה."
+        self.answer_with(*[self.chunk([word.encode()], content=word) for word in said.split()])
+        self.ask(question)
+        for selector in (".question", ".answer > .text"):
+            self.assertEqual(script("return getComputedStyle(arguments[0]).direction", find(selector)), "rtl")
+        self.ask("How are you?")
+        self.assertEqual(script("return getComputedStyle(arguments[0]).direction", find_all(".question")[1]), "ltr")
+
     def test_end_without_done(self):
         self.answer_with(self.chunk(content="Hello"), done=False)
         self.ask(QUESTION)

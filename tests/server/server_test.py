@@ -498,6 +498,25 @@ class Hesitating(OneServer, unittest.TestCase):
                                                           "temperature": 0})
             self.assertEqual(response["output"][0]["content"][0]["text"], chat["choices"][0]["message"]["content"])
 
+    def test_messages_that_are_sent_back(self):
+        """With null for what they have not, refusals, and reasoning that the model keeps to itself."""
+        def chat(*more):
+            messages = [{"role": "user", "content": "Hi"}, *more, {"role": "user", "content": "And then?"}]
+            return self.server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 8, "temperature": 0})["choices"][0]["message"]
+
+        plain = {"role": "assistant", "content": "No."}
+        nothing = dict.fromkeys(("name", "refusal", "tool_calls", "function_call", "audio", "reasoning_content", "tool_call_id"))
+        self.assertEqual(chat({**plain, **nothing}), chat(plain))
+        self.assertEqual(chat({**plain, "content": [{"type": "refusal", "refusal": "No."}]}), chat({**plain, "content": [{"type": "text", "text": "No."}]}))
+
+        def respond(*more):
+            items = [{"role": "user", "content": "Hi"}, *more, {"role": "user", "content": "And then?"}]
+            return self.server.post("/v1/responses", {"input": items, "max_output_tokens": 8, "temperature": 0})["output"][0]["content"]
+
+        kept = {"type": "reasoning", "id": "rs_1", "summary": []}
+        for item in (kept, {**kept, "content": None, "encrypted_content": "x"}, {**kept, "content": []}):
+            self.assertEqual(respond(item), respond())
+
     def test_reason_of_a_stop_sequence(self):
         ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 16, "temperature": 0}
         free = self.server.post("/v1/messages", ask)

@@ -11,9 +11,9 @@ export class AnswerView {
     /** @param onRetry called when the user wants to repeat a failed answer */
     constructor(lane, title, onRetry) {
         this.text = element("div", {
-            class: "text", tabindex: "0", role: "group", "aria-label": `${title}; arrow keys move between tokens`,
+            class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": `${title}; arrow keys move between tokens`,
         });
-        this.reasoning = element("div", {class: "text", tabindex: "0", role: "group", "aria-label": "Reasoning"});
+        this.reasoning = element("div", {class: "text", dir: "auto", tabindex: "0", role: "group", "aria-label": "Reasoning"});
         this.reasoningBox = element("details", {class: "reasoning", open: true, hidden: true},
             element("summary", {}, "Reasoning"), this.reasoning);
         this.problem = element("div", {class: "problem", role: "status", hidden: true});

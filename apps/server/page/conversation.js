@@ -101,7 +101,7 @@ class Turn {
         this.parting = element("p", {class: "parting", role: "status", hidden: true});
         this.columns = element("div", {class: "answers"}, ...Object.values(this.views).map((view) => view.node));
         this.node = element("section", {class: "turn", "data-mode": mode},
-            element("p", {class: "question"}, question), this.columns, this.parting);
+            element("p", {class: "question", dir: "auto"}, question), this.columns, this.parting);
     }
 
     begin(lane) {
