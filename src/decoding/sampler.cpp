@@ -45,20 +45,27 @@ bool is_greedy(const llama_model & model, const common_params_sampling & params)
 
 Sampler::Sampler(const llama_model & model, common_params_sampling params)
     : Sampler(make_chain(model, params), make_grammar(model, common_grammar_value(params.grammar)),
-              decoding::is_greedy(model, params)) {}
+              llama_vocab_eos(llama_model_get_vocab(&model)), decoding::is_greedy(model, params)) {}
 
-Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, bool is_greedy)
-    : chain_(std::move(chain)), grammar_(std::move(grammar)), is_greedy_(is_greedy) {}
+Sampler::Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, llama_token end, bool is_greedy)
+    : chain_(std::move(chain)), grammar_(std::move(grammar)), end_(end), is_greedy_(is_greedy) {}
 
 Sampler Sampler::clone() const {
     return {llama_sampler_ptr(llama_sampler_clone(chain_.get())),
-            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr), is_greedy_};
+            llama_sampler_ptr(grammar_ ? llama_sampler_clone(grammar_.get()) : nullptr), end_, is_greedy_};
 }
 
 void Sampler::begin(std::span<const llama_token> prompt) {
     llama_sampler_reset(chain_.get());
     if (grammar_) llama_sampler_reset(grammar_.get());
     for (const llama_token token : prompt) llama_sampler_accept(chain_.get(), token);
+}
+
+bool Sampler::is_allowed(llama_token token) const {
+    llama_token_data only = {token, 1.0F, 0.0F};
+    llama_token_data_array alone = {&only, 1, -1, false};
+    llama_sampler_apply(grammar_.get(), &alone);
+    return !std::isinf(only.logit);
 }
 
 llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
@@ -70,17 +77,16 @@ llama_token Sampler::choose(std::span<const float> logits, bool under_grammar) {
     llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};
     if (under_grammar) llama_sampler_apply(grammar_.get(), &array);
     llama_sampler_apply(chain_.get(), &array);
-    return array.data[array.selected].id;
+    const llama_token_data & chosen = array.data[array.selected];
+    // the grammar allows only the end, and --ignore-eos forbids it: the text ends all the same
+    const bool is_nothing_left = under_grammar && std::isinf(chosen.logit) && end_ != LLAMA_TOKEN_NULL;
+    return is_nothing_left && is_allowed(end_) ? end_ : chosen.id;
 }
 
 /// Like common_sampler_sample: applying a grammar to the whole vocabulary is slow, so the chosen token is tested first.
 llama_token Sampler::sample(std::span<const float> logits) {
     const llama_token token = choose(logits, /*under_grammar=*/false);
-    if (!grammar_) return token;
-    llama_token_data chosen = {token, 1.0F, 0.0F};
-    llama_token_data_array alone = {&chosen, 1, -1, false};
-    llama_sampler_apply(grammar_.get(), &alone);
-    return std::isinf(chosen.logit) ? choose(logits, /*under_grammar=*/true) : token;
+    return !grammar_ || is_allowed(token) ? token : choose(logits, /*under_grammar=*/true);
 }
 
 void Sampler::accept(llama_token token) {

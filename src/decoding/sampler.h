@@ -26,11 +26,13 @@ class Sampler {
     void accept(llama_token token);
 
   private:
-    Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, bool is_greedy);
+    Sampler(llama_sampler_ptr chain, llama_sampler_ptr grammar, llama_token end, bool is_greedy);
+    [[nodiscard]] bool is_allowed(llama_token token) const;
     llama_token choose(std::span<const float> logits, bool under_grammar);
 
     llama_sampler_ptr chain_;
     llama_sampler_ptr grammar_;  // null if there is no grammar
+    llama_token end_;            // of a text, LLAMA_TOKEN_NULL if the vocabulary has none
     bool is_greedy_;             // the chain always takes the most probable token
     std::vector<llama_token_data> candidates_;
 };

@@ -139,6 +139,11 @@ class Constraints(CliTest):
                                                  "--harp-schedule", schedule, model=SMOL, prompt="Is the sky green?"))
                 self.assertIn(result.out.strip(), ("yes", "no"))
 
+    def test_grammar_that_ends_where_the_end_is_ignored(self):
+        for temperature in ["0", "1"]:
+            result = self.assert_ok(generate("--grammar", 'root ::= "yes"', "--ignore-eos", "--temp", temperature, "-n", "20", model=SMOL))
+            self.assertEqual(result.out.strip(), "yes")
+
     def test_json_schema(self):
         schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
                   "required": ["name", "age"], "additionalProperties": False}
