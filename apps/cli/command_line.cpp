@@ -306,10 +306,11 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             llama_flags_.insert(LlamaFlags::normal_name(name));
             llama_arguments_.push_back(name);
             const int n_values = LlamaFlags::n_values(*flag);
-            if (equals != std::string::npos && n_values != 1)  // llama.cpp does not know --name=value at all
+            if (equals != std::string::npos && n_values != 1) {  // llama.cpp does not know --name=value at all
                 throw Error(ErrorCode::invalid_option,
                             fmt::format("option '{}': '{}'; it takes {} values, without an equals sign", name, argument,
                                         n_values == 0 ? "no" : "two"));
+            }
             if (equals != std::string::npos) {
                 llama_arguments_.push_back(argument.substr(equals + 1));
             } else {

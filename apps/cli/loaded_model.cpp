@@ -168,11 +168,12 @@ void LoadedModel::check_generates() const {
     const std::string architecture = metadata("general.architecture");
     const bool predicts = !llama_model_has_encoder(model) && llama_model_has_decoder(model) &&
                           !llama_model_is_diffusion(model) && metadata(architecture + ".attention.causal") != "false";
-    if (!predicts)
+    if (!predicts) {
         throw Error(ErrorCode::unsupported_model,
                     fmt::format("model '{}' (architecture {}) is no decoder-only language model: it does not predict a "
                                 "next token",
                                 params_.model.path, architecture));
+    }
 }
 
 void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
