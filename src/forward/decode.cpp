@@ -79,6 +79,10 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
     outputs.clear(static_cast<size_t>(n_vocab));
     if (!enabled()) return decode_vanilla(batch);
     Decode call = read(batch);
+    if (const std::string text = disagreement(call); !text.empty()) {
+        throw Error(ErrorCode::unsupported_call,
+                    text + "; it was changed by other calls than HARP's (llama_memory_...)");
+    }
     const double seconds_before = statistics.second_pass_seconds;
     try {
         plan_fused(call);
@@ -270,7 +274,8 @@ double ForwardPass::Impl::run(InnerBatch & batch) {
     // llama.cpp moves recurrent states of all sequences, those of other batches too, while it computes: some may be lost
     const bool was_computing = result != 0 && result != 1 && result != -1;
     if (was_computing && memory.kind().is_recurrent) {
-        for (Sequence & each : sequences) each.clear();
+        llama_memory_clear(llama_get_memory(context.get()), /*data=*/true);
+        for (Sequence & each : sequences) each.forget();
     }
     check_decode_result(result);
     if (failure) throw Error(ErrorCode::unsupported_call, *failure);

@@ -411,6 +411,19 @@ TEST_F(Faults, ACallersExceptionLeavesAPassThatCanBeUsed) {
     }
 }
 
+TEST_F(Faults, MemoryThatOtherCallsHaveChangedIsNamed) {
+    ForwardPass pass(*model_, small_context(256), with_schedule(Schedule::lazy));
+    read(pass, 0, 8);
+    llama_memory_clear(llama_get_memory(pass.context()), true);
+    std::string message;
+    EXPECT_EQ(code_of([&] { decode(pass, {token_at(8)}, 8); }, &message), ErrorCode::unsupported_call);
+    EXPECT_NE(message.find("memory ends at position -1, the rows at 7"), std::string::npos) << message;
+    pass.memory_clear(true);
+    read(pass, 0, 8);
+    decode(pass, {token_at(8)}, 8);
+    EXPECT_EQ(pass.check_invariant(), "");
+}
+
 /// llama.cpp moves the recurrent states of all sequences while it computes a batch of some of them.
 TEST(RecurrentFaults, AnAbortSpoilsNoSequenceOutsideTheBatch) {
     for (const auto & path : {random_mamba(), random_hybrid()}) {
