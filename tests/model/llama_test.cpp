@@ -44,12 +44,8 @@ class Pair {
 
   private:
     llama_context_params parameters() {
-        const auto n = static_cast<uint32_t>(n_);
-        llama_context_params params = small_context((is_windowed_ ? 640 : 96) * n, n);
-        params.kv_unified = random_.chance(50);
-        params.n_batch = random_.of({40U, 128U, 512U});
-        params.n_ubatch = random_.of({4U, 16U, 33U, 512U});
-        params.swa_full = !is_windowed_ || random_.chance(30);
+        llama_context_params params =
+            random_context(random_, is_windowed_ ? 640 : 96, static_cast<size_t>(n_), is_windowed_);
         if (random_.chance(50)) {
             params.type_k = params.type_v = GGML_TYPE_F16;
             params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;

@@ -32,12 +32,7 @@ void Company::run(int n_calls) {
 }
 
 llama_context_params Company::parameters() {
-    const auto n = static_cast<uint32_t>(members_.size());
-    llama_context_params params = small_context((is_windowed_ ? 640 : 128) * n, n);
-    params.kv_unified = random_.chance(50);
-    params.n_batch = random_.of({40U, 128U, 512U});
-    params.n_ubatch = random_.of({4U, 16U, 33U, 512U});
-    params.swa_full = !is_windowed_ || random_.chance(30);
+    llama_context_params params = random_context(random_, is_windowed_ ? 640 : 128, members_.size(), is_windowed_);
     params.type_k = params.type_v = of_.cache;
     if (of_.cache != GGML_TYPE_F32) params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     return params;

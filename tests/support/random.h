@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "support/models.h"
+
 namespace harp::testing {
 
 /// The same on each machine, unlike the standard distributions.
@@ -25,6 +27,17 @@ class Random {
   private:
     std::mt19937 engine_;
 };
+
+/// Parameters of a context for `n_sequences`, of `n_ctx_each` tokens each, with batches of any size.
+inline llama_context_params random_context(Random & random, uint32_t n_ctx_each, size_t n_sequences, bool is_windowed) {
+    const auto n = static_cast<uint32_t>(n_sequences);
+    llama_context_params params = small_context(n_ctx_each * n, n);
+    params.kv_unified = random.chance(50);
+    params.n_batch = random.of({40U, 128U, 512U});
+    params.n_ubatch = random.of({4U, 16U, 33U, 512U});
+    params.swa_full = !is_windowed || random.chance(30);
+    return params;
+}
 
 /// First seed and number of seeds: 1 and `n`, or what HARP_REPLAY_SEEDS=FIRST:COUNT says.
 inline std::pair<unsigned, unsigned> seeds(unsigned n) {
