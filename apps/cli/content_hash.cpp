@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -18,7 +17,8 @@
 #include <optional>
 #include <regex>
 
-#include "gguf.h"
+#include "files.h"
+#include "gguf_metadata.h"
 #include "harp/error.h"
 #include "hash/hash.h"
 #include "interrupt.h"
@@ -72,14 +72,10 @@ class CacheEntry {
         if (file_.empty()) return;
         std::error_code error;
         fs::create_directories(file_.parent_path(), error);
-        const fs::path unfinished = fmt::format("{}.{}", file_.string(), getpid());
-        {
-            std::ofstream file(unfinished);
-            file << state << '\n' << hash << '\n' << std::flush;
-            if (!file) error = std::make_error_code(std::errc::io_error);
+        try {
+            write_file("hash", file_, fmt::format("{}\n{}\n", state, hash));
+        } catch (const Error &) {  // the next run reads the model again
         }
-        if (!error) fs::rename(unfinished, file_, error);
-        if (error) fs::remove(unfinished, error);
     }
 
   private:
@@ -109,11 +105,8 @@ std::string hash_all(std::FILE * file, const std::string & path, off_t size) {
 
 /// Whether a GGUF file says that it is a whole model.
 bool is_whole(const std::string & path) {
-    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> file(
-        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
-    if (!file) return false;
-    const int64_t key = gguf_find_key(file.get(), "split.count");
-    return key < 0 || gguf_get_kv_type(file.get(), key) != GGUF_TYPE_UINT16 || gguf_get_val_u16(file.get(), key) <= 1;
+    const GgufMetadata file(path);
+    return file && file.uint16("split.count").value_or(1) <= 1;
 }
 
 }  // namespace

@@ -16,7 +16,8 @@
 #include "captured_stderr.h"
 #include "content_hash.h"
 #include "files.h"
-#include "gguf.h"
+#include "forward/model_kind.h"
+#include "gguf_metadata.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "interrupt.h"
@@ -55,18 +56,9 @@ class FirstLlamaError {
 
 /// The number of tokens that a model was trained with, from its file; nullopt if the file does not say.
 std::optional<uint32_t> trained_context(const std::string & path) {
-    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> file(
-        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
-    const auto find = [&](const std::string & key, gguf_type type) {
-        const int64_t id = file ? gguf_find_key(file.get(), key.c_str()) : -1;
-        return id >= 0 && gguf_get_kv_type(file.get(), id) == type ? id : -1;
-    };
-    const int64_t architecture = find("general.architecture", GGUF_TYPE_STRING);
-    if (architecture < 0) return std::nullopt;
-    const std::string name = gguf_get_val_str(file.get(), architecture);
-    const int64_t length = find(name + ".context_length", GGUF_TYPE_UINT32);
-    if (length < 0 || gguf_get_val_u32(file.get(), length) == 0) return std::nullopt;
-    return gguf_get_val_u32(file.get(), length);
+    const GgufMetadata file(path);
+    const auto length = file.uint32(file.text("general.architecture").value_or("") + ".context_length");
+    return length == 0U ? std::nullopt : length;
 }
 
 std::string one_line(std::string text) {
@@ -160,20 +152,12 @@ std::string LoadedModel::no_context_text() const {
 }
 
 void LoadedModel::check_generates() const {
-    const llama_model * model = init_->model();
-    const auto metadata = [&](const std::string & key) -> std::string {
-        std::array<char, 128> value{};
-        return llama_model_meta_val_str(model, key.c_str(), value.data(), value.size()) < 0 ? "" : value.data();
-    };
-    const std::string architecture = metadata("general.architecture");
-    const bool predicts = !llama_model_has_encoder(model) && llama_model_has_decoder(model) &&
-                          !llama_model_is_diffusion(model) && metadata(architecture + ".attention.causal") != "false";
-    if (!predicts) {
-        throw Error(ErrorCode::unsupported_model,
-                    fmt::format("model '{}' (architecture {}) is no decoder-only language model: it does not predict a "
-                                "next token",
-                                params_.model.path, architecture));
-    }
+    const llama_model & model = *init_->model();
+    const auto why = forward::why_no_next_token(model);
+    if (!why) return;
+    throw Error(ErrorCode::unsupported_model,
+                fmt::format("model '{}' (architecture {}) does not predict a next token: {}", params_.model.path,
+                            forward::architecture(model), *why));
 }
 
 void LoadedModel::ContextDeleter::operator()(llama_context * context) const {

@@ -26,7 +26,7 @@ class LoadedModel {
     [[nodiscard]] const common_params & params() const { return params_; }
     [[nodiscard]] const std::optional<Options> & options() const { return options_; }
 
-    /// For commands that generate with HARP off too; llama.cpp would abort, or sample from what is no distribution.
+    /// For what generates or scores with HARP off too: llama.cpp would abort, or sample from what is no distribution.
     /// @throws Error{unsupported_model} for models that predict no next token (T5, BERT, diffusion)
     void check_generates() const;
     /// Another pass on the same model with other options, for comparisons.

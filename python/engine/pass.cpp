@@ -33,13 +33,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
                                                    " sequences; allowed: with unified=True");
     }
     refuse_shared_devices();
-    const llama_model & weights = model.loaded().model();
-    // with HARP on ForwardPass refuses such models itself
-    if (!options && (llama_model_has_encoder(&weights) || !llama_model_has_decoder(&weights))) {
-        throw Error(ErrorCode::unsupported_model, "model '" + model.path() +
-                                                      "' has an encoder; only decoder-only language "
-                                                      "models generate and score");
-    }
+    model.loaded().check_generates();
     llama_context_params params = common_context_params_to_llama(model.loaded().params());
     params.n_seq_max = static_cast<uint32_t>(size.n_sequences);
     params.n_ctx = static_cast<uint32_t>(size.n_ctx * size.n_sequences);

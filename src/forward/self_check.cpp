@@ -5,27 +5,16 @@
 #include <cmath>
 #include <string>
 
+#include "forward/model_kind.h"
 #include "forward/pass_impl.h"
 
 namespace harp {
 
 namespace {
 
-/// A value of the model file's metadata as text; empty if there is none.
-std::string metadata(const llama_model & model, const std::string & key) {
-    std::array<char, 128> value{};
-    if (llama_model_meta_val_str(&model, key.c_str(), value.data(), value.size()) < 0) return {};
-    return value.data();
-}
-
-std::string architecture(const llama_model & model) {
-    const std::string name = metadata(model, "general.architecture");
-    return name.empty() ? "unknown" : name;
-}
-
 [[noreturn]] void refuse(const llama_model & model, const std::string & why) {
     throw Error(ErrorCode::unsupported_model,
-                "HARP cannot be used with this model (architecture " + architecture(model) + "): " + why);
+                "HARP cannot be used with this model (architecture " + forward::architecture(model) + "): " + why);
 }
 
 /// Largest difference between two rows of logits, relative to the range of the first; NaN if any value is not a number.
@@ -43,21 +32,17 @@ double relative_difference(std::span<const float> a, std::span<const float> b) {
 }  // namespace
 
 void ForwardPass::Impl::refuse_unsupported(const llama_model & model, const llama_context_params & params) const {
-    if (llama_model_has_encoder(&model))
-        refuse(model, "it has an encoder; only decoder-only language models are supported");
-    if (!llama_model_has_decoder(&model)) refuse(model, "it has no decoder");
-    if (llama_model_is_diffusion(&model))
-        refuse(model, "it is a diffusion model; there is no next-token pass to repeat");
-    const bool is_causal = metadata(model, architecture(model) + ".attention.causal") != "false" &&
-                           params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL;
-    if (!is_causal) refuse(model, "its attention is not causal; there is no next token to predict");
+    if (const auto why = forward::why_no_next_token(model)) refuse(model, *why + "; it does not predict a next token");
+    if (params.attention_type == LLAMA_ATTENTION_TYPE_NON_CAUSAL)
+        refuse(model, "the context's attention is not causal (llama_context_params.attention_type)");
     if (params.embeddings) refuse(model, "the context is for embeddings (llama_context_params.embeddings)");
     if (n_vocab <= 0) refuse(model, "it has no vocabulary");
     for (const char * key : {".embedding_length_per_layer_input", ".ple.layers"}) {
-        const std::string value = metadata(model, architecture(model) + key);
+        const std::string name = forward::architecture(model) + key;
+        const std::string value = forward::metadata(model, name);
         if (!value.empty() && value != "0") {
-            refuse(model, "its layers look up token embeddings of their own (" + architecture(model) + key + " is " +
-                              value + "), which would stay as they are");
+            refuse(model, "its layers look up token embeddings of their own (" + name + " is " + value +
+                              "), which would stay as they are");
         }
     }
     if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) refuse(model, "the context is for multi-token prediction");

@@ -759,10 +759,12 @@ class Errors(unittest.TestCase):
             self.check("invalid_option", ["'reframings': 2", "1..1"], lambda: call(on, options=more))
             self.check("invalid_input", ["negative prompt", "512 tokens"], lambda: call(on, options=guidance, negative_prompt=long))
 
-    @unittest.skipUnless((MODELS / "random-t5.gguf").is_file(), "no random-t5.gguf")
-    def test_model_that_cannot_hesitate_is_refused_by_name(self):
-        model = harp.Model(MODELS / "random-t5.gguf")
-        self.check("unsupported_model", ["encoder"], lambda: harp.Session(model))
+    @unittest.skipUnless(all((MODELS / f"random-{name}.gguf").is_file() for name in ("bert", "t5")), "no random models")
+    def test_models_that_do_not_generate_are_refused_by_name(self):
+        for name, why in (("t5", "it has an encoder"), ("bert", "its attention is not causal")):
+            model = harp.Model(MODELS / f"random-{name}.gguf")
+            for options in (None, harp.HarpOptions()):
+                self.check("unsupported_model", [name, why], lambda: harp.Session(model, options))
 
     @needs_tiny
     def test_one_thread_at_a_time(self):
