@@ -95,10 +95,12 @@ void multiply(const Operands & operands) noexcept {
                         operands.rows};
     constexpr size_t WIDE = REGISTERS * Isa::WIDTH;
     constexpr size_t WIDE_TOKENS = Isa::template TOKENS<Packed, REGISTERS>;
-    constexpr bool ALWAYS_WIDE = Isa::template ALWAYS_WIDE<Packed>;
     // outputs left at the end are too few to be worth tiles of their own for each number of tokens: they take long to compile
-    constexpr size_t NARROW_TOKENS = ALWAYS_WIDE ? 1 : Isa::template TOKENS<Packed, 1>;
-    const bool may_be_wide = ALWAYS_WIDE || operands.n_tokens <= static_cast<int64_t>(WIDE_TOKENS);
+    constexpr size_t NARROW_TOKENS = Isa::ALWAYS_WIDE ? 1 : Isa::template TOKENS<Packed, 1>;
+    // tokens that do not fit take several parts, in tiles of the kind that holds more sums
+    const auto n_tokens = static_cast<size_t>(operands.n_tokens);
+    const bool may_be_wide =
+        n_tokens <= WIDE_TOKENS || (n_tokens > NARROW_TOKENS && REGISTERS * WIDE_TOKENS > NARROW_TOKENS);
     const auto n_outputs = static_cast<size_t>(operands.n_outputs);
     for (size_t output = 0, n = 0; output < n_outputs; output += n) {
         const size_t n_left = n_outputs - output, row = output % GROUP;

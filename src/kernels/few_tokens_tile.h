@@ -28,7 +28,7 @@ namespace {
 //     WIDTH                  outputs of a register: 8 or 16
 //     MOST_BITS              the most bits of a weight that it multiplies at once
 //     REGISTERS<Packed>      the most registers of outputs of a tile, which share loads of activations; otherwise one
-//     ALWAYS_WIDE<Packed>    whether all tiles have REGISTERS; otherwise those for more tokens than fit beside them have one
+//     ALWAYS_WIDE            whether all tiles have REGISTERS; otherwise those for more tokens than fit beside them may have one
 //     TOKENS<Packed, n>      the most tokens of a tile with n registers of outputs
 //     steps_together(bits)   how many steps one sum can hold, with weights of so many bits
 //     add_step(sum, weights, activations)   sum plus the products of a step

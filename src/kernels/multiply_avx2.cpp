@@ -32,7 +32,6 @@ struct Avx2 {
     template <class Packed>
     static constexpr size_t REGISTERS =
         std::is_same_v<Packed, PackedQ5_K> || std::is_same_v<Packed, PackedQ6_K> ? 1 : 2;
-    template <class Packed>
     static constexpr bool ALWAYS_WIDE = true;
     /// As many tokens as have their sums in registers (12 of 16), if sums stay there. Fewer if a weight takes two
     /// multiplications.

@@ -17,11 +17,12 @@ struct Vnni {
     static constexpr int MOST_BITS = 8;
     template <class Packed>
     static constexpr size_t REGISTERS = 2;
-    /// K formats need twice as many sums per token: two registers of outputs for four tokens, or one for eight.
-    template <class Packed, size_t REGISTERS>
-    static constexpr size_t TOKENS = Packed::INPUTS == SUPER_BLOCK && REGISTERS == 2 ? 4 : 8;
-    template <class Packed>
-    static constexpr bool ALWAYS_WIDE = Packed::INPUTS == BLOCK;
+    /// K formats need twice as many sums per token.
+    template <class Packed, size_t N_REGISTERS>
+    static constexpr size_t TOKENS = N_REGISTERS == 1                ? 14
+                                     : Packed::INPUTS == SUPER_BLOCK ? 4
+                                                                     : 8;
+    static constexpr bool ALWAYS_WIDE = false;
 
     static constexpr size_t steps_together(int /*bits*/) { return STEPS; }
 
