@@ -198,15 +198,16 @@ void LoadedModel::set_control_vectors(llama_context * context) {
 decoding::Sampler LoadedModel::new_sampler(const common_params_sampling & sampling) {
     const bool has_grammar = !common_grammar_value(sampling.grammar).empty();
     std::string reason;
-    CapturedStderr captured;
+    std::optional<CapturedStderr> captured;  // llama.cpp prints what is wrong with a grammar
+    if (has_grammar) captured.emplace();
     try {
         return {*init_->model(), sampling};
     } catch (const std::exception & error) {
         reason = error.what();
     }
     throw Error(ErrorCode::invalid_option,
-                fmt::format("{}: {} ({})", has_grammar ? "option '--grammar'" : "the sampler cannot be created", reason,
-                            one_line(captured.take())));
+                has_grammar ? fmt::format("option '--grammar': {} ({})", reason, one_line(captured->take()))
+                            : fmt::format("the sampler cannot be created: {}", reason));
 }
 
 std::vector<llama_token> LoadedModel::tokenize(const std::string & text, bool parse_special) {

@@ -43,7 +43,7 @@ void generate_batch(Pass & self, nb::list & events) {
     std::exception_ptr failure;
     try {
         const nb::gil_scoped_release release;
-        const auto held = self.hold();
+        const Pass::Call call(self);
         self.generator().next_batch(
             {.on_token =
                  [&](size_t request, const GeneratedToken & token) {
@@ -83,7 +83,7 @@ nb::list score_batch(Pass & self) {
     std::vector<std::pair<size_t, std::vector<ScoreResult>>> finished;
     {
         const nb::gil_scoped_release release;
-        const auto held = self.hold();
+        const Pass::Call call(self);
         self.scorer().step([&](size_t request, std::span<const ScoreResult> results) {
             finished.emplace_back(request, std::vector<ScoreResult>(results.begin(), results.end()));
         });
@@ -135,7 +135,7 @@ nb::tuple forward(Pass & self, const std::vector<llama_token> & tokens, bool all
     Rows rows;
     {
         const nb::gil_scoped_release release;
-        const auto held = self.hold();
+        const Pass::Call call(self);
         rows = append(self.direct(), tokens, all);
     }
     nb::list entropies, hesitated;
@@ -154,7 +154,7 @@ nb::tuple forward(Pass & self, const std::vector<llama_token> & tokens, bool all
 
 /// @throws Error{invalid_input} if `n` is not in 0..n_past, Error{unsupported_call} if the memory cannot go back
 void truncate(Pass & self, int64_t n) {
-    const auto held = self.hold();
+    const Pass::Call call(self);
     ForwardPass & pass = self.direct();
     const llama_pos n_past = pass.memory_seq_pos_max(0) + 1;
     if (n < 0 || n > n_past) {
@@ -175,7 +175,7 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
     GenerationResult result;
     {
         const nb::gil_scoped_release release;
-        const auto held = self.hold();
+        const Pass::Call call(self);
         decoding::Request request{
             .prompt = prompt,
             .limits = {max_tokens, {}},
@@ -207,7 +207,7 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
 }
 
 nb::dict statistics(const Pass & self) {
-    const Statistics & s = self.pass().statistics();
+    const auto [s, speculation] = self.counts();
     nb::dict dict;
     dict["steps"] = s.steps;
     dict["hesitations"] = s.hesitations;
@@ -215,7 +215,6 @@ nb::dict statistics(const Pass & self) {
     dict["second_pass_rows"] = s.second_pass_rows;
     dict["total_seconds"] = s.total_seconds;
     dict["second_pass_seconds"] = s.second_pass_seconds;
-    const decoding::SpeculationStatistics speculation = self.speculation();
     dict["drafted"] = speculation.drafted;
     dict["accepted"] = speculation.accepted;
     return dict;
@@ -242,7 +241,7 @@ void bind_pass(nb::module_ & module) {
                 new (self) Pass(model, read_options(options), Pass::Size{n_ctx, n_sequences, is_unified, n_ctx_twin});
             },
             "model"_a, "options"_a.none(), "n_ctx"_a, "n_sequences"_a, "is_unified"_a, "n_ctx_twin"_a,
-            nb::keep_alive<1, 2>(), InPlainLocale())
+            nb::keep_alive<1, 2>(), WithoutLock())
         .def_prop_ro("n_ctx", [](const Pass & self) { return self.pass().n_ctx_seq(); })
         .def_prop_ro("n_sequences", [](const Pass & self) { return self.pass().n_seq_max(); })
         .def_prop_ro("n_batch", [](const Pass & self) { return self.pass().n_batch(); })
@@ -253,7 +252,7 @@ void bind_pass(nb::module_ & module) {
             [](Pass & self, const std::vector<llama_token> & prompt, int max_tokens,
                const std::vector<std::string> & stop, const Sampling & sampling, const OptionTexts & options,
                uint32_t mask_family, const std::vector<llama_token> & negative_prompt, bool reuses_prefix) {
-                const auto held = self.hold();
+                const Pass::Call call(self);
                 decoding::Request request{.prompt = prompt,
                                           .limits = {max_tokens, stop},
                                           .sampler = self.new_sampler(sampling),
@@ -275,7 +274,7 @@ void bind_pass(nb::module_ & module) {
                const std::vector<llama_token> & negative_prompt) {
                 std::vector<Options> sets;
                 for (const auto & texts : options) sets.push_back(*self.read(texts));
-                const auto held = self.hold();
+                const Pass::Call call(self);
                 decoding::ScoreRequest request{tokens, n_context, std::move(sets), mask_family, negative_prompt};
                 validate(request, self.pass());
                 return self.scorer().submit(std::move(request));
@@ -284,7 +283,7 @@ void bind_pass(nb::module_ & module) {
         .def("score_batch", &score_batch, "[(request, result)] of one batch", InPlainLocale())
         .def("abandon_scores",
              [](Pass & self) {
-                 const auto held = self.hold();
+                 const Pass::Call call(self);
                  self.abandon_scores();
              })
         .def("forward", &forward, "tokens"_a, "all"_a, InPlainLocale())

@@ -44,10 +44,14 @@ class PlainLocale {
     locale_t before_;
 };
 using InPlainLocale = nb::call_guard<PlainLocale>;
+/// The same, and other Python threads run meanwhile.
+using WithoutLock = nb::call_guard<PlainLocale, nb::gil_scoped_release>;
 
 /// Refuses devices in a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if
 /// there is one besides the CPU
 void refuse_shared_devices();
+/// Locked while a model or a context is created: what both use is the process's (default options, standard error).
+[[nodiscard]] std::mutex & creation_mutex();
 /// Makes forked processes able to compute. To be called once.
 void watch_forks();
 
@@ -110,15 +114,31 @@ class Pass {
     /// is empty.
     [[nodiscard]] ForwardPass & direct();
     /// Tokens that direct calls have put into sequence 0; none after other work.
-    [[nodiscard]] llama_pos n_past() const;
+    [[nodiscard]] llama_pos n_past();
     /// Options of one call. @throws Error{invalid_option}, also if the context was not created for them
     [[nodiscard]] std::optional<Options> read(const OptionTexts & texts) const;
     [[nodiscard]] decoding::Sampler new_sampler(const Sampling & sampling) const;
-    /// Numbers of drafted tokens and of confirmed ones.
-    [[nodiscard]] decoding::SpeculationStatistics speculation() const;
 
-    /// To be held during a call. @throws Error{unsupported_call} if another thread is in a call
-    [[nodiscard]] std::unique_lock<std::mutex> hold();
+    struct Counts {
+        Statistics pass;
+        decoding::SpeculationStatistics speculation;
+    };
+    /// As of the end of the last call: another thread may be in the next one.
+    [[nodiscard]] Counts counts() const;
+
+    /// A call. While it exists, no other thread can begin one; its end renews counts().
+    class Call {
+      public:
+        /// @throws Error{unsupported_call} if another thread is in a call
+        explicit Call(Pass & pass);
+        ~Call();
+        Call(const Call &) = delete;
+        Call & operator=(const Call &) = delete;
+
+      private:
+        Pass & pass_;
+        std::unique_lock<std::mutex> lock_;
+    };
     /// Removes a request: now or, if another thread is in a call, at the beginning of the next call.
     void cancel(size_t request);
 
@@ -138,6 +158,8 @@ class Pass {
     std::unique_ptr<decoding::Generator> generator_;
     std::unique_ptr<decoding::BatchScorer> scorer_;
     std::mutex mutex_;  // protects the above
+    Counts counts_;
+    mutable std::mutex counts_mutex_;
     std::mutex cancelled_mutex_;
     std::vector<size_t> cancelled_;  // requests to be removed
 };

@@ -8,7 +8,6 @@
 namespace harp::python {
 
 using namespace nb::literals;
-using WithoutLock = nb::call_guard<PlainLocale, nb::gil_scoped_release>;
 
 std::optional<Options> read_options(const OptionTexts & texts) {
     if (!texts) return std::nullopt;
@@ -20,6 +19,7 @@ std::optional<Options> read_options(const OptionTexts & texts) {
 
 Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
     refuse_shared_devices();
+    const std::lock_guard lock(creation_mutex());
     std::vector<std::string> all = {"harp", "-m", path, "--harp-off"};
     all.insert(all.end(), arguments.begin(), arguments.end());
     std::vector<char *> argv;
@@ -47,8 +47,7 @@ std::string Model::detokenize(const std::vector<llama_token> & tokens, bool spec
 void bind_model(nb::module_ & module) {
     using Messages = std::vector<std::pair<std::string, std::string>>;
     nb::class_<Model>(module, "Model")
-        .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a,
-             InPlainLocale())
+        .def(nb::init<const std::string &, const std::vector<std::string> &>(), "path"_a, "arguments"_a, WithoutLock())
         .def_prop_ro("path", &Model::path)
         .def_prop_ro("n_vocab", [](const Model & m) { return llama_vocab_n_tokens(&m.loaded().vocab()); })
         .def_prop_ro("n_ctx_train", [](const Model & m) { return llama_model_n_ctx_train(&m.loaded().model()); })

@@ -9,12 +9,6 @@
 
 namespace harp::python {
 
-namespace {
-
-std::mutex default_options_mutex;  // set_default_options() applies to the whole process
-
-}  // namespace
-
 Pass::Pass(const Model & model, const std::optional<Options> & options, const Size & size)
     : model_(model), options_(options) {
     const auto check = [](const char * name, uint64_t value, uint64_t least, uint64_t most) {
@@ -40,7 +34,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     params.n_batch = std::min(params.n_batch, params.n_ctx);
     params.kv_unified = size.is_unified;
     params.n_outputs_max = 0;
-    const std::lock_guard lock(default_options_mutex);
+    const std::lock_guard lock(creation_mutex());
     set_default_options(options, static_cast<uint32_t>(size.n_ctx_twin));
     context_.reset(harp_init_from_model(&model.loaded().model(), params));
     if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
@@ -52,13 +46,22 @@ void Pass::ContextDeleter::operator()(llama_context * context) const {
     harp_free(context);
 }
 
-std::unique_lock<std::mutex> Pass::hold() {
-    std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock)
+Pass::Call::Call(Pass & pass) : pass_(pass), lock_(pass.mutex_, std::try_to_lock) {
+    if (!lock_)
         throw Error(ErrorCode::unsupported_call, "another thread is using this session; give each thread its own");
     refuse_shared_devices();
-    take_out_cancelled();
-    return lock;
+    pass.take_out_cancelled();
+}
+
+Pass::Call::~Call() {
+    const std::lock_guard lock(pass_.counts_mutex_);
+    pass_.counts_.pass = pass_.pass_->statistics();
+    if (pass_.drafter_) pass_.counts_.speculation = pass_.drafter_->statistics();
+}
+
+Pass::Counts Pass::counts() const {
+    const std::lock_guard lock(counts_mutex_);
+    return counts_;
 }
 
 void Pass::cancel(size_t request) {
@@ -101,10 +104,6 @@ decoding::Generator & Pass::generator() {
     return *generator_;
 }
 
-decoding::SpeculationStatistics Pass::speculation() const {
-    return drafter_ ? drafter_->statistics() : decoding::SpeculationStatistics{};
-}
-
 decoding::BatchScorer & Pass::scorer() {
     if (scorer_) return *scorer_;
     refuse_while_busy("generating");
@@ -132,7 +131,8 @@ ForwardPass & Pass::direct() {
     return pass;
 }
 
-llama_pos Pass::n_past() const {
+llama_pos Pass::n_past() {
+    const Call call(*this);
     return is_direct_ ? pass_->memory_seq_pos_max(0) + 1 : 0;
 }
 

@@ -83,7 +83,8 @@ std::shared_ptr<Answer> Slot::leave() {
 /// since the logits after the last one are not needed.
 void Slot::draft(size_t n_max) {
     if (n_draft_ > 0) return;
-    n_max = std::min(n_max, pass_->n_ctx_seq() - std::min<size_t>(tokens_.size() + 1, pass_->n_ctx_seq()));
+    const size_t n_most = pass_->max_rows(sequence_);
+    n_max = std::min(n_max, n_most - std::min(tokens_.size() + 1, n_most));
     const int n_predict = answer_->limits().n_predict;
     const int n_wanted = n_predict - answer_->result().n_generated;
     if (n_predict >= 0) n_max = std::min(n_max, static_cast<size_t>(std::max(1, n_wanted) - 1));
@@ -136,7 +137,7 @@ std::optional<StopReason> Slot::sample(const std::function<bool(const GeneratedT
         push(token->id);
         if (!on_token(*token)) return StopReason::interrupted;
         if (const auto stop = answer_->stop_reason()) return stop;
-        if (tokens_.size() + 1 >= pass_->n_ctx_seq()) return StopReason::context_full;
+        if (tokens_.size() + 1 >= pass_->max_rows(sequence_)) return StopReason::context_full;
         if (n_confirmed_ == draft.size() || draft[n_confirmed_] != token->id) return std::nullopt;
         tokens_.push_back(token->id);
         ++n_confirmed_;

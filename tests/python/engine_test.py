@@ -199,6 +199,22 @@ class Generation(unittest.TestCase):
             small.generate(PROMPTS[0], options=last.replace(view="perturbed"))
         self.assertIn("n_ctx_twin", str(caught.exception))
 
+    def test_an_answer_ends_where_its_own_second_pass_is_full(self):
+        def ended(stream):
+            list(stream)
+            return stream.answer.text, stream.answer.stop_reason
+
+        guided = harp.HarpOptions(view="guidance", threshold=0.2, beta=1.5, schedule="lazy")
+        alone = harp.Session(self.model, guided, n_ctx=256, n_ctx_twin=24)
+        whole = [ended(alone.generate(prompt, max_tokens=80)) for prompt in PROMPTS[:3]]
+        self.assertEqual({reason for _, reason in whole}, {"context_full"})
+        both = harp.Session(self.model, guided, n_ctx=256, n_sequences=2, unified=True, n_ctx_twin=24)
+        first = both.generate(PROMPTS[0], max_tokens=80)
+        for _ in range(8):
+            next(first)
+        second = both.generate(PROMPTS[1], max_tokens=80)  # begun later, with room left when the first is full
+        self.assertEqual([ended(first), ended(second)], whole[:2])
+
     def test_stream_dropped_while_another_thread_decodes(self):
         session = harp.Session(tiny(), OPTIONS, n_ctx=4096, n_sequences=2)
         endless = harp.Sampling(grammar="root ::= [a-z ] root")
@@ -661,6 +677,7 @@ class Logits(unittest.TestCase):
             with self.subTest(name):
                 with self.assertRaises(harp.HarpError):
                     call()
+                    self.assertLess(session.statistics["clean_rows"], 10 * len(text))
                 self.assertEqual(session.n_past, 3)
 
     def test_logits_outlive_the_next_call_and_the_session(self):
@@ -772,12 +789,32 @@ class Errors(unittest.TestCase):
         text = list(range(3, 503)) * 6
         thread = threading.Thread(target=lambda: session.score([(text[:1], text[1:])] * 4))
         thread.start()
-        with self.assertRaises(harp.HarpError) as caught:  # this thread can run while the other one decodes
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline:
-                session.forward([1])
+        for call in (lambda: session.forward([1]), lambda: session.n_past):
+            with self.assertRaises(harp.HarpError) as caught:  # this thread can run while the other one decodes
+                deadline = time.monotonic() + 30
+                while time.monotonic() < deadline:
+                    call()
+                    self.assertLess(session.statistics["clean_rows"], 10 * len(text))
+            self.assertEqual(caught.exception.code, "unsupported_call")
         thread.join()
-        self.assertEqual(caught.exception.code, "unsupported_call")
+        self.assertGreaterEqual(session.statistics["clean_rows"], len(text) - 1)
+
+    @needs_smol
+    def test_other_threads_run_while_a_model_is_loaded(self):
+        def load(make):
+            times.append(time.monotonic())
+            make()
+            times.append(time.monotonic())
+
+        model = harp.Model(SMOL)
+        for make in (lambda: harp.Model(SMOL), lambda: harp.Session(model, OPTIONS, n_ctx=4096)):
+            times, seen = [], []
+            thread = threading.Thread(target=load, args=[make])
+            thread.start()
+            while thread.is_alive():
+                seen.append(time.monotonic())
+            begin, end = times
+            self.assertTrue(any(begin + 0.2 * (end - begin) < at < begin + 0.8 * (end - begin) for at in seen))
 
     def test_errors_cross_processes(self):
         error = pickle.loads(pickle.dumps(harp.HarpError("words", "io")))
