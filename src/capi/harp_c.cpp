@@ -16,6 +16,7 @@ using harp::ErrorCode;
 using harp::ForwardPass;
 using harp::capi::always;
 using harp::capi::find;
+using harp::capi::find_enabled;
 using harp::capi::guarded;
 using harp::capi::message_alone;
 
@@ -63,8 +64,8 @@ harp::Options to_options(const harp_params & params) {
     return options;
 }
 
-ForwardPass & required_pass(const llama_context * ctx) {
-    ForwardPass * pass = find(ctx);
+ForwardPass & enabled_pass(const llama_context * ctx) {
+    ForwardPass * pass = find_enabled(ctx);
     if (pass == nullptr) throw Error(ErrorCode::invalid_option, "this context has no HARP");
     return *pass;
 }
@@ -128,7 +129,7 @@ void harp_set_default_n_ctx_twin(uint32_t n_ctx_twin) {
 bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_params params) {
     return guarded(
         [&] {
-            required_pass(ctx).set_sequence_options(seq_id, to_options(params));
+            enabled_pass(ctx).set_sequence_options(seq_id, to_options(params));
             return true;
         },
         always(false));
@@ -137,9 +138,8 @@ bool harp_set_sequence_params(llama_context * ctx, llama_seq_id seq_id, harp_par
 bool harp_get_step(llama_context * ctx, int32_t i, harp_step * step) {
     return guarded(
         [&] {
-            ForwardPass & pass = required_pass(ctx);
-            if (!pass.enabled()) throw Error(ErrorCode::invalid_option, "HARP is off for this context");
-            const harp::StepRecord record = pass.step(i);
+            if (step == nullptr) throw Error(ErrorCode::invalid_input, "the step is NULL");
+            const harp::StepRecord record = enabled_pass(ctx).step(i);
             *step = {record.entropy, record.ratio, record.hesitated};
             return true;
         },
@@ -149,7 +149,8 @@ bool harp_get_step(llama_context * ctx, int32_t i, harp_step * step) {
 bool harp_set_negative_prompt(llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, size_t n_tokens) {
     return guarded(
         [&] {
-            required_pass(ctx).set_negative_prompt(seq_id, {tokens, tokens + n_tokens});
+            if (tokens == nullptr && n_tokens > 0) throw Error(ErrorCode::invalid_input, "the tokens are NULL");
+            enabled_pass(ctx).set_negative_prompt(seq_id, {tokens, tokens + n_tokens});
             return true;
         },
         always(false));

@@ -275,7 +275,9 @@ double ForwardPass::Impl::run(InnerBatch & batch) {
     const bool was_computing = result != 0 && result != 1 && result != -1;
     if (was_computing && memory.kind().is_recurrent) {
         llama_memory_clear(llama_get_memory(context.get()), /*data=*/true);
-        for (Sequence & each : sequences) each.forget();
+        for (Sequence & each : sequences) {
+            if (each.size() > 0) each.forget();
+        }
     }
     check_decode_result(result);
     if (failure) throw Error(ErrorCode::unsupported_call, *failure);

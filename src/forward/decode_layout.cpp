@@ -23,7 +23,7 @@ size_t positions_per_embedding(const llama_model & model) {
 ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) const {
     const llama_model & model = *llama_get_model(context.get());
     forward::BatchLimits limits;
-    limits.n_batch = llama_n_batch(context.get()) / (1 + layout.n_twins);
+    limits.n_batch = n_batch;
     limits.n_seq_max = layout.n_sequences;
     limits.n_vocab = n_vocab;
     limits.n_embd = static_cast<size_t>(llama_model_n_embd_inp(&model));

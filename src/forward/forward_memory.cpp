@@ -99,7 +99,7 @@ void ForwardPass::memory_seq_keep(llama_seq_id sequence) {
         return;
     }
     for (uint32_t s = 0; s < impl.layout.n_sequences; ++s) {
-        if (static_cast<llama_seq_id>(s) != sequence) impl.sequences[s].clear();
+        if (static_cast<llama_seq_id>(s) != sequence) impl.sequences[s].remove(-1, -1);
     }
 }
 

@@ -48,6 +48,7 @@ ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const 
                         uint32_t twin_room) {
     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(&model));
     layout.n_sequences = std::max(1U, params.n_seq_max);
+    n_batch = params.n_batch;
     if (options) {
         validate(*options);
         refuse_unsupported(model, params);
@@ -58,7 +59,12 @@ ForwardPass::Impl::Impl(llama_model & model, llama_context_params params, const 
     }
     context.reset(llama_init_from_model(&model, params));
     if (!context) throw Error(ErrorCode::decode_failed, "llama.cpp could not create a context (its log says why)");
-    if (n_ctx_twin == 0) n_ctx = llama_n_ctx(context.get()) / (1 + layout.n_twins);  // llama.cpp rounds up
+    if (n_ctx_twin == 0) {
+        n_ctx = llama_n_ctx(context.get()) / (1 + layout.n_twins);  // llama.cpp rounds up
+        n_batch = llama_n_batch(context.get()) / (1 + layout.n_twins);
+    } else {  // llama.cpp's limit is the number of cells, and a batch with its twins' rows needs no more than there are
+        n_batch = std::min(n_batch, n_ctx);
+    }
     if (!options) return;
     memory = forward::LlamaMemory(*context, params.kv_unified);
     for (uint32_t s = 0; s < layout.n_sequences; ++s) {
@@ -260,7 +266,7 @@ uint32_t ForwardPass::n_ctx_twin() const noexcept {
     return impl_->n_ctx_twin == 0 ? n_ctx_seq() : std::min(n_ctx_seq(), impl_->n_ctx_twin);
 }
 uint32_t ForwardPass::n_batch() const noexcept {
-    return llama_n_batch(impl_->context.get()) / (1 + impl_->layout.n_twins);
+    return impl_->n_batch;
 }
 uint32_t ForwardPass::n_seq_max() const noexcept {
     return impl_->layout.n_sequences;

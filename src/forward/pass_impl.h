@@ -117,6 +117,7 @@ struct ForwardPass::Impl {
     int32_t n_vocab = 0;
     uint32_t n_ctx = 0;       // cells of the caller's sequences together
     uint32_t n_ctx_twin = 0;  // cells of each twin; 0: as many as its sequence has
+    uint32_t n_batch = 0;     // rows of a caller's batch
 
     std::vector<forward::Sequence> sequences;  // [layout.n_sequences]; empty with HARP off
     std::vector<char> keeps_vanilla;           // [layout.n_sequences]

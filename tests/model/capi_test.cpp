@@ -59,6 +59,20 @@ TEST_F(CApi, SecondPassesCanHaveLittleRoom) {
     EXPECT_EQ(llama_n_ctx(create(small_context(1024)).get()), 2048U);
 }
 
+TEST_F(CApi, LittleRoomForSecondPassesLeavesTheBatchItsSize) {
+    harp_params params = harp_default_params();
+    params.view = HARP_VIEW_LAST;
+    ASSERT_TRUE(harp_set_default_params(&params));
+    harp_set_default_n_ctx_twin(params.view_tokens);
+    llama_context_params of_context = small_context(500);
+    of_context.n_batch = 500;
+    const Context context = create(of_context);
+    harp_set_default_n_ctx_twin(0);
+    EXPECT_EQ(harp_n_batch(context.get()), 500U);
+    EXPECT_EQ(decode(context.get(), std::vector<llama_token>(500, 300)), 0) << harp_last_error();
+    EXPECT_EQ(harp_memory_seq_pos_max(llama_get_memory(context.get()), 0), 499);
+}
+
 std::vector<float> row(llama_context * context, int32_t i = -1) {
     const float * logits = harp_get_logits_ith(context, i);
     return logits != nullptr ? std::vector<float>(logits, logits + 512) : std::vector<float>();
@@ -145,6 +159,8 @@ TEST_F(CApi, HarpOffIsAPlainContext) {
     const llama_context_ptr plain(llama_init_from_model(model_, small_context(256)));
     EXPECT_EQ(greedy_by_c(off.get(), 10).logits, greedy_by_c(plain.get(), 10).logits);
     EXPECT_EQ(llama_n_ctx(off.get()), llama_n_ctx(plain.get()));
+    EXPECT_FALSE(harp_set_negative_prompt(off.get(), 0, once_upon_a_time.data(), once_upon_a_time.size()));
+    EXPECT_STREQ(harp_last_error(), "this context has no HARP");
 }
 
 TEST_F(CApi, DefaultsAreTheOptionTables) {
@@ -188,6 +204,7 @@ TEST_F(CApi, ANegativePromptChangesWhatGuidanceSubtracts) {
     const std::array<llama_token, 1> bad = {-7};
     EXPECT_FALSE(harp_set_negative_prompt(other.get(), 0, bad.data(), bad.size()));
     EXPECT_NE(std::string(harp_last_error()).find("-7"), std::string::npos);
+    EXPECT_FALSE(harp_set_negative_prompt(other.get(), 0, nullptr, 1));
     EXPECT_TRUE(harp_set_negative_prompt(other.get(), 0, nullptr, 0));
 }
 

@@ -144,6 +144,20 @@ TEST_P(Memory, KeepLeavesOneSequence) {
     EXPECT_EQ(p.check_invariant(), "");
 }
 
+TEST_P(Memory, APromptThatIsStillToComeIsNotTouchedByKeep) {
+    Options generated = options();
+    generated.scope = Scope::generated;
+    generated.threshold = 0;
+    const auto answer = [&](bool keeps) {
+        ForwardPass p = pass(2, generated);
+        decode(p, text_of(0, 12), 0, 0);
+        p.set_prompt_end(1, 8);
+        if (keeps) p.memory_seq_keep(0);
+        return go_on(p, 0, 12, 1);
+    };
+    expect_same_steps(answer(true), answer(false), LOGIT_TOLERANCE);
+}
+
 TEST_P(Memory, RemovingAllSequencesAtOnce) {
     ForwardPass p = pass(2);
     decode(p, text_of(0, 12), 0, 0);
