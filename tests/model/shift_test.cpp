@@ -2,6 +2,8 @@
 // is prompt, generated rows are reframed, no two rows have one mask. Rows that the shift discards are not computed.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "support/text.h"
 
 namespace harp::testing {
@@ -138,6 +140,41 @@ TEST_P(Shift, RunsNoSecondPassThatEachHesitationWouldDrawAnew) {
     (void)go_on(p, 20, 22, 0, -4);
     EXPECT_EQ(p.statistics().second_pass_rows, n_before + 17 + 18);
 }
+
+struct KeysCase {
+    const char * name;
+    std::filesystem::path (*path)();
+    ggml_type type;
+    const char * are_plain;  // "1": quantised as they are, as where a head's size is no multiple of 64
+};
+
+class ShiftOfKeys : public ::testing::TestWithParam<KeysCase> {};
+
+/// llama.cpp's part of a shift. It ended the process where keys were in bf16, or quantised as they are.
+TEST_P(ShiftOfKeys, MovesThemLikeThoseInFloat32) {
+    HARP_REQUIRE_MODEL(model, GetParam().path());
+    ::setenv("LLAMA_ATTN_ROT_DISABLE", GetParam().are_plain, 1);
+    const auto run = [&](ggml_type type) {
+        llama_context_params params = small_context(256);
+        params.type_k = type;
+        Options options;
+        options.schedule = Schedule::lazy;
+        options.threshold = 0;
+        ForwardPass p(model, params, options);
+        read(p, 0, 20);
+        EXPECT_TRUE(p.memory_seq_rm(0, 4, 12));
+        p.memory_seq_add(0, 12, -1, -8);
+        return go_on(p, 20, 26, 0, -8);
+    };
+    expect_agreement(run(GetParam().type), run(GGML_TYPE_F32), 0.02);
+    ::unsetenv("LLAMA_ATTN_ROT_DISABLE");
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, ShiftOfKeys,
+                         ::testing::Values(KeysCase{"Bf16", stories260k, GGML_TYPE_BF16, "0"},
+                                           KeysCase{"Q8Plain", smollm2_q4, GGML_TYPE_Q8_0, "1"},
+                                           KeysCase{"Q8Rotated", smollm2_q4, GGML_TYPE_Q8_0, "0"}),
+                         [](const auto & param_info) { return std::string(param_info.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Shift, ::testing::Bool(),
                          [](const auto & param_info) { return std::string(param_info.param ? "Unified" : "Streams"); });
