@@ -8,6 +8,7 @@
 """
 
 import json as _json
+from typing import Any as _Any
 
 from . import _engine
 from .errors import HarpError
@@ -15,11 +16,11 @@ from .model import Model
 from .options import HarpOptions, read_preset
 from .session import Answer, Forward, Hypothesis, Sampling, Score, Session, Stream, Token
 
-__version__ = _json.loads(_engine.build_info())["harp"]
+__version__: str = _json.loads(_engine.build_info())["harp"]
 __all__ = ["Answer", "Forward", "HarpError", "HarpOptions", "Hypothesis", "Model", "Sampling", "Score", "Session", "Stream",
            "Token", "build_info", "read_preset"]
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, _Any]:
     """Versions of harp and llama.cpp, the compiler, and the CPU's instruction sets."""
     return _json.loads(_engine.build_info())

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import secrets
 import shlex
 import zlib
 from collections.abc import Callable, Sequence
@@ -110,9 +111,11 @@ class HarpLM(TemplateLM):
         if enabled:
             self.options, of_preset = read_preset(preset, **options) if preset else (HarpOptions(**options), "")
             negative_prompt = negative_prompt or of_preset
-        self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []
+        self.negative_prompt = self.model.tokenize(negative_prompt) if negative_prompt else []  #: of contexts that are no chats
         self._negative_text = negative_prompt
-        self._negative_system: list[dict[str, str]] | None = None  # system messages behind which it was formatted
+        self._negative_system: list[dict[str, str]] | None = None  # system messages behind which it was last formatted
+        self._negative_formatted: list[int] = []  # so
+        self._negative_of: dict[str, list[int]] = {}  # by context; tasks that run together have other system messages
         self.beside = items("beside", beside, "a list of HarpOptions or None")
         n_sequences = beams if beams > 1 else _batch_size(batch_size)
         self.session = Session(model, self.options, n_ctx=max_length, n_sequences=n_sequences, unified=beams > 1)
@@ -153,7 +156,9 @@ class HarpLM(TemplateLM):
         if flags or environment:
             said = [name, flags, environment, named_files([*flags, *environment.values()])]
             name = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-        return f"harp-{name[:16]}"
+        # contexts from the cache are not formatted again, so that nothing would tell how to format the negative prompt
+        unique = f"-{secrets.token_hex(4)}" if self._negative_text else ""
+        return f"harp-{name[:16]}{unique}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         if isinstance(chat_template, str):
@@ -165,10 +170,20 @@ class HarpLM(TemplateLM):
         if self._negative_text and system != self._negative_system:  # it is formatted as what it is read instead of
             self._negative_system = system
             negative = self.model.apply_chat_template([*system, {"role": "user", "content": self._negative_text}])
-            self.negative_prompt = self.tok_encode(negative)
+            self._negative_formatted = self.tok_encode(negative)
         if add_generation_prompt or chat_history[-1]["role"] != "assistant":
-            return self.model.apply_chat_template(chat_history)
-        return self.model.apply_chat_template(chat_history[:-1]) + chat_history[-1]["content"]
+            context = self.model.apply_chat_template(chat_history)
+        else:
+            context = self.model.apply_chat_template(chat_history[:-1]) + chat_history[-1]["content"]
+        if self._negative_text:
+            self._negative_of[context] = self._negative_formatted
+        return context
+
+    def negative_prompt_of(self, context: str) -> list[int]:
+        """Tokens of the negative prompt, formatted as the context was. A task may have put something behind what was formatted."""
+        if context in self._negative_of:
+            return self._negative_of[context]
+        return next((negative for formatted, negative in self._negative_of.items() if context.startswith(formatted)), self.negative_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
         if add_special_tokens is None:
@@ -182,7 +197,9 @@ class HarpLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
         pairs, families = [], []
+        groups: dict[tuple[int, ...], list[int]] = {}  # requests by their negative prompt
         for (strings, context, continuation) in requests:
+            groups.setdefault(tuple(self.negative_prompt_of(strings[0] if strings else "")), []).append(len(pairs))
             pairs.append(self._fitted(strings, context, continuation))
             families.append(self._family(strings[0] if strings else str(context)))
         responses: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
@@ -199,8 +216,10 @@ class HarpLM(TemplateLM):
                 self._report(index, (score.log_likelihood, score.is_greedy), cost, which)
 
         with progress:
-            self.session.score_each(pairs, [self.options, *self.beside], mask_families=families,
-                                    negative_prompt=self.negative_prompt, on_scores=on_scores)
+            for negative, group in groups.items():
+                self.session.score_each([pairs[i] for i in group], [self.options, *self.beside], negative_prompt=negative,
+                                        mask_families=[families[i] for i in group],
+                                        on_scores=lambda i, scores, group=group: on_scores(group[i], scores))
         return responses
 
     def _fitted(self, strings, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
@@ -236,14 +255,15 @@ class HarpLM(TemplateLM):
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         texts = [""] * len(requests)
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(repr(request.args[1]), []).append(index)
+            negative = tuple(self.negative_prompt_of(request.args[0]))
+            groups.setdefault((repr(request.args[1]), negative), []).append(index)
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
-            for indices in groups.values():
+            for (_, negative), indices in groups.items():
                 settings = _Generation.read(requests[indices[0]].args[1], self)
                 contexts = [requests[i].args[0] for i in indices]
-                for position, text, cost in self._generate(contexts, settings):
+                for position, text, cost in self._generate(contexts, settings, list(negative)):
                     index = indices[position]
                     texts[index] = postprocess_generated_text(text, settings.until, None)
                     self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
@@ -251,7 +271,7 @@ class HarpLM(TemplateLM):
                     self._report(index, texts[index], cost)
         return texts
 
-    def _generate(self, contexts: list[str], settings: _Generation):
+    def _generate(self, contexts: list[str], settings: _Generation, negative: list[int]):
         room = self.max_length - settings.max_tokens - len(self.pause_tokens)
         if room < 1:
             raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
@@ -266,13 +286,13 @@ class HarpLM(TemplateLM):
         if self.beams > 1:
             for index, prompt in enumerate(prompts):
                 best = self.session.beam_search(prompt, beams=self.beams, max_tokens=settings.max_tokens, mask_family=families[index],
-                                                negative_prompt=self.negative_prompt)[0]
+                                                negative_prompt=negative)[0]
                 hesitations = sum(token.hesitated for token in best.tokens)
                 yield index, best.text, self._cost(best.tokens, len(best.tokens), hesitations, best.seconds)
             return
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
                                              sampling=settings.sampling, mask_families=families,
-                                             negative_prompt=self.negative_prompt)
+                                             negative_prompt=negative)
         for index, answer in answers:
             yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)
 

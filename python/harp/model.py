@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from . import _engine
 from .arguments import INT32_MAX, items, texts, token_ids, truth, utf8_text, whole
@@ -29,7 +30,7 @@ class Model:
         HarpError: ``invalid_input`` (no such file, not GGUF, truncated), ``invalid_option`` (a flag).
     """
 
-    def __init__(self, path: str | os.PathLike, *, n_threads: int | None = None, n_gpu_layers: int | None = None,
+    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, n_threads: int | None = None, n_gpu_layers: int | None = None,
                  kernels: bool | str = True, llama_args: Sequence[str] = ()):
         flags = [] if n_threads is None else ["-t", str(whole("n_threads", n_threads, -1, 512))]
         if n_gpu_layers is not None:  # "all" and "auto" are llama.cpp's words
@@ -83,7 +84,7 @@ class Model:
         return self._engine.chat_template
 
     @property
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         """``file``, ``description``, ``parameters``, ``bytes`` and ``fingerprint``: the SHA-256 of the file's content (of all
         parts' hashes, if the model is split). A large file is read for it only once as long as it does not change."""
         return json.loads(self._engine.info())

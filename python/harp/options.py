@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class HarpOptions:
         return self.view in ("perturbed", "masked")
 
     @classmethod
-    def from_preset(cls, path: str | os.PathLike, **changes) -> HarpOptions:
+    def from_preset(cls, path: str | os.PathLike[str], **changes: Any) -> HarpOptions:
         """Options from a file written by ``harp calibrate --write-preset``; ``changes`` override them.
 
         Raises:
@@ -84,12 +85,12 @@ class HarpOptions:
             raise HarpError(f"preset '{path}': it has a negative_prompt too; read both with harp.read_preset", "invalid_input")
         return options
 
-    def replace(self, **changes) -> HarpOptions:
+    def replace(self, **changes: Any) -> HarpOptions:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
 
 
-def read_preset(path: str | os.PathLike, **changes) -> tuple[HarpOptions, str]:
+def read_preset(path: str | os.PathLike[str], **changes: Any) -> tuple[HarpOptions, str]:
     """Options and negative prompt ("" if there is none) from a preset; ``changes`` override the options.
 
     Without the view ``guidance`` the negative prompt has no effect and is left out.

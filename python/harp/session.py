@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _engine
 from .arguments import FLOAT32_MAX, INT32_MAX, UINT32_MAX, items, number, strings, token_ids, truth, utf8_text, whole
@@ -79,14 +80,23 @@ class Answer:
     seconds: float = 0.0  #: its share of the engine's time, by rows of batches, including the prompt
 
 
-@dataclass(frozen=True)
-class Score:
+class _WithArrays:
+    """Results that are equal if their arrays are, item by item; a dataclass of its own would ask whether an array is true."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Score(_WithArrays):
     """Log-likelihoods of a continuation, vanilla and with HARP for the same tokens. Natural logarithm, one item per token."""
 
-    vanilla: np.ndarray  #: float64 [n]
-    harp: np.ndarray  #: float64 [n]; equals ``vanilla`` where no second pass was mixed in
-    entropies: np.ndarray  #: float64 [n], of the vanilla distributions, bits
-    hesitated: np.ndarray  #: bool [n]
+    vanilla: npt.NDArray[np.float64]  #: float64 [n]
+    harp: npt.NDArray[np.float64]  #: float64 [n]; equals ``vanilla`` where no second pass was mixed in
+    entropies: npt.NDArray[np.float64]  #: float64 [n], of the vanilla distributions, bits
+    hesitated: npt.NDArray[np.bool_]  #: bool [n]
     is_greedy: bool  #: each token is the most likely one of the final logits
     is_vanilla_greedy: bool  #: each token is the most likely one of the vanilla logits
     seconds: float  #: its share of the engine's time, by rows of batches
@@ -97,13 +107,13 @@ class Score:
         return float(self.harp.sum())
 
 
-@dataclass(frozen=True)
-class Forward:
+@dataclass(frozen=True, eq=False)
+class Forward(_WithArrays):
     """Logits of a forward pass and what happened at each row."""
 
-    logits: np.ndarray  #: float32 [rows, n_vocab], read-only
-    entropies: np.ndarray  #: float64 [rows], of the vanilla distributions, bits
-    hesitated: np.ndarray  #: bool [rows]
+    logits: npt.NDArray[np.float32]  #: float32 [rows, n_vocab], read-only
+    entropies: npt.NDArray[np.float64]  #: float64 [rows], of the vanilla distributions, bits
+    hesitated: npt.NDArray[np.bool_]  #: bool [rows]
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ class Session:
         return self._pass.n_sequences
 
     @property
-    def statistics(self) -> dict:
+    def statistics(self) -> dict[str, float]:
         """Counters since creation: ``steps``, ``hesitations``, ``clean_rows``, ``second_pass_rows`` and seconds; with speculation also
         tokens ``drafted`` and ``accepted``."""
         return self._pass.statistics()

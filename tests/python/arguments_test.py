@@ -5,7 +5,9 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import sys
+import typing
 import unittest
 from pathlib import Path
 
@@ -29,6 +31,38 @@ class Arguments(unittest.TestCase):
         for _ in stream:
             pass
         return stream.answer
+
+    def test_results_with_arrays_can_be_compared(self):
+        session = harp.Session(self.model, None, n_ctx=64)
+        first, other = session.score([("Once upon a", " time"), ("Once upon a", " dog")])
+        self.assertEqual(first, dataclasses.replace(first))
+        self.assertEqual(first, pickle.loads(pickle.dumps(first)))
+        self.assertNotEqual(first, other)
+        self.assertNotEqual(first, None)
+        self.assertEqual([other, first].index(pickle.loads(pickle.dumps(first))), 1)
+        forward = session.forward(self.model.tokenize("Once upon"), all=True)
+        self.assertEqual(forward, pickle.loads(pickle.dumps(forward)))
+        self.assertNotEqual(forward, session.forward(self.model.tokenize("Once"), all=True))
+
+    def test_types_say_what_they_hold(self):
+        """A type checker in strict mode refuses a dict of it knows not what."""
+        def bare(kind):
+            return kind in (dict, list, tuple, np.ndarray, os.PathLike) or any(map(bare, typing.get_args(kind)))
+
+        def hints_of(value):
+            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+            if callable(function) and not isinstance(function, type):
+                yield from typing.get_type_hints(function).items()
+
+        for name in harp.__all__:
+            owner = getattr(harp, name)
+            members = {name: owner, **{key: value for key, value in vars(owner).items() if not key.startswith("_") or key == "__init__"}}
+            hints = dict(typing.get_type_hints(owner)) if isinstance(owner, type) else {}
+            for member, value in members.items():
+                hints |= {f"{member}.{key}": kind for key, kind in hints_of(value)}
+            for where, kind in hints.items():
+                with self.subTest(name, where=where):
+                    self.assertFalse(bare(kind), kind)
 
     def test_one_stop_string_is_not_its_letters(self):
         stop = self.answer().text[10:14]

@@ -133,7 +133,31 @@ class Lengths(Edges):
         system, question = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}
         with mock.patch.object(type(lm.model), "apply_chat_template", lambda _, messages: str(messages)):
             self.assertEqual(lm.apply_chat_template([system, question]), str([system, question]))
-        self.assertEqual(lm.negative_prompt, lm.tok_encode(str([system, {"role": "user", "content": "A cat"}])))
+        formatted = lm.tok_encode(str([system, {"role": "user", "content": "A cat"}]))
+        context = str([system, question])
+        self.assertEqual([lm.negative_prompt_of(text) for text in (context, context + " more", "", "Why?")],
+                         [formatted, formatted, *[lm.model.tokenize("A cat")] * 2])
+
+    def test_tasks_that_run_together_keep_their_negative_prompts(self):
+        """All contexts are formatted before the first is read, and each task can have another system message."""
+        lm = HarpLM(model=self.lm.model, max_length=64, view="guidance", threshold=0, beta=2, negative_prompt="A cat")
+        with mock.patch.object(type(lm.model), "apply_chat_template", lambda _, messages: ". ".join(one["content"] for one in messages)):
+            contexts = [lm.apply_chat_template([{"role": "system", "content": system}, {"role": "user", "content": "The dog"}])
+                        for system in ("Lily sang", "Tim ran away", "Lily sang")]
+        systems = ["Lily sang. A cat", "Tim ran away. A cat", "Lily sang. A cat"]
+        scores = lm.loglikelihood(requests("loglikelihood", *[(context, " saw a ball") for context in contexts]), disable_tqdm=True)
+        texts = lm.generate_until(requests("generate_until", *[(context, {"max_gen_toks": 6}) for context in contexts]), disable_tqdm=True)
+        for context, system, (score, _), text in zip(contexts, systems, scores, texts, strict=True):
+            alone = {"negative_prompt": system, "mask_families": [lm._family(context)]}
+            pair = lm._encode_pair(context, " saw a ball")
+            self.assertAlmostEqual(score, lm.session.score([pair], **alone)[0].log_likelihood, delta=1e-3)
+            self.assertEqual(text, next(lm.session.generate_many([context], max_tokens=6, **alone))[1].text)
+
+    def test_contexts_are_not_taken_from_the_request_cache_with_a_negative_prompt(self):
+        """They would not be formatted again, and so the negative prompt would not be either."""
+        lm = HarpLM(model=self.lm.model, max_length=64, view="guidance", negative_prompt="A cat")
+        self.assertNotEqual(lm.tokenizer_name, lm.tokenizer_name)
+        self.assertEqual(self.lm.tokenizer_name, self.lm.tokenizer_name)
 
     def test_numbers_are_checked_at_once(self):
         for name, value in (("max_gen_toks", 0), ("max_gen_toks", "5"), ("seed_of_sampler", -1), ("prefix_token_id", 10**6), ("prefix_token_id", "None"),
