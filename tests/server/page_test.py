@@ -296,6 +296,14 @@ class Options(PageTest):
         self.ask(QUESTION)
         self.assertEqual(self.asked()[-1]["harp"], {"enabled": True})
 
+    def test_seeds_have_64_bits(self):
+        self.set("seed", "18446744073709551615")
+        browser.refresh()
+        wait(lambda: find("#model").text)
+        self.ask(QUESTION)
+        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, "seed": "18446744073709551615"})
+        self.assertEqual(self.text(), self.api(QUESTION, harp={"seed": 18446744073709551615})[0])
+
     def test_views_have_options_of_their_own(self):
         shown = lambda name: find(f"#harp-options [name={name}]").is_displayed()
         names = ["view_tokens", "negative_prompt", "strength", "plausibility"]
@@ -566,9 +574,10 @@ class Errors(PageTest):
     flags = ["-c", "256"]
 
     def test_options_kept_from_another_server_are_forgotten(self):
-        self.open({"harp": {"strength": 8, "reframings": 4, "nonsense": 1}, "chat": {"maxTokens": 8}})
+        self.open({"harp": {"strength": 8, "reframings": 4, "nonsense": 1, "gate": "ratio", "threshold": 5}, "chat": {"maxTokens": 8, "nonsense": 1}})
         self.ask(QUESTION)
         self.assertTrue(self.tokens())
+        self.assertEqual(self.asked()[-1]["harp"]["threshold"], 0.5)  # five bits are no ratio
 
     def test_refused_options(self):
         self.open({"harp": {"beta": 9}})
@@ -605,7 +614,7 @@ class Errors(PageTest):
 
 @needs_tiny
 class Key(PageTest):
-    flags = ["--api-key", "sesame"]
+    flags = ["--api-key", "sesame,ключ"]
 
     def setUp(self):
         self.resize(1280, 800)
@@ -629,6 +638,19 @@ class Key(PageTest):
         self.assertFalse(find("#key-dialog").is_displayed())
         self.assertEqual(script("return Object.values(sessionStorage)"), ["sesame"])
         self.assertNotIn("sesame", script("return JSON.stringify(localStorage)"))
+
+    def test_keys_of_any_characters(self):
+        browser.get(self.url)
+        script("sessionStorage.clear()")
+        browser.refresh()
+        wait(lambda: find("#key-dialog").is_displayed())
+        self.enter("“sesame”")
+        wait(lambda: find_all("#key-dialog .error:not([hidden])"))
+        self.enter("ключ")
+        wait(lambda: find("#model").text)
+        self.set("maxTokens", 5)
+        self.ask(QUESTION)
+        self.assertEqual(self.figure("tokens"), 5)
 
     def test_without_storage(self):
         """Where the browser forbids it, the key is known until the page is left."""

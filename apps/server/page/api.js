@@ -47,11 +47,16 @@ export async function* chatChunks(body, signal) {
 async function request(path, init) {
     for (;;) {
         const key = keptKey();
-        const response = await reach(path, key ? {...init, headers: {...init.headers, Authorization: `Bearer ${key}`}} : init);
+        const response = await reach(path, key ? {...init, headers: {...init.headers, Authorization: `Bearer ${asBytes(key)}`}} : init);
         if (response.ok) return response;
         const error = await refusal(response);
         if (response.status !== 401 || !(await askForKey(key !== null))) throw error;
     }
+}
+
+/** A header takes characters up to U+00FF, one for each byte. Others would be refused by the browser, as if there were no server. */
+function asBytes(text) {
+    return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 async function reach(path, init) {

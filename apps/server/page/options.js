@@ -61,6 +61,7 @@ export class HarpOptions {
     forgetUnfit() {
         this.changes = Object.fromEntries(Object.entries(this.changes).filter(([name]) => name in this.form.elements));
         if (this.value("reframings") > this.defaults.reframings) delete this.changes.reframings;
+        if (this.value("gate") === "ratio" && this.value("threshold") > 1) this.changes.threshold = this.thresholdFor("ratio");
         const perturbation = this.value("view") === "masked" ? "dropout" : this.value("perturbation");
         const strength = this.value("strength");
         const fits = perturbation === "dropout" ? strength <= STRENGTHS.dropout.max : strength > 0;
@@ -136,5 +137,7 @@ function rangeOf(perturbation, strength) {
 function valueOf(input) {
     if (input.type === "checkbox") return input.checked;
     if (input.name === "threshold" && input.value === input.max) return "inf";
-    return WORDS.includes(input.name) ? input.value : Number(input.value);
+    const number = Number(input.value);
+    const isExact = input.name !== "seed" || Number.isSafeInteger(number);  // seeds have 64 bits, numbers 53
+    return WORDS.includes(input.name) || !isExact ? input.value : number;
 }

@@ -26,7 +26,8 @@ const modeInputs = [...document.querySelectorAll("[name=mode]")];
 
 const harp = new HarpOptions(find("#harp-options"), stored.harp ?? {}, (changes) => save({harp: changes}));
 const conversation = new Conversation(node, requestOf, onConversation);
-const chat = {...CHAT_DEFAULTS, ...stored.chat};
+// names that another version of the page has left behind have no input here
+const chat = Object.fromEntries(Object.entries(CHAT_DEFAULTS).map(([name, value]) => [name, stored.chat?.[name] ?? value]));
 let model;  // name of the model to ask for, if the server is a router
 let samplerSeed = 0;  // for the current turn, the same in both columns
 let followsEnd = true;  // false once the reader has scrolled up
