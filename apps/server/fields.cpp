@@ -201,6 +201,17 @@ int32_t slot_of(const common_json & body) {
     }
 }
 
+int32_t adapter_of(const common_json & entry, size_t n_adapters) {
+    try {
+        if (!entry.is_object()) refuse_value(entry, "objects with 'id' and 'scale'");
+        if (n_adapters == 0) refuse_value(entry, "none, since the server has no adapters (--lora)");
+        const common_json id = is_given(entry, "id") ? entry.at("id") : common_json();
+        return static_cast<int32_t>(whole_number(id, 0, static_cast<int64_t>(n_adapters) - 1));
+    } catch (const std::exception & error) {
+        throw std::invalid_argument(std::string("lora: ") + error.what());
+    }
+}
+
 void check_response_format(const std::string & name, const common_json & format) {
     const auto refuse = [&] {
         throw std::invalid_argument(name + ": " + shown(format) +

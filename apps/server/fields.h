@@ -96,6 +96,10 @@ void set_response_format(common_json & chat, const common_json & messages_body);
 /// @throws std::invalid_argument
 void check_template_has_tools(const std::map<std::string, bool> & capabilities);
 
+/// The member "id" of {"id", "scale"}, a LoRA adapter of the server.
+/// @throws std::invalid_argument if it has no such adapter
+[[nodiscard]] int32_t adapter_of(const common_json & entry, size_t n_adapters);
+
 /// A field's value as T. `fallback` says which kind of JSON value it must be.
 /// @throws std::invalid_argument naming the field
 template <typename T>

@@ -210,6 +210,11 @@ void set_prompt_end(llama_context * context, llama_seq_id slot, llama_pos end) {
     if (ForwardPass * pass = find_pass(context)) pass->set_prompt_end(slot, end);
 }
 
+bool can_continue_at(llama_context * context, llama_seq_id slot, llama_pos position) {
+    const ForwardPass * pass = find_pass(context);
+    return pass == nullptr || pass->can_continue_at(slot, position);
+}
+
 int32_t max_rows(llama_context * context, llama_seq_id slot, int32_t n_ctx) {
     const ForwardPass * pass = find_pass(context);
     return pass != nullptr ? std::min(n_ctx, static_cast<int32_t>(pass->max_rows(slot))) : n_ctx;

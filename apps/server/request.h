@@ -54,6 +54,9 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
 /// moves or restores rows takes the end of the prompt that they belonged to with them. No-op on a context without HARP.
 void set_prompt_end(llama_context * context, llama_seq_id slot, llama_pos end);
 
+/// Whether a slot, cut at `position`, would still hold every row that a token there attends to.
+[[nodiscard]] bool can_continue_at(llama_context * context, llama_seq_id slot, llama_pos position);
+
 /// How many tokens a slot can hold: `n_ctx`, or ForwardPass::max_rows() if that is less.
 [[nodiscard]] int32_t max_rows(llama_context * context, llama_seq_id slot, int32_t n_ctx);
 

@@ -85,6 +85,7 @@ void ForwardPass::Impl::decode(const llama_batch & batch, const CountUsefulOutpu
     }
     const double seconds_before = statistics.second_pass_seconds;
     try {
+        keep_states(call);
         plan_fused(call);
         append_rows(call);
         check_twin_room(call);
@@ -134,7 +135,17 @@ void ForwardPass::Impl::run_clean(Decode & call) {
 /// Removes a failed batch from sequences and memory.
 void ForwardPass::Impl::take_back(const Decode & call) {
     for (size_t s = 0; s < call.marks.size(); ++s) {
-        if (call.marks[s]) sequences[s].take_back(call.marks[s]->n_rows, call.marks[s]->position);
+        if (!call.marks[s]) continue;
+        const auto & [n_rows, position, state] = *call.marks[s];
+        if (state.empty()) {
+            sequences[s].take_back(n_rows, position);
+            continue;
+        }
+        try {
+            forward::Reader in(state);
+            sequences[s].load_with_memory(in, n_vocab, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        } catch (const Error &) {  // it is empty now
+        }
     }
 }
 

@@ -78,6 +78,29 @@ void ForwardPass::Impl::plan_fused(Decode & call) {
     }
 }
 
+/// A hybrid model's second pass may find no room after the first one has moved states that cannot go back. Callers react to
+/// a full cache by making room (llama.cpp's server clears idle slots) and decode the batch again, so it must be as it was.
+void ForwardPass::Impl::keep_states(Decode & call) const {
+    if (!memory.kind().is_recurrent || !memory.kind().shares_cells) return;
+    size_t n_cells = 0;  // at most
+    for (const Sequence & each : sequences) n_cells += each.n_held();
+    for (const CallerRow & row : call.rows) n_cells += row.sequences.size();
+    for (size_t s = 0; s < call.marks.size(); ++s) {
+        if (!call.marks[s]) continue;
+        const Options & options = sequences[s].options();
+        n_cells += options.reframings * sequences[s].view().n_cells(sequences[s].size() + call.rows.size());
+    }
+    if (n_cells <= llama_n_ctx(context.get())) return;
+    for (size_t s = 0; s < call.marks.size(); ++s) {
+        if (!call.marks[s] || sequences[s].size() == 0) continue;
+        forward::Writer counting;
+        sequences[s].save_with_memory(counting, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        call.marks[s]->state.resize(counting.size());
+        forward::Writer out(call.marks[s]->state);
+        sequences[s].save_with_memory(out, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    }
+}
+
 /// Rows join their sequences before they are decoded, because the next steps look them up there. take_back() undoes it.
 void ForwardPass::Impl::append_rows(Decode & call) {
     for (size_t s = 0; s < call.marks.size(); ++s) {

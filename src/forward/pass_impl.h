@@ -30,7 +30,8 @@ struct ForwardPass::Impl {
         /// State of a sequence before the batch.
         struct Mark {
             size_t n_rows = 0;
-            llama_pos position = 0;  // of its first row in the batch
+            llama_pos position = 0;           // of its first row in the batch
+            std::vector<uint8_t> state = {};  // partial; empty unless the sequence cannot be cut and cells may run out
         };
         std::vector<forward::CallerRow> rows;
         std::vector<std::optional<Mark>> marks;                  // [sequence]
@@ -77,6 +78,7 @@ struct ForwardPass::Impl {
     // --- decode_layout.cpp
     [[nodiscard]] Decode read(const llama_batch & batch) const;
     void plan_fused(Decode & call);
+    void keep_states(Decode & call) const;
     void append_rows(Decode & call);
     void check_twin_room(const Decode & call) const;
     void drop_unfit(Decode & call) const;

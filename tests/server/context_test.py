@@ -14,10 +14,12 @@ import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from adapters import write_adapter
 from programs import MODELS, TINY, needs_tiny
 from running_server import EXACT, Server
 
 WINDOW = MODELS / "random-gemma3.gguf"  # sliding window of 16 tokens
+HYBRID = MODELS / "random-lfm2.gguf"
 
 GUIDED = {"view": "guidance", "beta": 1.5, "threshold": 0}
 
@@ -72,6 +74,93 @@ class Context(unittest.TestCase):
                 self.answers(server, long, 2)
                 answer = self.answers(server, last)
                 self.assertEqual(answer, self.answers(server, last, cache_prompt=False))
+
+    @unittest.skipUnless(WINDOW.is_file(), f"no {WINDOW}")
+    def test_a_prompt_that_ends_where_a_checkpoint_does(self):
+        """Its last token is read again, and the checkpoint lacks the first token of that one's window."""
+        start = [100 + i % 50 for i in range(20)]
+        for flags in (["--harp-schedule", "lazy"], ["--harp-schedule", "fused"], ["--harp-off"]):
+            with self.subTest(flags=flags):
+                server = self.start("-np", "1", "-c", "512", "-b", "64", "-ub", "64", *flags, model=WINDOW)
+                self.answers(server, start + [50, 51, 52, 53, 54], 2)
+                self.answers(server, start + [60] + [70 + i % 90 for i in range(400)], 2)
+                answer = self.answers(server, start)
+                self.assertEqual(answer, self.answers(server, start, cache_prompt=False))
+
+    @unittest.skipUnless(HYBRID.is_file(), f"no {HYBRID}")
+    def test_a_second_pass_that_needs_the_cells_of_an_idle_slot(self):
+        """The cells are full when the first pass of a batch is done; recurrent state cannot go back before it."""
+        flags = ["-np", "2", "-kvu", "-c", "256", "-b", "32", "-ub", "32", "--cache-ram", "0", "--harp-schedule", "lazy", "--harp-threshold", "0"]
+        prompt = [20 + i * 7 % 400 for i in range(100)]
+        alone = self.answers(self.start(*flags, model=HYBRID), prompt)
+        server = self.start(*flags, model=HYBRID)
+        self.answers(server, [30 + i * 11 % 400 for i in range(200)], 2, id_slot=0)
+        self.assertEqual(self.answers(server, prompt, id_slot=1), alone)
+        self.assertEqual(server.get("/slots")[0]["n_prompt_tokens"], 0)  # it was cleared
+
+    @needs_tiny
+    def test_drafts_that_do_not_fit_into_a_batch(self):
+        """A text that repeats itself gets drafts of 48 tokens for each slot."""
+        begin, rest = "One day, a girl named Sue", (" went to the park with her mom and her big dog. They saw a bird in a tree. The bird was sad and did "
+                                                    "not sing. Sue said: I want to help you, little bird.")
+        for n, flags in (1, ["-b", "32"]), (2, ["-b", "64"]):
+            with self.subTest(n=n):
+                server = self.start("-np", str(n), "-c", "1024", "--spec-type", "ngram-simple", *flags)
+                ask = {"prompt": 3 * (begin + rest + " ") + begin, "n_predict": 200, "temperature": 0, "grammar": f'root ::= "{rest}"', "n_cmpl": n}
+                answers = server.post("/completion", ask)
+                for answer in answers if n > 1 else [answers]:
+                    self.assertEqual(answer["content"], rest)
+                    self.assertGreater(answer["timings"]["draft_n_accepted"], 10)
+
+    @needs_tiny
+    def test_what_was_read_with_another_adapter(self):
+        adapter = self.folder() + "adapter.gguf"
+        write_adapter(adapter)
+        others = ["The dog ran to the park and the cat sat on the tree, and they were happy", "Tom and Sam were friends who liked to run"]
+        text = "Once upon a time, there was a little girl named Lily. She liked to play"
+        on, off = [{"id": 0, "scale": 1}], [{"id": 0, "scale": 0}]
+        for flags in ([], ["--harp-off"]):
+            server = self.start("-np", "2", "-c", "1024", "--lora", adapter, *flags)
+
+            def ask(prompt=text, **more):
+                return self.answers(server, prompt, id_slot=0, **more)
+
+            answers = {scale: ask(lora=[{"id": 0, "scale": scale}], cache_prompt=False) for scale in (1, 0)}
+            self.assertNotEqual(answers[1], answers[0])
+            with self.subTest("a request that names none", flags=flags):
+                self.assertEqual(ask(), answers[1])
+            with self.subTest("a change of the default", flags=flags):
+                server.post("/lora-adapters", off)
+                self.assertEqual(ask(), answers[0])
+                server.post("/lora-adapters", on)
+                self.assertEqual(ask(), answers[1])
+            with self.subTest("the prompt cache", flags=flags):
+                for scale, other in (0, 1), (1, 0):
+                    ask(lora=[{"id": 0, "scale": scale}])
+                    for prompt in others:
+                        ask(prompt, lora=[{"id": 0, "scale": other}])
+                    self.assertEqual(ask(lora=[{"id": 0, "scale": other}]), answers[other])
+            with self.subTest("the cache of the same adapters", flags=flags):
+                for prompt in others:
+                    ask(prompt, lora=off)
+                answer = server.post("/completion", {"prompt": text, "n_predict": 12, "temperature": 0, "lora": on, "id_slot": 0})
+                self.assertEqual([answer["content"]], answers[1])
+                self.assertGreater(answer["timings"]["cache_n"], 8)
+
+    @needs_tiny
+    def test_adapters_that_are_not_there(self):
+        adapter = self.folder() + "adapter.gguf"
+        write_adapter(adapter)
+        one = self.start("--lora", adapter)
+        none = self.start()
+        for server, id, allowed in (one, 1, "0..0"), (one, -1, "0..0"), (one, None, "whole numbers, 0..0"), (none, 0, "none"):
+            for path in ("/completion", "/lora-adapters"):
+                lora = [{"id": id, "scale": 1}]
+                with self.subTest(path=path, id=id, allowed=allowed), self.assertRaises(urllib.error.HTTPError) as refused:
+                    server.post(path, lora if path == "/lora-adapters" else {"prompt": "The dog", "n_predict": 1, "lora": lora})
+                self.assertEqual(refused.exception.code, 400)
+                self.assertIn("lora: ", said := json.load(refused.exception)["error"]["message"])
+                self.assertIn("allowed: " + allowed, said)
 
     @needs_tiny
     def test_a_copy_to_another_slot_does_not_come_late(self):
