@@ -23,7 +23,11 @@ file(GLOB harp_patches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/patches/*.p
 patched_copy(${harp_llama_dir} ${CMAKE_CURRENT_BINARY_DIR}/llama.cpp-source ${harp_patches})
 set(harp_llama_dir ${CMAKE_CURRENT_BINARY_DIR}/llama.cpp-source)
 
-set(BUILD_SHARED_LIBS ON CACHE BOOL "Build shared libraries")
+if(PROJECT_IS_TOP_LEVEL)
+    set(BUILD_SHARED_LIBS ON CACHE BOOL "Build shared libraries")
+elseif(NOT DEFINED BUILD_SHARED_LIBS)
+    set(BUILD_SHARED_LIBS ON) # here and below, but not in the project that includes this one
+endif()
 set(LLAMA_BUILD_COMMON ${HARP_BUILD_APPS})
 foreach(part TESTS TOOLS EXAMPLES SERVER APP UI)
     set(LLAMA_BUILD_${part} OFF CACHE BOOL "" FORCE)

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "error_text.h"
 #include "harp/error.h"
 
 namespace harp {
@@ -218,12 +219,6 @@ constexpr auto option_names = [] {
 }();
 
 // ---- errors ----
-
-// An input as error messages repeat it. It may come from a request and be of any length.
-std::string shortened(std::string_view input) {
-    constexpr size_t most = 64;
-    return input.size() <= most ? std::string(input) : std::string(input.substr(0, most)) + "...";
-}
 
 // Number of insertions, deletions and replacements between two words.
 size_t edit_distance(std::string_view a, std::string_view b) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "calibration_report.h"
+#include "error_text.h"
 #include "files.h"
 #include "interrupt.h"
 #include "report.h"
@@ -40,14 +41,6 @@ void set_view(Options & options, const std::string & text) {
     if (options.view == View::guidance)
         throw Error(ErrorCode::invalid_option, fmt::format("view '{}': guidance has no number", text));
     set_option(options, options.view == View::last ? "view_tokens" : "strength", text.substr(colon + 1));
-}
-
-/// The beginning of a text, for a message.
-std::string shortened(std::string text) {
-    constexpr size_t most = 60;
-    if (text.size() <= most) return text;
-    text.resize(most);
-    return take_complete_utf8(text) + "...";
 }
 
 /// The tokens of a context and of what continues it, cut where the context ends; spaces at its end belong to the continuation.

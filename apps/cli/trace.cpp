@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 #include "common.h"
+#include "method/ranking.h"
 #include "report.h"
 
 namespace harp::cli {
@@ -21,16 +20,10 @@ constexpr size_t n_candidates = 8;
 
 /// The largest logits, largest first: [{"id", "text", "logit"}, ...].
 json top_candidates(std::span<const float> logits, const llama_vocab & vocab) {
-    std::vector<llama_token> ids(logits.size());
-    std::iota(ids.begin(), ids.end(), 0);
-    const auto middle = ids.begin() + static_cast<std::ptrdiff_t>(std::min(n_candidates, ids.size()));
-    std::partial_sort(ids.begin(), middle, ids.end(), [&](llama_token a, llama_token b) {
-        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
-    });
     json result = json::array();
-    for (auto it = ids.begin(); it != middle; ++it) {
+    for (const llama_token id : method::greatest(logits, n_candidates)) {
         result.push_back(
-            {{"id", *it}, {"text", common_token_to_piece(&vocab, *it)}, {"logit", logits[static_cast<size_t>(*it)]}});
+            {{"id", id}, {"text", common_token_to_piece(&vocab, id)}, {"logit", logits[static_cast<size_t>(id)]}});
     }
     return result;
 }

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "error_text.h"
 #include "sampling.h"
 
 namespace harp::server {
@@ -83,9 +84,7 @@ common_json plain_message(common_json message) {
 }  // namespace
 
 std::string shown(const common_json & value) {
-    constexpr size_t most = 64;
-    const std::string text = value.dump();
-    return text.size() <= most ? text : text.substr(0, most) + "...";
+    return shortened(value.dump());
 }
 
 void refuse_value(const common_json & value, const std::string & allowed) {

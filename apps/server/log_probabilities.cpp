@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "common.h"
 #include "decoding/text.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
 #include "method/entropy.h"
+#include "method/ranking.h"
 #include "unicode.h"
 
 namespace harp::server {
@@ -62,16 +62,10 @@ std::vector<std::string> pieces_of_text(const llama_vocab & vocab, const std::ve
 /// @param log_sum_exp that of the row
 std::vector<Candidate> most_probable(const llama_vocab & vocab, std::span<const float> logits, double log_sum_exp,
                                      size_t n) {
-    std::vector<llama_token> ids(logits.size());
-    std::iota(ids.begin(), ids.end(), 0);
-    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(n, ids.size()));
-    std::partial_sort(ids.begin(), end, ids.end(), [&](llama_token a, llama_token b) {
-        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
-    });
     std::vector<Candidate> top;
-    for (auto id = ids.begin(); id != end; ++id) {
-        const auto logit = static_cast<double>(logits[static_cast<size_t>(*id)]);
-        top.push_back({*id, common_token_to_piece(&vocab, *id), logit - log_sum_exp});
+    for (const llama_token id : method::greatest(logits, n)) {
+        const auto logit = static_cast<double>(logits[static_cast<size_t>(id)]);
+        top.push_back({id, common_token_to_piece(&vocab, id), logit - log_sum_exp});
     }
     return top;
 }

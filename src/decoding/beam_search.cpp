@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "method/entropy.h"
+#include "method/ranking.h"
 
 namespace harp::decoding {
 
@@ -21,26 +22,10 @@ void validate(const BeamOptions & options) {
 }
 
 std::vector<BeamCandidate> top_candidates(std::span<const float> logits, size_t k) {
-    const auto logit = [&](llama_token token) { return logits[static_cast<size_t>(token)]; };
-    const auto is_better = [&](llama_token a, llama_token b) {
-        return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-    };
-    // a heap of the best k so far, the worst on top, so that nearly every token costs one comparison
-    std::vector<llama_token> best;
-    best.reserve(k + 1);
-    const auto n_vocab = static_cast<llama_token>(logits.size());
-    for (llama_token token = 0; token < n_vocab; ++token) {
-        if (best.size() == k && !(logit(token) > logit(best.front()))) continue;
-        best.push_back(token);
-        std::push_heap(best.begin(), best.end(), is_better);
-        if (best.size() <= k) continue;
-        std::pop_heap(best.begin(), best.end(), is_better);
-        best.pop_back();
-    }
-    std::sort(best.begin(), best.end(), is_better);
     const double log_sum_exp = method::summarise_softmax(logits).log_sum_exp;
     std::vector<BeamCandidate> result;
-    for (const llama_token token : best) result.push_back({token, static_cast<double>(logit(token)) - log_sum_exp});
+    for (const llama_token token : method::greatest(logits, k))
+        result.push_back({token, static_cast<double>(logits[static_cast<size_t>(token)]) - log_sum_exp});
     return result;
 }
 

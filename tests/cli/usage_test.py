@@ -2,6 +2,7 @@
 """The command line itself: help, versions, flags that are unknown or out of range."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,9 @@ class Usage(CliTest):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / name, self.folder / name)
         missing = str(self.folder / "missing.gguf")
-        for arguments, *names in [(["frobnicate"], "unknown command 'frobnicate'", "generate, chat", "in quotes"),
+        commands = re.findall(r"^  ([a-z]+) ", harp("--help").out.split("Commands:\n")[1].split("\n\n")[0], re.MULTILINE)
+        self.assertIn("generate", commands)
+        for arguments, *names in [(["frobnicate"], "unknown command 'frobnicate'", f"commands: {', '.join(commands)}\n", "in quotes"),
                                   (["--magic"], "flag '--magic' without a command"), (["generate", "-m"], "'-m' needs a value"),
                                   (["Who wrote Hamlet?", "-m", missing], "no such file", "missing.gguf"),
                                   (["serve", "-m", missing], "no such file")]:

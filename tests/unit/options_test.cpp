@@ -190,6 +190,17 @@ TEST(Options, MessageReadsLikeASentence) {
               "option 'beta': 'half' is not a value; allowed: 0..8");
 }
 
+TEST(Options, MessageRepeatsALongTextUpToACharacter) {
+    Options options;
+    const auto umlauts = [](size_t n) {
+        std::string text = "a";
+        for (size_t i = 0; i < n; ++i) text += "\u00e4";
+        return text;
+    };
+    const std::string message = refusal([&] { set_option(options, "beta", umlauts(40)); });
+    EXPECT_TRUE(contains(message, "'" + umlauts(31) + "...' is not a value")) << message;
+}
+
 TEST(Options, WholeNumbersBeyondATypeAreOutOfRange) {
     Options options;
     for (const auto & [name, text] :
