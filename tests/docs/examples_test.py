@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import HARP, ROOT, SERVER, SMOL, environment, needs_smol
 from running_server import Server, free_port
 
-PAGES = ["README.md", "docs/START.md", "docs/PYTHON.md", "docs/SERVER.md"]
+PAGES = ["README.md", "docs/START.md", "docs/PACKAGES.md", "docs/PYTHON.md", "docs/SERVER.md"]
 TIMEOUT = 60  # seconds, for one example
 
 # Why an example is not run, by the example's text (without a trailing comment).
