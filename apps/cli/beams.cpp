@@ -95,10 +95,9 @@ void print_hypotheses(LoadedModel & loaded, const GenerationResult & result, siz
 void print_beam_summary(LoadedModel & loaded, const FormattedPrompt & prompt, size_t n_prompt,
                         const GenerationResult & result, const BeamFlags & flags) {
     std::string text = fmt::format(
-        "\n{} steps of {} beams in {:.2f} s ({:.1f} steps/s, {} rows); prompt {} tokens in {:.2f} s ({}){}\n",
+        "\n{} steps of {} beams in {:.2f} s ({:.1f} steps/s, {} rows); prompt {} tokens in {:.2f} s ({}); ended: {}\n",
         result.n_steps, flags.options.beams, result.seconds, result.seconds > 0 ? result.n_steps / result.seconds : 0.0,
-        result.n_rows, n_prompt, result.prompt_seconds, prompt.why,
-        result.reason == decoding::StopReason::interrupted ? "; interrupted" : "");
+        result.n_rows, n_prompt, result.prompt_seconds, prompt.why, to_string(result.reason));
     text +=
         fmt::format("beam search: {} candidates a beam, length penalty {} ({}), early stopping {}, {}\n",
                     flags.options.candidates, flags.options.alpha, name_of(length_norms, flags.options.norm),

@@ -24,6 +24,10 @@ ScoringText read_scoring_text(LoadedModel & loaded, const std::string & text, co
     ScoringText result{loaded.tokenize(text, /*parse_special=*/false), loaded.pass().n_ctx_seq(),
                        negative_prompt_of(loaded, negative_prompt, "raw", least_window)};
     result.window -= result.negative_prompt.size();  // the twin reads the negative prompt and the window behind it
+    const ForwardPass & pass = loaded.pass();
+    if (pass.enabled())  // of a window all tokens but the first are answer
+        result.window =
+            std::min<size_t>(result.window, pass.max_rows(pass.sequence_options(0), 1, result.negative_prompt));
     if (flags.max_tokens > 0 && static_cast<size_t>(flags.max_tokens) < result.tokens.size())
         result.tokens.resize(static_cast<size_t>(flags.max_tokens));
     if (flags.window > 0) result.window = static_cast<size_t>(flags.window);

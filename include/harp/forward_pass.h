@@ -217,6 +217,9 @@ class ForwardPass {
     /// How many rows the sequence can hold: n_ctx_seq(), or less where its twins are full before: with a negative prompt
     /// longer than the prompt, or with little room of their own (n_ctx_twin).
     [[nodiscard]] uint32_t max_rows(llama_seq_id sequence) const;
+    /// The same for an empty sequence that is to hold a prompt of `n_prompt` tokens under these options.
+    [[nodiscard]] uint32_t max_rows(const Options & options, size_t n_prompt,
+                                    std::span<const llama_token> negative_prompt) const;
     /// Decodes the twins' pending rows now instead of at the next hesitation, so that copies of the sequence (beams)
     /// share them. No-op with HARP off, and where no twin is kept between hesitations (redraw 1, View::last).
     void prepare_twins(llama_seq_id sequence);

@@ -78,6 +78,20 @@ Options shared_reading(std::span<const Options> asked) {
     return vanilla;
 }
 
+/// The second pass reads the continuation too, perhaps behind a negative prompt or with less room.
+void check_second_pass_room(const ScoreRequest & request, const Options & options, const ForwardPass & pass) {
+    const size_t n_rows = request.tokens.size() - 1;  // the last token is not read
+    const size_t n_most = pass.max_rows(options, request.n_context, request.negative_prompt);
+    if (n_rows <= n_most) return;
+    const std::string negative =
+        request.negative_prompt.empty()
+            ? ""
+            : ", and the negative prompt " + std::to_string(request.negative_prompt.size()) + " tokens";
+    throw Error(ErrorCode::invalid_input, "context and continuation have " + std::to_string(request.tokens.size()) +
+                                              " tokens" + negative + "; the second pass has room for " +
+                                              std::to_string(n_most + 1) + " of them (n_ctx, n_ctx_twin)");
+}
+
 }  // namespace
 
 bool can_share_reading(const Options & a, const Options & b) {
@@ -103,14 +117,9 @@ void validate(const ScoreRequest & request, const ForwardPass & pass) {
     for (const Options & options : request.options) {
         validate(options);
         if (!options.is_vanilla()) check_negative_prompt(request.negative_prompt, options);
+        check_second_pass_room(request, options, pass);
     }
-    const size_t n_answer = request.tokens.size() - 1 - request.n_context;  // rows behind the context
-    if (!request.negative_prompt.empty() && request.negative_prompt.size() + n_answer > pass.n_ctx_seq()) {
-        throw Error(ErrorCode::invalid_input,
-                    "the negative prompt has " + std::to_string(request.negative_prompt.size()) + " tokens, and " +
-                        std::to_string(n_answer) + " are read behind it; allowed: " + std::to_string(pass.n_ctx_seq()) +
-                        " together (n_ctx)");
-    }
+    if (request.options.empty() && pass.enabled()) check_second_pass_room(request, pass.sequence_options(0), pass);
     if (request.options.size() > 1) (void)shared_reading(request.options);
 }
 

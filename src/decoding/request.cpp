@@ -23,10 +23,13 @@ void validate_second_pass(const Request & request, const ForwardPass & pass) {
 size_t room_for_answer(const Request & request, const ForwardPass & pass) {
     const size_t n_prompt = request.prompt.size();
     if (n_prompt > pass.n_ctx_seq()) return 0;
-    const size_t room = std::min(pass.n_ctx_seq() - n_prompt, (pass.n_ctx() - n_prompt) / request.n_sequences());
-    if (!pass.enabled() || request.options.value_or(pass.sequence_options(0)).view != View::guidance) return 1 + room;
-    const size_t n_before_answer = std::max<size_t>(1, request.negative_prompt.size());
-    return 1 + std::min(room, pass.n_ctx_twin() - std::min<size_t>(n_before_answer, pass.n_ctx_twin()));
+    size_t room = std::min(pass.n_ctx_seq() - n_prompt, (pass.n_ctx() - n_prompt) / request.n_sequences());
+    if (pass.enabled()) {
+        const Options & options = request.options ? *request.options : pass.sequence_options(0);
+        const size_t n_most = pass.max_rows(options, n_prompt, request.negative_prompt);
+        room = std::min(room, n_most - std::min(n_prompt, n_most));
+    }
+    return 1 + room;
 }
 
 void validate(const Request & request, const ForwardPass & pass) {
@@ -56,8 +59,9 @@ void validate(const Request & request, const ForwardPass & pass) {
         refuse(ErrorCode::invalid_input,
                prompt + ", and " + n_beams + " beams of " + std::to_string(wanted) +
                    " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) +
-                   "; there is room for " + std::to_string(room) +
-                   " each; raise the context size (-c), or ask for fewer tokens (-n) or beams");
+                   "; there is room for " + std::to_string(room) + " each; raise the context size (-c), " +
+                   (pass.n_ctx_twin() < pass.n_ctx_seq() ? "the room of the second pass (n_ctx_twin), " : "") +
+                   "or ask for fewer tokens (-n) or beams");
     }
 }
 

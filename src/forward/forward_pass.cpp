@@ -226,13 +226,23 @@ void ForwardPass::set_prompt_end(llama_seq_id sequence, llama_pos end) {
 
 uint32_t ForwardPass::max_rows(llama_seq_id sequence) const {
     impl_->check_id(sequence);
-    if (!impl_->enabled() || impl_->sequence(sequence).options().is_vanilla()) return n_ctx_seq();
-    const forward::ViewOf view = impl_->sequence(sequence).view();
+    return impl_->enabled() ? impl_->max_rows(impl_->sequence(sequence).view(), n_ctx_seq()) : n_ctx_seq();
+}
+
+uint32_t ForwardPass::max_rows(const Options & options, size_t n_prompt,
+                               std::span<const llama_token> negative_prompt) const {
+    std::vector<forward::Row> prompt(n_prompt);
+    for (size_t i = 0; i < n_prompt; ++i) prompt[i].position = static_cast<llama_pos>(i);
+    return impl_->max_rows({options, prompt, n_prompt, /*is_prompt_complete=*/true, negative_prompt}, n_ctx_seq());
+}
+
+uint32_t ForwardPass::Impl::max_rows(const forward::ViewOf & view, uint32_t n_ctx_seq) const {
+    if (!enabled() || view.options.is_vanilla()) return n_ctx_seq;
     const auto lead = static_cast<uint32_t>(std::max(0, view.offset()));
-    const uint32_t most = n_ctx_seq() - std::min(lead, n_ctx_seq());
-    if (impl_->n_ctx_twin == 0 || view.options.view == View::last || !view.is_prompt_complete) return most;
-    const size_t n_before_answer = std::min<size_t>(view.n_cells(view.n_prompt), impl_->n_ctx_twin);
-    return static_cast<uint32_t>(std::min<size_t>(most, view.n_prompt + impl_->n_ctx_twin - n_before_answer));
+    const uint32_t most = n_ctx_seq - std::min(lead, n_ctx_seq);
+    if (n_ctx_twin == 0 || view.options.view == View::last || !view.is_prompt_complete) return most;
+    const size_t n_before_answer = std::min<size_t>(view.n_cells(view.n_prompt), n_ctx_twin);
+    return static_cast<uint32_t>(std::min<size_t>(most, view.n_prompt + n_ctx_twin - n_before_answer));
 }
 
 void ForwardPass::prepare_twins(llama_seq_id sequence) {

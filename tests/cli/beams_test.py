@@ -49,6 +49,10 @@ class Beams(CliTest):
         self.assertEqual(len(re.findall(r"(?m)^\[[12]\] score -", result.out)), 2, result)
         self.assertIn("length penalty 1.2", result.err)
         self.assertNotIn("[1]", self.assert_ok(generate("-n", "12", "--beams", "2")).out)
+        for room, ended in ((["-n", "17"], "length"), ([], "context_full")):
+            result = self.assert_ok(generate("--beams", "3", "--harp-scope", "generated", "--harp-n-ctx-twin", "16", "--ignore-eos", *room))
+            self.assertIn("17 steps of 3 beams", result.err)
+            self.assertIn(f"ended: {ended}", result.err)
 
     def test_faults(self):
         for flags, names in {
@@ -66,6 +70,7 @@ class Beams(CliTest):
             ("--beams", "3", "-n", "0"): ["-n"],
             ("--beams", "3", "-r", "END"): ["--reverse-prompt"],
             ("--beams", "3", "-c", "256", "-n", "200"): ["-c", "256"],
+            ("--beams", "3", "--harp-scope", "generated", "--harp-n-ctx-twin", "16", "-n", "18"): ["room for 17 each", "n_ctx_twin"],
         }.items():
             with self.subTest(flags=flags):
                 self.assert_fault(generate(*flags), USAGE, *names)

@@ -57,6 +57,12 @@ class Score(CliTest):
         self.assertEqual(self.score("-c", "1024")["window"], 1024)
         self.assertEqual(self.score("-c", "1024", "--window", "700")["window"], 700)
 
+    def test_a_window_fits_the_room_of_the_second_pass(self):
+        small = ["--harp-view", "guidance", "--harp-beta", "2", "--harp-n-ctx-twin", "24"]
+        self.assertEqual(self.score(*small)["harp"]["mean"], self.score(*small[:4], "--window", "24")["harp"]["mean"])
+        self.assertLess(self.score(*small, "--harp-negative-prompt", "A dog")["window"], 24)
+        self.assert_fault(harp("score", "-m", str(TINY), "-p", self.TEXT * 9, *small, "--window", "26"), USAGE, "has room for 25", "n_ctx_twin")
+
     @needs_smol
     def test_interrupted_keeps_the_windows_that_are_complete(self):
         terminal = self.terminal("score", "-m", str(SMOL), "--window", "64", "-b", "32", "-p", self.TEXT * 60, "--json", streams=["stderr"])
