@@ -20,7 +20,7 @@ size_t positions_per_embedding(const llama_model & model) {
 
 }  // namespace
 
-ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) const {
+forward::BatchLimits ForwardPass::Impl::limits() const {
     const llama_model & model = *llama_get_model(context.get());
     forward::BatchLimits limits;
     limits.n_batch = n_batch;
@@ -29,8 +29,12 @@ ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) con
     limits.n_embd = static_cast<size_t>(llama_model_n_embd_inp(&model));
     limits.n_pos = positions_per_embedding(model);
     limits.is_causal = llama_get_causal_attn(context.get());
+    return limits;
+}
+
+ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) const {
     Decode call;
-    call.rows = forward::read_rows(batch, limits, [this](llama_seq_id s) { return sequence(s).next_position(); });
+    call.rows = forward::read_rows(batch, limits(), [this](llama_seq_id s) { return sequence(s).next_position(); });
     call.marks.resize(layout.n_sequences);
     for (const CallerRow & row : call.rows) {
         for (const llama_seq_id s : row.sequences) {

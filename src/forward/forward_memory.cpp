@@ -224,7 +224,8 @@ size_t ForwardPass::state_set(std::span<const uint8_t> state) {
                     "saved state is of a context with another order of sequences: one of the two was created with the "
                     "schedule fused and a KV stream for each sequence, the other was not");
             }
-            for (const Sequence & sequence : impl.sequences) saved.push_back(sequence.read_rows(in, impl.n_vocab));
+            const forward::BatchLimits limits = impl.limits();
+            for (const Sequence & sequence : impl.sequences) saved.push_back(sequence.read_rows(in, &limits));
         }
         n_inner = llama_state_set_data(impl.context.get(), in.rest().data(), in.rest().size());
         check_loaded(n_inner);
@@ -269,7 +270,8 @@ size_t ForwardPass::state_seq_set(std::span<const uint8_t> state, llama_seq_id s
     try {
         Reader in(state);
         read_header(in, 1, impl.layout.n_twins);
-        loaded.load_with_memory(in, impl.n_vocab, flags);
+        const forward::BatchLimits limits = impl.limits();
+        loaded.load_with_memory(in, &limits, flags);
         return in.n_read();
     } catch (const Error &) {
         loaded.clear();

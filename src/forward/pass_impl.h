@@ -81,6 +81,8 @@ struct ForwardPass::Impl {
     void keep_states(Decode & call) const;
     void append_rows(Decode & call);
     void check_twin_room(const Decode & call) const;
+    /// What rows from outside are checked against.
+    [[nodiscard]] forward::BatchLimits limits() const;
     /// Rows that a sequence with this view can hold.
     [[nodiscard]] uint32_t max_rows(const forward::ViewOf & view, uint32_t n_ctx_seq) const;
     void drop_unfit(Decode & call) const;

@@ -126,14 +126,16 @@ class Sequence {
         uint32_t dropped_hesitations = 0;
         bool same_masks = false;  ///< its twins are what this sequence's options would give
     };
+    /// @param limits what rows of the model are like; null for what this sequence saved itself
     /// @throws Error{invalid_state}
-    [[nodiscard]] Saved read_rows(Reader & in, int32_t n_vocab) const;
+    [[nodiscard]] Saved read_rows(Reader & in, const BatchLimits * limits) const;
     /// Takes over saved rows whose memory the context has already loaded.
     void adopt(Saved saved);
     /// Loads what save_with_memory() wrote. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the sequence goes back to the rows
     /// of the saved state, which it must still hold.
+    /// @param limits as above
     /// @throws Error{invalid_state}; the sequence is then empty
-    void load_with_memory(Reader & in, int32_t n_vocab, llama_state_seq_flags flags);
+    void load_with_memory(Reader & in, const BatchLimits * limits, llama_state_seq_flags flags);
 
     /// How rows and memory differ, for people; empty if they agree.
     [[nodiscard]] std::string disagreement() const;

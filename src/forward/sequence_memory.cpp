@@ -163,7 +163,7 @@ void Sequence::own_cells() {
     Writer out(bytes);
     save_with_memory(out, LLAMA_STATE_SEQ_FLAGS_NONE);
     Reader in(bytes);
-    load_with_memory(in, std::numeric_limits<int32_t>::max(), LLAMA_STATE_SEQ_FLAGS_NONE);
+    load_with_memory(in, /*limits=*/nullptr, LLAMA_STATE_SEQ_FLAGS_NONE);
 }
 
 /// Moves the twins first, and only their own cells: cells shared with the clean stream (a clean prompt) then move once.

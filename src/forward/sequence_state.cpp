@@ -3,6 +3,7 @@
 //   what shapes the twins | chunks of embeddings | rows | prompt, twins, draw || memory blobs: clean stream, twins
 //
 // The blobs are llama.cpp's. The blob of a twin that holds nothing is empty.
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -55,7 +56,7 @@ void write_chunks(Writer & out, const Chunks & chunks) {
     }
 }
 
-Chunks read_chunks(Reader & in) {
+Chunks read_chunks(Reader & in, const BatchLimits * limits) {
     Chunks chunks(in.count(4 * sizeof(uint64_t) + 1));
     for (auto & each : chunks) {
         auto chunk = std::make_shared<EmbeddingChunk>();
@@ -64,9 +65,13 @@ Chunks read_chunks(Reader & in) {
         chunk->is_causal = in.number<uint8_t>() != 0;
         chunk->values = read_all<float>(in);
         chunk->positions = read_all<llama_pos>(in);
-        const size_t n_rows = chunk->n_embd == 0 ? 0 : chunk->values.size() / chunk->n_embd;
-        if (n_rows == 0 || chunk->n_pos == 0 || n_rows * chunk->n_embd != chunk->values.size() ||
-            chunk->positions.size() / chunk->n_pos != n_rows || chunk->positions.size() % chunk->n_pos != 0) {
+        if (limits != nullptr && (chunk->n_embd != limits->n_embd || chunk->n_pos != limits->n_pos)) {
+            fail("embeddings of " + std::to_string(chunk->n_embd) + " numbers and " + std::to_string(chunk->n_pos) +
+                 " positions; allowed: " + std::to_string(limits->n_embd) + " and " + std::to_string(limits->n_pos));
+        }
+        const size_t n_rows = chunk->values.size() / chunk->n_embd;
+        if (n_rows == 0 || n_rows * chunk->n_embd != chunk->values.size() ||
+            n_rows * chunk->n_pos != chunk->positions.size()) {
             fail("embeddings of a wrong size");
         }
         each = std::move(chunk);
@@ -87,7 +92,7 @@ void write_row(Writer & out, const Row & row, size_t n_chunks_before) {
     }
 }
 
-Row read_row(Reader & in, const Chunks & chunks, int32_t n_vocab) {
+Row read_row(Reader & in, const Chunks & chunks, const BatchLimits * limits) {
     Row row;
     row.token = in.number<llama_token>();
     row.position = in.number<llama_pos>();
@@ -102,8 +107,8 @@ Row read_row(Reader & in, const Chunks & chunks, int32_t n_vocab) {
             chunk < chunks.size() && row.embedding.index < chunks[chunk]->positions.size() / chunks[chunk]->n_pos;
         if (!is_there) fail("a row of embeddings that are not there");
         row.embedding.chunk = chunks[chunk];
-    } else if (row.token < 0 || row.token >= n_vocab) {
-        fail("token " + std::to_string(row.token) + "; allowed: 0.." + std::to_string(n_vocab - 1));
+    } else if (limits != nullptr && (row.token < 0 || row.token >= limits->n_vocab)) {
+        fail("token " + std::to_string(row.token) + "; allowed: 0.." + std::to_string(limits->n_vocab - 1));
     }
     return row;
 }
@@ -143,7 +148,7 @@ void Sequence::save_rows(Writer & out) const {
     out.number(dropped_hesitations_);
 }
 
-Sequence::Saved Sequence::read_rows(Reader & in, int32_t n_vocab) const {
+Sequence::Saved Sequence::read_rows(Reader & in, const BatchLimits * limits) const {
     Saved saved;
     saved.same_masks = [&] {
         bool same = in.number<uint64_t>() == options_.seed;
@@ -155,11 +160,13 @@ Sequence::Saved Sequence::read_rows(Reader & in, int32_t n_vocab) const {
         same = (in.number<uint32_t>() == static_cast<uint32_t>(options_.view)) && same;
         return (read_all<llama_token>(in) == negative_prompt_) && same;
     }();
-    const Chunks chunks = read_chunks(in);
+    const Chunks chunks = read_chunks(in, limits);
     const size_t n_rows = in.count(row_size);
     for (size_t i = 0; i < n_rows; ++i) {
-        saved.rows.push_back(read_row(in, chunks, n_vocab));
-        if (saved.rows.back().position < 0 || (i > 0 && saved.rows[i - 1].position > saved.rows[i].position)) {
+        saved.rows.push_back(read_row(in, chunks, limits));
+        const llama_pos position = saved.rows.back().position;  // below the greatest, so that there is a next one
+        if (position < 0 || position == std::numeric_limits<llama_pos>::max() ||
+            (i > 0 && saved.rows[i - 1].position > position)) {
             fail("positions that do not follow each other");
         }
     }
@@ -211,9 +218,9 @@ void Sequence::load_blob(Reader & in, llama_seq_id inner, llama_state_seq_flags 
     }
 }
 
-void Sequence::load_with_memory(Reader & in, int32_t n_vocab, llama_state_seq_flags flags) {
+void Sequence::load_with_memory(Reader & in, const BatchLimits * limits, llama_state_seq_flags flags) {
     try {
-        Saved saved = read_rows(in, n_vocab);
+        Saved saved = read_rows(in, limits);
         if ((flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0) {
             go_back_to(in, saved);
         } else {

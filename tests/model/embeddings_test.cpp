@@ -1,9 +1,14 @@
 // Batches of embeddings (pictures): twins decode them like tokens.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "forward/batch_rows.h"
@@ -175,6 +180,33 @@ TEST_P(Embeddings, AStateHasThem) {
     for (ForwardPass * p : {&a, &b}) decode(*p, {378}, position);
     EXPECT_TRUE(b.step(-1).hesitated);
     EXPECT_LE(largest_difference(row(a), row(b)), LOGIT_TOLERANCE);
+}
+
+/// A whole state whose rows of embeddings are half as long: reading one would go beyond its end.
+TEST_P(Embeddings, AStateWithThoseOfAnotherSizeIsRefused) {
+    ForwardPass p = pass(always());
+    Picture picture(*model_, 0);
+    decode_picture(p, picture, GetParam().is_causal);
+    std::vector<uint8_t> state = p.state_seq_get(0);
+    const auto n_embd = static_cast<uint64_t>(llama_model_n_embd_inp(model_));
+    const std::array<uint64_t, 2> sizes = {n_embd, 1};
+    const auto bytes = std::as_bytes(std::span(sizes));
+    const auto at = std::search(state.begin(), state.end(), bytes.begin(), bytes.end(),
+                                [](uint8_t a, std::byte b) { return std::byte{a} == b; });
+    ASSERT_NE(at, state.end());
+    const auto place = at - state.begin();
+    const uint64_t half = n_embd / 2, n_values = n_picture * half;
+    const auto values = place + 3 * static_cast<std::ptrdiff_t>(sizeof(uint64_t)) + 1;  // sizes, causal, count
+    std::memcpy(state.data() + place, &half, sizeof(half));
+    std::memcpy(state.data() + values - sizeof(n_values), &n_values, sizeof(n_values));
+    state.erase(state.begin() + values, state.begin() + values + static_cast<std::ptrdiff_t>(n_values * sizeof(float)));
+    try {
+        p.state_seq_set(state, 0);
+        FAIL() << "not refused";
+    } catch (const Error & error) {
+        EXPECT_EQ(error.code(), ErrorCode::invalid_state);
+        EXPECT_NE(std::string(error.what()).find(std::to_string(half) + " numbers"), std::string::npos) << error.what();
+    }
 }
 
 TEST_P(Embeddings, MoveWithAShift) {

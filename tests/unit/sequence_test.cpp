@@ -20,6 +20,7 @@ using testing::FakeMemory;
 using Kind = FakeMemory::Kind;
 
 constexpr int32_t n_vocab = 1000;
+constexpr BatchLimits limits = {.n_vocab = n_vocab, .n_embd = 2};
 
 Options options_with(Scope scope, uint32_t redraw = 0, uint32_t reframings = 1) {
     Options options;
@@ -112,7 +113,7 @@ struct Pass {
     }
     void load(size_t s, const std::vector<uint8_t> & bytes, llama_state_seq_flags flags = 0) {
         Reader in(bytes);
-        sequences[s].load_with_memory(in, n_vocab, flags);
+        sequences[s].load_with_memory(in, &limits, flags);
     }
 };
 
