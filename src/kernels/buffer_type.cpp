@@ -124,7 +124,7 @@ bool harp_set_kernels(bool is_enabled) {
 
 bool harp_set_kernel_instructions(const char * name) {
     using namespace harp::kernels;
-    const std::optional<Instructions> wanted = instructions_of(name);
+    const std::optional<Instructions> wanted = name != nullptr ? instructions_of(name) : std::nullopt;
     if (!wanted || *wanted == Instructions::none || *wanted > best_instructions()) return false;
     select(*wanted);
     return true;

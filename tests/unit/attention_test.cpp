@@ -238,6 +238,11 @@ float distances(int64_t /*stream*/, int64_t /*token*/, int64_t cell) {
     return cell <= 20 ? static_cast<float>(cell - 20) : -INFINITE;
 }
 
+TEST(KernelInstructions, OtherNamesAreRefused) {
+    for (const char * name : {static_cast<const char *>(nullptr), "", "none", "sse2", "AVX2"})
+        EXPECT_FALSE(harp_set_kernel_instructions(name)) << (name != nullptr ? name : "NULL");
+}
+
 class AttentionOf : public ::testing::TestWithParam<const char *> {
   protected:
     void SetUp() override {
