@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/wait.h>
 
-#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -20,6 +19,7 @@
 #include "llama-ext.h"
 #include "loaded_model.h"
 #include "report.h"
+#include "stopwatch.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -232,9 +232,9 @@ class Bench {
 
     void run_baseline() {
         progress_.show("baseline: " + flags_.baseline);
-        const auto start = std::chrono::steady_clock::now();
+        const Stopwatch watch;
         const int status = std::system(("( " + flags_.baseline + "\n) >/dev/null 2>&1 </dev/null").c_str());
-        baseline_seconds_.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        baseline_seconds_.push_back(watch.seconds());
         const bool was_interrupted = (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) ||
                                      (WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT);
         if (was_interrupted) stop_interrupted();

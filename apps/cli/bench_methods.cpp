@@ -2,21 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-
 #include "common.h"
 #include "interrupt.h"
+#include "stopwatch.h"
 
 namespace harp::cli {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Draft = BenchKind::Draft;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::optional<Options> options_of(const BenchKind & kind, const Options & base) {
     if (!kind.hesitates) return std::nullopt;
@@ -133,12 +127,12 @@ void BenchMethod::check_length(const decoding::GenerationResult & result) const 
 
 BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
     BenchRun run;
-    const auto start = Clock::now();
+    const Stopwatch watch;
     Statistics before;
     decoding::Generator::Events events;
     events.on_step = [&](size_t /*request*/, const decoding::BeamSearch &) {
         if (run.n_steps++ == 0) {
-            run.first_token_seconds = seconds_since(start);
+            run.first_token_seconds = watch.seconds();
             before = pass_.statistics();
         }
         return !interrupt_requested;
@@ -160,18 +154,18 @@ BenchRun BenchMethod::run_beams(const std::vector<llama_token> & prompt) {
 
 BenchRun BenchMethod::run_sampling(const std::vector<llama_token> & prompt) {
     BenchRun run;
-    const auto start = Clock::now();
+    const Stopwatch watch;
     decoding::Generator generator(pass_, drafter_.get());
     Statistics before;
     const auto on_prompt = [&](size_t done, size_t total) {
         if (done < total) return;
         // the twins would read the prompt at the first hesitation; they do it here, so that it counts as prompt
         if (kind_.hesitates) pass_.prepare_twins(0);
-        run.prompt_seconds = seconds_since(start);
+        run.prompt_seconds = watch.seconds();
         before = pass_.statistics();
     };
     const auto on_token = [&](const decoding::GeneratedToken & token) {
-        if (run.tokens.empty()) run.first_token_seconds = seconds_since(start);
+        if (run.tokens.empty()) run.first_token_seconds = watch.seconds();
         run.tokens.push_back(token.id);
         return !interrupt_requested;
     };

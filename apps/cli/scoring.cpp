@@ -41,10 +41,6 @@ bool ScoringProgress::show(size_t done, size_t total) {
     return !interrupt_requested;
 }
 
-double ScoringProgress::seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-}
-
 std::string standard_error_text(double standard_error, int width, int precision) {
     if (std::isnan(standard_error)) return fmt::format("± {:<{}}", "unknown", width);
     return fmt::format("± {:<{}.{}f}", standard_error, width, precision);

@@ -1,7 +1,6 @@
 // Shared by score and calibrate: the text and its windows, progress, means as JSON.
 #pragma once
 
-#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -9,6 +8,7 @@
 
 #include "decoding/score.h"
 #include "loaded_model.h"
+#include "stopwatch.h"
 #include "terminal.h"
 
 namespace harp::cli {
@@ -39,11 +39,11 @@ class ScoringProgress {
     /// @return false once an interrupt is requested
     bool show(size_t done, size_t total);
     void clear() { line_.clear(); }
-    [[nodiscard]] double seconds() const;  ///< since it was made
+    [[nodiscard]] double seconds() const { return watch_.seconds(); }  ///< since it was made
 
   private:
     std::string name_, unit_;
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    Stopwatch watch_;
     ProgressLine line_;
 };
 

@@ -1,7 +1,6 @@
 #include "decoding/batch_score.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <optional>
 #include <string>
@@ -10,6 +9,7 @@
 #include "decoding/feed.h"
 #include "method/entropy.h"
 #include "method/mixing.h"
+#include "stopwatch.h"
 
 namespace harp::decoding {
 
@@ -252,8 +252,7 @@ void BatchScorer::finish(Group & group, const OnResult & on_result) {
 }
 
 void BatchScorer::step(const OnResult & on_result) {
-    using Clock = std::chrono::steady_clock;
-    const auto start = Clock::now();
+    const Stopwatch watch;
     forward::BatchRows rows;
     Room room{pass_.n_batch(), output_rows_per_batch(pass_)};
     for (size_t s = 0; s < slots_.size(); ++s) {
@@ -281,7 +280,7 @@ void BatchScorer::step(const OnResult & on_result) {
         }
         group->n_decoded += group->n_rows;
     }
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double seconds = watch.seconds();
     const double of_second_passes = pass_.statistics().second_pass_seconds - second_passes_before;
     for (size_t s = 0; s < slots_.size(); ++s) {
         if (!slots_[s]) continue;

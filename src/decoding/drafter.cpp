@@ -1,10 +1,10 @@
 #include "decoding/drafter.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "common.h"
 #include "speculative.h"
+#include "stopwatch.h"
 
 namespace harp::decoding {
 
@@ -81,7 +81,7 @@ std::vector<llama_token> Drafter::draft(llama_seq_id sequence, const std::vector
                                         llama_token last, size_t n_max) {
     std::vector<llama_token> result;
     if (n_max == 0) return result;
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     const auto position = static_cast<llama_pos>(tokens.size());
     common_speculative_get_draft_params(impl_->speculation.get(), sequence) = {
         true, static_cast<int32_t>(n_max), position, last, &tokens, &result};
@@ -89,20 +89,20 @@ std::vector<llama_token> Drafter::draft(llama_seq_id sequence, const std::vector
     if (result.size() > n_max) result.resize(n_max);
     // the draft model has decoded its own proposal; follow() decodes those positions again, with the target's tokens
     truncate(sequence, position);
-    statistics_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    statistics_.seconds += watch.seconds();
     statistics_.drafted += result.size();
     statistics_.batches += result.empty() ? 0U : 1U;
     return result;
 }
 
 void Drafter::follow(const llama_batch & rows) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     impl_->batch.clear();
     for (int32_t i = 0; i < rows.n_tokens; ++i)
         impl_->batch.add(rows.token[i], rows.pos[i], *rows.seq_id[i], /*output=*/true);
     if (!common_speculative_process(impl_->speculation.get(), impl_->batch))
         throw Error(ErrorCode::decode_failed, "the draft model could not follow the target");
-    statistics_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    statistics_.seconds += watch.seconds();
 }
 
 void Drafter::accept(llama_seq_id sequence, size_t n_accepted, llama_pos end) {

@@ -1,21 +1,12 @@
 #include "decoding/generate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <string>
 
+#include "stopwatch.h"
+
 namespace harp::decoding {
-
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-}  // namespace
 
 Generator::Generator(ForwardPass & pass, Drafter * drafter) : pass_(pass), drafter_(drafter) {
     pass_.memory_clear(false);
@@ -110,12 +101,12 @@ void Generator::next_batch(const Events & events) {
     for (Slot & slot : slots_) {
         if (!slot.has_row()) continue;
         Answer & answer = slot.answer();
-        const auto start = Clock::now();
+        const Stopwatch watch;
         const auto stop =
             answer.search() != nullptr
                 ? search(answer, events)
                 : slot.sample([&](const GeneratedToken & token) { return events.on_token(answer.number(), token); });
-        answer.result().seconds += seconds_since(start);
+        answer.result().seconds += watch.seconds();
         if (stop) end(slot, *stop, events);
     }
 }
@@ -160,7 +151,7 @@ void Generator::follow(Answer & answer, const std::vector<BeamSearch::Branch> & 
 
 /// Decodes one batch: the latest tokens of the answers, with drafts, then as much of the prompts as still fits.
 void Generator::decode(const Events & events) {
-    const auto start = Clock::now();
+    const Stopwatch watch;
     for (Slot & slot : slots_) slot.settle();
     begin_waiting();
     draft();
@@ -179,7 +170,7 @@ void Generator::decode(const Events & events) {
             pass_.prepare_twins(slot.sequence());
     }
     if (drafter_ != nullptr) drafter_->follow(rows_.view());
-    const double seconds_of_a_row = seconds_since(start) / static_cast<double>(rows_.size());
+    const double seconds_of_a_row = watch.seconds() / static_cast<double>(rows_.size());
     for (Slot & slot : slots_) {
         if (slot.n_rows() == 0) continue;
         GenerationResult & result = slot.answer().result();

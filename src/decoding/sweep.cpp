@@ -1,11 +1,11 @@
 #include "decoding/sweep.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 
 #include "decoding/batch_score.h"
 #include "decoding/feed.h"
+#include "stopwatch.h"
 
 namespace harp::decoding {
 
@@ -42,20 +42,19 @@ std::optional<std::vector<std::vector<TokenScore>>> run(ForwardPass & pass, cons
 std::vector<SweepRow> sweep(ForwardPass & pass, const std::vector<llama_token> & tokens, size_t window,
                             std::span<const Options> combinations, const std::vector<TokenScore> & vanilla,
                             const OnSweepProgress & on_progress, const std::vector<llama_token> & negative_prompt) {
-    using Clock = std::chrono::steady_clock;
     std::vector<std::optional<SweepRow>> rows(combinations.size());
     for (size_t i = 0; i < combinations.size(); ++i) {
         if (combinations[i].is_vanilla()) rows[i] = vanilla_row(combinations[i], vanilla);
     }
     const std::vector<Reading> readings = group_by_reading(combinations);
     for (size_t r = 0; r < readings.size(); ++r) {
-        const auto start = Clock::now();
+        const Stopwatch watch;
         const auto on_batch = [&](size_t done, size_t total) {
             return !on_progress || on_progress(done, total, r, readings.size());
         };
         const auto scores = run(pass, tokens, window, readings[r], on_batch, negative_prompt);
         if (!scores) break;
-        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        const double seconds = watch.seconds();
         for (size_t k = 0; k < scores->size(); ++k) {
             const size_t i = readings[r].members[k];
             rows[i] = SweepRow{combinations[i], summarise((*scores)[k]), seconds};

@@ -1,7 +1,6 @@
 // ForwardPass: the decode of one batch: clean rows, the gate, mixing. (decode_layout.cpp makes the batch; twins that
 // catch up are in second_pass.cpp.)
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "forward/pass_impl.h"
 #include "method/entropy.h"
 #include "method/mixing.h"
+#include "stopwatch.h"
 
 namespace harp {
 
@@ -19,16 +19,6 @@ using forward::Sequence;
 using forward::TwinRow;
 
 namespace {
-
-class Stopwatch {
-  public:
-    [[nodiscard]] double seconds() const {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    }
-
-  private:
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 /// Turns an error code of llama_decode into an exception.
 void check_decode_result(int32_t result) {
