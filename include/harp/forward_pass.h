@@ -152,8 +152,8 @@ class ForwardPass {
     /// @throws Error{invalid_input} from all that take a sequence id, naming the id and the allowed range
     /// @{
     void memory_clear(bool data);
-    /// Sequence -1 means all of them. With HARP on it also returns false, changing nothing, where can_continue_at() is
-    /// false.
+    /// With HARP on it also returns false, changing nothing, where can_continue_at() is false. Sequence -1 means all of
+    /// them, one after the other: false if one of them could not be cut.
     bool memory_seq_rm(llama_seq_id sequence, llama_pos p0, llama_pos p1);
     /// If the copy replaces everything that the destination held, the destination also takes over the source's options
     /// and mask family, because masks belong to the rows.
