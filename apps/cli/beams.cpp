@@ -6,9 +6,9 @@
 
 #include "common.h"
 #include "decoding/generate.h"
-#include "interrupt.h"
-#include "report.h"
-#include "terminal.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

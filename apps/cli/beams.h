@@ -5,7 +5,7 @@
 
 #include "decoding/beam_search.h"
 #include "decoding/request.h"
-#include "loaded_model.h"
+#include "model/loaded_model.h"
 
 namespace harp::cli {
 

@@ -13,14 +13,14 @@
 #include "bench_report.h"
 #include "commands.h"
 #include "decoding/machine.h"
-#include "files.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
 #include "harp/kernels.h"
-#include "interrupt.h"
 #include "llama-ext.h"
-#include "loaded_model.h"
-#include "report.h"
+#include "model/interrupt.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 #include "stopwatch.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "common.h"
-#include "interrupt.h"
+#include "model/interrupt.h"
 #include "stopwatch.h"
 
 namespace harp::cli {

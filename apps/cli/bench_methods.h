@@ -8,7 +8,7 @@
 
 #include "decoding/drafter.h"
 #include "decoding/generate.h"
-#include "loaded_model.h"
+#include "model/loaded_model.h"
 
 namespace harp::cli {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "terminal.h"
+#include "flags/terminal.h"
 
 namespace harp::cli {
 

@@ -7,14 +7,14 @@
 
 #include "calibration_report.h"
 #include "commands.h"
-#include "files.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
 #include "forward/batch_rows.h"
-#include "interrupt.h"
 #include "look_search.h"
-#include "report.h"
+#include "model/interrupt.h"
+#include "model/report.h"
 #include "scoring.h"
 #include "sweep.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

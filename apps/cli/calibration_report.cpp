@@ -7,10 +7,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "command_line.h"
-#include "report.h"
+#include "flags/command_line.h"
+#include "flags/terminal.h"
+#include "model/report.h"
 #include "scoring.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

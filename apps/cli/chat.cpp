@@ -11,11 +11,11 @@
 
 #include "commands.h"
 #include "decoding/feed.h"
-#include "files.h"
-#include "interrupt.h"
-#include "loaded_model.h"
-#include "report.h"
-#include "terminal.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

@@ -7,11 +7,11 @@
 
 #include "commands.h"
 #include "decoding/feed.h"
-#include "interrupt.h"
-#include "loaded_model.h"
-#include "report.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 #include "sweep.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

@@ -5,10 +5,10 @@
 
 #include "beams.h"
 #include "commands.h"
-#include "interrupt.h"
-#include "loaded_model.h"
-#include "report.h"
-#include "terminal.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 #include "trace.h"
 
 namespace harp::cli {

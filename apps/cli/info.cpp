@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 
 #include "commands.h"
+#include "flags/terminal.h"
 #include "harp/kernels.h"
-#include "loaded_model.h"
-#include "report.h"
-#include "terminal.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

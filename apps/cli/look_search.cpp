@@ -12,11 +12,11 @@
 
 #include "calibration_report.h"
 #include "error_text.h"
-#include "files.h"
-#include "interrupt.h"
-#include "report.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/report.h"
 #include "sweep.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

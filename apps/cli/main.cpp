@@ -13,13 +13,13 @@
 #include <string_view>
 #include <vector>
 
-#include "command_line.h"
 #include "commands.h"
+#include "flags/command_line.h"
+#include "flags/terminal.h"
 #include "harp/error.h"
-#include "interrupt.h"
 #include "llama.h"
 #include "log.h"
-#include "terminal.h"
+#include "model/interrupt.h"
 
 namespace harp::cli {
 namespace {

@@ -8,11 +8,11 @@
 
 #include "commands.h"
 #include "decoding/feed.h"
-#include "interrupt.h"
-#include "report.h"
+#include "flags/terminal.h"
+#include "model/interrupt.h"
+#include "model/report.h"
 #include "scoring.h"
 #include "sweep.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "interrupt.h"
+#include "model/interrupt.h"
 
 namespace harp::cli {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "decoding/score.h"
-#include "loaded_model.h"
+#include "flags/terminal.h"
+#include "model/loaded_model.h"
 #include "stopwatch.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "report.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

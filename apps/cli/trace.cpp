@@ -8,7 +8,7 @@
 
 #include "common.h"
 #include "method/ranking.h"
-#include "report.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

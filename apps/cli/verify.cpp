@@ -5,16 +5,16 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 
-#include "command_line.h"
 #include "commands.h"
 #include "decoding/beam_replay.h"
 #include "decoding/replay.h"
+#include "flags/command_line.h"
+#include "flags/terminal.h"
 #include "harp/error.h"
-#include "interrupt.h"
 #include "llama-cpp.h"
-#include "loaded_model.h"
-#include "report.h"
-#include "terminal.h"
+#include "model/interrupt.h"
+#include "model/loaded_model.h"
+#include "model/report.h"
 
 namespace harp::cli {
 

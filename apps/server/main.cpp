@@ -6,9 +6,9 @@
 #include <optional>
 #include <vector>
 
-#include "cli/command_line.h"
-#include "cli/effective_options.h"
-#include "cli/terminal.h"
+#include "flags/command_line.h"
+#include "flags/effective_options.h"
+#include "flags/terminal.h"
 #include "harp/error.h"
 #include "harp/harp.h"
 #include "harp/registration.h"

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "cli/effective_options.h"
 #include "common.h"
+#include "flags/effective_options.h"
 #include "harp/error.h"
 #include "harp/registration.h"
 #include "server/fields.h"

@@ -18,10 +18,10 @@
 #include <utility>
 #include <vector>
 
-#include "cli/loaded_model.h"
 #include "decoding/batch_score.h"
 #include "decoding/generate.h"
 #include "harp/forward_pass.h"
+#include "model/loaded_model.h"
 
 namespace harp::python {
 

@@ -1,9 +1,9 @@
-#include "cli/command_line.h"
-#include "cli/content_hash.h"
-#include "cli/report.h"
 #include "common.h"
 #include "decoding/text.h"
 #include "engine.h"
+#include "flags/command_line.h"
+#include "model/content_hash.h"
+#include "model/report.h"
 
 namespace harp::python {
 

@@ -1,12 +1,12 @@
 // Each flag of llama.cpp works in a command or is refused by name, so that a decision is made about every flag.
-#include "cli/llama_flags.h"
+#include "flags/llama_flags.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "arg.h"
-#include "cli/command_line.h"
+#include "flags/command_line.h"
 
 namespace harp::testing {
 namespace {
@@ -42,7 +42,7 @@ TEST(LlamaFlags, AreAllDecided) {
         const std::vector<std::string> names = flag.get_args();
         for (const std::string & name : names) {
             EXPECT_NE(use_of_flag("generate", name, names), FlagUse::unknown)
-                << name << " is new in llama.cpp: say in apps/cli/llama_flags.cpp in which commands it works";
+                << name << " is new in llama.cpp: say in apps/flags/llama_flags.cpp in which commands it works";
         }
     }
 }

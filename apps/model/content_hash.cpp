@@ -1,4 +1,4 @@
-#include "content_hash.h"
+#include "model/content_hash.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -17,12 +17,12 @@
 #include <optional>
 #include <regex>
 
-#include "files.h"
-#include "gguf_metadata.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
 #include "harp/error.h"
 #include "hash/hash.h"
-#include "interrupt.h"
-#include "terminal.h"
+#include "model/gguf_metadata.h"
+#include "model/interrupt.h"
 
 extern "C" {
 #include "hash/sha256/sha256.h"

@@ -1,4 +1,4 @@
-#include "llama_flags.h"
+#include "flags/llama_flags.h"
 
 #include <algorithm>
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <string_view>
 
+#include "flags/preset.h"
 #include "harp/error.h"
 #include "harp/options.h"
-#include "preset.h"
 
 namespace harp::cli {
 

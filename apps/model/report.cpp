@@ -1,4 +1,4 @@
-#include "report.h"
+#include "model/report.h"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "build-info.h"
-#include "content_hash.h"
+#include "model/content_hash.h"
 
 namespace harp::cli {
 

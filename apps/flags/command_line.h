@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "common.h"
+#include "flags/harp_flags.h"
 #include "harp/error.h"
-#include "harp_flags.h"
 
 namespace harp::cli {
 

@@ -1,4 +1,4 @@
-#include "command_line.h"
+#include "flags/command_line.h"
 
 #include <fmt/format.h>
 
@@ -12,12 +12,12 @@
 #include <utility>
 
 #include "arg.h"
-#include "captured_stderr.h"
+#include "flags/captured_stderr.h"
+#include "flags/llama_flags.h"
+#include "flags/terminal.h"
 #include "llama.h"
-#include "llama_flags.h"
 #include "log.h"
 #include "sampling.h"
-#include "terminal.h"
 
 namespace harp::cli {
 

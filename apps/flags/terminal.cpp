@@ -1,4 +1,4 @@
-#include "terminal.h"
+#include "flags/terminal.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>

@@ -1,4 +1,4 @@
-#include "preset.h"
+#include "flags/preset.h"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "effective_options.h"
-#include "files.h"
+#include "flags/effective_options.h"
+#include "flags/files.h"
 #include "harp/error.h"
 
 namespace harp::cli {

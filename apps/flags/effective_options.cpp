@@ -1,4 +1,4 @@
-#include "effective_options.h"
+#include "flags/effective_options.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "loaded_model.h"
+#include "model/loaded_model.h"
 
 #include <fmt/format.h>
 
@@ -13,16 +13,16 @@
 #include <random>
 #include <utility>
 
-#include "captured_stderr.h"
-#include "content_hash.h"
-#include "files.h"
+#include "flags/captured_stderr.h"
+#include "flags/files.h"
+#include "flags/terminal.h"
 #include "forward/model_kind.h"
-#include "gguf_metadata.h"
 #include "harp/harp.h"
 #include "harp/registration.h"
-#include "interrupt.h"
 #include "log.h"
-#include "terminal.h"
+#include "model/content_hash.h"
+#include "model/gguf_metadata.h"
+#include "model/interrupt.h"
 
 namespace harp::cli {
 

@@ -1,4 +1,4 @@
-#include "captured_stderr.h"
+#include "flags/captured_stderr.h"
 
 #include <unistd.h>
 
@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
-#include "terminal.h"
+#include "flags/terminal.h"
 
 namespace harp::cli {
 

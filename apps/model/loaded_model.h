@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "chat.h"
-#include "command_line.h"
 #include "decoding/generate.h"
+#include "flags/command_line.h"
 #include "harp/forward_pass.h"
 
 namespace harp::cli {

@@ -1,4 +1,4 @@
-#include "harp_flags.h"
+#include "flags/harp_flags.h"
 
 #include <fmt/format.h>
 

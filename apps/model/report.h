@@ -5,7 +5,7 @@
 #include <string>
 
 #include "decoding/drafter.h"
-#include "effective_options.h"
+#include "flags/effective_options.h"
 #include "harp/forward_pass.h"
 
 namespace harp::cli {

@@ -1,4 +1,4 @@
-#include "gguf_metadata.h"
+#include "model/gguf_metadata.h"
 
 namespace harp::cli {
 
