@@ -221,7 +221,9 @@ class ForwardPass {
     [[nodiscard]] uint32_t max_rows(const Options & options, size_t n_prompt,
                                     std::span<const llama_token> negative_prompt) const;
     /// Decodes the twins' pending rows now instead of at the next hesitation, so that copies of the sequence (beams)
-    /// share them. No-op with HARP off, and where no twin is kept between hesitations (redraw 1, View::last).
+    /// share them. No-op with HARP off, and where no twin is kept between hesitations (redraw 1, View::last). Without room
+    /// for them the twins begin anew at the next hesitation.
+    /// @throws Error{aborted} or Error{decode_failed}, as decode() does
     void prepare_twins(llama_seq_id sequence);
 
     void set_observer(StepObserver observer);

@@ -147,8 +147,10 @@ void ForwardPass::Impl::complete_twins(llama_seq_id id) {
     of_id.share_prompt_again();
     try {
         run_jobs({{id, draw, of_id.n_twin(), of_id.size()}});
-    } catch (const Error &) {  // for example no room: the twins begin anew at the next hesitation
+    } catch (const Error & error) {  // for example no room: the twins begin anew at the next hesitation
         of_id.empty_twins();
+        // it may have emptied sequences (recurrent memory)
+        if (error.code() == ErrorCode::aborted || error.code() == ErrorCode::decode_failed) throw;
     } catch (...) {
         of_id.empty_twins();
         throw;

@@ -184,6 +184,31 @@ TEST_F(Faults, AnAbortLeavesTheOtherSequencesOfTheBatch) {
     EXPECT_EQ(pass.statistics().hesitations, undisturbed.statistics().hesitations);
 }
 
+TEST_F(Faults, AnAbortWhileTwinsArePreparedIsSaid) {
+    for (const auto & file : {stories260k(), random_mamba()}) {
+        SCOPED_TRACE(file.string());
+        llama_model * model = load(file);
+        if (model == nullptr) continue;
+        llama_context_params params = small_context(256);
+        Abort abort;
+        params.abort_callback = &Abort::callback;
+        params.abort_callback_data = &abort;
+        Options options = with_schedule(Schedule::lazy);
+        options.threshold = 1000;  // no step hesitates: all rows are pending
+        ForwardPass pass(*model, params, options);
+        decode(pass, text_of(0, 12), 0);
+        abort.arm(5);
+        EXPECT_EQ(code_of([&] { pass.prepare_twins(0); }), ErrorCode::aborted);
+        abort.disarm();
+        EXPECT_EQ(pass.check_invariant(), "");
+        const llama_pos last = pass.memory_seq_pos_max(0);
+        EXPECT_EQ(last, llama_model_is_recurrent(model) ? -1 : 11);
+        decode(pass, text_of(last + 1, last + 5), last + 1);
+        pass.prepare_twins(0);
+        EXPECT_EQ(pass.check_invariant(), "");
+    }
+}
+
 TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {
     // with Scope::generated, rows up to the first output row are prompt, or up to the end that was set
     Options options = with_schedule(Schedule::lazy);
