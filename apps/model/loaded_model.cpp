@@ -130,7 +130,7 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
         throw Error(ErrorCode::invalid_input,
                     fmt::format("model '{}' cannot be loaded: {}", params_.model.path, FirstLlamaError::take()));
     }
-    if (init_->context() == nullptr) throw Error(ErrorCode::unsupported_model, no_context_text());
+    if (init_->context() == nullptr) throw Error(ErrorCode::unsupported_model, no_context_text(harp_last_error()));
     set_control_vectors(init_->context());
     const int32_t n_vocab = llama_vocab_n_tokens(&vocab());
     for (const auto & bias : params_.sampling.logit_bias) {  // llama.cpp would ignore others
@@ -144,9 +144,8 @@ LoadedModel::LoadedModel(common_params params, const std::optional<Options> & op
 }
 
 /// Why no context could be made.
-std::string LoadedModel::no_context_text() const {
+std::string LoadedModel::no_context_text(std::string reason) const {
     const std::string logged = FirstLlamaError::take();
-    std::string reason = harp_last_error();
     if (!logged.empty()) reason += fmt::format("{}{}", reason.empty() ? "" : ": ", logged);
     return fmt::format("model '{}': {}", params_.model.path, reason);
 }
@@ -165,13 +164,16 @@ void LoadedModel::ContextDeleter::operator()(llama_context * context) const {
 }
 
 ForwardPass & LoadedModel::add_pass(const std::optional<Options> & options, uint32_t n_sequences) {
-    set_default_options(options);
     llama_context_params context_params = common_context_params_to_llama(params_);
     context_params.n_seq_max = n_sequences;
     context_params.kv_unified = context_params.kv_unified || n_sequences > 1;
     (void)FirstLlamaError::take();
-    llama_context * context = harp_init_from_model(init_->model(), context_params);
-    if (context == nullptr) throw Error(ErrorCode::decode_failed, no_context_text());
+    llama_context * context = nullptr;
+    try {
+        context = init_from_model(*init_->model(), context_params, options);
+    } catch (const Error & error) {
+        throw Error(error.code(), no_context_text(error.what()));
+    }
     extra_contexts_.emplace_back(context);
     adapt(context);
     llama_set_abort_callback(context, abort_if_interrupted, nullptr);

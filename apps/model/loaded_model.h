@@ -50,7 +50,7 @@ class LoadedModel {
 
   private:
     void set_control_vectors(llama_context * context);
-    [[nodiscard]] std::string no_context_text() const;
+    [[nodiscard]] std::string no_context_text(std::string reason) const;
     struct ContextDeleter {
         void operator()(llama_context * context) const;
     };

@@ -13,6 +13,12 @@ namespace harp {
 /// The pass behind a handle; nullptr if the handle is not one of harp_init_from_model's. Thread-safe.
 [[nodiscard]] ForwardPass * find_pass(const llama_context * context);
 
+/// A context with a ForwardPass behind it, like one of harp_init_from_model's but with options of its own. To be freed
+/// by harp_free.
+/// @throws what ForwardPass() throws
+[[nodiscard]] llama_context * init_from_model(llama_model & model, llama_context_params params,
+                                              const std::optional<Options> & options, uint32_t n_ctx_twin = 0);
+
 /// Options of the contexts that harp_init_from_model makes from now on; nullopt: HARP off.
 /// @param n_ctx_twin see ForwardPass()
 /// @throws Error{invalid_option}

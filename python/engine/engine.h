@@ -50,8 +50,8 @@ using WithoutLock = nb::call_guard<PlainLocale, nb::gil_scoped_release>;
 /// Refuses devices in a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if
 /// there is one besides the CPU
 void refuse_shared_devices();
-/// Locked while a model or a context is created: what both use is the process's (default options, standard error).
-[[nodiscard]] std::mutex & creation_mutex();
+/// Locked while a model is loaded: flags, default options and standard error are the process's.
+[[nodiscard]] std::mutex & loading_mutex();
 /// Makes forked processes able to compute. To be called once.
 void watch_forks();
 

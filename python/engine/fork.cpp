@@ -22,7 +22,7 @@ std::atomic<bool> is_forked = false;  // this process was forked after the modul
 /// threads; so would the logger. Pausing the forking thread's own OpenMP threads is enough, since the child continues
 /// with this thread only.
 void before_fork() {
-    creation_mutex().lock();  // the child has no other thread that would unlock it
+    loading_mutex().lock();  // the child has no other thread that would unlock it
 #ifdef HARP_OPENMP
     (void)omp_pause_resource_all(omp_pause_hard);
 #endif
@@ -30,7 +30,7 @@ void before_fork() {
 }
 
 void after_fork() {
-    creation_mutex().unlock();
+    loading_mutex().unlock();
     common_log_resume(common_log_main());
 }
 
@@ -41,7 +41,7 @@ void after_fork_in_child() {
 
 }  // namespace
 
-std::mutex & creation_mutex() {
+std::mutex & loading_mutex() {
     static std::mutex mutex;
     return mutex;
 }

@@ -19,7 +19,7 @@ std::optional<Options> read_options(const OptionTexts & texts) {
 
 Model::Model(const std::string & path, const std::vector<std::string> & arguments) : path_(path) {
     refuse_shared_devices();
-    const std::lock_guard lock(creation_mutex());
+    const std::lock_guard lock(loading_mutex());
     std::vector<std::string> all = {"harp", "-m", path, "--harp-off"};
     all.insert(all.end(), arguments.begin(), arguments.end());
     std::vector<char *> argv;

@@ -34,10 +34,7 @@ Pass::Pass(const Model & model, const std::optional<Options> & options, const Si
     params.n_batch = std::min(params.n_batch, params.n_ctx);
     params.kv_unified = size.is_unified;
     params.n_outputs_max = 0;
-    const std::lock_guard lock(creation_mutex());
-    set_default_options(options, static_cast<uint32_t>(size.n_ctx_twin));
-    context_.reset(harp_init_from_model(&model.loaded().model(), params));
-    if (!context_) throw Error(ErrorCode::unsupported_model, harp_last_error());
+    context_.reset(init_from_model(model.loaded().model(), params, options, static_cast<uint32_t>(size.n_ctx_twin)));
     model.loaded().adapt(context_.get());
     pass_ = find_pass(context_.get());
 }

@@ -81,6 +81,13 @@ void harp::set_default_options(const std::optional<Options> & options, uint32_t 
     defaults() = {options, n_ctx_twin};
 }
 
+llama_context * harp::init_from_model(llama_model & model, llama_context_params params,
+                                      const std::optional<Options> & options, uint32_t n_ctx_twin) {
+    // like harp_set_sampler: a sampler inside the graph would draw tokens before the mix
+    if (options) params.n_samplers = 0;
+    return capi::adopt(std::make_unique<ForwardPass>(model, params, options, n_ctx_twin));
+}
+
 std::optional<harp::Options> harp::default_options() {
     return current_defaults().options;
 }
@@ -172,9 +179,7 @@ llama_context * harp_init_from_model(llama_model * model, llama_context_params p
         [&]() -> llama_context * {
             if (model == nullptr) throw Error(ErrorCode::invalid_input, "the model is NULL");
             const auto [options, n_ctx_twin] = current_defaults();
-            // like harp_set_sampler: a sampler inside the graph would draw tokens before the mix
-            if (options) params.n_samplers = 0;
-            return harp::capi::adopt(std::make_unique<ForwardPass>(*model, params, options, n_ctx_twin));
+            return harp::init_from_model(*model, params, options, n_ctx_twin);
         },
         always(nullptr));
 }
