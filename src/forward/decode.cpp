@@ -133,7 +133,7 @@ void ForwardPass::Impl::take_back(const Decode & call) {
         }
         try {
             forward::Reader in(state);
-            sequences[s].load_with_memory(in, n_vocab, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+            sequences[s].load_with_memory(in, /*limits=*/nullptr, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
         } catch (const Error &) {  // it is empty now
         }
     }
