@@ -46,10 +46,8 @@ class Pair {
     llama_context_params parameters() {
         llama_context_params params =
             random_context(random_, is_windowed_ ? 640 : 96, static_cast<size_t>(n_), is_windowed_);
-        if (random_.chance(50)) {
-            params.type_k = params.type_v = GGML_TYPE_F16;
-            params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
-        }
+        params.type_k = random_.of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16});
+        params.type_v = random_.of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16});
         return params;
     }
     std::optional<Options> options() {
@@ -104,6 +102,15 @@ class Pair {
             }
         } else if (what < 95) {
             save_or_load(s, end);
+        } else if (what < 97) {
+            say("steer");
+            const llama_model & model = *llama_get_model(context_.get());
+            const int32_t n_embd = llama_model_n_embd(&model), n_layers = llama_model_n_layer(&model);
+            const float each = 0.1F * static_cast<float>(random_.below(3));
+            const std::vector<float> vector(static_cast<size_t>(n_embd) * static_cast<size_t>(n_layers), each);
+            const float * values = random_.chance(70) ? vector.data() : nullptr;  // nullptr: no more
+            llama_set_adapter_cvec(pass_.context(), values, vector.size(), n_embd, 1, n_layers);
+            llama_set_adapter_cvec(context_.get(), values, vector.size(), n_embd, 1, n_layers);
         } else {
             std::vector<uint8_t> bytes(llama_state_get_size(context_.get()));
             bytes.resize(llama_state_get_data(context_.get(), bytes.data(), bytes.size()));

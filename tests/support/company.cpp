@@ -34,7 +34,8 @@ void Company::run(int n_calls) {
 llama_context_params Company::parameters() {
     llama_context_params params = random_context(random_, is_windowed_ ? 640 : 128, members_.size(), is_windowed_);
     params.type_k = params.type_v = of_.cache;
-    if (of_.cache != GGML_TYPE_F32) params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
+    // flash attention rounds keys and values to float16
+    if (of_.cache == GGML_TYPE_F32) params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     return params;
 }
 

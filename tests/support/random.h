@@ -34,7 +34,9 @@ inline llama_context_params random_context(Random & random, uint32_t n_ctx_each,
     llama_context_params params = small_context(n_ctx_each * n, n);
     params.kv_unified = random.chance(50);
     params.n_batch = random.of({40U, 128U, 512U});
-    params.n_ubatch = random.of({4U, 16U, 33U, 512U});
+    params.n_ubatch = random.of({1U, 3U, 4U, 16U, 33U, 512U});
+    params.flash_attn_type =
+        random.of({LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_ENABLED});
     params.swa_full = !is_windowed || random.chance(30);
     return params;
 }
