@@ -1,4 +1,6 @@
 // Log-probabilities in answers: the most probable tokens of a row, and those of an echoed prompt.
+//
+// patches/server-prompt-echo.patch and others call this.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,7 @@
 // Ends the server outside the signal handler that asks for it, because ending it takes locks that the interrupted
 // thread may hold.
+//
+// patches/server-signal-thread.patch calls this.
 #pragma once
 
 #include <atomic>
