@@ -207,7 +207,7 @@ int32_t adapter_of(const common_json & entry, size_t n_adapters) {
         const common_json id = is_given(entry, "id") ? entry.at("id") : common_json();
         return static_cast<int32_t>(whole_number(id, 0, static_cast<int64_t>(n_adapters) - 1));
     } catch (const std::exception & error) {
-        throw std::invalid_argument(std::string("lora: ") + error.what());
+        throw std::invalid_argument(std::string("adapter: ") + error.what());
     }
 }
 

@@ -159,7 +159,7 @@ class Context(unittest.TestCase):
                 with self.subTest(path=path, id=id, allowed=allowed), self.assertRaises(urllib.error.HTTPError) as refused:
                     server.post(path, lora if path == "/lora-adapters" else {"prompt": "The dog", "n_predict": 1, "lora": lora})
                 self.assertEqual(refused.exception.code, 400)
-                self.assertIn("lora: ", said := json.load(refused.exception)["error"]["message"])
+                self.assertIn("adapter: ", said := json.load(refused.exception)["error"]["message"])
                 self.assertIn("allowed: " + allowed, said)
 
     @needs_tiny
