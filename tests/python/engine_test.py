@@ -677,7 +677,6 @@ class Logits(unittest.TestCase):
             with self.subTest(name):
                 with self.assertRaises(harp.HarpError):
                     call()
-                    self.assertLess(session.statistics["clean_rows"], 10 * len(text))
                 self.assertEqual(session.n_past, 3)
 
     def test_logits_outlive_the_next_call_and_the_session(self):
