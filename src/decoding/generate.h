@@ -1,6 +1,6 @@
 // The generation loop: prompts in, tokens out, one batch at a time. It works on one answer or many at once, sampled or
-// searched by beams, all in the same batch. Of HARP it only hands down a request's options
-// and where its prompt ends; the rest is the forward pass's.
+// searched by beams, all in the same batch. Of HARP it only hands down a request's options and where its prompt ends; the
+// rest is the forward pass's.
 #pragma once
 
 #include <deque>

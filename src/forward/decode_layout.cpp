@@ -97,11 +97,7 @@ void ForwardPass::Impl::keep_states(Decode & call) const {
     if (n_cells <= llama_n_ctx(context.get())) return;
     for (size_t s = 0; s < call.marks.size(); ++s) {
         if (!call.marks[s] || sequences[s].size() == 0) continue;
-        forward::Writer counting;
-        sequences[s].save_with_memory(counting, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-        call.marks[s]->state.resize(counting.size());
-        forward::Writer out(call.marks[s]->state);
-        sequences[s].save_with_memory(out, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        call.marks[s]->state = sequences[s].saved_with_memory(LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
     }
 }
 

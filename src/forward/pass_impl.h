@@ -81,10 +81,6 @@ struct ForwardPass::Impl {
     void keep_states(Decode & call) const;
     void append_rows(Decode & call);
     void check_twin_room(const Decode & call) const;
-    /// What rows from outside are checked against.
-    [[nodiscard]] forward::BatchLimits limits() const;
-    /// Rows that a sequence with this view can hold.
-    [[nodiscard]] uint32_t max_rows(const forward::ViewOf & view, uint32_t n_ctx_seq) const;
     void drop_unfit(Decode & call) const;
     void lay_out(Decode & call);
     void lay_out_by_sequence(Decode & call);
@@ -104,6 +100,10 @@ struct ForwardPass::Impl {
 
     // --- shared
     [[nodiscard]] bool enabled() const noexcept { return layout.n_twins > 0; }
+    /// What rows from outside are checked against.
+    [[nodiscard]] forward::BatchLimits limits() const;
+    /// Rows that a sequence with this view can hold.
+    [[nodiscard]] uint32_t max_rows(const forward::ViewOf & view, uint32_t n_ctx_seq) const;
     /// @throws Error{invalid_input} naming the id and what is allowed
     void check_id(llama_seq_id sequence) const;
     [[nodiscard]] forward::Sequence & sequence(llama_seq_id sequence);

@@ -93,7 +93,7 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
     std::vector<std::pair<int32_t, Output *>> wanted;  // rows of the batch under construction
     forward::InnerBatch batch;
     double seconds = 0;
-    const size_t max_rows = llama_n_batch(context.get());
+    const size_t batch_rows = llama_n_batch(context.get());
     outputs.keep();  // because run() overwrites llama.cpp's buffer
 
     const auto flush = [&] {
@@ -120,7 +120,7 @@ void ForwardPass::Impl::run_jobs(const std::vector<TwinJob> & jobs) {
                 // tokens and embeddings cannot share a batch, and embeddings are decoded in the batches they came in
                 const bool is_next_of_chunk =
                     row.embedding.chunk.get() == batch.chunk() && (batch.chunk() == nullptr || !is_first);
-                if (!is_next_of_chunk || batch.size() == max_rows) flush();
+                if (!is_next_of_chunk || batch.size() == batch_rows) flush();
                 is_first = false;
                 const bool is_wanted = want != job.wants.end() && (*want)->index == row.index;
                 const int32_t inner = batch.add_twin(row, is_wanted, job.sequence, r, job.draw, of_job.ids().twins[r]);

@@ -116,6 +116,7 @@ class Sequence {
     // --- state: rows and draws; with save_with_memory() also what memory holds of the clean stream and the twins
     void save_rows(Writer & out) const;
     void save_with_memory(Writer & out, llama_state_seq_flags flags) const;
+    [[nodiscard]] std::vector<uint8_t> saved_with_memory(llama_state_seq_flags flags) const;
 
     /// What save_rows() wrote: checked, but not yet adopted.
     struct Saved {

@@ -157,11 +157,7 @@ bool Sequence::change_positions(llama_pos p0, llama_pos p1, Change change) {
 /// way to get them is to save and load the sequence.
 void Sequence::own_cells() {
     if (!may_share_cells_) return;
-    Writer counting;
-    save_with_memory(counting, LLAMA_STATE_SEQ_FLAGS_NONE);
-    std::vector<uint8_t> bytes(counting.size());
-    Writer out(bytes);
-    save_with_memory(out, LLAMA_STATE_SEQ_FLAGS_NONE);
+    const std::vector<uint8_t> bytes = saved_with_memory(LLAMA_STATE_SEQ_FLAGS_NONE);
     Reader in(bytes);
     load_with_memory(in, /*limits=*/nullptr, LLAMA_STATE_SEQ_FLAGS_NONE);
 }

@@ -211,6 +211,15 @@ void Sequence::save_with_memory(Writer & out, llama_state_seq_flags flags) const
     for (size_t r = 0; r < ids_.twins.size(); ++r) save_blob(ids_.twins[r], n_twin_ > 0 && r < options_.reframings);
 }
 
+std::vector<uint8_t> Sequence::saved_with_memory(llama_state_seq_flags flags) const {
+    Writer counting;
+    save_with_memory(counting, flags);
+    std::vector<uint8_t> bytes(counting.size());
+    Writer out(bytes);
+    save_with_memory(out, flags);
+    return bytes;
+}
+
 void Sequence::load_blob(Reader & in, llama_seq_id inner, llama_state_seq_flags flags) {
     const auto bytes = in.bytes(in.number<uint64_t>());
     if (!bytes.empty() && memory_->load(inner, bytes, flags) == 0) {

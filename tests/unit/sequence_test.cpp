@@ -104,12 +104,7 @@ struct Pass {
         return sequence.remove(p0, p1);
     }
     [[nodiscard]] std::vector<uint8_t> save(size_t s, llama_state_seq_flags flags = 0) const {
-        Writer counting;
-        sequences[s].save_with_memory(counting, flags);
-        std::vector<uint8_t> bytes(counting.size());
-        Writer out(bytes);
-        sequences[s].save_with_memory(out, flags);
-        return bytes;
+        return sequences[s].saved_with_memory(flags);
     }
     void load(size_t s, const std::vector<uint8_t> & bytes, llama_state_seq_flags flags = 0) {
         Reader in(bytes);
