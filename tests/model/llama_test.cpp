@@ -104,13 +104,10 @@ class Pair {
             save_or_load(s, end);
         } else if (what < 97) {
             say("steer");
-            const llama_model & model = *llama_get_model(context_.get());
-            const int32_t n_embd = llama_model_n_embd(&model), n_layers = llama_model_n_layer(&model);
             const float each = 0.1F * static_cast<float>(random_.below(3));
-            const std::vector<float> vector(static_cast<size_t>(n_embd) * static_cast<size_t>(n_layers), each);
-            const float * values = random_.chance(70) ? vector.data() : nullptr;  // nullptr: no more
-            llama_set_adapter_cvec(pass_.context(), values, vector.size(), n_embd, 1, n_layers);
-            llama_set_adapter_cvec(context_.get(), values, vector.size(), n_embd, 1, n_layers);
+            const auto strength = random_.chance(70) ? std::optional(each) : std::nullopt;
+            steer(*pass_.context(), strength);
+            steer(*context_, strength);
         } else {
             std::vector<uint8_t> bytes(llama_state_get_size(context_.get()));
             bytes.resize(llama_state_get_data(context_.get(), bytes.data(), bytes.size()));

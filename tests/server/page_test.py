@@ -622,35 +622,29 @@ class Key(PageTest):
     def enter(self, key):
         find("#key-dialog [name=key]").send_keys(key + Keys.ENTER)
 
-    def test_key_is_asked_for_and_used(self):
+    def enter_both(self, wrong, right):
+        """Opens the page without a key, gives a wrong one and a right one, and asks."""
         browser.get(self.url)
         script("localStorage.clear(); sessionStorage.clear()")
         browser.refresh()
         wait(lambda: find("#key-dialog").is_displayed())
         self.assertFalse(find("#key-dialog .error").is_displayed())
-        self.enter("wrong")
+        self.enter(wrong)
         wait(lambda: find_all("#key-dialog .error:not([hidden])"))
-        self.enter("sesame")
+        self.enter(right)
         wait(lambda: find("#model").text)
         self.set("maxTokens", 5)
         self.ask(QUESTION)
         self.assertEqual(self.figure("tokens"), 5)
+
+    def test_key_is_asked_for_and_used(self):
+        self.enter_both("wrong", "sesame")
         self.assertFalse(find("#key-dialog").is_displayed())
         self.assertEqual(script("return Object.values(sessionStorage)"), ["sesame"])
         self.assertNotIn("sesame", script("return JSON.stringify(localStorage)"))
 
     def test_keys_of_any_characters(self):
-        browser.get(self.url)
-        script("sessionStorage.clear()")
-        browser.refresh()
-        wait(lambda: find("#key-dialog").is_displayed())
-        self.enter("“sesame”")
-        wait(lambda: find_all("#key-dialog .error:not([hidden])"))
-        self.enter("ключ")
-        wait(lambda: find("#model").text)
-        self.set("maxTokens", 5)
-        self.ask(QUESTION)
-        self.assertEqual(self.figure("tokens"), 5)
+        self.enter_both("“sesame”", "ключ")
 
     def test_without_storage(self):
         """Where the browser forbids it, the key is known until the page is left."""

@@ -44,11 +44,7 @@ std::unique_ptr<ForwardPass> Company::open(const llama_context_params & params, 
     options.reframings = n_reframings_;
     options.schedule = schedule;
     auto pass = std::make_unique<ForwardPass>(model_, params, options);
-    if (steers_) {
-        const int32_t n_embd = llama_model_n_embd(&model_), n_layers = llama_model_n_layer(&model_);
-        const std::vector<float> vector(static_cast<size_t>(n_embd) * static_cast<size_t>(n_layers), 0.1F);
-        llama_set_adapter_cvec(pass->context(), vector.data(), vector.size(), n_embd, 1, n_layers);
-    }
+    if (steers_) steer(*pass->context(), 0.1F);
     pass->set_observer([this](const StepObservation & o) {
         if (throws_after_-- == 0) throw std::runtime_error("the observer's own");
         seen_.emplace_back(

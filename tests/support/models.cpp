@@ -79,6 +79,13 @@ llama_context_params small_context(uint32_t n_ctx, uint32_t n_seq_max) {
     return params;
 }
 
+void steer(llama_context & context, std::optional<float> each) {
+    const llama_model & model = *llama_get_model(&context);
+    const int32_t n_embd = llama_model_n_embd(&model), n_layers = llama_model_n_layer(&model);
+    const std::vector<float> vector(static_cast<size_t>(n_embd) * static_cast<size_t>(n_layers), each.value_or(0.0F));
+    llama_set_adapter_cvec(&context, each ? vector.data() : nullptr, vector.size(), n_embd, 1, n_layers);
+}
+
 llama_context_params windowed_context(uint32_t n_ctx, uint32_t n_seq_max) {
     llama_context_params params = small_context(n_ctx, n_seq_max);
     params.swa_full = false;

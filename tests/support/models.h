@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ llama_model * load(const std::filesystem::path & path);
 llama_context_params small_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
 /// The same, where layers with a sliding window keep little more than the window, as in llama.cpp's programs.
 llama_context_params windowed_context(uint32_t n_ctx = 512, uint32_t n_seq_max = 1);
+/// Sets a control vector with the same number everywhere, or none.
+void steer(llama_context & context, std::optional<float> each);
 /// A position at which random_windowed() has dropped cells: it keeps at least 256, for a window of 16 tokens.
 constexpr llama_pos BEYOND_WINDOW = 420;
 
