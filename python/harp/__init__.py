@@ -14,7 +14,9 @@ from . import _engine
 from .errors import HarpError
 from .model import Model
 from .options import HarpOptions, read_preset
-from .session import Answer, Forward, Hypothesis, Sampling, Score, Session, Stream, Token
+from .results import Answer, Forward, Hypothesis, Score, Token
+from .sampling import Sampling
+from .session import Session, Stream
 
 __version__: str = _json.loads(_engine.build_info())["harp"]
 __all__ = ["Answer", "Forward", "HarpError", "HarpOptions", "Hypothesis", "Model", "Sampling", "Score", "Session", "Stream",

@@ -27,7 +27,9 @@ from .arguments import INT32_MAX, UINT32_MAX, items, truth, utf8_text, whole
 from .identity import llama_environment, named_files
 from .model import Model
 from .options import HarpOptions, read_preset
-from .session import Answer, Sampling, Score, Session
+from .results import Answer, Score
+from .sampling import Sampling
+from .session import Session
 
 log = logging.getLogger(__name__)
 MAX_GEN_TOKS = 256  #: most tokens of an answer, if the task does not say; lm-eval's usual number
