@@ -1,4 +1,4 @@
-/* harp's CPU kernels (docs/KERNELS.md): matrix multiplication with quantised weights, and attention. A batch of one to
+/* harp's CPU kernels (docs/CPU.md): matrix multiplication with quantised weights, and attention. A batch of one to
  * eight rows costs little more than one row, and with AMX prompts are faster too.
  *
  * A library of its own: link harp::kernels. It works with and without HARP, with handles of harp.h and of llama.h.
