@@ -245,10 +245,17 @@ class Runs(unittest.TestCase):
 
     def test_another_configuration_is_refused(self):
         before = self.run_whole("run", "--limit", 2)
-        code, _, err = harp_eval(*command(self.folder / "run", "--quiet", "--limit", 3))
+        code, _, err = harp_eval(*command(self.folder / "run", "--quiet", "--limit", 2, "--max-length", 200))
         self.assertEqual(code, 1)
-        self.assertIn("n_examples", err)
+        self.assertIn("max_length", err)
         self.assertEqual(results(self.folder / "run"), before)
+
+    def test_a_greater_limit_goes_on(self):
+        first = self.run_whole("run", "--limit", 2)
+        more = self.run_whole("run", "--limit", 4)
+        self.assertEqual(more, self.run_whole("whole", "--limit", 4))
+        self.assertEqual(first, {cell: examples[:2] for cell, examples in more.items()})
+        self.assertEqual(self.run_whole("run", "--limit", 3), more)
 
     def test_report(self):
         self.run_whole("run")

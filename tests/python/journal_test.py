@@ -124,6 +124,18 @@ class JournalTest(unittest.TestCase):
         self.assertNotIn("beta", str(caught.exception))
         self.assertEqual(journal.config(CELL), CONFIG)
 
+    def test_the_number_of_examples_grows(self):
+        journal = self.begun()
+        journal.add(CELL, example(1))
+        for asked, stands in ((5, 5), (2, 5), (5, 5)):
+            journal.begin(CELL, {**CONFIG, "n_examples": asked})
+            self.assertEqual(journal.config(CELL), {**CONFIG, "n_examples": stands})
+        with self.assertRaises(JournalError) as caught:
+            journal.begin(CELL, {**CONFIG, "n_examples": 9, "protocol": "other"})
+        self.assertIn("(protocol: absent there, other now)", str(caught.exception))
+        self.assertEqual(journal.config(CELL)["n_examples"], 5)
+        self.assertEqual(self.ids(), ["1"])
+
     def test_a_cell_without_examples_takes_another_config(self):
         journal = self.begun()
         for config in ({**CONFIG, "llama_args": ["--no-such-flag"]}, CONFIG):

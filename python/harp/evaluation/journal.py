@@ -107,7 +107,10 @@ class Journal:
         self._resources.close()
 
     def begin(self, cell: Cell, config: dict) -> None:
-        """Declares a cell and everything that its results depend on (JSON). An existing cell must have the same config."""
+        """Declares a cell and everything that its results depend on (JSON).
+
+        An existing cell must have the same config, but for ``n_examples``: the greatest number that was asked for stands.
+        """
         text = json.dumps(config, sort_keys=True)
         with self._errors("begin a cell"):
             found = self._find(cell)
@@ -115,10 +118,12 @@ class Journal:
                 self._database.execute("INSERT INTO cell (model, task, method, seed, config) VALUES (?, ?, ?, ?, ?)",
                                        (*astuple(cell), text))
                 return
-        old, new = _leaves(json.loads(found[1])), _leaves(json.loads(text))
-        differences = [f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
-                       for key in sorted(old | new) if key not in old or key not in new or old[key] != new[key]]
-        if differences:
+            number, there = found[0], json.loads(found[1])
+            if "n_examples" in there and "n_examples" in config:
+                if there["n_examples"] < config["n_examples"] and not _differences({**there, "n_examples": config["n_examples"]}, config):
+                    self._database.execute("UPDATE cell SET config = ? WHERE number = ?", (text, number))
+                config = {**config, "n_examples": there["n_examples"]}
+        if differences := _differences(there, config):
             raise JournalError(f"{self.path}: {_name(cell)} was begun with another configuration ({'; '.join(differences)}): "
                                "run it as it was begun, or use another directory")
 
@@ -247,6 +252,12 @@ def _name(cell):
 def _advice(error):
     message = str(error)
     return next((f": {advice}" for part, advice in ADVICE.items() if part in message), "")
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    old, new = _leaves(old), _leaves(json.loads(json.dumps(new)))  # as a journal has it: lists instead of tuples
+    return [f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
+            for key in sorted(old | new) if key not in old or key not in new or old[key] != new[key]]
 
 
 def _leaves(value, prefix=""):
