@@ -14,8 +14,9 @@ import logging
 import secrets
 import shlex
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from lm_eval import utils
@@ -60,7 +61,7 @@ class HarpLM(TemplateLM):
         max_length: tokens that are read. The last token of a continuation is not read, since nothing follows it. Contexts that are too long
             lose their beginning; a continuation that is too long is an error.
         max_gen_toks: most tokens of an answer, if the task does not say.
-        seed_of_sampler: for requests that sample.
+        seed_of_sampler: for requests that sample. Each draws from it, its context, and how many equal requests precede it (a task's ``repeats``).
         shared_masks: all contexts have the same masks, as with ``harp score``. Otherwise each context has its own, drawn from
             ``seed`` and the context's text, so that examples are independent.
         beams: above 1, generation is a beam search.
@@ -75,6 +76,7 @@ class HarpLM(TemplateLM):
             message behind their system prompt.
         preset: file of options, perhaps with a negative prompt (harp.read_preset); ``options`` and ``negative_prompt`` override it.
         beside: more sets of options to score from the same readings; only on_response gets their scores (Session.score_each).
+        think_end_token: text that ends a model's thoughts, such as ``</think>``; only what follows the last one is an answer.
         options: any of HarpOptions by name (threshold, beta, ...).
     """
 
@@ -84,7 +86,8 @@ class HarpLM(TemplateLM):
                  beams: int = 1, pause: int = 0, pause_text: str = ".", n_threads: int | None = None,
                  kernels: bool | None = None, llama_args: str | Sequence[str] = "", add_bos_token: bool | None = None,
                  prefix_token_id: int | None = None, model: Model | None = None,
-                 negative_prompt: str = "", preset: str | None = None, beside: Sequence[HarpOptions | None] = (), **options):
+                 negative_prompt: str = "", preset: str | None = None, beside: Sequence[HarpOptions | None] = (),
+                 think_end_token: str | None = None, **options):
         super().__init__()
         unknown = sorted(set(options) - OPTION_NAMES)
         if unknown:
@@ -129,6 +132,7 @@ class HarpLM(TemplateLM):
         self.seed_of_sampler = seed_of_sampler
         self.shared_masks = shared_masks
         self.beams = beams
+        self._think_end_token = None if think_end_token is None else utf8_text("think_end_token", think_end_token)
         self.pause_tokens = pause * model.tokenize(utf8_text("pause_text", pause_text), add_special=False)
         self._bos_text = model.detokenize([model.bos], special=True) if model.bos >= 0 else ""
         #: called when a request is answered: its index, the response, its cost, and 0; for the option sets of `beside` 1, 2, ...
@@ -258,22 +262,26 @@ class HarpLM(TemplateLM):
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         texts = [""] * len(requests)
         groups: dict[tuple, list[int]] = {}
+        repetitions: Counter[tuple[str, str]] = Counter()  # a task's `repeats` are equal requests
+        seeds = []
         for index, request in enumerate(requests):
-            negative = tuple(self.negative_prompt_of(request.args[0]))
-            groups.setdefault((repr(request.args[1]), negative), []).append(index)
+            context, settings_text = request.args[0], repr(request.args[1])
+            groups.setdefault((settings_text, tuple(self.negative_prompt_of(context))), []).append(index)
+            seeds.append(self._seed(context, repetitions[context, settings_text]))
+            repetitions[context, settings_text] += 1
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
             for (_, negative), indices in groups.items():
                 settings = _Generation.read(requests[indices[0]].args[1], self)
                 contexts = [requests[i].args[0] for i in indices]
-                for position, text, cost in self._generate(contexts, settings, list(negative)):
+                for position, text, cost in self._generate(contexts, [seeds[i] for i in indices], settings, list(negative)):
                     index = indices[position]
-                    texts[index] = postprocess_generated_text(text, settings.until, None)
+                    texts[index] = postprocess_generated_text(text, settings.until, self._think_end_token)
                     self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
                     progress.update()
                     self._report(index, texts[index], cost)
         return texts
 
-    def _generate(self, contexts: list[str], settings: _Generation, negative: list[int]):
+    def _generate(self, contexts: list[str], seeds: list[int], settings: _Generation, negative: list[int]):
         room = self.max_length - settings.max_tokens - len(self.pause_tokens)
         if room < 1:
             raise ValueError(f"max_gen_toks={settings.max_tokens} leaves no room for a prompt in max_length={self.max_length}")
@@ -292,8 +300,9 @@ class HarpLM(TemplateLM):
                 hesitations = sum(token.hesitated for token in best.tokens)
                 yield index, best.text, self._cost(best.tokens, len(best.tokens), hesitations, best.seconds)
             return
+        samplings = [replace(settings.sampling, seed=seed) for seed in seeds]
         answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
-                                             sampling=settings.sampling, mask_families=families,
+                                             sampling=samplings, mask_families=families,
                                              negative_prompt=negative)
         for index, answer in answers:
             yield index, answer.text, self._cost(answer.tokens, answer.steps, answer.hesitations, answer.seconds)
@@ -304,6 +313,10 @@ class HarpLM(TemplateLM):
 
     def _family(self, context: str) -> int:
         return 0 if self.shared_masks else zlib.crc32(context.encode())
+
+    def _seed(self, context: str, repetition: int) -> int:
+        """Of the sampler. With one seed for all, all examples would draw the same numbers, and repetitions the same answers."""
+        return zlib.crc32(f"{self.seed_of_sampler} {repetition} {context}".encode("utf-8", "surrogatepass"))
 
     def _report(self, index: int, response: object, cost: Cost, which: int = 0) -> None:
         if self.on_response:
@@ -353,7 +366,7 @@ class _Generation:
             raise ValueError(f"gen_kwargs that harp does not know: {', '.join(unknown)}; allowed: until, max_gen_toks, "
                              f"do_sample, {', '.join(SAMPLING_NAMES)}")
         values = {SAMPLING_NAMES[name]: value for name, value in kwargs.items() if value is not None}
-        sampling = Sampling(seed=lm.seed_of_sampler, **values)
+        sampling = Sampling(**values)
         if lm.beams > 1 and (sampling.temperature > 0 or sampling.repeat_penalty != 1):
             raise ValueError(f"gen_kwargs: temperature {sampling.temperature}, repetition_penalty {sampling.repeat_penalty}; allowed with "
                              f"beams={lm.beams}: 0 and 1, as a beam search neither samples nor penalises")

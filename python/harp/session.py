@@ -96,20 +96,24 @@ class Session:
         return self._submit("prompt", prompt, max_tokens, stop, sampling, options, mask_family, negative_prompt, reuses_prefix=True)
 
     def generate_many(self, prompts: Iterable[str | Iterable[int]], *, max_tokens: int = -1, stop: str | Iterable[str] = (),
-                      sampling: Sampling = Sampling(), options: HarpOptions | None = None,
+                      sampling: Sampling | Iterable[Sampling] = Sampling(), options: HarpOptions | None = None,
                       mask_families: Iterable[int] | None = None,
                       negative_prompt: str | Iterable[int] = ()) -> Iterator[tuple[int, Answer]]:
         """Answers many prompts, ``n_sequences`` at a time in one batch. Yields (index of the prompt, Answer) as answers end.
 
         The arguments are those of generate(). Leaving the iterator early drops prompts that are not answered yet.
+
+        Args:
+            sampling: one for all, or one for each prompt. Equal prompts with one seed have equal answers.
         """
         prompts = items("prompts", prompts, "a list of prompts; for one prompt: [prompt], or generate()")
         families = _families(mask_families, len(prompts))
+        samplings = _samplings(sampling, len(prompts))
         stop = strings("stop", stop)
         growing: dict[int, Stream] = {}
         try:
-            for index, (prompt, family) in enumerate(zip(prompts, families, strict=True)):
-                growing[index] = self._submit(f"prompts[{index}]", prompt, max_tokens, stop, sampling, options, family, negative_prompt,
+            for index, (prompt, own, family) in enumerate(zip(prompts, samplings, families, strict=True)):
+                growing[index] = self._submit(f"prompts[{index}]", prompt, max_tokens, stop, own, options, family, negative_prompt,
                                               reuses_prefix=False)
             while growing:
                 self._next_batch()
@@ -305,6 +309,16 @@ class Session:
                 else:
                     stream._finish(*result)
             del self._events[0]
+
+
+def _samplings(sampling: Sampling | Iterable[Sampling], n: int) -> list[Sampling]:
+    """A sampling for each of `n` prompts."""
+    if isinstance(sampling, Sampling):
+        return [sampling] * n
+    samplings = items("sampling", sampling, "Sampling(...), or a list of them, one for each prompt")
+    if len(samplings) != n:
+        raise HarpError(f"sampling: {len(samplings)} for {n} prompts; allowed: one, or one for each", "invalid_option")
+    return samplings
 
 
 def _families(mask_families: Iterable[int] | None, n: int) -> list[int]:

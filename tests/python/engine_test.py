@@ -142,6 +142,18 @@ class Generation(unittest.TestCase):
         self.assertEqual(texts[0], texts[1])
         self.assertNotEqual(texts[0], texts[2])
 
+    def test_a_sampling_for_each_prompt(self):
+        session = harp.Session(self.model, None, n_ctx=64, n_sequences=2)
+        samplings = [harp.Sampling(temperature=2, seed=seed) for seed in (1, 2, 1)]
+        texts = {index: answer.text for index, answer in session.generate_many(["Once"] * 3, max_tokens=8, sampling=samplings)}
+        self.assertEqual(texts[0], texts[2])
+        self.assertNotEqual(texts[0], texts[1])
+        with self.assertRaisesRegex(harp.HarpError, "sampling: 3 for 2 prompts; allowed: one, or one for each"):
+            next(session.generate_many(["Once"] * 2, sampling=samplings))
+        for wrong in ("greedy", 1, None, [None]):
+            with self.assertRaisesRegex(TypeError, r"sampling: .*allowed: Sampling\(\.\.\.\)"):
+                next(session.generate_many(["Once"], sampling=wrong))
+
     def test_mask_families(self):
         session = harp.Session(self.model, OPTIONS.replace(threshold=0, strength=0.4), n_ctx=256, n_sequences=3)
         answers = dict(session.generate_many(PROMPTS[:1] * 3, max_tokens=32, mask_families=[0, 7, 7]))

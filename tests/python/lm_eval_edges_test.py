@@ -188,6 +188,32 @@ class Generation(Edges):
                 [text] = self.lm.generate_until(requests("generate_until", (TEXT, {"max_gen_toks": 4, **gen_kwargs})), disable_tqdm=True)
                 self.assertTrue(text)
 
+    def test_examples_and_repetitions_draw_numbers_of_their_own(self):
+        """A task's `repeats` are equal requests: with one seed for all a majority of their answers would be one answer."""
+        settings = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8, "until": []}
+        asked = requests("generate_until", *[("Once upon a time", settings)] * 4)
+        first = self.lm.generate_until(asked, disable_tqdm=True)
+        self.assertGreater(len(set(first)), 1)
+        self.assertEqual(self.lm.generate_until(asked, disable_tqdm=True), first)
+        alone = self.lm.generate_until(asked[:1], disable_tqdm=True)
+        self.assertEqual(alone, first[:1])  # whatever stands beside it
+
+        def seeds(seed_of_sampler):
+            found = []
+            with mock.patch.object(self.lm, "seed_of_sampler", seed_of_sampler), \
+                    mock.patch.object(self.lm.session, "generate_many", lambda *_, sampling, **__: found.extend(sampling) or ()):
+                self.lm.generate_until(requests("generate_until", ("Once", settings), ("Twice", settings), ("Once", settings)), disable_tqdm=True)
+            return [one.seed for one in found]
+
+        self.assertEqual(len({*seeds(0), *seeds(1)}), 6)
+
+    def test_thoughts_are_no_answer(self):
+        lm = HarpLM(model=self.lm.model, enabled=False, think_end_token="</think>")
+        answer = harp.Answer(text="It may be 1.</think> 2</think>\n 3. 4", stop_reason="length")
+        for one, until, told in ((lm, [], "3. 4"), (lm, ["."], "3"), (self.lm, [], answer.text)):
+            with mock.patch.object(one.session, "generate_many", lambda *_, **__: [(0, answer)]):
+                self.assertEqual(one.generate_until(requests("generate_until", ("2 + 1", {"until": until, "max_gen_toks": 8})), disable_tqdm=True), [told])
+
     def test_settings_that_are_null_are_not_given(self):
         [free] = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4})), disable_tqdm=True)
         for gen_kwargs in ({"until": None}, {"temperature": None}, {"max_new_tokens": None}, {"until": ("@",)}):

@@ -112,6 +112,14 @@ class Runs(unittest.TestCase):
         self.assertLess(time.monotonic() - before, 60)
         self.assertNotIn("program_guard", subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=False).stdout)
 
+    def test_a_copy_of_the_program_says_nothing(self):
+        self.check("import os\nchild = os.fork()\nif child == 0: raise SystemExit\nos.waitpid(child, 0)", r"\Apassed\Z")
+        self.check("import os\nif os.fork(): os._exit(0)", "ended before its tests")
+
+    def test_no_namespace_of_its_own(self):
+        """It would have all capabilities there."""
+        self.check("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == -1", r"\Apassed\Z")
+
     def test_sets_have_the_same_order_each_time(self):
         source = "raise ValueError(list({'a', 'b', 'c', 'd', 'e', 'f'}))"
         self.assertEqual(programs.run(source), programs.run(source))

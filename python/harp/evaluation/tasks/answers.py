@@ -20,7 +20,7 @@ WORDS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 def _number_rule(gap, separators):
     """Digits may be in groups of three. A minus sign counts only if there is nothing before it to subtract from. A number inside a
-    name (GSM8K) does not count.
+    name (GSM8K) does not count, nor does a power of a name (18 m^2).
 
     gap: what may be between a sign and its number. separators: what may separate groups.
     """
@@ -30,7 +30,7 @@ def _number_rule(gap, separators):
     exponent = rf"(?:[eE]|{times_ten})\{{?(?P<exponent>[-+−]?[0-9]{{1,2}})\}}?(?!\w)"
     power = r"(?:\^|\*\*)\{?(?P<power>[-−]?[0-9]{1,2})\}?(?![0-9])"
     word = rf"[ ](?P<word>{'|'.join(WORDS)})\b"
-    return re.compile(rf"(?P<sign>(?<![\w)\]}}])[-−–]{gap})?\\?[$€£¥₹]?{gap}(?<![A-Za-z0-9])(?<![A-Za-z0-9)]_)"
+    return re.compile(rf"(?P<sign>(?<![\w)\]}}])[-−–]{gap})?\\?[$€£¥₹]?{gap}(?<![A-Za-z0-9])(?<![A-Za-z0-9)]_)(?<![A-Za-z)}}]\^)(?<![A-Za-z)}}]\^{{)"
                       rf"(?P<digits>{digits})(?:{fraction}|{exponent}|{power}|{word})?")
 
 
@@ -42,7 +42,7 @@ HASHES = re.compile(r"####[\s:=*_`\\(\[{]*(?:(?i:(?:(?:the\s+)?(?:final\s+)?answ
 HEADING = re.compile(r"[.):][ \t]*[^\W_]")  # what follows a number in a heading, as in "#### 1. First add"
 BOXED = re.compile(r"\\boxed\s*\{[\s\\${(]*")
 # What follows the first number of a calculation, as in "#### 12 + 5 = 17".
-CALCULATION = re.compile(r"[ \t]*\\?%?(?:[ \t]?[A-Za-z]+)?[ \t]*(?:[-+−–*/×x·÷]|\\(?:times|cdot|div)\b)"
+CALCULATION = re.compile(r"[ \t]*\\?%?(?:[ \t]?[A-Za-z]+)?[ \t]*(?:[-+−–*/×x·÷]|of\b|\\(?:times|cdot|div)\b)"
                          r"[ \t(]*\\?[$€£¥₹]?[ \t]?[0-9][^\n=]*=")
 EQUALS = re.compile(r"[=≈][\s*_`\\(\[{]*")
 LATEX_FRACTION = re.compile(r"(?P<whole>[0-9])?[ ]?\\[dtc]?frac[ ]*(?:\{[ ]*(?P<sign>[-−]?)(?P<numerator>[0-9]+(?:\.[0-9]+)?)[ ]*\}|(?P<one>[0-9]))"
@@ -79,7 +79,7 @@ def _marks(metric, answer, target):
 
 def number(text):
     """The number after the last "####" that has one, else that in the last \\boxed{}, else the last in the text; None if there is none."""
-    text = re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(without_thoughts(text))).replace("{,}", ",")  # LaTeX: 1\,080, 1{,}080
+    text = re.sub(r"\\[, ](?=[0-9]{3})", "\u00a0", _plain(without_thoughts(text))).replace("{,}", ",").replace(",\\!", ",")  # LaTeX: 1\,080, 1{,}080
     text = LATEX_FRACTION.sub(_fraction, text)
     first = _number(_first_question(text))
     return _number(text) if first is None else first
@@ -214,16 +214,17 @@ def _letter_rules(letters):
     close = r"""(?=[ \t]*(?:[)\]}:*_,;$!?<\\`»]|\.(?!\w)|["'”’](?!\w)|$))"""
     reason = r"(?=\s+(?:because|since|as|for|which|and|with)\b|\s+[-–—(])"
     closed = rf"(?:[{letters}](?:{close}|{reason})|[{others.lower()}]{close})"
-    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?!\w|['’]\w|\.\w)|[{letters.lower()}]{close})"
+    alone = rf"(?:[{words}](?:{close}|{reason})|[{others}](?![^\W_]|_\w|['’]\w|\.\w)|[{letters.lower()}]{close})"
     opened = r"""(?:[\s:=*_"'“‘«`$({\[>→✅•–-]|\\(?:boxed|text(?:bf|rm|it)?|mathrm|mathbf|[(\[]))*"""
     noun = r"(?:option|choice|letter)"
     adverb = r"(?:(?:most\s+)?likely|probably|therefore|thus|clearly|definitely|indeed|actually|simply|then)"
-    be = rf"\b(?:is|was|(?:would|should|must|has\s+to|will)(?:\s+{adverb})?\s+be)\b"
-    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my|most\s+\w+)\s+(?:{noun}|one|guess|pick|response)|{noun}(?=\s*:))"
+    be = rf"\b(?:is|was|(?:would|should|must|has\s+to|will|seems\s+to|appears\s+to)(?:\s+{adverb})?\s+be)\b"
+    statement = (rf"(?:(?i:\b(?:(?:answer|ans)(?:\s+{noun})?|(?:correct|best|right|final|my|most\s+\w+)\s+(?:{noun}|one|guess|pick|response|fit|match)"
+                 rf"|{noun}(?=\s*:)|letter(?=\s*{be}))"
                  r"(?:\s+to\s+(?:the|this)(?:\s+[\w-]+){0,2}\s+question|\s+here|,\s+then,)?"
                  rf"[\s*_\"'”’]*(?:{be}|[:=>→]|[-–—](?=\s))"
                  r"|\b(?:choose|chose|pick|select|(?:go|going)\s+(?:with|for)|opt\s+for)\b"
-                 r"|^[ \t]*[#*_]+[ \t]*(?:(?:final|correct)\s+)?answer[ \t*_]*$)|答案(?:是|为|:))")
+                 r"|^[ \t]*[#*_]+[ \t]*(?:(?:final|correct)\s+)?answer[ \t*_]*$)|答案(?:是|为|选|:))")
     belief = (rf"(?i:\b(?:i(?:\s+would|['’]d)?\s+(?:think|believe|guess|say|suppose)(?:\s+that)?(?:\s+it(?:['’]s|\s+{be}))?"
               rf"|(?:it|that)(?:['’]s|\s+{be}))(?!\w))")
     filler = rf"(?i:(?:,?{opened}(?:{noun}|{adverb})\b,?)*)"
@@ -237,8 +238,8 @@ def _letter_rules(letters):
         rf"(?:{statement}{filler}{opened}|\\boxed{opened})({alone}){several}",
         rf"{belief}{filler}{opened}({closed}){several}",
         rf"(?<![\w'’-])(?<!not )(?<!nor )(?<!or )(?<!and )([{letters}]){praise}",
-        rf"[\W_]*([{letters}{letters.lower()}])[\W_]*\Z",
-        rf"\A[\s*_\"'“(\[]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}](?=\)))){several}",
+        rf"[\W_]*(?:A[ ]?:[ ])?[\W_]*([{letters}{letters.lower()}])[\W_]*\Z",
+        rf"\A[\s*_\"'“(\[•✅]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}](?=\)))){several}",
         rf"^[\s*_>(\[-]*([{letters}{letters.lower()}])[).:\]](?!\w)",
         rf"^(?i:[\W_]*|\W*(?:so|thus|therefore|hence),?[ \t]+(?:{noun}[ \t]+)?)\W*([{letters}])[\W_]*$",
         rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])(?:\*\*|[.):][ ])|(?i:\b(?:{noun}|answer))\s+({alone}))",
