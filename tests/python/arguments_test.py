@@ -199,7 +199,7 @@ class Arguments(unittest.TestCase):
         self.assertEqual(len(score.harp), 1)
 
     def test_options_of_numpy_are_those_of_python(self):
-        options = harp.HarpOptions(threshold=np.float64(1.5), strength=np.float32(0.25), seed=np.int64(3), reframings=np.int8(2))
+        options = harp.HarpOptions(threshold=np.float64(1.5), strength=np.array(0.25), seed=np.int64(3), reframings=np.int8(2))
         self.assertEqual(json.loads(json.dumps(dataclasses.asdict(options))), dataclasses.asdict(options))
         self.assertEqual(options, harp.HarpOptions(threshold=1.5, strength=0.25, seed=3, reframings=2))
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """The report of an evaluation: a self-contained page whose numbers and sentences agree with the journal."""
 
+import errno
 import html
+import os
 import re
 import sys
 import tempfile
 import unittest
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -362,6 +365,24 @@ class Curves(ReportTest):
 
 
 class Titles(ReportTest):
+    def test_a_full_disk_is_an_error_that_names_the_file(self):
+        self.write({("vanilla", 0): {1: 0.0, 2: 1.0}, ("harp", 0): {1: 1.0, 2: 1.0}})
+        self.page()
+        before = self.html
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a write's error has no name
+        with mock.patch.object(Path, "write_text", lambda path, *_, **__: path.touch() or (_ for _ in ()).throw(full)), \
+                self.assertRaisesRegex(OSError, "No space left on device: '.*report.html'"):
+            write_report([self.directory])
+        self.assertEqual((self.directory / "report.html").read_text(encoding="utf-8"), before)
+        self.assertEqual(list(self.directory.glob("*.part")), [])
+
+    def test_long_names_of_methods_can_be_broken(self):
+        self.write({("vanilla", 0): {1: 0.0, 2: 1.0}, ("harp:view=last,beta=2", 0): {1: 1.0, 2: 1.0}})
+        self.page()
+        rows = re.findall('<th scope="row">(harp.*?)</th>', self.html)
+        self.assertEqual(set(rows), {"harp:view=last,<wbr>beta=2"})
+        self.assertIn("harp:view=last,beta=2", self.markdown)
+
     def test_titles_are_told_apart(self):
         values = {1: 1.0, 2: 0.0}
         for task, protocol, title in (

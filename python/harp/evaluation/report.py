@@ -1,5 +1,6 @@
 """The report of an evaluation: one self-contained HTML page and the same tables in Markdown."""
 
+import contextlib
 import csv
 import html
 import os
@@ -62,8 +63,13 @@ def write_report(directories: Sequence[Path], baseline: str = BASELINE, examples
         path = directory / (name.replace(".", f"-{part}.") if part else name)
         # An existing report stays whole if this one cannot be written.
         unfinished = path.with_suffix(path.suffix + ".part")
-        unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
+        try:
+            unfinished.write_text(environment.get_template(f"{name}.jinja").render(content), encoding="utf-8", errors="replace")
+            os.replace(unfinished, path)
+        except OSError as error:  # of a full disk it names no file
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise OSError(error.errno, error.strerror, str(path)) from None
         paths.append(path)
     return tuple(paths)
 
