@@ -109,6 +109,9 @@ void check_ranges(const common_params & params) {
     check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
     check("--mirostat", params.sampling.mirostat, 0, 2, "0..2");
     check("--port", params.port, 0, 65535, "0..65535");
+    check("--timeout", params.timeout_read, 1, any, "1.., seconds");  // 0: bodies that are sent late are empty
+    if (params.api_prefix.ends_with('/') || (!params.api_prefix.empty() && params.api_prefix[0] != '/'))
+        throw Error(ErrorCode::invalid_option, "option '--api-prefix': '" + params.api_prefix + "'; allowed: /PATH");
     for (const auto & adapter : params.lora_adapters) check_finite("--lora-scaled", adapter.scale);
     for (const auto & vector : params.control_vectors) check_finite("--control-vector-scaled", vector.strength);
     for (const float part : params.tensor_split) check_finite("--tensor-split", part);

@@ -1,5 +1,7 @@
 // harp-server: llama.cpp's server with a forward pass that hesitates. Parses the flags, sets HARP's defaults, calls the
 // server.
+#include <unistd.h>
+
 #include <clocale>
 #include <csignal>
 #include <cstdio>
@@ -16,11 +18,17 @@
 #include "log.h"
 #include "server-stream.h"
 #include "server/request.h"
+#include "server/sockets.h"
 
 int llama_server(common_params & params, int argc, char ** argv);  // in llama.cpp's server.cpp, which has no header
 
 namespace harp::server {
 namespace {
+
+/// Until the server has its own handlers there is nothing to be answered.
+void end_while_loading(int /*signal*/) {
+    _exit(cli::exit_ok);
+}
 
 int run(int argc, char ** argv) {
     cli::CommandLine command(
@@ -29,6 +37,8 @@ int run(int argc, char ** argv) {
     command.harp.add_to(command.app);
     common_params params;
     if (const auto code = command.parse(argc, argv, params)) return *code;
+    std::signal(SIGINT, end_while_loading);
+    std::signal(SIGTERM, end_while_loading);
     std::optional<Options> options = command.harp.options();
     if (params.embedding) options.reset();  // a server for embeddings generates nothing
     set_default_options(options, command.harp.n_ctx_twin());
@@ -42,8 +52,10 @@ int run(int argc, char ** argv) {
     server_stream_session_manager_start();
     llama_backend_init();
     llama_numa_init(params.numa);
+    remove_unused_sockets(params.hostnames);
     std::vector<char *> llama_argv = command.llama_argv();
     const int code = llama_server(params, static_cast<int>(llama_argv.size()), llama_argv.data());
+    remove_unused_sockets(params.hostnames);
     common_log_flush(common_log_main());
     if (code != 0 && *harp_last_error() != '\0') cli::print_err("harp serve: {}\n", harp_last_error());
     return code;

@@ -128,7 +128,7 @@ bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_
             if (pass == nullptr) {
                 return llama_state_load_file(ctx, path_session, tokens_out, n_token_capacity, n_token_count_out);
             }
-            const StateFile file = read_state_file(path_session, StateKind::context, /*with_state=*/true);
+            const StateFile file = read_state_file(path_session, StateKind::context);
             // a file without tokens needs no buffer for them
             const bool is_wanted = give_tokens(file, tokens_out, n_token_capacity, n_token_count_out);
             if (is_wanted || file.tokens.empty()) pass->state_set(file.state);
@@ -156,7 +156,7 @@ size_t harp_state_seq_load_file(llama_context * ctx, const char * filepath, llam
                 return llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity,
                                                  n_token_count_out);
             }
-            const StateFile file = read_state_file(filepath, StateKind::sequence, tokens_out != nullptr);
+            const StateFile file = read_state_file(filepath, StateKind::sequence);
             if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) {
                 pass->state_seq_set(file.state, dest_seq_id);
             }

@@ -1,6 +1,8 @@
 #include "capi/state_file.h"
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -11,9 +13,27 @@ namespace harp::capi {
 namespace {
 
 constexpr uint32_t magic = 0x53505248;  // "HRPS", little endian
-constexpr uint32_t version = 1;
+constexpr uint32_t version = 2;
 
-using Header = std::array<uint32_t, 4>;  // magic, version, kind, number of tokens
+using Header = std::array<uint32_t, 6>;  // magic, version, kind, number of tokens, checksum (lower half first)
+
+/// Continues `sum` with `bytes`, eight at a time as states are large. Of two inputs that differ in one word the sums
+/// differ, since each step can be undone.
+uint64_t checksum(uint64_t sum, std::span<const uint8_t> bytes) {
+    constexpr uint64_t odd = 0x9E3779B97F4A7C15;
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
+        uint64_t word = 0;
+        std::memcpy(&word, bytes.data() + i, std::min(sizeof(word), bytes.size() - i));
+        sum = (sum ^ word) * odd;
+        sum ^= sum >> 32;  // a product carries differences to higher bits only
+    }
+    return sum;
+}
+
+uint64_t checksum(std::span<const llama_token> tokens, std::span<const uint8_t> state) {
+    const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t *>(tokens.data()), tokens.size_bytes());
+    return checksum(checksum(state.size(), bytes), state);
+}
 
 template <typename T>
 void write(std::ofstream & out, std::span<const T> values) {
@@ -35,7 +55,13 @@ size_t write_state_file(const std::filesystem::path & path, StateKind kind, std:
                         std::span<const uint8_t> state) {
     std::filesystem::path part = path;
     part += ".part";
-    const Header header = {magic, version, static_cast<uint32_t>(kind), static_cast<uint32_t>(tokens.size())};
+    const uint64_t sum = checksum(tokens, state);
+    const Header header = {magic,
+                           version,
+                           static_cast<uint32_t>(kind),
+                           static_cast<uint32_t>(tokens.size()),
+                           static_cast<uint32_t>(sum),
+                           static_cast<uint32_t>(sum >> 32)};
     std::ofstream out(part, std::ios::binary | std::ios::trunc);
     write<uint32_t>(out, header);
     write(out, tokens);
@@ -51,7 +77,7 @@ size_t write_state_file(const std::filesystem::path & path, StateKind kind, std:
     return sizeof(header) + tokens.size_bytes() + state.size_bytes();
 }
 
-StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bool with_state) {
+StateFile read_state_file(const std::filesystem::path & path, StateKind kind) {
     std::error_code error;
     const uintmax_t size = std::filesystem::file_size(path, error);
     std::ifstream in(path, std::ios::binary);
@@ -66,12 +92,13 @@ StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bo
     }
     StateFile file;
     const uintmax_t tokens_bytes = uintmax_t{header[3]} * sizeof(llama_token);
-    if (tokens_bytes > size - sizeof(header)) fail(path, "ends before its tokens do");
+    if (size < sizeof(header) || tokens_bytes > size - sizeof(header)) fail(path, "ends before its tokens do");
     file.tokens.resize(header[3]);
-    if (with_state) file.state.resize(static_cast<size_t>(size - sizeof(header) - tokens_bytes));
+    file.state.resize(static_cast<size_t>(size - sizeof(header) - tokens_bytes));
     read<llama_token>(in, file.tokens);
     read<uint8_t>(in, file.state);
     if (!in) fail(path, "cannot be read");
+    if (checksum(file.tokens, file.state) != (uint64_t{header[5]} << 32 | header[4])) fail(path, "is damaged");
     file.n_bytes = static_cast<size_t>(size);
     return file;
 }

@@ -1,7 +1,7 @@
 // Files that hold tokens and a state with twins. With HARP off llama.cpp's own files are used instead.
 //
-// Layout: 32-bit words "HRPS", version, kind (0 a whole context, 1 a sequence), n tokens; then the tokens; then the
-// state.
+// Layout: 32-bit words "HRPS", version, kind (0 a whole context, 1 a sequence), n tokens, and two of a checksum over all
+// that follows; then the tokens; then the state.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +27,7 @@ struct StateFile {
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state);
 
-/// @param with_state false: leave `state` empty, for callers that only want the tokens
-/// @throws Error{invalid_state} if it cannot be read or is not such a file
-[[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind, bool with_state);
+/// @throws Error{invalid_state} if it cannot be read, is not such a file, or is not as it was written
+[[nodiscard]] StateFile read_state_file(const std::filesystem::path & path, StateKind kind);
 
 }  // namespace harp::capi

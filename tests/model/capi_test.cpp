@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <string>
 
@@ -386,9 +387,17 @@ TEST_F(CApi, StateFilesHoldTheTwins) {
         EXPECT_EQ(read(other.get(), file, whole, 3).first, 0U) << "no room for the tokens";
         EXPECT_EQ(read(other.get(), file, !whole, 64).first, 0U) << "of the other kind";
         EXPECT_EQ(read(other.get(), folder / "none.bin", whole, 64).first, 0U);
+        {
+            std::fstream damaged(file, std::ios::in | std::ios::out | std::ios::binary);
+            damaged.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file) / 2));
+            const auto byte = static_cast<char>(~damaged.peek());
+            damaged.put(byte);
+        }
+        EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "a byte of the state is another";
+        EXPECT_NE(std::string(harp_last_error()).find("is damaged"), std::string::npos);
         std::filesystem::resize_file(file, std::filesystem::file_size(file) - 1);
         EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off";
-        std::filesystem::resize_file(file, 20);
+        std::filesystem::resize_file(file, 28);
         EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off in its tokens";
         std::filesystem::resize_file(file, 3);
         EXPECT_EQ(read(other.get(), file, whole, 64).first, 0U) << "cut off in its header";

@@ -589,6 +589,13 @@ class Memory(unittest.TestCase):
             answer = server.post("/completion", {"prompt": longer, "n_predict": 48, "temperature": 0})
             self.assertGreater(answer["timings"]["cache_n"], 24)
             self.assertEqual(answer["content"], expected)
+            saved = bytearray((Path(folder) / "a.bin").read_bytes())
+            saved[len(saved) // 2] ^= 0x40
+            (Path(folder) / "a.bin").write_bytes(saved)
+            with self.assertRaises(urllib.error.HTTPError) as caught:
+                server.post("/slots/0?action=restore", {"filename": "a.bin"})
+            self.assertEqual(caught.exception.code, 400)
+            self.assertEqual(server.complete(longer), expected)
 
     def test_context_shift(self):
         server = self.start("-c", "256", "--context-shift")
@@ -865,6 +872,9 @@ class Starting(unittest.TestCase):
             ("-m", "no.gguf", "--magic"): ["--magic"],
             ("-m", "no.gguf", "--port", "99999"): ["'--port': 99999", "0..65535"],
             ("-m", "no.gguf", "--port", "-1"): ["'--port': -1", "0..65535"],
+            ("-m", "no.gguf", "--timeout", "0"): ["'--timeout': 0", "1.."],
+            ("-m", "no.gguf", "--api-prefix", "llm"): ["'--api-prefix': 'llm'", "/PATH"],
+            ("-m", "no.gguf", "--api-prefix", "/llm/"): ["'--api-prefix': '/llm/'", "/PATH"],
             ("-m", "no.gguf", "-np", "-3"): ["'-np': -3", "1..256"],
             ("-m", "no.gguf", "--parallel", "257"): ["'-np': 257", "1..256"],
             ("-m", "no.gguf", "-c", "-5"): ["'-c': -5", "0.."],
@@ -943,6 +953,47 @@ class Starting(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertIn("harp: gate=entropy threshold=1", output)
         self.assertIn("listening on http://127.0.0.1:", output)
+
+    @needs_tiny
+    def test_terminated_while_it_loads_the_model(self):
+        process = subprocess.Popen([SERVER, "-m", str(TINY), "-c", "256", "--port", "0"], env=environment(), stderr=subprocess.PIPE)
+        self.addCleanup(process.stderr.close)
+        self.assertIn(b"harp: gate=entropy", process.stderr.readline())  # said before the model is read
+        process.terminate()
+        self.assertEqual(process.wait(timeout=30), 0)
+
+    @needs_tiny
+    def test_unix_socket(self):
+        """It is free again behind a server that ended or was killed, and not while one listens."""
+        def start():
+            process = subprocess.Popen([SERVER, "-m", str(TINY), "-c", "256", "--host", path], env=environment(), stderr=subprocess.PIPE)
+            self.addCleanup(process.stderr.close)
+            return process
+
+        def answers():
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(path)
+                    client.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                    return b'"ok"' in b"".join(iter(lambda: client.recv(4096), b""))
+                except OSError:
+                    return False
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/harp.sock"
+            for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGTERM):
+                server = start()
+                while not answers():
+                    self.assertIsNone(server.poll())
+                    time.sleep(0.05)
+                self.assertEqual(start().wait(timeout=30), 1)  # taken
+                self.assertTrue(answers())
+                server.send_signal(how)
+                server.wait(timeout=30)
+                self.assertEqual(Path(path).exists(), how == signal.SIGKILL)
+            Path(path).write_text("not a socket")
+            self.assertEqual(start().wait(timeout=30), 1)
+            self.assertEqual(Path(path).read_text(), "not a socket")
 
 
 if __name__ == "__main__":
