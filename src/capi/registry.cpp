@@ -46,7 +46,8 @@ llama_context * adopt(std::unique_ptr<ForwardPass> pass) {
     llama_context * context = pass->context();
     Registry & r = registry();
     const std::unique_lock lock(r.mutex);
-    r.by_memory[llama_get_memory(context)] = pass.get();
+    // models for embeddings have none, and NULL would stand for the last of them, which another thread may free
+    if (llama_memory_t memory = llama_get_memory(context); memory != nullptr) r.by_memory[memory] = pass.get();
     r.by_context[context] = std::move(pass);
     return context;
 }

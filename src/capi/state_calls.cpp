@@ -24,6 +24,11 @@ using harp::capi::write_state_file;
 
 constexpr size_t no_bytes = 0;
 
+std::filesystem::path path_of(const char * name) {
+    if (name == nullptr) throw Error(ErrorCode::invalid_input, "the path is NULL");
+    return name;
+}
+
 /// Copies a file's tokens to the caller. As in llama.cpp, without a buffer for them it gives only their number.
 /// @return whether the state is wanted too  @throws Error{invalid_state} if the buffer is too small
 bool give_tokens(const StateFile & file, llama_token * tokens_out, size_t capacity, size_t * n_tokens_out) {
@@ -115,7 +120,7 @@ bool harp_state_save_file(llama_context * ctx, const char * path_session, const 
         [&] {
             ForwardPass * pass = find_enabled(ctx);
             if (pass == nullptr) return llama_state_save_file(ctx, path_session, tokens, n_token_count);
-            write_state_file(path_session, StateKind::context, {tokens, n_token_count}, pass->state_get());
+            write_state_file(path_of(path_session), StateKind::context, {tokens, n_token_count}, pass->state_get());
             return true;
         },
         always(false));
@@ -128,7 +133,7 @@ bool harp_state_load_file(llama_context * ctx, const char * path_session, llama_
             if (pass == nullptr) {
                 return llama_state_load_file(ctx, path_session, tokens_out, n_token_capacity, n_token_count_out);
             }
-            const StateFile file = read_state_file(path_session, StateKind::context);
+            const StateFile file = read_state_file(path_of(path_session), StateKind::context);
             // a file without tokens needs no buffer for them
             const bool is_wanted = give_tokens(file, tokens_out, n_token_capacity, n_token_count_out);
             if (is_wanted || file.tokens.empty()) pass->state_set(file.state);
@@ -142,7 +147,7 @@ size_t harp_state_seq_save_file(llama_context * ctx, const char * filepath, llam
         [&] {
             ForwardPass * pass = find_enabled(ctx);
             if (pass == nullptr) return llama_state_seq_save_file(ctx, filepath, seq_id, tokens, n_token_count);
-            return write_state_file(filepath, StateKind::sequence, {tokens, n_token_count},
+            return write_state_file(path_of(filepath), StateKind::sequence, {tokens, n_token_count},
                                     pass->state_seq_get(seq_id));
         },
         always(no_bytes));
@@ -156,7 +161,7 @@ size_t harp_state_seq_load_file(llama_context * ctx, const char * filepath, llam
                 return llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity,
                                                  n_token_count_out);
             }
-            const StateFile file = read_state_file(filepath, StateKind::sequence);
+            const StateFile file = read_state_file(path_of(filepath), StateKind::sequence);
             if (give_tokens(file, tokens_out, n_token_capacity, n_token_count_out)) {
                 pass->state_seq_set(file.state, dest_seq_id);
             }

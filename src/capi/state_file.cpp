@@ -1,5 +1,7 @@
 #include "capi/state_file.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -53,8 +55,19 @@ void read(std::ifstream & in, std::span<T> values) {
 
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state) {
+    std::error_code error;
+    const std::filesystem::file_status old = std::filesystem::symlink_status(path, error);
+    const bool is_plain = old.type() == std::filesystem::file_type::not_found || std::filesystem::is_regular_file(old);
     std::filesystem::path part = path;
-    part += ".part";
+    part += '.';
+    part += std::to_string(getpid());
+    std::ofstream out;
+    if (is_plain) out.open(part, std::ios::binary | std::ios::trunc);
+    const bool in_place = !out.is_open();
+    if (in_place) {
+        out.clear();
+        out.open(path, std::ios::binary | std::ios::trunc);
+    }
     const uint64_t sum = checksum(tokens, state);
     const Header header = {magic,
                            version,
@@ -62,16 +75,19 @@ size_t write_state_file(const std::filesystem::path & path, StateKind kind, std:
                            static_cast<uint32_t>(tokens.size()),
                            static_cast<uint32_t>(sum),
                            static_cast<uint32_t>(sum >> 32)};
-    std::ofstream out(part, std::ios::binary | std::ios::trunc);
     write<uint32_t>(out, header);
     write(out, tokens);
     write(out, state);
     out.close();
-    std::error_code error;
-    if (out) std::filesystem::rename(part, path, error);
+    if (out && !in_place) {
+        if (std::filesystem::is_regular_file(old)) std::filesystem::permissions(part, old.permissions(), error);
+        std::filesystem::rename(part, path, error);
+    } else {
+        error.clear();
+    }
     if (!out || error) {
         std::error_code ignored;
-        std::filesystem::remove(part, ignored);
+        if (!in_place) std::filesystem::remove(part, ignored);
         fail(path, "cannot be written");
     }
     return sizeof(header) + tokens.size_bytes() + state.size_bytes();

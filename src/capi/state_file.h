@@ -22,7 +22,9 @@ struct StateFile {
     size_t n_bytes = 0;  // size of the file
 };
 
-/// Writes to a file beside `path` and renames it, so that a failure leaves an older file intact. @return bytes written
+/// Writes to a file beside `path` and renames it, so that a failure leaves an older file intact. A device or a link is
+/// written to, not replaced, and so is a file in a folder in which no other can be made.
+/// @return bytes written
 /// @throws Error{invalid_state} if it cannot be written
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state);

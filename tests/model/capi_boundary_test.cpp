@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <new>
 #include <string>
@@ -177,6 +178,54 @@ TEST_F(CBoundary, HarpOffProcessesEmbeddingsAsLlama) {
     const std::vector<float> expected = logits_of(plain.get(), llama_process);
     ASSERT_FALSE(expected.empty());
     EXPECT_EQ(logits_of(off.get(), harp_process), expected);
+}
+
+TEST_F(CBoundary, StateFilesAreWrittenThroughLinksAndWithLongNames) {
+    const std::filesystem::path folder = ::testing::TempDir() + "harp-state-links-" + std::to_string(::getpid());
+    std::filesystem::create_directory(folder);
+    const std::filesystem::path link = folder / "link";
+    const std::filesystem::path target = folder / std::string(255, 'n');  // no other name can be made of it
+    std::filesystem::create_symlink(target, link);                        // as a link to a device, which must stay one
+    const Context context = create();
+    ASSERT_EQ(decode(context.get(), {1, 403}), 0) << harp_last_error();
+    const size_t n_bytes = harp_state_seq_save_file(context.get(), link.c_str(), 0, nullptr, 0);
+    EXPECT_GT(n_bytes, 0U) << harp_last_error();
+    EXPECT_TRUE(std::filesystem::is_symlink(link));
+    EXPECT_EQ(std::filesystem::file_size(target), n_bytes);
+    std::filesystem::permissions(target, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    EXPECT_TRUE(harp_state_save_file(context.get(), target.c_str(), nullptr, 0)) << harp_last_error();
+
+    const std::filesystem::path plain = folder / "plain";
+    EXPECT_TRUE(harp_state_save_file(context.get(), plain.c_str(), nullptr, 0)) << harp_last_error();
+    std::filesystem::permissions(plain, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    EXPECT_TRUE(harp_state_save_file(context.get(), plain.c_str(), nullptr, 0)) << harp_last_error();
+    EXPECT_EQ(std::filesystem::status(plain).permissions(),
+              std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 3) << "nothing is left beside them";
+    std::filesystem::remove_all(folder);
+}
+
+TEST_F(CBoundary, StateFilesWithoutAPathAreErrors) {
+    const Context context = create();
+    size_t n = 0;
+    EXPECT_FALSE(harp_state_save_file(context.get(), nullptr, nullptr, 0));
+    EXPECT_TRUE(has_message());
+    EXPECT_EQ(harp_state_seq_save_file(context.get(), nullptr, 0, nullptr, 0), 0U);
+    EXPECT_TRUE(has_message());
+    EXPECT_FALSE(harp_state_load_file(context.get(), nullptr, nullptr, 0, &n));
+    EXPECT_TRUE(has_message());
+    EXPECT_EQ(harp_state_seq_load_file(context.get(), nullptr, 0, nullptr, 0, &n), 0U);
+    EXPECT_TRUE(has_message());
+}
+
+TEST_F(CBoundary, NoMemoryIsNoContexts) {
+    HARP_REQUIRE_MODEL(bert, test_models() / "random-bert.gguf");
+    ASSERT_TRUE(harp_set_default_params(nullptr));
+    const Context context(harp_init_from_model(&bert, small_context()));
+    ASSERT_NE(context, nullptr) << harp_last_error();
+    ASSERT_EQ(llama_get_memory(context.get()), nullptr);
+    EXPECT_EQ(harp_memory_seq_pos_max(nullptr, 99), -1);
+    EXPECT_FALSE(has_message()) << "NULL was taken for the memory of a context: " << harp_last_error();
 }
 
 // --- ConvertedBatch
