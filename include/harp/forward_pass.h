@@ -40,7 +40,8 @@ struct StepObservation {
     std::span<const float> mixed;     ///< [n_vocab], what logits() gives
 };
 
-/// Called once for each output row of a sequence with HARP on, in batch order, before decode() returns.
+/// Called once for each output row of a sequence with HARP on, in batch order, before decode() returns. It cannot call
+/// decode() itself.
 using StepObserver = std::function<void(const StepObservation &)>;
 
 /// Identifies the embedding row that is to be perturbed.
@@ -128,6 +129,7 @@ class ForwardPass {
     ///                                 follow
     /// @throws Error{context_full}     no room in the KV cache
     /// @throws Error{aborted}          the abort callback said stop
+    /// @throws Error{unsupported_call} it was called by an observer of this pass
     /// @throws Error{decode_failed}    any other failure, including logits that are not numbers
     /// Source: llama_decode.
     void decode(const llama_batch & batch, const CountUsefulOutputs & count_useful = {});

@@ -57,9 +57,28 @@ class Attention {
     bool was_causal_, is_causal_;
 };
 
+/// While in scope: a decode, in which no other may begin.
+class Busy {
+  public:
+    explicit Busy(bool & is_decoding) : is_decoding_(is_decoding) {
+        if (is_decoding) {
+            throw Error(ErrorCode::unsupported_call,
+                        "decode() was called in a decode() of the same pass (by an observer?)");
+        }
+        is_decoding = true;
+    }
+    ~Busy() { is_decoding_ = false; }
+    Busy(const Busy &) = delete;
+    Busy & operator=(const Busy &) = delete;
+
+  private:
+    bool & is_decoding_;
+};
+
 }  // namespace
 
 void ForwardPass::decode(const llama_batch & batch, const CountUsefulOutputs & count_useful) {
+    const Busy busy(impl_->is_decoding);
     const Stopwatch total;
     impl_->decode(batch, count_useful);
     impl_->statistics.total_seconds += total.seconds();
@@ -250,10 +269,11 @@ void ForwardPass::Impl::share_second_pass(double seconds) {
 }
 
 void ForwardPass::Impl::observe_outputs() {
+    const StepObserver observe = observer;  // it may replace itself
     for (const Output & output : outputs) {
         const std::span<const float> mixed = outputs.logits(output);
         const std::span<const float> vanilla = output.vanilla.empty() ? mixed : std::span<const float>(output.vanilla);
-        observer({output.sequence, output.position, output.record, vanilla, output.reframed, mixed});
+        observe({output.sequence, output.position, output.record, vanilla, output.reframed, mixed});
     }
 }
 

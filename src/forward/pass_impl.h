@@ -133,6 +133,7 @@ struct ForwardPass::Impl {
     Statistics statistics;
     forward::Outputs outputs;             // of the last decode
     std::vector<float> scratch_reframed;  // [n_vocab]
+    bool is_decoding = false;
 };
 
 }  // namespace harp

@@ -48,6 +48,26 @@ TEST(Refusals, ModelsWithoutCausalAttention) {
     (void)ForwardPass(model, params, std::nullopt);  // with HARP off llama.cpp decides about models
 }
 
+TEST(Refusals, ObserversThatDecode) {
+    HARP_REQUIRE_MODEL(model, stories260k());
+    ForwardPass pass(model, small_context(), Options{});
+    pass.set_observer([&](const StepObservation & o) { decode(pass, {310}, o.position + 1); });
+    try {
+        decode(pass, once_upon_a_time, 0);
+        ADD_FAILURE() << "not refused";
+    } catch (const Error & error) {
+        expect_mentions({error.code(), error.what()}, ErrorCode::unsupported_call, {"observer"});
+    }
+    int n_calls = 0;
+    pass.set_observer([&](const StepObservation &) {
+        ++n_calls;
+        pass.set_observer(nullptr);
+    });
+    decode(pass, once_upon_a_time, 0);
+    decode(pass, {310}, static_cast<llama_pos>(once_upon_a_time.size()));
+    EXPECT_EQ(n_calls, 1) << "an observer can take itself away";
+}
+
 TEST(Refusals, ContextsForOtherPurposes) {
     HARP_REQUIRE_MODEL(model, stories260k());
     llama_context_params embeddings = small_context();
