@@ -26,7 +26,9 @@ function(patched_copy source destination)
         string(REGEX REPLACE "([.+])" "\\\\\\1" name ${name})
         list(APPEND excluded REGEX "/${name}$" EXCLUDE)
     endforeach()
-    file(COPY ${source}/ DESTINATION ${destination} ${excluded})
+    # folders that can be written to, also where those of the source cannot
+    file(COPY ${source}/ DESTINATION ${destination} DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE
+        GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE ${excluded})
 
     set(stamp ${destination}/.patched)
     if(EXISTS ${stamp})

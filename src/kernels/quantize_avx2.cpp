@@ -72,7 +72,7 @@ Sums sums_of(__m256i bytes) {
 }
 
 float through_half(float value) {
-    return _cvtsh_ss(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT)));
 }
 
 /// As quantize_row_q8_0() and quantize_row_q8_1() do it.
