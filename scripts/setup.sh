@@ -4,7 +4,7 @@
 # Steps print to standard error and keep their full output in build/logs/. Each can be called again at any time; what exists is
 # not touched. HARP_STEPS is the number of steps that the caller announces.
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P) # without links, so that one directory has one name
 deps=$root/.deps
 build=$root/build/release
 logs=$root/build/logs
@@ -187,7 +187,7 @@ fetch() { "$root/scripts/fetch" "$1" || die "could not fetch $1 (see above)" "Ca
 # --- configure and build -------------------------------------------------------------------------------------------------
 
 cached() { # cached NAME VALUE: whether NAME has VALUE in the build directory
-    grep -qE "^$1:[A-Z]+=$2\$" "$build/CMakeCache.txt" 2>/dev/null
+    [[ $(sed -nE "s/^$1:[A-Z]+=//p" "$build/CMakeCache.txt" 2>/dev/null) == "$2" ]]
 }
 
 use_ccache() { # from here on for cmake; the same source in another folder counts as the same

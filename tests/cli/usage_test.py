@@ -126,6 +126,24 @@ class Usage(CliTest):
                     self.assertIn(text, done.stderr)
                 self.assertFalse((self.folder / "build").exists())
 
+    def test_run_works_through_links_and_in_folders_with_any_name(self):
+        source, folder = Path(__file__).resolve().parents[2], self.folder.resolve() / "c++ (1)"
+        for name in ["run", "scripts/setup.sh", "apps/cli/main.cpp"]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, folder / name)
+        link, linked = self.folder / "link", self.folder / "linked"
+        link.symlink_to(folder / "run")
+        linked.symlink_to(folder)
+        done = subprocess.run([link, "frobnicate"], capture_output=True, text=True, timeout=30, check=False)
+        self.assertIn("unknown command 'frobnicate'", done.stderr)
+        build = folder / "build" / "release"
+        build.mkdir(parents=True)
+        (build / "CMakeCache.txt").write_text(f"CMAKE_HOME_DIRECTORY:INTERNAL={folder}\n")
+        (build / "build.ninja").touch()
+        for name in [folder, linked]:
+            subprocess.run(["bash", "-c", 'source "$0/scripts/setup.sh" && configure OFF', name], timeout=30, check=True)
+            self.assertTrue((build / "build.ninja").exists(), "a build is thrown away only where the repository was moved")
+
     def test_bad_value_of_llama_option(self):
         bad = [("-c", "many"), ("-c", "12x"), ("-c", "-5"), ("-b", "0"), ("--temp", "x"), ("-s", "x"), ("-ctk", "f7")]
         for flag, value in bad:
