@@ -28,7 +28,7 @@ from .arguments import INT32_MAX, UINT32_MAX, items, truth, utf8_text, whole
 from .identity import llama_environment, named_files
 from .model import Model
 from .options import HarpOptions, read_preset
-from .results import Answer, Score
+from .results import Score
 from .sampling import Sampling
 from .session import Session
 
