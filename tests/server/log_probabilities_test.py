@@ -5,11 +5,9 @@ Finds the program and the models like server_test.py.
 """
 
 import itertools
-import json
 import re
 import sys
 import unittest
-import urllib.error
 from pathlib import Path
 
 try:

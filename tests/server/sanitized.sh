@@ -2,7 +2,7 @@
 # Runs the server's tests on a server with a sanitizer and assertions (including ForwardPass's invariant after each decode).
 #
 #   tests/server/sanitized.sh thread                    many slots at once under ThreadSanitizer
-#   tests/server/sanitized.sh address,undefined         all of server_test.py and faults_test.py
+#   tests/server/sanitized.sh address,undefined         answers, clients, echoes, slots, starting, faults
 #
 # Builds into build/sanitize-.... A finding ends the server with exit code 66; it is in the log, which the failing test shows.
 set -euo pipefail
@@ -25,10 +25,12 @@ printf 'called_from_lib:%s.so\n' libllama libggml libggml-base libggml-cpu >"$su
 echo 'race:server_context_impl::load_model' >>"$suppressions"
 export TSAN_OPTIONS="exitcode=66 suppressions=$suppressions ignore_noninstrumented_modules=1"
 export ASAN_OPTIONS=detect_container_overflow=0:exitcode=66 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=66
-python=$root/.deps/venv/bin/python
+run() { "$root/.deps/venv/bin/python" "$root/tests/server/$1_test.py" "${@:2}"; }
 if [[ $sanitizers == thread ]]; then
-    "$python" "$root/tests/server/server_test.py" Hesitating Memory
+    run server Hesitating Drafts
+    run echo
+    run clients Endpoints
+    run slots Memory
 else
-    "$python" "$root/tests/server/server_test.py"
-    "$python" "$root/tests/server/faults_test.py"
+    for name in server clients echo slots starting faults; do run "$name"; done
 fi
