@@ -218,6 +218,7 @@ class Answers(PageTest):
     def test_shift_enter_begins_a_line(self):
         find("#prompt").send_keys("One" + Keys.SHIFT + Keys.ENTER + Keys.SHIFT + "two")
         self.assertEqual(find("#prompt").get_attribute("value"), "One\ntwo")
+        self.assertEqual(script("const p = document.querySelector('#prompt'); return p.scrollHeight - p.clientHeight"), 0, "nothing to scroll")
         self.assertEqual(find_all(".turn"), [])
 
     def test_turns_and_settings_are_sent(self):

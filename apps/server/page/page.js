@@ -82,7 +82,8 @@ function summary() {
 /** The text box grows with its text, up to a limit in the style sheet. */
 function fitPrompt() {
     prompt.style.height = "auto";
-    prompt.style.height = `${prompt.scrollHeight}px`;
+    const borders = prompt.offsetHeight - prompt.clientHeight;
+    prompt.style.height = `${prompt.scrollHeight + borders}px`;
 }
 
 composer.addEventListener("submit", (event) => {
