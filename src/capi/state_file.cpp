@@ -55,8 +55,8 @@ void read(std::ifstream & in, std::span<T> values) {
 
 size_t write_state_file(const std::filesystem::path & path, StateKind kind, std::span<const llama_token> tokens,
                         std::span<const uint8_t> state) {
-    std::error_code error;
-    const std::filesystem::file_status old = std::filesystem::symlink_status(path, error);
+    std::error_code ignored;
+    const std::filesystem::file_status old = std::filesystem::symlink_status(path, ignored);
     const bool is_plain = old.type() == std::filesystem::file_type::not_found || std::filesystem::is_regular_file(old);
     std::filesystem::path part = path;
     part += '.';
@@ -79,14 +79,12 @@ size_t write_state_file(const std::filesystem::path & path, StateKind kind, std:
     write(out, tokens);
     write(out, state);
     out.close();
+    std::error_code error;
     if (out && !in_place) {
         if (std::filesystem::is_regular_file(old)) std::filesystem::permissions(part, old.permissions(), error);
         std::filesystem::rename(part, path, error);
-    } else {
-        error.clear();
     }
     if (!out || error) {
-        std::error_code ignored;
         if (!in_place) std::filesystem::remove(part, ignored);
         fail(path, "cannot be written");
     }
