@@ -57,7 +57,7 @@ class HarpOptions:
     def __post_init__(self):
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
-            if isinstance(value, np.generic) or isinstance(value, np.ndarray) and value.ndim == 0:  # numpy's numbers would differ from equal ones, and not fit into JSON
+            if isinstance(value, (np.generic, np.ndarray)) and value.shape == ():  # numpy's numbers would differ from equal ones, and not fit into JSON
                 object.__setattr__(self, option.name, value.item())
         _engine.check_options(self._texts())
         for option in dataclasses.fields(self):  # a number given as text becomes one, so that equal options are equal

@@ -118,12 +118,14 @@ class Journal:
                 self._database.execute("INSERT INTO cell (model, task, method, seed, config) VALUES (?, ?, ?, ?, ?)",
                                        (*astuple(cell), text))
                 return
-            number, there = found[0], json.loads(found[1])
-            if "n_examples" in there and "n_examples" in config:
-                if there["n_examples"] < config["n_examples"] and not _differences({**there, "n_examples": config["n_examples"]}, config):
-                    self._database.execute("UPDATE cell SET config = ? WHERE number = ?", (text, number))
-                config = {**config, "n_examples": there["n_examples"]}
-        if differences := _differences(there, config):
+            number, there, now = found[0], json.loads(found[1]), json.loads(text)
+            if "n_examples" in there and "n_examples" in now:
+                there["n_examples"] = now["n_examples"] = max(there["n_examples"], now["n_examples"])
+            differences = _differences(there, now)
+            grown = json.dumps(now, sort_keys=True)
+            if not differences and grown != found[1]:
+                self._database.execute("UPDATE cell SET config = ? WHERE number = ?", (grown, number))
+        if differences:
             raise JournalError(f"{self.path}: {_name(cell)} was begun with another configuration ({'; '.join(differences)}): "
                                "run it as it was begun, or use another directory")
 
@@ -255,7 +257,7 @@ def _advice(error):
 
 
 def _differences(old: dict, new: dict) -> list[str]:
-    old, new = _leaves(old), _leaves(json.loads(json.dumps(new)))  # as a journal has it: lists instead of tuples
+    old, new = _leaves(old), _leaves(new)
     return [f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
             for key in sorted(old | new) if key not in old or key not in new or old[key] != new[key]]
 
