@@ -21,7 +21,8 @@ import harp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import ROOT, TINY, environment, needs_tiny
-from python_engine import FLAGS, OPTIONS, PROMPTS, generated, tiny
+from python_engine import FLAGS, OPTIONS, tiny
+from tiny_command import PROMPTS, generated
 
 
 @needs_tiny

@@ -17,9 +17,9 @@ import numpy as np
 import harp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import MODELS, TINY, needs_tiny
-from python_engine import FLAGS, OPTIONS, PROMPTS, command, tiny
-from running_server import EXACT
+from programs import MODELS, needs_tiny
+from python_engine import FLAGS, OPTIONS, tiny
+from tiny_command import PROMPTS, scored
 
 
 @needs_tiny
@@ -28,19 +28,13 @@ class Scores(unittest.TestCase):
     def setUpClass(cls):
         cls.model = tiny()
 
-    def score_of(self, text, *flags):
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-            file.write(text)
-            file.flush()
-            return command("score", "-m", str(TINY), "-f", file.name, "-c", "256", "--json", *EXACT, *flags)
-
     def test_are_those_of_the_command(self):
         texts = ["Once upon a time there was a dog.", "Lily went to the park and saw a big tree."]
         pairs = [(tokens[:1], tokens[1:]) for tokens in map(self.model.tokenize, texts)]
         for options, flags in ((OPTIONS, FLAGS), (None, ["--harp-off"])):
             session = harp.Session(self.model, options, n_ctx=256, n_sequences=2)
             for text, score in zip(texts, session.score(pairs), strict=True):
-                said = self.score_of(text, *flags)
+                said = scored(text, "-c", "256", *flags)
                 n = said["tokens"]
                 self.assertAlmostEqual(-score.vanilla.sum() / n, said["vanilla"]["mean"], places=5)
                 self.assertAlmostEqual(-score.log_likelihood / n, said.get("harp", said["vanilla"])["mean"], places=5)

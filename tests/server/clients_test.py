@@ -23,7 +23,8 @@ except ImportError:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import ROOT, SMOL, needs_smol, needs_tiny
 from running_server import OneServer, Server
-from server_answers import PROMPTS, generate
+from server_answers import generate
+from tiny_command import PROMPTS
 
 
 @needs_tiny

@@ -6,27 +6,16 @@ HARP_TEST_MODELS; tests whose model is missing are skipped.
 """
 
 import json
-import subprocess
 import sys
-import tempfile
 import unittest
 import urllib.error
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import HARP, TINY, environment, needs_tiny
-from running_server import EXACT, OneServer
-from server_answers import PROMPTS, TEXT
-
-
-def score_of(text, *flags):
-    """The log-likelihood of a text by the command."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(text)
-        file.flush()
-        done = subprocess.run([HARP, "score", "-m", str(TINY), "-f", file.name, "-c", "512", "--json", *EXACT, *flags],
-                              env=environment(), capture_output=True, timeout=60, check=True)
-    return json.loads(done.stdout)
+from programs import needs_tiny
+from running_server import OneServer
+from server_answers import TEXT
+from tiny_command import PROMPTS, scored
 
 
 @needs_tiny
@@ -45,7 +34,7 @@ class Echo(OneServer, unittest.TestCase):
             with self.subTest(options=options):
                 choice = self.echo(TEXT, harp=options)
                 said = choice["logprobs"]["token_logprobs"]
-                score = score_of(TEXT, *flags)
+                score = scored(TEXT, "-c", "512", *flags)
                 self.assertEqual(len(said), score["tokens"] + 1)
                 self.assertIsNone(said[0])
                 kind = "vanilla" if flags == ["--harp-off"] else "harp"

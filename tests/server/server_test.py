@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import needs_tiny
 from running_server import EXACT, OneServer, Server
-from server_answers import PROMPTS, counters, generate, metrics
+from server_answers import counters, generate, metrics
+from tiny_command import PROMPTS
 
 
 @needs_tiny

@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import MODELS, needs_tiny
 from running_server import EXACT, Server
-from server_answers import PROMPTS, TEXT, generate
+from server_answers import TEXT, generate
+from tiny_command import PROMPTS
 
 GEMMA = MODELS / "gemma-3-270m-Q4_K_M.gguf"
 HYBRID = MODELS / "random-lfm2.gguf"

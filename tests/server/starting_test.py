@@ -21,7 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from programs import HARP, MODELS, ROOT, SERVER, TINY, environment, needs_tiny
 from running_server import EXACT, Server
-from server_answers import PROMPTS, generate
+from server_answers import generate
+from tiny_command import PROMPTS
 
 T5 = MODELS / "random-t5.gguf"
 BERT = MODELS / "random-bert.gguf"

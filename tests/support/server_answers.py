@@ -1,14 +1,8 @@
-"""What the tests of the server share: prompts, what the command answers to them, HARP's metrics."""
+"""What the tests of the server share: a text, what the command answers, HARP's metrics."""
 
-import json
-import subprocess
 import urllib.request
 
-from programs import HARP, TINY, environment
-from running_server import EXACT
-
-PROMPTS = ["Once upon a time", "The little dog", "Lily and Tom went", "One day a bird", "There was a big tree",
-           "Mom said to", "In the garden", "The sun was"]
+from tiny_command import generated
 
 # more tokens than one batch can echo (echo_rows_per_batch)
 TEXT = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big "
@@ -18,9 +12,7 @@ TEXT = ("Once upon a time, there was a little girl named Lily. She loved to play
 
 def generate(prompt, *flags, n=48):
     """What the command answers to the same prompt, greedily."""
-    done = subprocess.run([HARP, "generate", "-m", str(TINY), "-p", prompt, "-n", str(n), "--temp", "0", "--format", "raw",
-                           "--json", *EXACT, *flags], env=environment(), capture_output=True, timeout=60, check=True)
-    return json.loads(done.stdout)["text"]
+    return generated(prompt, *flags, n=n)["text"]
 
 
 def metrics(server):
