@@ -40,8 +40,9 @@ void validate(const Request & request, const ForwardPass & pass) {
     if (request.sampler.has_value() == request.beams.has_value())
         refuse(ErrorCode::invalid_option, "an answer is sampled or searched by beams: give one of the two");
     if (!request.beams && request.prompt.size() >= pass.n_ctx_seq())
-        refuse(ErrorCode::invalid_input, prompt + "; the context has room for " + std::to_string(pass.n_ctx_seq()) +
-                                             " with the answer; shorten the prompt or raise the context size (-c)");
+        refuse(ErrorCode::invalid_input,
+               prompt + "; the context has room for " + std::to_string(pass.n_ctx_seq()) +
+                   " with the answer; shorten the prompt or raise the context size (n_ctx, -c)");
     if (!request.beams) return;
 
     validate(*request.beams);
@@ -59,9 +60,9 @@ void validate(const Request & request, const ForwardPass & pass) {
         refuse(ErrorCode::invalid_input,
                prompt + ", and " + n_beams + " beams of " + std::to_string(wanted) +
                    " tokens do not fit beside it in a context of " + std::to_string(pass.n_ctx()) +
-                   "; there is room for " + std::to_string(room) + " each; raise the context size (-c), " +
+                   "; there is room for " + std::to_string(room) + " each; raise the context size (n_ctx, -c), " +
                    (pass.n_ctx_twin() < pass.n_ctx_seq() ? "the room of the second pass (n_ctx_twin), " : "") +
-                   "or ask for fewer tokens (-n) or beams");
+                   "or ask for fewer tokens or beams");
     }
 }
 

@@ -1,155 +1,30 @@
 #!/usr/bin/env python3
 """Tests of the page that harp-server serves at `/`, in Debian's chromium: a reader sees what the API gives.
 
-Skipped without the package selenium, chromium or chromedriver; finds programs and models like server_test.py.
+Finds programs and models like server_test.py.
 """
 
 import json
 import math
 import re
-import shutil
-import signal
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
 try:
-    from selenium import webdriver
     from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
 except ImportError:
-    webdriver = None
+    pass  # all tests are skipped
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from programs import SMOL, TINY, needs_smol, needs_tiny
-from running_server import EXACT, Server
-
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-MAX_TOKENS = 40
-PATIENCE = 60  # seconds, on a busy machine
-QUESTION = "Name three rivers."
-browser = None  # one for all tests, because it starts slowly
-
-
-def setUpModule():
-    global browser
-    if webdriver is None or not CHROMIUM or not CHROMEDRIVER:
-        raise unittest.SkipTest("no selenium, chromium or chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-
-
-def tearDownModule():
-    browser.quit()
-
-
-def find(selector):
-    return browser.find_element(By.CSS_SELECTOR, selector)
-
-
-def find_all(selector):
-    return browser.find_elements(By.CSS_SELECTOR, selector)
-
-
-def script(code, *arguments):
-    return browser.execute_script(code, *arguments)
-
-
-def wait(condition):
-    return WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(lambda _: condition())
+from page import MAX_TOKENS, QUESTION, PageTest, browser, find, find_all, script, setUpModule, tearDownModule, wait  # noqa: F401
+from programs import SMOL, needs_smol, needs_tiny
 
 
 def visible(name):
     """A token as the page shows it."""
     return name.replace(" ", "␣").replace("\n", "↵")
-
-
-class PageTest(unittest.TestCase):
-    """One server per class; for each test the page is opened anew, with nothing remembered."""
-
-    flags = []
-    model = TINY
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server = Server(*EXACT, *cls.flags, model=cls.model)
-        cls.url = cls.server.url + "/"
-
-    @classmethod
-    def tearDownClass(cls):
-        code, output = cls.server.stop()
-        if code not in (0, -signal.SIGKILL):
-            raise AssertionError(f"exit {code}\n{output[-3000:]}")
-
-    def setUp(self):
-        self.resize(1280, 800)
-        self.open({"chat": {"maxTokens": MAX_TOKENS}})
-
-    def resize(self, width, height, mobile=False):
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile})
-
-    def open(self, remembered):
-        """@param remembered what an earlier visit left in localStorage"""
-        browser.get(self.url + "favicon.svg")  # has the same origin, so that the storage can be set
-        script("localStorage.setItem('harp.page.v1', arguments[0]); sessionStorage.clear()", json.dumps(remembered))
-        browser.get_log("performance")
-        browser.get_log("browser")
-        browser.get(self.url)
-        wait(lambda: find("#model").text)
-
-    def ask(self, question, ended=True):
-        turns = len(find_all(".turn"))
-        find("#prompt").send_keys(question + Keys.ENTER)
-        wait(lambda: len(find_all(".turn")) == turns + 1)
-        if ended:
-            self.wait_for_end()
-
-    def wait_for_end(self):
-        wait(lambda: find("#send").text == "Send")
-
-    def compare(self, question=QUESTION):
-        find("[name=mode][value=compare]").click()
-        self.ask(question)
-
-    def text(self, lane="main"):
-        return script("return document.querySelector(arguments[0]).textContent", f".turn:last-child [data-lane={lane}] > .text")
-
-    def tokens(self, lane="main"):
-        return find_all(f".turn:last-child [data-lane={lane}] > .text .token")
-
-    def figure(self, name, lane="main"):
-        return float(re.search(r"[\d.]+", find(f".turn:last-child [data-lane={lane}] [data-figure={name}]").text)[0])
-
-    def set(self, name, value):
-        script("""const input = document.querySelector(`#settings [name=${arguments[0]}]`);
-                  input.value = arguments[1];
-                  input.dispatchEvent(new Event("input", {bubbles: true}))""", name, value)
-
-    def requests(self):
-        """The requests that the browser has sent since the last call."""
-        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        return [event["params"]["request"] for event in events if event["method"] == "Network.requestWillBeSent"]
-
-    def asked(self):
-        """The bodies of those that ask for completions."""
-        return [json.loads(request["postData"]) for request in self.requests() if request["url"].endswith("/completions")]
-
-    def api(self, *messages, **more):
-        """The API's own answer: its text, and its tokens without the end of text."""
-        roles = ["user", "assistant"] * len(messages)
-        body = {"messages": [{"role": role, "content": content} for role, content in zip(roles, messages)], "temperature": 0,
-                "max_tokens": MAX_TOKENS, "logprobs": True, "top_logprobs": 6, **more}
-        choice = self.server.post("/v1/chat/completions", body)["choices"][0]
-        tokens = choice["logprobs"]["content"]
-        return choice["message"]["content"], tokens if choice["finish_reason"] == "length" else tokens[:-1]
 
 
 @needs_tiny
@@ -184,10 +59,10 @@ class Answers(PageTest):
         for hesitated in (True, False):
             index = [token["hesitated"] for token in expected].index(hesitated)
             with self.subTest(hesitated=hesitated):
-                ActionChains(browser).move_to_element(self.tokens()[index]).perform()
+                ActionChains(browser()).move_to_element(self.tokens()[index]).perform()
                 wait(lambda: f"{expected[index]['entropy']:.2f} bits" in find("#tooltip").text)
                 self.check_tooltip(expected[index])
-        ActionChains(browser).move_to_element(find("#composer")).perform()
+        ActionChains(browser()).move_to_element(find("#composer")).perform()
         wait(lambda: not find("#tooltip").is_displayed())
 
     def check_tooltip(self, token):
@@ -208,11 +83,11 @@ class Answers(PageTest):
         script("document.querySelector('.answer > .text').focus()")
         for key, index in [(Keys.ARROW_RIGHT, 0), (Keys.ARROW_RIGHT, 1), (Keys.ARROW_RIGHT, 2), (Keys.ARROW_LEFT, 1),
                            (Keys.END, len(expected) - 1), (Keys.HOME, 0)]:
-            browser.switch_to.active_element.send_keys(key)
+            browser().switch_to.active_element.send_keys(key)
             self.assertEqual(script("return [...document.querySelectorAll('.token')].indexOf(document.activeElement)"), index)
             self.assertIn(f"{expected[index]['entropy']:.2f} bits", find("#tooltip").text)
-            self.assertEqual(browser.switch_to.active_element.get_attribute("aria-describedby"), "tooltip")
-        browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+            self.assertEqual(browser().switch_to.active_element.get_attribute("aria-describedby"), "tooltip")
+        browser().switch_to.active_element.send_keys(Keys.ESCAPE)
         self.assertFalse(find("#tooltip").is_displayed())
 
     def test_shift_enter_begins_a_line(self):
@@ -242,12 +117,12 @@ class Answers(PageTest):
         urls = {request["url"] for request in self.requests()}
         self.assertGreater(len(urls), 8)
         self.assertEqual({url for url in urls if not url.startswith(self.url)}, set())
-        self.assertEqual(browser.get_log("browser"), [])
+        self.assertEqual(browser().get_log("browser"), [])
         self.assertIn("default-src 'self'", find("meta[http-equiv]").get_attribute("content"))
 
     def test_light_and_dark(self):
         def prefer(scheme):
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
+            browser().execute_cdp_cmd("Emulation.setEmulatedMedia",
                                     {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
 
         def brightness():
@@ -268,202 +143,6 @@ class Answers(PageTest):
 
 
 @needs_tiny
-class Options(PageTest):
-    def test_defaults_are_the_servers(self):
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True})
-        self.assertEqual(find("[name=threshold]").get_attribute("value"), str(self.server.get("/props")["harp"]["threshold"]))
-
-    def test_threshold_at_its_end_is_never(self):
-        self.set("threshold", 10)
-        self.assertIn("never", find("#harp-options").text)
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, "threshold": "inf"})
-        self.assertEqual(self.figure("hesitations"), 0)
-        self.assertEqual(self.text(), self.api(QUESTION, harp={"enabled": False})[0])
-
-    def test_changes_are_sent_kept_and_reset(self):
-        changed = {"threshold": 0.3, "beta": 0.25, "perturbation": "gaussian", "strength": 0.8, "seed": 7, "redraw": 2,
-                   "scope": "generated"}
-        for name, value in changed.items():
-            self.set(name, value)
-        browser.refresh()
-        wait(lambda: find("#model").text)
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, **changed})
-        self.assertEqual(self.text(), self.api(QUESTION, harp=changed)[0])
-        self.assertNotEqual(self.text(), self.api(QUESTION)[0])
-        find("#harp-options [type=reset]").click()
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True})
-
-    def test_seeds_have_64_bits(self):
-        self.set("seed", "18446744073709551615")
-        browser.refresh()
-        wait(lambda: find("#model").text)
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, "seed": "18446744073709551615"})
-        self.assertEqual(self.text(), self.api(QUESTION, harp={"seed": 18446744073709551615})[0])
-
-    def test_views_have_options_of_their_own(self):
-        shown = lambda name: find(f"#harp-options [name={name}]").is_displayed()
-        names = ["view_tokens", "negative_prompt", "strength", "plausibility"]
-        self.assertEqual([shown(name) for name in names], [False, False, True, False])
-        self.set("view", "last")
-        self.set("view_tokens", 4)
-        self.set("beta", 2)
-        self.assertEqual([shown(name) for name in names], [True, False, False, True])
-        self.ask(QUESTION)
-        changed = {"view": "last", "view_tokens": 4, "beta": 2}
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, **changed})
-        self.assertEqual(self.text(), self.api(QUESTION, harp=changed)[0])
-        self.set("view", "guidance")
-        self.assertEqual([shown(name) for name in names], [False, True, False, True])
-        find("[name=negative_prompt]").send_keys("Tom")
-        find("#chat-options [name=maxTokens]").click()
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": True, "view": "guidance", "view_tokens": 4, "beta": 2,
-                                                    "negative_prompt": "Tom"})
-
-    def test_switched_off(self):
-        find("[name=enabled]").click()
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["harp"], {"enabled": False})
-        self.assertEqual(find_all(".token.hesitated"), [])
-        self.assertEqual(self.text(), self.api(QUESTION, harp={"enabled": False})[0])
-
-
-@needs_tiny
-class Compare(PageTest):
-    def test_two_answers_and_where_they_part(self):
-        self.compare()
-        (vanilla, vanilla_tokens), (harp, harp_tokens) = self.api(QUESTION, harp={"enabled": False}), self.api(QUESTION)
-        self.assertEqual((self.text("vanilla"), self.text("main")), (vanilla, harp))
-        self.assertNotEqual(vanilla, harp)
-        ids = [[token["id"] for token in tokens] for tokens in (vanilla_tokens, harp_tokens)]
-        index = next(i for i, (a, b) in enumerate(zip(*ids)) if a != b)
-        for lane in ("vanilla", "main"):
-            classes = [token.get_attribute("class").split() for token in self.tokens(lane)]
-            self.assertEqual([i for i, names in enumerate(classes) if "parts" in names], [index])
-            self.assertEqual([i for i, names in enumerate(classes) if "shared" in names], list(range(index)))
-        self.assertEqual(find(".parting").text,
-                         f"They part at token {index + 1}: vanilla “{visible(vanilla_tokens[index]['token'])}”, "
-                         f"HARP “{visible(harp_tokens[index]['token'])}” (entropy {harp_tokens[index]['entropy']:.2f} bits).")
-        self.assertEqual(self.figure("hesitations", "vanilla"), 0)
-        self.assertGreater(self.figure("hesitations", "main"), 0)
-        self.assertEqual([find(f"[data-lane={lane}] h3").text for lane in ("vanilla", "main")], ["Vanilla", "HARP"])
-
-    def test_the_same_answers_do_not_part(self):
-        self.set("threshold", 10)
-        self.compare()
-        self.assertEqual(self.text("vanilla"), self.text("main"))
-        self.assertEqual(find(".parting").text, "Both answers are the same.")
-        self.assertEqual(find_all(".token.parts"), [])
-
-    def test_each_side_has_its_own_history(self):
-        self.compare()
-        own = {False: self.text("vanilla"), True: self.text("main")}
-        self.asked()
-        self.ask("And then?")
-        for body in self.asked():
-            self.assertEqual(body["messages"][1]["content"], own[body["harp"]["enabled"]])
-        self.assertEqual(self.text("main"), self.api(QUESTION, own[True], "And then?")[0])
-        find("[name=mode][value=chat]").click()
-        self.ask("So?")
-        self.assertEqual(self.asked()[-1]["messages"][1]["content"], own[True])
-
-
-@needs_tiny
-class Narrow(PageTest):
-    def test_phone(self):
-        self.resize(360, 740, mobile=True)
-        self.open({"chat": {"maxTokens": MAX_TOKENS}})
-        self.compare()
-        self.check_width()
-        columns = [find(f"[data-lane={lane}]").rect for lane in ("vanilla", "main")]
-        self.assertGreaterEqual(columns[1]["y"], columns[0]["y"] + columns[0]["height"])
-        for selector in ["#send", "#prompt", "#new-chat", "#settings-toggle", "[name=mode]"]:
-            self.check_reachable(selector)
-        find("#settings-toggle").click()
-        for selector in ["[name=threshold]", "#harp-options [type=reset]", "[name=theme]"]:
-            self.check_reachable(selector)
-        self.check_width()
-        find("#settings-toggle").click()
-        for token in [self.tokens()[0], self.tokens()[MAX_TOKENS // 2], self.tokens()[-1]]:
-            token.click()
-            box = script("return document.querySelector('#tooltip').getBoundingClientRect().toJSON()")
-            self.assertGreater(box["height"], 50)
-            self.assertTrue(box["left"] >= 0 and box["right"] <= 360 and box["top"] >= 0 and box["bottom"] <= 740, box)
-            browser.switch_to.active_element.send_keys(Keys.ESCAPE)
-
-    def check_width(self):
-        self.assertEqual(script("return innerWidth"), 360)
-        for selector in ["html", "#conversation", "#settings"]:
-            inside = script("const box = document.querySelector(arguments[0]); return box.scrollWidth <= box.clientWidth",
-                            selector)
-            self.assertTrue(inside, selector)
-
-    def check_reachable(self, selector):
-        hit = script("""const node = document.querySelector(arguments[0]);
-                        node.scrollIntoView({block: "nearest"});
-                        const box = node.getBoundingClientRect();
-                        const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
-                        return node === top || node.parentElement === top.parentElement""", selector)
-        self.assertTrue(hit, selector)
-
-
-@needs_tiny
-class Off(PageTest):
-    flags = ["--harp-off"]
-
-    def test_page_says_so_and_chats(self):
-        self.assertIn("HARP is off on this server", find("#notice").text)
-        self.assertFalse(find("[name=threshold]").is_enabled())
-        self.assertFalse(find("[name=mode][value=compare]").is_enabled())
-        self.ask(QUESTION)
-        self.assertEqual(self.text(), self.api(QUESTION)[0])
-        self.assertNotIn("harp", self.asked()[-1])
-        self.assertEqual(find_all("[data-figure=hesitations], [data-figure=entropy], .hesitated"), [])
-        self.tokens()[0].click()
-        self.assertIn("candidate", find("#tooltip").text)
-
-
-@needs_tiny
-class Router(PageTest):
-    """A server for two models: the page asks the chosen one."""
-
-    model = None
-
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        for name in ("first", "second"):
-            (Path(cls.folder.name) / f"{name}.gguf").symlink_to(TINY)
-        cls.flags = ["--models-dir", cls.folder.name, "-c", "1024"]
-        super().setUpClass()
-
-    @classmethod
-    def tearDownClass(cls):
-        super().tearDownClass()
-        cls.folder.cleanup()
-
-    def wait_for_model(self):
-        wait(lambda: not find("#notice").is_displayed())
-
-    def test_model_is_chosen_and_remembered(self):
-        self.wait_for_model()
-        find("#model option:last-child").click()
-        self.wait_for_model()
-        self.ask(QUESTION)
-        self.assertEqual(self.asked()[-1]["model"], "second")
-        self.assertTrue(self.text())
-        self.assertGreater(self.figure("hesitations"), 0)
-        browser.refresh()
-        wait(lambda: find_all("#model select"))
-        self.assertEqual(find("#model select").get_property("value"), "second")
-
-
-@needs_tiny
 class Text(PageTest):
     said = "<img src=x onerror=\"document.title='broken'\"> é🎉\n<b>bold</b>"
     grammar = said.replace('"', '\\"').replace("\n", "\\n")
@@ -474,7 +153,7 @@ class Text(PageTest):
         self.ask(QUESTION)
         self.assertEqual(self.text(), self.said)
         self.assertEqual(find_all(".answer img, .answer > .text b"), [])
-        self.assertEqual(browser.title, "harp")
+        self.assertEqual(browser().title, "harp")
 
 
 @needs_tiny
@@ -571,6 +250,96 @@ class Stream(PageTest):
 
 
 @needs_tiny
+class Compare(PageTest):
+    def test_two_answers_and_where_they_part(self):
+        self.compare()
+        (vanilla, vanilla_tokens), (harp, harp_tokens) = self.api(QUESTION, harp={"enabled": False}), self.api(QUESTION)
+        self.assertEqual((self.text("vanilla"), self.text("main")), (vanilla, harp))
+        self.assertNotEqual(vanilla, harp)
+        ids = [[token["id"] for token in tokens] for tokens in (vanilla_tokens, harp_tokens)]
+        index = next(i for i, (a, b) in enumerate(zip(*ids)) if a != b)
+        for lane in ("vanilla", "main"):
+            classes = [token.get_attribute("class").split() for token in self.tokens(lane)]
+            self.assertEqual([i for i, names in enumerate(classes) if "parts" in names], [index])
+            self.assertEqual([i for i, names in enumerate(classes) if "shared" in names], list(range(index)))
+        self.assertEqual(find(".parting").text,
+                         f"They part at token {index + 1}: vanilla “{visible(vanilla_tokens[index]['token'])}”, "
+                         f"HARP “{visible(harp_tokens[index]['token'])}” (entropy {harp_tokens[index]['entropy']:.2f} bits).")
+        self.assertEqual(self.figure("hesitations", "vanilla"), 0)
+        self.assertGreater(self.figure("hesitations", "main"), 0)
+        self.assertEqual([find(f"[data-lane={lane}] h3").text for lane in ("vanilla", "main")], ["Vanilla", "HARP"])
+
+    def test_the_same_answers_do_not_part(self):
+        self.set("threshold", 10)
+        self.compare()
+        self.assertEqual(self.text("vanilla"), self.text("main"))
+        self.assertEqual(find(".parting").text, "Both answers are the same.")
+        self.assertEqual(find_all(".token.parts"), [])
+
+    def test_each_side_has_its_own_history(self):
+        self.compare()
+        own = {False: self.text("vanilla"), True: self.text("main")}
+        self.asked()
+        self.ask("And then?")
+        for body in self.asked():
+            self.assertEqual(body["messages"][1]["content"], own[body["harp"]["enabled"]])
+        self.assertEqual(self.text("main"), self.api(QUESTION, own[True], "And then?")[0])
+        find("[name=mode][value=chat]").click()
+        self.ask("So?")
+        self.assertEqual(self.asked()[-1]["messages"][1]["content"], own[True])
+
+
+@needs_smol
+class ChatModel(PageTest):
+    model = SMOL
+    flags = ["-c", "1024"]
+
+    def test_comparison(self):
+        self.compare("What is the capital of France?")
+        self.assertIn("Paris", self.text("main"))
+        self.assertEqual(browser().get_log("browser"), [])
+
+
+@needs_tiny
+class Narrow(PageTest):
+    def test_phone(self):
+        self.resize(360, 740, mobile=True)
+        self.open({"chat": {"maxTokens": MAX_TOKENS}})
+        self.compare()
+        self.check_width()
+        columns = [find(f"[data-lane={lane}]").rect for lane in ("vanilla", "main")]
+        self.assertGreaterEqual(columns[1]["y"], columns[0]["y"] + columns[0]["height"])
+        for selector in ["#send", "#prompt", "#new-chat", "#settings-toggle", "[name=mode]"]:
+            self.check_reachable(selector)
+        find("#settings-toggle").click()
+        for selector in ["[name=threshold]", "#harp-options [type=reset]", "[name=theme]"]:
+            self.check_reachable(selector)
+        self.check_width()
+        find("#settings-toggle").click()
+        for token in [self.tokens()[0], self.tokens()[MAX_TOKENS // 2], self.tokens()[-1]]:
+            token.click()
+            box = script("return document.querySelector('#tooltip').getBoundingClientRect().toJSON()")
+            self.assertGreater(box["height"], 50)
+            self.assertTrue(box["left"] >= 0 and box["right"] <= 360 and box["top"] >= 0 and box["bottom"] <= 740, box)
+            browser().switch_to.active_element.send_keys(Keys.ESCAPE)
+
+    def check_width(self):
+        self.assertEqual(script("return innerWidth"), 360)
+        for selector in ["html", "#conversation", "#settings"]:
+            inside = script("const box = document.querySelector(arguments[0]); return box.scrollWidth <= box.clientWidth",
+                            selector)
+            self.assertTrue(inside, selector)
+
+    def check_reachable(self, selector):
+        hit = script("""const node = document.querySelector(arguments[0]);
+                        node.scrollIntoView({block: "nearest"});
+                        const box = node.getBoundingClientRect();
+                        const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+                        return node === top || node.parentElement === top.parentElement""", selector)
+        self.assertTrue(hit, selector)
+
+
+@needs_tiny
 class Errors(PageTest):
     flags = ["-c", "256"]
 
@@ -613,75 +382,6 @@ class Errors(PageTest):
         self.assertIn("Cut at max tokens", find(".problem").text)
 
 
-@needs_tiny
-class Key(PageTest):
-    flags = ["--api-key", "sesame,ключ"]
-
-    def setUp(self):
-        self.resize(1280, 800)
-
-    def enter(self, key):
-        find("#key-dialog [name=key]").send_keys(key + Keys.ENTER)
-
-    def enter_both(self, wrong, right):
-        """Opens the page without a key, gives a wrong one and a right one, and asks."""
-        browser.get(self.url)
-        script("localStorage.clear(); sessionStorage.clear()")
-        browser.refresh()
-        wait(lambda: find("#key-dialog").is_displayed())
-        self.assertFalse(find("#key-dialog .error").is_displayed())
-        self.enter(wrong)
-        wait(lambda: find_all("#key-dialog .error:not([hidden])"))
-        self.enter(right)
-        wait(lambda: find("#model").text)
-        self.set("maxTokens", 5)
-        self.ask(QUESTION)
-        self.assertEqual(self.figure("tokens"), 5)
-
-    def test_key_is_asked_for_and_used(self):
-        self.enter_both("wrong", "sesame")
-        self.assertFalse(find("#key-dialog").is_displayed())
-        self.assertEqual(script("return Object.values(sessionStorage)"), ["sesame"])
-        self.assertNotIn("sesame", script("return JSON.stringify(localStorage)"))
-
-    def test_keys_of_any_characters(self):
-        self.enter_both("“sesame”", "ключ")
-
-    def test_without_storage(self):
-        """Where the browser forbids it, the key is known until the page is left."""
-        forbid = """for (const name of ["localStorage", "sessionStorage"])
-            Object.defineProperty(window, name, {get() { throw new DOMException("forbidden", "SecurityError"); }});"""
-        added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": forbid})
-        self.addCleanup(browser.execute_cdp_cmd, "Page.removeScriptToEvaluateOnNewDocument", added)
-        browser.get(self.url)
-        wait(lambda: find("#key-dialog").is_displayed() or find("#notice").text)
-        self.assertEqual(find("#notice").text, "")
-        self.enter("sesame")
-        wait(lambda: find("#model").text)
-        self.set("maxTokens", 5)
-        self.ask(QUESTION)
-        self.assertEqual(self.figure("tokens"), 5)
-
-    def test_giving_up(self):
-        browser.get(self.url)
-        script("sessionStorage.clear()")
-        browser.refresh()
-        wait(lambda: find("#key-dialog").is_displayed())
-        find("#key-dialog [name=cancel]").click()
-        wait(lambda: "asks for an API key" in find("#notice").text)
-
-
-@needs_smol
-class ChatModel(PageTest):
-    model = SMOL
-    flags = ["-c", "1024"]
-
-    def test_comparison(self):
-        self.compare("What is the capital of France?")
-        self.assertIn("Paris", self.text("main"))
-        self.assertEqual(browser.get_log("browser"), [])
-
-
 @needs_smol
 class Interrupted(PageTest):
     """A model that answers long enough to be interrupted, also where the browser is slow."""
@@ -703,7 +403,16 @@ class Interrupted(PageTest):
         self.assertGreater(len(self.tokens()), 5)
         wait(lambda: not any(slot["is_processing"] for slot in self.server.get("/slots")))
 
-    def test_2_server_killed(self):
+    def test_2_page_reloaded(self):
+        self.ask_for_much()
+        browser().refresh()
+        wait(lambda: find_all(".turn"))
+        self.assertEqual(find(".problem").text, "Stopped.")
+        self.assertGreater(len(self.tokens()), 5)
+        self.assertEqual(find("#send").text, "Send")
+        wait(lambda: not any(slot["is_processing"] for slot in self.server.get("/slots")))
+
+    def test_3_server_killed(self):
         self.ask_for_much()
         self.server.process.kill()
         self.wait_for_end()

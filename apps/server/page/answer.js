@@ -17,6 +17,11 @@ class Piece {
     equals(other) {
         return this.text === other.text && this.token?.id === other.token?.id;
     }
+
+    /** @param saved a piece that went through JSON */
+    static from(saved) {
+        return Object.assign(new Piece(saved.channel, saved.text, []), saved);
+    }
 }
 
 export class Answer {
@@ -31,6 +36,17 @@ export class Answer {
         this.seen = {tokens: 0, hesitations: 0, entropy: 0, measured: 0};
         this.firstTokenAt = null;
         this.waiting = [];  // tokens whose text has not come yet
+    }
+
+    /** @param saved an answer that went through JSON; one that was in progress then is stopped */
+    static from(saved) {
+        const answer = Object.assign(new Answer(), saved, {pieces: saved.pieces.map(Piece.from)});
+        if (answer.state === "streaming") answer.state = "stopped";
+        return answer;
+    }
+
+    toJSON() {
+        return {...this, firstTokenAt: null, waiting: []};  // no clock goes on in the next visit
     }
 
     get text() {
@@ -74,7 +90,7 @@ export class Answer {
         const hesitations = usage?.harp?.hesitations ?? seen.hesitations;
         return {
             tokens: (usage?.completion_tokens ?? seen.tokens) || null,
-            tokensPerSecond: timings?.predicted_per_second ?? (seen.tokens > 1 ? (seen.tokens - 1) / seconds : null),
+            tokensPerSecond: timings?.predicted_per_second ?? (seen.tokens > 1 && seconds > 0 ? (seen.tokens - 1) / seconds : null),
             hesitations: steps > 0 ? hesitations : null,
             hesitationShare: steps > 0 ? hesitations / steps : null,
             meanEntropy: seen.measured > 0 ? seen.entropy / seen.measured : null,

@@ -40,10 +40,26 @@ export class Conversation {
     }
 
     async ask(question, mode, system) {
+        await this.answer(this.add(question, mode, system), LANES[mode]);
+    }
+
+    add(question, mode, system) {
         const turn = new Turn(question, mode, system, (lane) => this.answer(turn, [lane]));
         this.turns.push(turn);
         this.node.append(turn.node);
-        await this.answer(turn, LANES[mode]);
+        return turn;
+    }
+
+    toJSON() {
+        return {turns: this.turns, contextSize: this.contextSize};
+    }
+
+    /** Shows a conversation of an earlier visit. @param saved one that went through JSON */
+    restore({turns, contextSize}) {
+        for (const {question, mode, system, answers} of turns) {
+            const turn = this.add(question, mode, system);
+            for (const [lane, answer] of Object.entries(answers)) turn.restore(lane, Answer.from(answer), contextSize ?? Infinity);
+        }
     }
 
     /** Answers (again) in some lanes of a turn at the same time. */
@@ -109,6 +125,17 @@ class Turn {
         this.views[lane].clear();
         this.views[lane].update(this.answers[lane]);
         this.forgetParting();
+    }
+
+    restore(lane, answer, contextSize) {
+        this.answers[lane] = answer;
+        this.views[lane].append(answer.pieces);
+        this.update(lane, contextSize);
+    }
+
+    toJSON() {
+        const {question, mode, system, answers} = this;
+        return {question, mode, system, answers};
     }
 
     add(lane, chunk) {

@@ -5,7 +5,7 @@ import {models, props} from "./api.js";
 import {Conversation} from "./conversation.js";
 import {element, find} from "./dom.js";
 import {HarpOptions} from "./options.js";
-import {load, save} from "./store.js";
+import {keepConversation, keptConversation, load, save} from "./store.js";
 import * as tooltip from "./tooltip.js";
 
 const CANDIDATES = 6;  // rows of a tooltip
@@ -109,6 +109,26 @@ find("#new-chat").addEventListener("click", () => {
 
 find("#empty .examples").addEventListener("click", ({target}) => {
     if (target.matches("button")) ask(target.textContent);
+});
+
+/** Shows the conversation that this tab had before it was reloaded. */
+function restoreConversation() {
+    try {
+        conversation.restore(keptConversation());
+    } catch {
+        conversation.clear();  // there is none, or its content is not ours
+    }
+    const last = conversation.turns.at(-1);
+    if (!last) return;
+    find("#empty").hidden = true;
+    modeInputs.forEach((input) => {
+        input.checked = input.value === last.mode;
+    });
+    node.scrollTop = node.scrollHeight;
+}
+
+document.addEventListener("visibilitychange", () => {
+    if (document.hidden) keepConversation(conversation);  // also when the page is left
 });
 
 node.addEventListener("scroll", () => {
@@ -260,6 +280,7 @@ function say(notice, ...content) {
     notice.hidden = false;
 }
 
+restoreConversation();
 document.body.dataset.mode = mode();
 showChatSettings();
 showSettings(wide.matches);

@@ -1,8 +1,9 @@
 // What the page remembers between visits, under one versioned key of localStorage. A new layout needs a new version.
-// And the API key, until the tab is closed. Where a browser forbids storage the page works without a memory.
+// And the API key and the conversation, until the tab is closed. Where a browser forbids storage the page works without a memory.
 
 const KEY = "harp.page.v1";
 const API_KEY = "harp.api-key";
+const CONVERSATION = "harp.conversation.v1";
 let apiKey = null;  // of this visit
 
 export function load() {
@@ -37,5 +38,23 @@ export function keepKey(key) {
         sessionStorage.setItem(API_KEY, key);
     } catch {
         // forbidden or full
+    }
+}
+
+/** The conversation that this tab had before it was reloaded; null if there is none. */
+export function keptConversation() {
+    try {
+        return JSON.parse(sessionStorage.getItem(CONVERSATION));
+    } catch {
+        return null;  // storage is forbidden, or its content is not ours
+    }
+}
+
+export function keepConversation(conversation) {
+    try {
+        sessionStorage.removeItem(CONVERSATION);  // rather none than an earlier one
+        sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
+    } catch {
+        // forbidden, or longer than a browser keeps
     }
 }
