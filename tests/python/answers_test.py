@@ -333,6 +333,13 @@ class Extraction(unittest.TestCase):
         self.assertEqual(summaries.process_results({"highlights": "A sign."}, ["<think>A sign."])["rouge1"], 0.0)
         self.assertIsNone(programs.program("def f():\n", "f", "<think>\n```python\ndef f():\n    pass\n```"))
 
+    def test_repeated_signs(self):
+        """A model that repeats a line until its limit: hours for a rule whose time grows with the cube of the text."""
+        for unit in ("#\n", "```\n", "- ", "-\n\n", "\u2013"):
+            with self.subTest(unit):
+                self.assertIsNone(answers.letter("x" + unit * 10_000, 10))
+                self.assertEqual(answers.letter("The answer is C.\n" + unit * 10_000, 10), "C")
+
     def test_last_words(self):
         for text, passage, word in (("I care about signs", "I care about", "signs"),
                                     ('He yelled, "Evra', 'He yelled, "', "Evra"),

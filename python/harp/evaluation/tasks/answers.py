@@ -211,6 +211,7 @@ def _letter_rules(letters):
     """Compiled rules of `letter`. "A" and "I" are words too, so they must be followed by punctuation, an end or a reason. So must any letter
     where little else indicates an answer."""
     words, others = re.sub("[^AI]", "", letters), re.sub("[AI]", "", letters)
+    signs = r"(?:[^\w\n]|_)*"  # of one line: going on over lines takes minutes where a model repeats a line of signs
     close = r"""(?=[ \t]*(?:[)\]}:*_,;$!?<\\`»]|\.(?!\w)|["'”’](?!\w)|$))"""
     reason = r"(?=\s+(?:because|since|as|for|which|and|with)\b|\s+[-–—(])"
     closed = rf"(?:[{letters}](?:{close}|{reason})|[{others.lower()}]{close})"
@@ -238,9 +239,9 @@ def _letter_rules(letters):
         rf"(?:{statement}{filler}{opened}|\\boxed{opened})({alone}){several}",
         rf"{belief}{filler}{opened}({closed}){several}",
         rf"(?<![\w'’-])(?<!not )(?<!nor )(?<!or )(?<!and )([{letters}]){praise}",
-        rf"[\W_]*(?:A[ ]?:[ ])?[\W_]*([{letters}{letters.lower()}])[\W_]*\Z",
+        rf"[\W_]*(?:A[ ]?:[ ][\W_]*)?([{letters}{letters.lower()}])[\W_]*\Z",
         rf"\A[\s*_\"'“(\[•✅]*((?:[{words}](?:{close}|{reason})|[{others}](?![\w'’]|\.\w)|[{letters.lower()}](?=\)))){several}",
-        rf"^[\s*_>(\[-]*([{letters}{letters.lower()}])[).:\]](?!\w)",
-        rf"^(?i:[\W_]*|\W*(?:so|thus|therefore|hence),?[ \t]+(?:{noun}[ \t]+)?)\W*([{letters}])[\W_]*$",
+        rf"^[ \t*_>(\[-]*([{letters}{letters.lower()}])[).:\]](?!\w)",
+        rf"^{signs}(?i:(?:so|thus|therefore|hence),?[ \t]+(?:{noun}[ \t]+)?{signs})?([{letters}]){signs}$",
         rf"(?<!not )(?<!nor )(?:[(\[]([{letters}])[)\]]|\*\*([{letters}])(?:\*\*|[.):][ ])|(?i:\b(?:{noun}|answer))\s+({alone}))",
     )]
