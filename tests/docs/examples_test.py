@@ -187,6 +187,13 @@ class Documents(unittest.TestCase):
                         self.assertIn(anchor, [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings])
 
     @unittest.skipUnless(os.access(HARP, os.X_OK), f"no {HARP}")
+    def test_figure_is_of_the_table(self):
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = Path(folder) / "drawn.svg"
+            subprocess.run([sys.executable, ROOT / "scripts/draw_evaluation.py", drawn], check=True, timeout=TIMEOUT)
+            self.assertTrue(drawn.read_bytes() == (ROOT / "docs/images/evaluation.svg").read_bytes(),
+                            "docs/EVALUATION.md has another table; run scripts/draw_evaluation.py")
+
     def test_options(self):
         helped = subprocess.run([HARP, "generate", "--help"], env=environment(), capture_output=True, text=True, check=True)
         page = (ROOT / "docs/OPTIONS.md").read_text()
