@@ -161,6 +161,12 @@ class Endpoints(OneServer, unittest.TestCase):
             with self.subTest(stop=stop):
                 self.assertEqual(self.server.post("/v1/completions", {**ask, "stop": stop})["choices"][0]["text"], free)
 
+    def test_progress_has_no_tokens(self):
+        chunks = self.server.stream("/completion", {"prompt": PROMPTS[0], "n_predict": 3, "return_progress": True, "return_tokens": True})
+        self.assertEqual([len(chunk["tokens"]) for chunk in chunks if "prompt_progress" in chunk],
+                         [0] * sum("prompt_progress" in chunk for chunk in chunks))
+        self.assertEqual(sum(len(chunk["tokens"]) for chunk in chunks), 3)
+
     def test_no_token_is_asked_for(self):
         for path, name in [("/completion", "n_predict"), ("/v1/completions", "max_tokens")]:
             for n in (1, 2):
@@ -187,6 +193,51 @@ class Endpoints(OneServer, unittest.TestCase):
                 tokens = self.server.post("/tokenize", {"prompt": text, "add_special_tokens": special})["tokens"]
                 self.assertEqual(self.server.post("/detokenize", {"tokens": tokens})["prompt"], "<s>" * special + text)
         self.assertEqual(self.server.post("/tokenize", {"content": PROMPTS[0]})["tokens"], without)
+
+
+@needs_smol
+class Messages(OneServer, unittest.TestCase):
+    """/v1/messages, as Anthropic's clients need it, with a template of a model that thinks."""
+
+    flags = ["--chat-template-file", str(ROOT / "tests/data/thinks.jinja")]
+    model = SMOL
+    ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 24, "temperature": 0}
+    think = {**ask, "thinking": {"type": "enabled", "budget_tokens": 4}}
+
+    def test_thoughts_end_before_the_text_begins(self):
+        said = self.server.post("/v1/messages", self.think)
+        self.assertEqual([block["type"] for block in said["content"]], ["thinking", "text"])
+        events = [event for event in self.server.stream("/v1/messages", self.think) if event["type"].startswith("content_block")]
+        begun = [event["content_block"] for event in events if event["type"] == "content_block_start"]
+        self.assertEqual(begun, [{"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": ""}])
+        self.assertEqual([event["index"] for event in events], sorted(event["index"] for event in events))
+        for index, block in enumerate(said["content"]):
+            own = [event for event in events if event["index"] == index]
+            self.assertEqual((own[0]["type"], own[-1]["type"]), ("content_block_start", "content_block_stop"))
+            deltas = [event["delta"] for event in own[1:-1]]
+            self.assertEqual("".join(delta.get("thinking", delta.get("text", "")) for delta in deltas),
+                             block["thinking"] if index == 0 else block["text"])
+            self.assertEqual([delta["type"] == "signature_delta" for delta in deltas], [False] * (len(deltas) - 1) + [index == 0])
+
+    def test_thinking_is_switched_off(self):
+        said = self.server.post("/v1/messages", {**self.ask, "thinking": {"type": "disabled"}})
+        self.assertEqual([block["type"] for block in said["content"]], ["text"])
+
+    def test_results_of_tools_are_behind_their_calls(self):
+        """A message of the user may have results, and texts beside them, in any order."""
+        result = {"type": "tool_result", "tool_use_id": "a", "content": "sun"}
+        text = {"type": "text", "text": "So?"}
+        call = {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "weather", "input": {}}]}
+        for content in ([result, text], [text, result]):
+            messages = [*self.ask["messages"], call, {"role": "user", "content": content}]
+            self.assertEqual(self.server.post("/v1/messages", {**self.ask, "messages": messages})["role"], "assistant")
+
+    def test_errors(self):
+        for path, body in (("/v1/messages", {**self.ask, "max_tokens": "x"}), ("/v1/messages/count_tokens", {})):
+            with self.assertRaises(urllib.error.HTTPError) as caught:
+                self.server.post(path, body)
+            error = json.load(caught.exception)
+            self.assertEqual((caught.exception.code, error["type"], error["error"]["type"]), (400, "error", "invalid_request_error"))
 
 
 @needs_smol
@@ -244,6 +295,14 @@ class Chat(OneServer, unittest.TestCase):
         ask = {"messages": messages[-1:], "tools": tools, "tool_choice": {"type": "tool", "name": "get_time"}}
         named, alone = (server.post("/v1/messages/count_tokens", ask | more)["input_tokens"] for more in ({}, {"tools": tools[1:]}))
         self.assertEqual(named, alone)  # the prompt has that tool alone
+        examples = []
+        for message in messages[:-1]:
+            content = [{"type": "tool_use", "id": call["id"], "name": "get_time", "input": {}} for call in message.get("tool_calls", [])]
+            examples.append({"role": "user", "content": [{"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": "sun"}]}
+                            if message["role"] == "tool" else message if not content else {"role": "assistant", "content": content})
+        events = server.stream("/v1/messages", {**ask, "messages": [*examples, messages[-1]], "max_tokens": 64, "temperature": 0})
+        [block] = [event["content_block"] for event in events if event["type"] == "content_block_start"]
+        self.assertEqual((block["type"], block["name"], block["input"]), ("tool_use", "get_time", {}))
         items = []
         for message in messages:
             for call in message.get("tool_calls", []):
