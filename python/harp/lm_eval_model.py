@@ -76,7 +76,8 @@ class HarpLM(TemplateLM):
             message behind their system prompt.
         preset: file of options, perhaps with a negative prompt (harp.read_preset); ``options`` and ``negative_prompt`` override it.
         beside: more sets of options to score from the same readings; only on_response gets their scores (Session.score_each).
-        think_end_token: text that ends a model's thoughts, such as ``</think>``; only what follows the last one is an answer.
+        think_end_token: text that ends a model's thoughts, such as ``</think>``; only what follows the last one is an answer. With it a task's
+            ``until`` cuts answers instead of ending them.
         options: any of HarpOptions by name (threshold, beta, ...).
     """
 
@@ -301,7 +302,8 @@ class HarpLM(TemplateLM):
                 yield index, best.text, self._cost(best.tokens, len(best.tokens), hesitations, best.seconds)
             return
         samplings = [replace(settings.sampling, seed=seed) for seed in seeds]
-        answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=settings.until,
+        stop = [] if self._think_end_token else settings.until  # thoughts may have the task's texts (blank lines); as lm-eval's vLLM backend
+        answers = self.session.generate_many(prompts, max_tokens=settings.max_tokens, stop=stop,
                                              sampling=samplings, mask_families=families,
                                              negative_prompt=negative)
         for index, answer in answers:
@@ -361,10 +363,12 @@ class _Generation:
         if kwargs.pop("do_sample") and not kwargs.get("temperature"):  # lm-eval's Hugging Face backend refuses it too
             raise ValueError(f"gen_kwargs: do_sample=True with temperature {kwargs.get('temperature', 'not given')}; allowed: a temperature "
                              "above 0, or do_sample=False for greedy decoding")
+        if (beams := kwargs.pop("num_beams", None)) not in (None, lm.beams):  # "num_beams: 1" is in many tasks
+            raise ValueError(f"gen_kwargs: num_beams {beams}; allowed: {lm.beams}, as the model_args have (beams)")
         unknown = sorted(set(kwargs) - set(SAMPLING_NAMES))
         if unknown:
             raise ValueError(f"gen_kwargs that harp does not know: {', '.join(unknown)}; allowed: until, max_gen_toks, "
-                             f"do_sample, {', '.join(SAMPLING_NAMES)}")
+                             f"do_sample, num_beams, {', '.join(SAMPLING_NAMES)}")
         values = {SAMPLING_NAMES[name]: value for name, value in kwargs.items() if value is not None}
         sampling = Sampling(**values)
         if lm.beams > 1 and (sampling.temperature > 0 or sampling.repeat_penalty != 1):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _engine
+from .arguments import utf8_text
 from .errors import HarpError
 
 
@@ -60,13 +61,13 @@ class HarpOptions:
             if isinstance(value, (np.generic, np.ndarray)) and value.shape == ():  # numpy's numbers would differ from equal ones, and not fit into JSON
                 object.__setattr__(self, option.name, value.item())
         _engine.check_options(self._texts())
-        for option in dataclasses.fields(self):  # a number given as text becomes one, so that equal options are equal
+        for option in dataclasses.fields(self):  # texts and other numbers (Decimal) become plain ones, so that options are equal and fit into JSON
             value, kind = getattr(self, option.name), type(option.default)
-            if isinstance(value, str) and kind is not str:
+            if type(value) not in (int, kind):
                 object.__setattr__(self, option.name, kind(value))
 
     def _texts(self) -> dict[str, str]:
-        return {name: str(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: utf8_text(f"option '{name}'", str(value)) for name, value in dataclasses.asdict(self).items()}
 
     @property
     def has_masks(self) -> bool:

@@ -9,6 +9,7 @@ import pickle
 import sys
 import typing
 import unittest
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,7 @@ class Arguments(unittest.TestCase):
             ("requests[0][1]: '\\udcff' at index 0",): lambda: session.score([("Once", "\udcff")]),
             ("stop[1]: '\\ud800'",): lambda: session.generate("Once", stop=["END", "\ud800"]),
             ("grammar: '\\ud800'",): lambda: harp.Sampling(grammar="\ud800"),
+            ("option 'view': '\\ud800'",): lambda: harp.HarpOptions(view="\ud800"),
             ("beams: 4294967297",): lambda: session.beam_search("Once", beams=2**32 + 1),
             ("candidates: 0",): lambda: session.beam_search("Once", beams=1, candidates=0),
             ("length_penalty: nan", "0..3.4e+38"): lambda: session.beam_search("Once", beams=1, length_penalty=math.nan),
@@ -198,8 +200,8 @@ class Arguments(unittest.TestCase):
         [score] = self.session.score([(tokens, tokens[:1])], mask_families=np.array([3]))
         self.assertEqual(len(score.harp), 1)
 
-    def test_options_of_numpy_are_those_of_python(self):
-        options = harp.HarpOptions(threshold=np.float64(1.5), strength=np.array(0.25), seed=np.int64(3), reframings=np.int8(2))
+    def test_options_of_other_types_are_those_of_python(self):
+        options = harp.HarpOptions(threshold=np.float64(1.5), strength=np.array(0.25), beta=Decimal("0.5"), seed=np.int64(3), reframings=np.int8(2))
         self.assertEqual(json.loads(json.dumps(dataclasses.asdict(options))), dataclasses.asdict(options))
         self.assertEqual(options, harp.HarpOptions(threshold=1.5, strength=0.25, seed=3, reframings=2))
 

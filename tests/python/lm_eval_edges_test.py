@@ -214,6 +214,22 @@ class Generation(Edges):
             with mock.patch.object(one.session, "generate_many", lambda *_, **__: [(0, answer)]):
                 self.assertEqual(one.generate_until(requests("generate_until", ("2 + 1", {"until": until, "max_gen_toks": 8})), disable_tqdm=True), [told])
 
+    def test_thoughts_do_not_end_at_stop_texts(self):
+        """Few-shot tasks end answers at blank lines, which thoughts have too."""
+        [free] = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 8})), disable_tqdm=True)
+        end, stop = free[4], free[1]  # a text that the model writes takes the part of </think>
+        self.assertIn(stop, free.split(end)[0])
+        lm = HarpLM(model=self.lm.model, enabled=False, think_end_token=end)
+        [text] = lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 8, "until": [stop]})), disable_tqdm=True)
+        self.assertEqual(text, free.split(end)[-1].lstrip().split(stop)[0])
+
+    def test_number_of_beams_that_a_task_asks_for(self):
+        [free] = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4})), disable_tqdm=True)
+        self.assertEqual(self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4, "num_beams": 1})), disable_tqdm=True), [free])
+        with self.assertRaises(ValueError) as caught:
+            self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4, "num_beams": 10})), disable_tqdm=True)
+        self.assertIn("num_beams 10; allowed: 1", str(caught.exception))
+
     def test_settings_that_are_null_are_not_given(self):
         [free] = self.lm.generate_until(requests("generate_until", ("Once", {"max_gen_toks": 4})), disable_tqdm=True)
         for gen_kwargs in ({"until": None}, {"temperature": None}, {"max_new_tokens": None}, {"until": ("@",)}):
