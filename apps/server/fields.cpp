@@ -191,10 +191,22 @@ std::vector<common_sampler_type> samplers_of(const common_json & value) {
     return samplers;
 }
 
-int32_t slot_of(const common_json & body) {
+void check_texts_and_tokens(const std::string & name, const llama_vocab & vocab, const common_json & value) {
+    try {
+        if (!value.is_string() && !value.is_array()) refuse_value(value, "a text, a list of texts and tokens");
+        if (value.is_string()) return;
+        for (const common_json & part : value) {
+            if (!part.is_string()) (void)token_of(vocab, part);
+        }
+    } catch (const std::exception & error) {
+        throw std::invalid_argument(name + ": " + error.what());
+    }
+}
+
+int32_t slot_of(const common_json & body, int32_t n_slots) {
     if (!is_given(body, "id_slot")) return -1;
     try {
-        return static_cast<int32_t>(whole_number(body.at("id_slot"), -1, std::numeric_limits<int32_t>::max()));
+        return static_cast<int32_t>(whole_number(body.at("id_slot"), -1, n_slots - 1));
     } catch (const std::exception & error) {
         throw std::invalid_argument(std::string("id_slot: ") + error.what());
     }

@@ -70,9 +70,13 @@ T limited(const common_json & value, T least, T most, bool refuses) {
 /// @throws std::invalid_argument for those that are unknown
 [[nodiscard]] std::vector<common_sampler_type> samplers_of(const common_json & value);
 
+/// Refuses what is neither a text nor a list of texts and tokens that the vocabulary has.
+/// @throws std::invalid_argument naming the field
+void check_texts_and_tokens(const std::string & name, const llama_vocab & vocab, const common_json & value);
+
 /// The field "id_slot", -1 if there is none.
-/// @throws std::invalid_argument
-[[nodiscard]] int32_t slot_of(const common_json & body);
+/// @throws std::invalid_argument if the server has no such slot
+[[nodiscard]] int32_t slot_of(const common_json & body, int32_t n_slots);
 
 /// Refuses what is asked of a completion as OpenAI has it and cannot be done.
 /// @throws std::invalid_argument

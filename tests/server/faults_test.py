@@ -166,7 +166,7 @@ class Faults(unittest.TestCase):
         picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         for field, values in {
             "max_tokens": [2**40, 2**32 + 1, 2**64, -5, 1.5, "3", True], "n_predict": [2**40, 1.5], "n_keep": [2**32 + 1, -5],
-            "n": [2**32 + 1, 1.5, True], "seed": [2**70, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0"], "logprobs": [-1, 1.5, 2**32 + 1, {}],
+            "n": [2**32 + 1, 1.5, True], "seed": [2**70, 1.5, "7"], "id_slot": [2**40, -2, 1.5, "0", 4], "logprobs": [-1, 1.5, 2**32 + 1, {}],
             "temperature": ["hot", True, 1e300], "top_k": [1.5], "stop": [5, {}, True, [5], ["a", []]], "samplers": [5, {}, ["top_k", "top"], [5], "k#"], "grammar": [5, {}, True],
             "logit_bias": [5, "x", True, [5], [[5]], [[5, "x"]], [[5, 1e300]], [[-5, 1]], [[2**32 + 5, 1]], {"512": 1}, {"9" * 20: 1}, {"5": None}],
             "stream": ["yes", 1], "stream_options": [5], "response_fields": [5, "x", [5]], "lora": [[5]],
@@ -226,6 +226,9 @@ class Faults(unittest.TestCase):
             self.ask(400, "invalid tokens", prompt=ids)
         for ids in [[1, -1], [512]]:
             self.expect(400, "allowed: 0..511", {"tokens": ids}, "/detokenize")
+            for field in ("content", "prompt"):
+                self.expect(400, field + ": ", {field: ["Once", *ids], "with_pieces": True}, "/tokenize")
+                self.expect(400, field + ": 5", {field: 5}, "/tokenize")
         for path in ["/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions"]:
             self.expect(400, "'messages' is required", {"max_tokens": 1}, path)
 
