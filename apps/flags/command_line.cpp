@@ -3,21 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <cstdlib>
-#include <filesystem>
-#include <limits>
 #include <regex>
 #include <utility>
 
 #include "arg.h"
 #include "flags/captured_stderr.h"
 #include "flags/llama_flags.h"
+#include "flags/llama_values.h"
 #include "flags/terminal.h"
 #include "llama.h"
 #include "log.h"
-#include "sampling.h"
 
 namespace harp::cli {
 
@@ -67,6 +63,17 @@ class LlamaFlags {
         return fmt::format("{}\nNot in harp {}: {}\n", text, command, refused);
     }
 
+    /// Checks the environment variables of those flags for which `works(flag's names)`.
+    template <class Works>
+    void check_environment(Works works) const {
+        std::string value;
+        for (const common_arg & option : options_) {
+            const bool takes_value = n_values(option) == 1;
+            if (!takes_value || !option.get_value_from_env(value) || !works(option.get_args())) continue;
+            check_value(fmt::format("environment variable '{}'", option.env), option, value);
+        }
+    }
+
   private:
     std::vector<common_arg> options_;
     std::map<std::string, const common_arg *> by_name_;
@@ -85,108 +92,6 @@ void check_use(const std::string & command, const std::string & given, const com
     throw Error(ErrorCode::invalid_option,
                 fmt::format("option '{}': not in harp {}{}; --help-llama lists the flags that are", given, command,
                             serve_has_it ? " (but in harp serve)" : ""));
-}
-
-/// llama.cpp takes "nan" and "inf" for numbers.
-void check_finite(const std::string & flag, float value) {
-    if (std::isfinite(value)) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {} is not a finite number", flag, value));
-}
-
-/// llama.cpp does not check these: some end the program, -5 becomes a huge unsigned number, and 99999 another port.
-void check_ranges(const common_params & params) {
-    const auto check = [](const char * flag, int value, int least, int most, const char * range) {
-        if (value >= least && value <= most) return;
-        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': {} is out of range [{}]", flag, value, range));
-    };
-    constexpr int any = std::numeric_limits<int>::max();
-    static const std::string most_threads = fmt::format("..{}", GGML_MAX_N_THREADS);
-    check("-c", params.n_ctx, 0, any, "0..");
-    check("-b", params.n_batch, 1, any, "1..");
-    check("-ub", params.n_ubatch, 0, any, "0..");
-    check("-t", params.cpuparams.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
-    check("-tb", params.cpuparams_batch.n_threads, -any, GGML_MAX_N_THREADS, most_threads.c_str());
-    check("-np", params.n_parallel, -1, 256, "1..256, or -1 for automatic");  // 256: LLAMA_MAX_SEQ
-    check("--mirostat", params.sampling.mirostat, 0, 2, "0..2");
-    check("--port", params.port, 0, 65535, "0..65535");
-    check("--timeout", params.timeout_read, 1, any, "1.., seconds");  // 0: bodies that are sent late are empty
-    if (params.api_prefix.ends_with('/') || (!params.api_prefix.empty() && params.api_prefix[0] != '/'))
-        throw Error(ErrorCode::invalid_option, "option '--api-prefix': '" + params.api_prefix + "'; allowed: /PATH");
-    for (const auto & adapter : params.lora_adapters) check_finite("--lora-scaled", adapter.scale);
-    for (const auto & vector : params.control_vectors) check_finite("--control-vector-scaled", vector.strength);
-    for (const float part : params.tensor_split) check_finite("--tensor-split", part);
-    for (const auto & [token, bias] : params.sampling.logit_bias) {  // -inf forbids a token
-        if (std::isnan(bias)) check_finite("--logit-bias", bias);
-    }
-}
-
-/// Flags that read a file are often given a folder, of which llama.cpp's message has no name.
-void check_not_directory(const std::string & flag, const common_arg & option, const std::string & value) {
-    const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
-    std::error_code unused;
-    if ((hint != "FNAME" && hint != "FILE" && hint != "JINJA_TEMPLATE_FILE") ||
-        !std::filesystem::is_directory(value, unused))
-        return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is a directory", flag, value));
-}
-
-void check_integer(const std::string & flag, const std::string & value) {
-    int parsed = 0;
-    const char * end = value.data() + value.size();
-    const auto result = std::from_chars(value.data(), end, parsed);
-    if (result.ec == std::errc::result_out_of_range && result.ptr == end) {
-        using Limits = std::numeric_limits<int>;
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': {} is out of range [{}..{}]", flag, value, Limits::min(), Limits::max()));
-    }
-    if (result.ec != std::errc{} || result.ptr != end) {
-        throw Error(ErrorCode::invalid_option, fmt::format("option '{}': '{}' is not a whole number", flag, value));
-    }
-}
-
-/// Checks the value of a flag whose number need not be whole.
-void check_number(const std::string & flag, const common_arg & option, const std::string & value) {
-    const std::string_view hint = option.value_hint != nullptr ? option.value_hint : "";
-    if (hint != "N" && hint != "P") return;
-    char * end = nullptr;
-    const float number = std::strtof(value.c_str(), &end);
-    if (end != value.c_str()) check_finite(flag, number);
-}
-
-/// llama.cpp leaves out samplers that it does not know, and the upper half of a seed of 64 bits.
-void check_sampling(const std::string & flag, const common_arg & option, const std::string & value) {
-    const std::vector<std::string> names = option.get_args();
-    const auto is = [&](const char * name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-    const auto check = [&](bool is_known, const std::string & sampler) {
-        if (is_known) return;
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': no sampler '{}' (--help-llama lists them)", flag, sampler));
-    };
-    if (is("--samplers")) {
-        for (const std::string & name : string_split<std::string>(value, ';'))
-            check(!common_sampler_types_from_names({name}).empty(), name);
-    } else if (is("--sampler-seq")) {
-        for (const char letter : value)
-            check(!common_sampler_types_from_chars({letter}).empty(), std::string(1, letter));
-    } else if (is("--seed")) {
-        const double seed = std::strtod(value.c_str(), nullptr);
-        constexpr uint32_t most = std::numeric_limits<uint32_t>::max();
-        if (seed >= -1 && seed <= most) return;
-        throw Error(ErrorCode::invalid_option,
-                    fmt::format("option '{}': {} is out of range [0..{}, or -1 for a random one]", flag, value, most));
-    }
-}
-
-/// With Jinja llama.cpp takes the name of a built-in template for the template itself, and the messages are lost.
-void check_template(const common_params & params) {
-    const std::string & text = params.chat_template;
-    const bool is_name = text.find_first_of("{ \t\r\n") == std::string::npos;
-    if (!params.use_jinja || text.empty() || text == "chatml" || !is_name) return;
-    throw Error(
-        ErrorCode::invalid_option,
-        fmt::format("option '--chat-template': '{}' is no Jinja template; of the built-in ones only chatml works "
-                    "without --no-jinja",
-                    text));
 }
 
 /// The first line of llama.cpp's message, without "error: " and without the names of C++ functions that threw.
@@ -319,10 +224,7 @@ std::vector<std::string> CommandLine::split(int argc, char ** argv) {
             } else {
                 for (int i = 0; i < n_values; ++i) llama_arguments_.push_back(take_value(name));
             }
-            if (flag->handler_int != nullptr) check_integer(name, llama_arguments_.back());
-            check_number(name, *flag, llama_arguments_.back());
-            check_not_directory(name, *flag, llama_arguments_.back());
-            check_sampling(name, *flag, llama_arguments_.back());
+            check_value(fmt::format("option '{}'", name), *flag, llama_arguments_.back());
             if (name == "-co" || name == "--color") colour_ = llama_arguments_.back();
         } else {
             throw Error(
@@ -362,6 +264,10 @@ void CommandLine::parse_llama_flags(common_params & params) {
     params.warmup = false;  // the self-check of a ForwardPass warms up too
     params.fit_params = llama_supports_gpu_offload();
 
+    common_params unused;
+    LlamaFlags(unused, flags_of_).check_environment([&](const std::vector<std::string> & names) {
+        return flags_of_ == LLAMA_EXAMPLE_SERVER || use_of_flag(command_, names.back(), names) == FlagUse::works;
+    });
     std::vector<char *> arguments = llama_argv();
     std::optional<CapturedStderr> captured;
     if (!names_remote_model()) captured.emplace();  // a download must be able to show its progress
@@ -370,8 +276,7 @@ void CommandLine::parse_llama_flags(common_params & params) {
     if (parsed) {
         // drop remarks, and failures to open files, which we report ourselves
         if (captured && params.verbosity <= LOG_LEVEL_OUTPUT) (void)captured->take();
-        check_ranges(params);
-        check_template(params);
+        check_parsed(params);
         return;
     }
     const std::string reason = captured ? first_line(captured->take()) : "llama.cpp could not read its flags";

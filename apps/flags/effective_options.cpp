@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 namespace harp::cli {
 
 using nlohmann::json;
@@ -21,6 +23,12 @@ std::vector<std::string_view> names_in_json() {
     std::vector<std::string_view> names = {"enabled", "negative_prompt"};
     for (const OptionInfo & info : option_table()) names.push_back(info.name);
     return names;
+}
+
+std::string text_of_number(double number, const std::string & written) {
+    constexpr double exact = 9007199254740992;  // 2^53; seeds above it are written as integers
+    const bool is_whole = std::trunc(number) == number && std::abs(number) <= exact;
+    return is_whole ? fmt::format("{:.0f}", number) : written;
 }
 
 std::string options_text(const std::optional<Options> & options) {

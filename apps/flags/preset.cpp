@@ -29,7 +29,8 @@ void take(Preset & preset, const std::string & name, const json & value) {
         preset.negative_prompt = value;
     } else {
         if (!value.is_string() && !value.is_number()) refuse(" is neither a number nor a string");
-        set_option(preset.options, name, value.is_string() ? value.get<std::string>() : value.dump());
+        set_option(preset.options, name,
+                   value.is_string() ? value.get<std::string>() : text_of_number(value.get<double>(), value.dump()));
         preset.names.insert(name);
     }
 }

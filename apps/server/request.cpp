@@ -1,9 +1,6 @@
 #include "request.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -24,12 +21,7 @@ namespace {
 /// A JSON value as text that set_option() accepts.
 std::string as_text(const std::string & name, const common_json & value) {
     if (value.is_string()) return value.get<std::string>();
-    if (value.is_number_float()) {  // in JSON 7.0 is an integer too
-        const auto number = value.get<double>();
-        constexpr double exact = 9007199254740992;  // 2^53
-        if (std::trunc(number) == number && std::abs(number) <= exact) return fmt::format("{:.0f}", number);
-    }
-    if (value.is_number()) return value.dump();
+    if (value.is_number()) return cli::text_of_number(value.get<double>(), value.dump());
     throw std::invalid_argument("harp." + name + ": " + shown(value) + " is neither a number nor a string");
 }
 

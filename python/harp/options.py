@@ -113,6 +113,9 @@ def read_preset(path: str | os.PathLike[str], **changes: Any) -> tuple[HarpOptio
     negative_prompt = values.pop("negative_prompt", "")
     if not isinstance(negative_prompt, str):
         raise HarpError(f"preset '{path}': harp.negative_prompt: {negative_prompt!r} is not a string", "invalid_input")
+    for name, value in values.items():
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+            values[name] = int(value)  # in JSON 7.0 is an integer too
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(HarpOptions)})
     if unknown:
         raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")

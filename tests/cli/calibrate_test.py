@@ -396,6 +396,11 @@ class Presets(CliTest):
                  (["--harp-preset", preset, "--harp-reframings", "1"], ["--harp-negative-prompt", "The dog was red.", "--harp-seed", "9"])]
         self.assertEqual(tried[0], tried[1])
 
+    def test_integers_may_be_written_with_a_point(self):
+        preset = self.preset(seed=7.0, view="last", view_tokens=3.0, threshold=2.0)
+        options = json.loads(self.assert_ok(harp("info", "-m", str(TINY), "--json", "--harp-preset", preset)).out)["harp"]["options"]
+        self.assertEqual((options["seed"], options["view_tokens"], options["threshold"]), (7, 3, 2))
+
     def test_a_threshold_for_one(self):
         preset = self.preset(view="guidance", beta=2, threshold=9, negative_prompt="A cat's day")
         result = self.assert_ok(harp("calibrate", "-m", str(TINY), "-p", STORY, "--target-share", "0.2", "--harp-preset", preset))

@@ -236,6 +236,11 @@ class Usage(CliTest):
             for value in ("nan", "inf"):
                 with self.subTest(flag=flag, value=value):
                     self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", flag, value), USAGE, flag, "finite")
+        for flag in [f"--{name}" for name in names[:-1]] + ["--seed", "-ngl"]:
+            for value in ("0,7", "1x", "0.5=1"):  # of which llama.cpp reads a part
+                with self.subTest(flag=flag, value=value):
+                    self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", flag, value), USAGE, f"'{flag}': '{value}' is not a")
+        self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", "--seed", "1e3"), USAGE, "'--seed': '1e3' is not a whole number")
         for flag, value in [("--lora-scaled", "x.gguf:nan"), ("--control-vector-scaled", "x.gguf:inf"), ("--logit-bias", "5+nan")]:
             with self.subTest(flag=flag):
                 self.assert_fault(harp("generate", "-m", "nowhere.gguf", "-p", "x", flag, value), USAGE, flag, "finite")
@@ -257,6 +262,14 @@ class Usage(CliTest):
                       ("--chat-template", "llama3", "--no-jinja"), ("--chat-template", "Always the same."), ("--logit-bias", "511+1")]:
             with self.subTest(flags=flags):
                 self.assertEqual(generate("-n", "2", *flags).code, 0)
+
+    def test_values_of_llama_from_environment(self):
+        ask = ["generate", "-m", "nowhere.gguf", "-p", "x"]
+        for name, value in (("LLAMA_ARG_CTX_SIZE", "4k"), ("LLAMA_ARG_THREADS", "2,5"), ("LLAMA_ARG_ROPE_SCALE", "1,5")):
+            with self.subTest(name=name):
+                self.assert_fault(harp(*ask, env={name: value}), USAGE, f"environment variable '{name}': '{value}' is not a")
+                self.assert_fault(harp("serve", *ask[1:3], env={name: value}), USAGE, f"environment variable '{name}': '{value}' is not a")
+        self.assert_fault(harp(*ask, env={"LLAMA_ARG_PORT": "80x"}), USAGE, "nowhere.gguf")  # not a value of this command
 
     def test_harp_option_from_environment_out_of_range(self):
         result = harp("generate", "-m", str(TINY), "-p", "x", env={"HARP_BETA": "9"})

@@ -165,6 +165,8 @@ class Scores(unittest.TestCase):
             with self.assertRaises(harp.HarpError) as caught:  # options alone would mean another second pass
                 harp.HarpOptions.from_preset(path)
             self.assertIn("read_preset", str(caught.exception))
+            path.write_text('{"harp": {"view": "last", "view_tokens": 3.0, "seed": 7.0}}')  # integers, in JSON
+            self.assertEqual(harp.HarpOptions.from_preset(path), harp.HarpOptions(view="last", view_tokens=3, seed=7))
             path.write_text('{"harp": {"enabled": true, "beta": 2}}')
             self.assertEqual(harp.HarpOptions.from_preset(path), harp.HarpOptions(beta=2.0))
             for text, names in [('{"harp": {"enabled": false}}', ["switches HARP off", "options=None"]),
