@@ -115,14 +115,25 @@ class Column {
         size_t n_columns = 0;
     };
     void put(const std::string & character, const StepRecord & record, bool mark) {
-        if (lines_.empty() || character == "\n" || lines_.back().n_columns == width_) lines_.emplace_back();
+        if (character == "\t") {
+            constexpr size_t between_stops = 8;
+            const size_t n_columns = lines_.empty() ? 0 : lines_.back().n_columns;
+            const size_t stop = std::min(width_, (n_columns / between_stops + 1) * between_stops);
+            for (size_t i = n_columns; i < std::max(stop, n_columns + 1); ++i) put(" ", record, mark);
+            return;
+        }
+        const int n_columns = columns_of(character);
+        if (n_columns < 0 && character != "\n") return put(replacement, record, mark);  // it would move the cursor
+        const bool fits = !lines_.empty() && lines_.back().n_columns + static_cast<size_t>(n_columns) <= width_;
+        if (!fits || character == "\n") lines_.emplace_back();
         if (character == "\n") return;
         std::string text = colour_ ? shaded(character, record) : character;
         if (mark && colour_) text = "\033[7m" + text;  // reverse video; ended by shaded() or by the line below
         if (mark && colour_ && !record.hesitated) text += "\033[0m";
         lines_.back().text += text;
-        ++lines_.back().n_columns;
+        lines_.back().n_columns += static_cast<size_t>(n_columns);
     }
+    static constexpr const char * replacement = "\xEF\xBF\xBD";
     size_t width_;
     bool colour_;
     std::string held_back_;

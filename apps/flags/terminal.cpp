@@ -1,14 +1,17 @@
 #include "flags/terminal.h"
 
 #include <fmt/format.h>
+#include <locale.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <cwchar>
 #include <optional>
 
 #include "harp/error.h"
@@ -103,6 +106,19 @@ std::string take_complete_utf8(std::string & text) {
     std::string complete = text.substr(0, end);
     text.erase(0, end);
     return complete;
+}
+
+int columns_of(std::string_view character) {
+    static const locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);  // whatever the program's locale is
+    if (utf8 == nullptr)
+        return character.size() == 1 && std::iscntrl(static_cast<unsigned char>(character[0])) ? -1 : 1;
+    const locale_t before = uselocale(utf8);
+    wchar_t wide = 0;
+    std::mbstate_t state{};
+    const bool is_whole = std::mbrtowc(&wide, character.data(), character.size(), &state) == character.size();
+    const int columns = is_whole ? wcwidth(wide) : -1;
+    uselocale(before);
+    return columns;
 }
 
 size_t find_invalid_utf8(std::string_view text) {

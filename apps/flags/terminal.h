@@ -35,6 +35,9 @@ enum class Style { bold, dim, red, green, yellow };
 
 /// Splits off the bytes of an unfinished UTF-8 character at the end of `text`. @return the finished part
 [[nodiscard]] std::string take_complete_utf8(std::string & text);
+/// How many columns of a terminal a UTF-8 character takes: 1, 2 (Chinese, emoji), 0 (accents that are put on another character), or -1 if
+/// it is a control character.
+[[nodiscard]] int columns_of(std::string_view character);
 /// @return offset of the first byte that is not UTF-8, or npos
 [[nodiscard]] size_t find_invalid_utf8(std::string_view text);
 /// `text` with each byte that is not UTF-8 replaced by U+FFFD, so that it can be written as JSON.

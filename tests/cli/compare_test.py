@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import sys
+import unicodedata
 import unittest
 from pathlib import Path
 
@@ -83,6 +84,23 @@ class Compare(CliTest):
         self.assertIn("seed=26", self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "2", *sets)).out)
 
     @needs_smol
+    def test_characters_of_other_widths_than_one(self):
+        """Chinese, emoji, accents of their own, tabs and control characters leave the columns where they are."""
+        text = "\u4f60\u597d\u4e16\u754c" * 6 + "a\u0301e\u0301\tx\ty \U0001f600\r\x1b[31mz\x07" + "abc" * 9
+        grammar = 'root ::= "' + "".join(f"\\U{ord(c):08x}" for c in text) + '"'
+        result = self.assert_ok(harp("compare", "-m", str(TINY), "-p", "Once", "-n", "200", "--temp", "0", "--grammar", grammar))
+        lines = result.out[:result.out.index("\n\n")].split("\n")
+        self.assertGreater(len(lines), 4)
+        self.assertIn("\u4f60\u597d", lines[2])
+
+        def width(text):
+            return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+        for line in lines:
+            self.assertTrue(all(c >= " " and c != "\x7f" for c in line), repr(line))
+            border = line.index("|") if "|" in line else line.index("+")
+            self.assertEqual((width(line[:border]), width(line)), (width(lines[1][:lines[1].index("+")]), width(lines[1])), repr(line))
+
     def test_interrupted_keeps_the_answers_before(self):
         terminal = self.terminal("compare", "-m", str(SMOL), "-p", "Tell a long story.", "-n", "30", "--ignore-eos", "--json",
                                  *[f"--with=seed={seed}" for seed in range(60)], streams=["stderr"])
