@@ -145,9 +145,11 @@ void ForwardPass::Impl::run_clean(Decode & call) {
 void ForwardPass::Impl::take_back(const Decode & call) {
     for (size_t s = 0; s < call.marks.size(); ++s) {
         if (!call.marks[s]) continue;
-        const auto & [n_rows, position, state] = *call.marks[s];
+        const auto & [n_rows, position, prompt_end, state] = *call.marks[s];
         if (state.empty()) {
             sequences[s].take_back(n_rows, position);
+            // run() forgets all recurrent sequences; one that was empty before still has its whole prompt to come
+            if (n_rows == 0 && prompt_end) sequences[s].set_prompt_end(*prompt_end);
             continue;
         }
         try {

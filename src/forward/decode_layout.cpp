@@ -39,7 +39,7 @@ ForwardPass::Impl::Decode ForwardPass::Impl::read(const llama_batch & batch) con
     for (const CallerRow & row : call.rows) {
         for (const llama_seq_id s : row.sequences) {
             auto & mark = call.marks[static_cast<size_t>(s)];
-            if (!mark) mark = {sequence(s).size(), row.position};
+            if (!mark) mark = {sequence(s).size(), row.position, sequence(s).prompt_end()};
         }
     }
     return call;

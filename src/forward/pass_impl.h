@@ -30,7 +30,8 @@ struct ForwardPass::Impl {
         /// State of a sequence before the batch.
         struct Mark {
             size_t n_rows = 0;
-            llama_pos position = 0;           // of its first row in the batch
+            llama_pos position = 0;  // of its first row in the batch
+            std::optional<llama_pos> prompt_end = {};
             std::vector<uint8_t> state = {};  // partial; empty unless the sequence cannot be cut and cells may run out
         };
         std::vector<forward::CallerRow> rows;

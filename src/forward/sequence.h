@@ -63,6 +63,8 @@ class Sequence {
     /// Rows at positions < `end` are prompt, both those held and those to come; hesitations of held ones no longer
     /// count. Without a call, all rows up to the first output row are prompt.
     void set_prompt_end(llama_pos end);
+    /// What was set, while no later row is appended.
+    [[nodiscard]] std::optional<llama_pos> prompt_end() const noexcept { return prompt_end_; }
 
     // --- twins
     [[nodiscard]] size_t n_twin() const noexcept { return n_twin_; }

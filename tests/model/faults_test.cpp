@@ -216,13 +216,14 @@ TEST_F(Faults, AnAbortedPromptIsStillThePrompt) {
     options.threshold = 0;
     for (const bool end_is_set : {false, true}) {
         SCOPED_TRACE(end_is_set ? "prompt end set" : "first output row");
-        for (const llama_pos first_piece : {0, 4}) {
-            const auto run = [&](bool is_disturbed) {
+        for (const auto & [model, first_piece] : {std::pair{model_, 0}, {model_, 4}, {load(random_mamba()), 0}}) {
+            if (model == nullptr) continue;
+            const auto run = [&, model = model, first_piece = first_piece](bool is_disturbed) {
                 llama_context_params params = small_context(256);
                 Abort abort;
                 params.abort_callback = &Abort::callback;
                 params.abort_callback_data = &abort;
-                ForwardPass pass(*model_, params, options);
+                ForwardPass pass(*model, params, options);
                 if (end_is_set) pass.set_prompt_end(0, 8);
                 if (first_piece > 0) {
                     forward::BatchRows rows;
