@@ -69,6 +69,10 @@ common_json fields_of(const common_json & body) {
     return fields;
 }
 
+common_json json_of(const std::optional<Options> & options) {
+    return common_json::parse(cli::options_json(options).dump());
+}
+
 /// One user message, after the system messages that a chat begins with.
 common_json behind_system_messages(const common_json & body, const common_json & text) {
     common_json messages = common_json::array();
@@ -85,7 +89,7 @@ common_json behind_system_messages(const common_json & body, const common_json &
 }  // namespace
 
 common_json request_defaults_json() {
-    common_json defaults = common_json::parse(cli::options_json(default_options()).dump());
+    common_json defaults = json_of(default_options());
     if (!default_negative_prompt.empty()) defaults["negative_prompt"] = default_negative_prompt;
     return defaults;
 }
@@ -155,7 +159,11 @@ std::optional<RequestOptions> request_options(const common_json & body) {
                                     std::to_string(options->reframings) + " (the server's --harp-reframings)");
     }
     if (!enabled) changed.threshold = std::numeric_limits<double>::infinity();
-    return RequestOptions{changed, negative_prompt};
+    return RequestOptions{changed, negative_prompt, enabled};
+}
+
+void add_options(common_json & settings, const std::optional<RequestOptions> & request) {
+    if (request) settings["harp"] = json_of(request->enabled ? std::optional(request->options) : std::nullopt);
 }
 
 void check_nesting(std::string_view body) {

@@ -28,6 +28,7 @@ void set_default_negative_prompt(std::string text);
 struct RequestOptions {
     Options options;
     std::string negative_prompt;  ///< text, formatted like the prompt; empty: the prompt's last token
+    bool enabled = true;          ///< if not, the threshold is infinite
 };
 
 /// Formats messages like the prompt of a request.
@@ -43,6 +44,10 @@ void format_negative_prompt(common_json & body, const FormatMessages & format);
 /// @return nullopt with HARP off
 /// @throws std::invalid_argument naming field, value and range (the server answers 400)
 [[nodiscard]] std::optional<RequestOptions> request_options(const common_json & body);
+
+/// Adds the options that are in effect to what an answer says of its settings, as "harp": {"enabled", "threshold", ...}. No-op with HARP
+/// off.
+void add_options(common_json & settings, const std::optional<RequestOptions> & request);
 
 /// Sets the options of the slot's sequence from now on. No-op on a context without HARP.
 /// @param keeps_vanilla whether candidates of step_of() will be asked for

@@ -36,6 +36,12 @@ class Endpoints(OneServer, unittest.TestCase):
             self.assertEqual((usage["output_tokens"], usage["total_tokens"]), (4, usage["input_tokens"] + 4))
             self.assertEqual(usage["harp"]["steps"], 4)
 
+    def test_usage_of_a_message(self):
+        ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
+        [delta] = [event for event in self.server.stream("/v1/messages", ask) if event["type"] == "message_delta"]
+        for usage in (self.server.post("/v1/messages", ask)["usage"], delta["usage"]):
+            self.assertEqual((usage["output_tokens"], usage["harp"]["steps"]), (4, 4))
+
     def test_a_response_has_one_answer(self):
         for more in ({"n": 2}, {"n_cmpl": 2}, {"n": 2, "stream": True}):
             with self.subTest(more=more):

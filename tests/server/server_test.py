@@ -225,6 +225,14 @@ class Hesitating(OneServer, unittest.TestCase):
                 if "known" in message:
                     self.assertNotIn("schedule", message)
 
+    def test_options_that_a_request_ended_up_with(self):
+        defaults = self.server.get("/props")["harp"]
+        for asked, changed in (({}, {}), ({"beta": 0.25, "view": "last"}, {"beta": 0.25, "view": "last"}), ({"enabled": False}, None)):
+            answer = self.server.post("/completion", {"prompt": "Once", "n_predict": 1, "id_slot": 0, "harp": asked})
+            expected = {"enabled": False} if changed is None else {**defaults, **changed}
+            self.assertEqual(answer["generation_settings"]["harp"], expected)
+            self.assertEqual(self.server.get("/slots")[0]["params"]["harp"], expected)
+
     def test_entropies_and_counts(self):
         ask = {"prompt": PROMPTS[0], "n_predict": 24, "temperature": 0, "n_probs": 1}
         answer = self.server.post("/completion", ask)
