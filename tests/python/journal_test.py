@@ -202,6 +202,17 @@ class JournalTest(unittest.TestCase):
         with self.assertRaisesRegex(JournalError, "has format 2, and this version of harp reads format 1: use"):
             Journal(self.directory)
 
+    def test_a_damaged_record_is_named(self):
+        with self.begun() as journal:
+            journal.add(CELL, example(1))
+        content = self.file.read_bytes()
+        for damaged in (b'{"acc"', b"[1, 1, "):  # of the metrics, of the entropies
+            self.assertTrue(damaged in content)
+            self.file.write_bytes(content.replace(damaged, b"#" * len(damaged)))
+            with self.subTest(damaged), Journal(self.directory, read_only=True) as journal, \
+                    self.assertRaisesRegex(JournalError, "sqlite: .*a record is damaged: move the file"):
+                journal.examples(CELL)
+
     def test_a_directory_that_cannot_be(self):
         self.directory.write_text("a file")
         with self.assertRaisesRegex(JournalError, "use another directory"):

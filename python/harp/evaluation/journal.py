@@ -175,7 +175,7 @@ class Journal:
             number, _ = self._known(cell)
             rows = self._database.execute("SELECT id, metrics, answer, target, n_tokens, seconds, steps, hesitations, "
                                           "entropies FROM example WHERE cell = ?", (number,)).fetchall()
-        examples = [Example(id, json.loads(metrics), *plain, json.loads(entropies)) for id, metrics, *plain, entropies in rows]
+            examples = [Example(id, json.loads(metrics), *plain, json.loads(entropies)) for id, metrics, *plain, entropies in rows]
         return sorted(examples, key=lambda example: id_order(example.id))
 
     def _check_present(self):
@@ -228,6 +228,8 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot {doing}: {error}{_advice(error)}") from error
+        except json.JSONDecodeError as error:
+            raise JournalError(f"{self.path}: cannot {doing}: a record is damaged: {ADVICE['malformed']}") from error
         except OSError as error:
             raise JournalError(f"{self.path}: cannot {doing}: {error.strerror}: use another directory") from error
 
