@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arg.h"
+#include "flags/files.h"
 #include "harp/error.h"
 #include "sampling.h"
 
@@ -127,6 +128,7 @@ void check_value(const std::string & what, const common_arg & option, const std:
         check_number(what, value);
     } else {
         check_not_directory(what, hint, value);
+        if (is("--log-file")) check_writable(what + ":", value);  // llama.cpp goes on without one
     }
 }
 

@@ -263,6 +263,10 @@ class Usage(CliTest):
             with self.subTest(flags=flags):
                 self.assertEqual(generate("-n", "2", *flags).code, 0)
 
+    def test_a_log_that_cannot_be_written(self):
+        for command in (["generate", "-m", "nowhere.gguf", "-p", "x"], ["serve", "-m", "nowhere.gguf"]):
+            self.assert_fault(harp(*command, "--log-file", "/nowhere/log"), FAILURE, "option '--log-file': '/nowhere/log': No such file")
+
     def test_values_of_llama_from_environment(self):
         ask = ["generate", "-m", "nowhere.gguf", "-p", "x"]
         for name, value in (("LLAMA_ARG_CTX_SIZE", "4k"), ("LLAMA_ARG_THREADS", "2,5"), ("LLAMA_ARG_ROPE_SCALE", "1,5")):

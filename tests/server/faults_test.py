@@ -211,6 +211,14 @@ class Faults(unittest.TestCase):
             body = {"messages": [{"role": "user", "content": value}]} if isinstance(value, list) and field != "stop_sequences" else {field: value}
             body = value if field == "format" else body
             self.expect(400, field, {**chat, **body}, "/v1/messages")
+        for field, value in [("messages", 5), ("messages[0]", [5]), ("messages[0].content", [{"role": "user", "content": [{"text": "x"}]}]),
+                             ("messages[0].content", [{"role": "user", "content": [{"type": "search_result", "content": "x"}]}]),
+                             ("messages[0].content.content", [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "document"}]}]}]),
+                             ("system[0]", [{"text": "x"}]), ("tools", {"name": "x"}), ("tools[0]", [{"type": "function", "function": {"name": "x"}}]),
+                             ("tools[0].input_schema", [{"name": "x", "input_schema": 5}])]:
+            self.expect(400, f'"{field}: ', {**chat, field.split("[")[0]: value}, "/v1/messages")
+        for field, value in [("conversation", "c"), ("prompt", {"id": "p"}), ("background", True)]:
+            self.expect(400, field, {"input": "x", "max_output_tokens": 1, field: value}, "/v1/responses")
         for ids in [[2**32 + 5], ["x", 2**40]]:
             self.ask(400, "token: ", prompt=ids)
             self.expect(400, "token: ", {"tokens": [2**32 + 5]}, "/detokenize")
