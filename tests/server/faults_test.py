@@ -338,7 +338,7 @@ class Infilling(OneServer, unittest.TestCase):
     def test_fields(self):
         whole = {"input_prefix": "Once upon", "input_suffix": "time", "n_predict": 2, "temperature": 0}
         for more, status, message in [({}, 200, '"steps":2'), ({"harp": {"betta": 1}}, 400, "betta"), ({"prompt": 5}, 400, "must be a string"),
-                                      ({"input_prefix": None}, 400, "must be string"), ({"input_extra": 5}, 400, "must be an array")]:
+                                      ({"input_prefix": None}, 400, "input_prefix: null"), ({"input_suffix": ["x", 512]}, 400, "input_suffix: 512"), ({"input_extra": 5}, 400, "must be an array")]:
             with self.subTest(more=more):
                 got, said = exchange(self.server.port, http(b"/infill", json.dumps({**whole, **more}).encode()))
                 self.assertEqual(got, status, said[:300])
