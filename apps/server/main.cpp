@@ -40,7 +40,7 @@ int run(int argc, char ** argv) {
     std::signal(SIGINT, end_while_loading);
     std::signal(SIGTERM, end_while_loading);
     std::optional<Options> options = command.harp.options();
-    if (params.embedding) options.reset();  // a server for embeddings generates nothing
+    if (params.embedding) options.reset();  // such a server is not for answers
     set_default_options(options, command.harp.n_ctx_twin());
     set_default_negative_prompt(command.harp.negative_prompt());
     command.harp.export_to_environment();  // for the servers that a router starts for its models
