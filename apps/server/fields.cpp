@@ -64,6 +64,17 @@ bool is_given(const common_json & body, const std::string & name) {
     return body.contains(name) && !body.at(name).is_null();
 }
 
+/// The rest of a tool is checked where it is parsed.
+void check_parameters_of_tools(const common_json & body) {
+    if (!is_given(body, "tools") || !body.at("tools").is_array()) return;
+    for (const common_json & tool : body.at("tools")) {
+        if (!tool.is_object() || !is_given(tool, "function") || !tool.at("function").is_object()) continue;
+        const common_json & function = tool.at("function");
+        if (is_given(function, "parameters") && !function.at("parameters").is_object())
+            throw std::invalid_argument("tools: " + shown(tool) + "; allowed: an object as 'parameters'");
+    }
+}
+
 /// Earlier answers as clients send them back, with null for what they have not; a refusal is text.
 common_json plain_message(common_json message) {
     if (!message.is_object()) return message;
@@ -279,6 +290,7 @@ void check_chat(common_json & body) {
             throw std::invalid_argument("continue_final_message: " + shown(which) +
                                         "; allowed: true, false, \"content\", \"reasoning_content\"");
     }
+    check_parameters_of_tools(body);
     if (!is_given(body, "tool_choice")) return;
     const common_json & choice = body.at("tool_choice");
     const bool has_tools = is_given(body, "tools") && !body.at("tools").empty();

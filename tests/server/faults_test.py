@@ -185,6 +185,7 @@ class Faults(unittest.TestCase):
         for field, values in {
             "response_format": [5, "json", {"type": "sound"}, {"type": 5}, {"type": "json_schema", "json_schema": {"schema": 5}}],
             "tool_choice": [5, "some", "required", {}, {"type": "function", "function": {"name": "weather"}}], "functions": [[{"name": "x"}]],
+            "tools": [5, [5], [{"type": "function"}], [{"type": "function", "function": {"name": "x", "parameters": 5}}]],
             "modalities": [["audio"]], "parallel_tool_calls": [5], "chat_template_kwargs": [5], "reasoning_effort": [5],
             "continue_final_message": [5], "add_generation_prompt": [5], "thinking_budget_tokens": ["x", 2**40],
         }.items():
