@@ -20,6 +20,7 @@ void raise(PyObject * type, const Error & error) {
 
 NB_MODULE(_engine, module) {
     module.doc() = "The compiled part of harp; use the package harp.";
+    nb::set_leak_warnings(false);  // a daemon thread's sessions are still there when the interpreter ends
     llama_backend_init();
     watch_forks();
     nb::register_exception_translator([](const std::exception_ptr & pointer, void * /*unused*/) {

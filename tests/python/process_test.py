@@ -125,6 +125,18 @@ class Forks(unittest.TestCase):
         self.assertEqual(in_child(lambda: str(harp.Model(TINY, llama_args=["--log-timestamps", "--log-colors", "off"]).n_vocab)), "512")
 
 
+@needs_tiny
+class Ends(unittest.TestCase):
+    def test_a_daemon_thread_has_a_session_when_the_process_ends(self):
+        """Web servers have such threads. What is left there is no leak to report."""
+        code = ("import harp, sys, threading; begun = threading.Event()\n"
+                "def ask(model, session): begun.set(); threading.Event().wait()\n"
+                "model = harp.Model(sys.argv[1], n_threads=1); session = harp.Session(model, n_ctx=256)\n"
+                "threading.Thread(target=ask, args=(model, session), daemon=True).start(); begun.wait()")
+        done = subprocess.run([sys.executable, "-c", code, TINY], timeout=300, capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+
 def make_locale(folder):
     """A locale with a decimal comma in a folder for LOCPATH; skips the test if it cannot be made."""
     try:
