@@ -39,10 +39,11 @@ void validate(const Request & request, const ForwardPass & pass) {
     validate_second_pass(request, pass);
     if (request.sampler.has_value() == request.beams.has_value())
         refuse(ErrorCode::invalid_option, "an answer is sampled or searched by beams: give one of the two");
-    if (!request.beams && request.prompt.size() >= pass.n_ctx_seq())
+    if (!request.beams && request.prompt.size() >= pass.n_ctx_seq()) {
         refuse(ErrorCode::invalid_input,
                prompt + "; the context has room for " + std::to_string(pass.n_ctx_seq()) +
                    " with the answer; shorten the prompt or raise the context size (n_ctx, -c)");
+    }
     if (!request.beams) return;
 
     validate(*request.beams);
