@@ -216,6 +216,8 @@ class Hesitating(OneServer, unittest.TestCase):
             for path in ["/completion", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses"]:
                 body = {"prompt": "Once", "messages": [{"role": "user", "content": "Once"}], "input": "Once", "model": "x",
                         "max_tokens": 2, "harp": harp_object}
+                if path == "/v1/responses":
+                    del body["prompt"]  # there it is OpenAI's stored prompt, which is refused
                 with self.subTest(harp=harp_object, path=path), self.assertRaises(urllib.error.HTTPError) as caught:
                     self.server.post(path, body)
                 self.assertEqual(caught.exception.code, 400)

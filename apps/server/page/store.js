@@ -53,7 +53,7 @@ export function keptConversation() {
 export function keepConversation(conversation) {
     try {
         sessionStorage.removeItem(CONVERSATION);  // rather none than an earlier one
-        sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
+        if (conversation.turns.length > 0) sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
     } catch {
         // forbidden, or longer than a browser keeps
     }
