@@ -91,6 +91,7 @@ class PageTest(unittest.TestCase):
 
     def open(self, remembered):
         """@param remembered what an earlier visit left in localStorage"""
+        script("document.querySelector('#new-chat')?.click()")  # else it may be kept after it is cleared below
         browser().get(self.url + "favicon.svg")  # has the same origin, so that the storage can be set
         script("localStorage.setItem('harp.page.v1', arguments[0]); sessionStorage.clear()", json.dumps(remembered))
         browser().get_log("performance")
