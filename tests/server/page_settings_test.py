@@ -243,6 +243,32 @@ class Reload(PageTest):
         self.wait_for_end()
         self.assertIn("no longer fits into the context", find(".turn:last-child .problem").text)
 
+    def fill_storage(self):
+        """Leaves room for two thirds of the conversation."""
+        script("""const kept = sessionStorage.getItem("harp.conversation.v1").length;
+                  sessionStorage.removeItem("harp.conversation.v1");
+                  let most = 0;
+                  for (let step = 1 << 24; step >= 1; step /= 2) {
+                      try {
+                          sessionStorage.setItem("filling", "x".repeat(most + step));
+                          most += step;
+                      } catch {
+                          // too much
+                      }
+                  }
+                  sessionStorage.setItem("filling", "x".repeat(most - kept * 2 / 3))""")
+
+    def test_long_conversation_is_kept_without_candidates(self):
+        self.set("maxTokens", 12)
+        self.compare()
+        shown = self.shown()
+        self.reload()
+        self.fill_storage()
+        self.reload()
+        self.assertEqual(self.shown(), shown)
+        self.tokens()[0].click()
+        self.assertEqual(len(find_all("#tooltip tbody tr")), 1)
+
     def test_what_is_not_ours_is_ignored(self):
         for kept in ("{}", "[]", "7", "{", '{"turns": [{"mode": "chat"}]}', '{"turns": [{"mode": "later", "answers": {}}]}'):
             with self.subTest(kept=kept):

@@ -50,11 +50,19 @@ export function keptConversation() {
     }
 }
 
+/** Keeps a conversation, one too long for a browser's storage without what its tooltips list. */
 export function keepConversation(conversation) {
     try {
         sessionStorage.removeItem(CONVERSATION);  // rather none than an earlier one
-        if (conversation.turns.length > 0) sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
+        if (conversation.turns.length === 0) return;
+        try {
+            sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation));
+        } catch {
+            sessionStorage.setItem(CONVERSATION, JSON.stringify(conversation, withoutCandidates));
+        }
     } catch {
         // forbidden, or longer than a browser keeps
     }
 }
+
+const withoutCandidates = (name, value) => (name.endsWith("top_logprobs") ? [] : value);
