@@ -66,7 +66,8 @@ TrialExample example_of(LoadedModel & loaded, const json & line) {
     const auto check_text = [&](const std::string & name, const json & value) {
         if (!value.is_string()) refuse(fmt::format("{}: {}; allowed: a text", name, shortened(dump(value, -1))));
     };
-    const size_t most_tokens = loaded.pass().n_ctx_seq() + size_t{1};  // the last one is not read
+    // -c, though the pool that examples share is larger; the last token is not read
+    const auto most_tokens = static_cast<size_t>(loaded.params().n_ctx / loaded.params().n_parallel) + 1;
     const bool is_choice = line.contains("choices");
     const bool is_known = line.contains("context") && line.contains("continuation") != is_choice &&
                           (line.contains("answer") || !is_choice);

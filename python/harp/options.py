@@ -102,9 +102,12 @@ def read_preset(path: str | os.PathLike[str], **changes: Any) -> tuple[HarpOptio
     try:
         with open(path, encoding="utf-8-sig") as file:  # without the mark that some editors write
             values = dict(json.load(file)["harp"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a JSON object with an object \"harp\" of options"
-        raise HarpError(f"preset '{path}': {reason}", "invalid_input") from None
+    except OSError as error:
+        raise HarpError(f"preset '{path}': {error.strerror}", "invalid_input") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise HarpError(f"preset '{path}': not JSON ({error})", "invalid_input") from None
+    except (KeyError, TypeError, AttributeError):
+        raise HarpError(f"preset '{path}': not a JSON object with an object \"harp\" of options", "invalid_input") from None
     enabled = values.pop("enabled", True)
     if not isinstance(enabled, bool):
         raise HarpError(f"preset '{path}': harp.enabled: {enabled!r}; allowed: true, false", "invalid_input")
@@ -116,10 +119,16 @@ def read_preset(path: str | os.PathLike[str], **changes: Any) -> tuple[HarpOptio
     for name, value in values.items():
         if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
             values[name] = int(value)  # in JSON 7.0 is an integer too
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(HarpOptions)})
-    if unknown:
-        raise HarpError(f"preset '{path}': unknown option {unknown[0]!r}", "invalid_option")
-    options = HarpOptions(**{**values, **changes})
+    known = [field.name for field in dataclasses.fields(HarpOptions)]
+    for name in values:
+        if name not in known:
+            raise HarpError(f"preset '{path}': unknown option {name!r}; known: enabled, negative_prompt, {', '.join(known)}", "invalid_option")
+    try:
+        options = HarpOptions(**{**values, **changes})
+    except HarpError as error:
+        if any(f"option '{name}'" in str(error) for name in changes):  # not the file's
+            raise
+        raise HarpError(f"preset '{path}': {error}", error.code) from None
     return options, negative_prompt if options.view == "guidance" else ""
 
 

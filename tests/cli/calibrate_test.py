@@ -276,7 +276,10 @@ class Search(CliTest):
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(few)), USAGE, "39 examples", "40")
         long = self.write("long.jsonl", [good, {"context": STORY * 20, "continuation": " b"}])
         self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(long), "-c", "64"), USAGE, "long.jsonl", "line 2",
-                          "tokens; allowed: 2..257", "-c")
+                          "tokens; allowed: 2..65", "-c")
+        # without -c, as many as the model was trained with, though examples share a larger pool
+        trained = self.write("trained.jsonl", [good, {"context": STORY * 20, "continuation": " b"}])
+        self.assert_fault(harp("calibrate", "-m", str(TINY), "--examples", str(trained)), USAGE, "tokens; allowed: 2..513", "-c")
 
     def test_flags_of_a_text_beside_examples(self):
         for flag in ("--window", "--max-tokens"):

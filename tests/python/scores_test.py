@@ -151,10 +151,17 @@ class Scores(unittest.TestCase):
             path.write_text(json.dumps({"harp": {"view": "last", "view_tokens": 5, "beta": 2, "threshold": "inf"}, "found_by": 1}))
             self.assertEqual(harp.HarpOptions.from_preset(path, beta=3.0),
                              harp.HarpOptions(view="last", view_tokens=5, beta=3.0, threshold=math.inf))
-            for text in ["", "[]", '{"harp": 1}', '{"harp": {"bta": 1}}', '{"harp": {"beta": 9}}']:
+            for text, reason in [("", "not JSON"), ('{"harp": {"beta": 2', "not JSON"), ("[]", 'an object "harp"'), ('{"harp": 1}', 'an object "harp"'),
+                                 ('{"harp": {"bta": 1}}', "unknown option 'bta'; known: enabled, negative_prompt, gate, "),
+                                 ('{"harp": {"beta": 9}}', "option 'beta': 9 is out of range; allowed: 0..8")]:
                 path.write_text(text)
-                with self.subTest(text=text), self.assertRaises(harp.HarpError):
+                with self.subTest(text=text), self.assertRaises(harp.HarpError) as caught:
                     harp.HarpOptions.from_preset(path)
+                self.assertIn(f"preset '{path}': {reason}" if "object" not in reason else reason, str(caught.exception))
+            path.write_text('{"harp": {"beta": 2}}')
+            with self.assertRaises(harp.HarpError) as caught:  # not the file's fault
+                harp.HarpOptions.from_preset(path, threshold=-1)
+            self.assertTrue(str(caught.exception).startswith("option 'threshold': -1"), caught.exception)
             with self.assertRaises(harp.HarpError) as caught:
                 harp.HarpOptions.from_preset("nowhere.json")
             self.assertIn("nowhere.json", str(caught.exception))
