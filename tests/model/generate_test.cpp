@@ -1,4 +1,4 @@
-// Generation and scoring of many texts: one loop for one answer or several, speculation, kept prefixes, full caches,
+// Generation of many texts: one loop for one answer or several, speculation, kept prefixes, full caches,
 // faults.
 #include "decoding/generate.h"
 
@@ -10,28 +10,19 @@
 #include <numeric>
 
 #include "common.h"
-#include "decoding/batch_score.h"
 #include "method/entropy.h"
 #include "support/models.h"
+#include "support/pool.h"
 
 namespace harp::testing {
 namespace {
 
-using decoding::BatchScorer;
 using decoding::Drafter;
 using decoding::GeneratedToken;
 using decoding::GenerationResult;
 using decoding::Generator;
 using decoding::Request;
-using decoding::ScoreResult;
 using decoding::StopReason;
-
-Options hesitant(double threshold = 0.5) {
-    Options options;
-    options.threshold = threshold;
-    options.schedule = Schedule::lazy;
-    return options;
-}
 
 decoding::Sampler greedy_sampler(const llama_model & model) {
     common_params_sampling params;
@@ -82,19 +73,6 @@ TEST(Sampling, WithoutTemperature) {
     params.grammar = {COMMON_GRAMMAR_TYPE_USER, "root ::= [x]"};
     const llama_token token = decoding::Sampler(*model, params).sample(logits);
     EXPECT_EQ(common_token_to_piece(llama_model_get_vocab(model), token), "x");
-}
-
-/// `n` tokens of meaningless text, always the same.
-std::vector<llama_token> text_of(size_t n, llama_token first = 300, llama_token period = 97) {
-    std::vector<llama_token> tokens(n);
-    for (size_t i = 0; i < n; ++i) tokens[i] = first + static_cast<llama_token>(i * 7 % static_cast<size_t>(period));
-    return tokens;
-}
-
-llama_context_params pool(uint32_t n_ctx, uint32_t n_sequences) {
-    llama_context_params params = small_context(n_ctx, n_sequences);
-    params.kv_unified = true;
-    return params;
 }
 
 common_params look_up() {
@@ -161,7 +139,7 @@ TEST(Generation, SamplesFromTheRowsOfAPassThatIsInNoRegistry) {
 
 TEST(Generation, SpeculationGivesTheSameTokensForOneAndForMany) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    const std::vector<Tokens> prompts = {once_upon_a_time, text_of(30, 300, 5), text_of(24, 400, 3)};
+    const std::vector<Tokens> prompts = {once_upon_a_time, meaningless_text(30, 300, 5), meaningless_text(24, 400, 3)};
     for (const bool hesitates : {false, true}) {
         const auto options = hesitates ? std::optional(hesitant()) : std::nullopt;
         ForwardPass plain_pass(model, small_context(), options);
@@ -190,7 +168,7 @@ TEST(Generation, ACallbackThatThrowsLeavesNothingOfADraftBehind) {
     ForwardPass pass(model, small_context(), hesitant());
     const auto drafter = Drafter::make(pass, look_up());
     Generator generator(pass, drafter.get());
-    const Tokens prompt = text_of(30, 300, 5);
+    const Tokens prompt = meaningless_text(30, 300, 5);
     const Tokens whole = answer(generator, model, prompt, 40);
     for (size_t n_wanted = 1; n_wanted < 40; n_wanted += 3) {
         size_t n = 0;
@@ -213,7 +191,7 @@ TEST(Generation, ACommonPrefixIsDecodedOnce) {
     HARP_REQUIRE_MODEL(model, stories260k());
     ForwardPass pass(model, small_context(1024, 2), hesitant());
     Generator generator(pass);
-    const Tokens first = text_of(60);
+    const Tokens first = meaningless_text(60);
     Tokens second = first;
     const Tokens said = answer(generator, model, first, 10, /*reuses_prefix=*/true);
     second.insert(second.end(), said.begin(), said.end() - 1);
@@ -235,7 +213,7 @@ TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
     llama_context_params params = small_context(2048);
     params.swa_full = false;                // as in llama.cpp's programs
     params.n_batch = params.n_ubatch = 64;  // the cache then has 768 cells for the window of 512
-    const Tokens before = text_of(810, 2000, 991);
+    const Tokens before = meaningless_text(810, 2000, 991);
     Tokens after(before.begin(), before.begin() + 60);
     for (const llama_token token : {4000, 4001, 4002, 4003}) after.push_back(token);
     for (const auto & options : {std::optional<Options>(), std::optional(hesitant(0))}) {
@@ -258,7 +236,7 @@ TEST(Generation, APrefixThatASlidingWindowHasLostIsDecodedAnew) {
 
 TEST(Generation, TwoPromptsThatFitApartShareAPool) {
     HARP_REQUIRE_MODEL(model, stories260k());
-    const std::vector<Tokens> prompts = {text_of(200, 300), text_of(190, 310), once_upon_a_time};
+    const std::vector<Tokens> prompts = {meaningless_text(200, 300), meaningless_text(190, 310), once_upon_a_time};
     ForwardPass alone_pass(model, small_context(), std::nullopt);
     Generator alone(alone_pass);
     ForwardPass pass(model, pool(256, 3), std::nullopt);
@@ -284,7 +262,7 @@ TEST(Generation, InAFullPoolTheRequestThatCameLastEnds) {
                              {llama_vocab_bos(llama_model_get_vocab(&model)), -INFINITY}};
         const auto request = [&](llama_token first, int n) {
             return Request{
-                .prompt = text_of(100, first), .limits = {n, {}}, .sampler = decoding::Sampler(model, params)};
+                .prompt = meaningless_text(100, first), .limits = {n, {}}, .sampler = decoding::Sampler(model, params)};
         };
         generator.submit(request(300, 120));
         generator.submit(request(310, 120));
@@ -326,7 +304,7 @@ TEST(Generation, WhatNoSequenceCanTakeIsRefusedAtSubmission) {
     guidance.view = View::guidance;
     ForwardPass on(model, small_context(), guidance);
     Generator generator(on);
-    const std::vector<llama_token> too_long = text_of(on.n_ctx_seq(), 310);
+    const std::vector<llama_token> too_long = meaningless_text(on.n_ctx_seq(), 310);
     EXPECT_THROW(
         generator.submit(
             {.prompt = once_upon_a_time, .limits = {}, .sampler = greedy_sampler(model), .negative_prompt = too_long}),
@@ -341,94 +319,6 @@ TEST(Cutting, EmptiesASequenceOfRecurrentState) {
     EXPECT_EQ(decoding::cut_sequence(pass, 0, 5), 5);
     EXPECT_EQ(decoding::cut_sequence(pass, 0, 3), 0);
     EXPECT_EQ(pass.memory_seq_pos_max(0), -1);
-}
-
-std::vector<ScoreResult> scores_of(BatchScorer & scorer, size_t n_requests) {
-    std::vector<ScoreResult> results(n_requests);
-    for (int step = 0; step < 1000 && !scorer.is_idle(); ++step) {
-        scorer.step([&](size_t request, std::span<const ScoreResult> of_request) { results[request] = of_request[0]; });
-    }
-    EXPECT_TRUE(scorer.is_idle());
-    return results;
-}
-
-TEST(Scoring, TextsThatFitApartShareAPool) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    ForwardPass pass(model, pool(256, 2), std::nullopt);
-    BatchScorer scorer(pass);
-    scorer.submit({.tokens = text_of(250, 300), .n_context = 1, .options = {}});
-    scorer.submit({.tokens = text_of(240, 310), .n_context = 1, .options = {}});
-    scorer.submit({.tokens = text_of(250, 305), .n_context = 1, .options = {}});
-    const auto results = scores_of(scorer, 3);
-    for (const size_t i : {0U, 1U, 2U}) EXPECT_EQ(results[i].tokens.size(), i == 1 ? 239U : 249U);
-}
-
-/// A text's twin reads the negative prompt in the place of its first token; and twins that are longer than their texts share a
-/// pool too.
-TEST(Scoring, ReadsNegativePrompts) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    Options options = hesitant(0);
-    options.view = View::guidance;
-    options.beta = 0;  // the twin's own logits
-    ForwardPass pass(model, pool(64, 2), options);
-    const std::vector<llama_token> text = text_of(12, 300);
-    const size_t room = pass.n_ctx_seq() - 10;                     // beside the rows behind the first
-    const std::vector<llama_token> negative = text_of(room, 310);  // two twins and two texts do not fit at once
-    BatchScorer scorer(pass);
-    for (int i = 0; i < 3; ++i)
-        scorer.submit({.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = negative});
-    const auto results = scores_of(scorer, 3);
-    std::vector<llama_token> twin = negative;
-    twin.insert(twin.end(), text.begin() + 1, text.end());
-    ForwardPass plain(model, small_context(), std::nullopt);
-    BatchScorer of_twin(plain);
-    of_twin.submit({.tokens = twin, .n_context = negative.size(), .options = {}});
-    const auto expected = scores_of(of_twin, 1).front();
-    for (const ScoreResult & result : results) {
-        ASSERT_EQ(result.tokens.size(), expected.tokens.size());
-        for (size_t i = 0; i < expected.tokens.size(); ++i)
-            EXPECT_NEAR(result.tokens[i].harp, expected.tokens[i].vanilla, 1e-4) << i;
-    }
-    EXPECT_THROW(scorer.submit(
-                     {.tokens = text, .n_context = 1, .options = {options}, .negative_prompt = text_of(room + 1, 310)}),
-                 Error)
-        << "no room for the twin";
-}
-
-TEST(Scoring, VanillaLogitsAreKeptAsLongAsTheScorerLives) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    ForwardPass pass(model, small_context(), hesitant(0));
-    {
-        BatchScorer scorer(pass);
-        scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {}});
-        scores_of(scorer, 1);
-    }
-    decode(pass, once_upon_a_time, 0);
-    ASSERT_TRUE(pass.step(-1).hesitated);
-    EXPECT_EQ(pass.vanilla_logits(-1), nullptr);
-}
-
-TEST(Scoring, UniformNoiseIsNotSharedByThresholds) {
-    HARP_REQUIRE_MODEL(model, stories260k());
-    ForwardPass pass(model, small_context(), hesitant());
-    BatchScorer scorer(pass);
-    Options low = hesitant(1);
-    low.perturbation = Perturbation::uniform;
-    low.strength = 5;
-    Options high = low;
-    high.threshold = 4;
-    Options other_mix = low;
-    other_mix.beta = 0.25F;
-    Options never = low;
-    never.threshold = std::numeric_limits<double>::infinity();
-    try {
-        scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {low, high}});
-        FAIL() << "was not refused";
-    } catch (const Error & error) {
-        EXPECT_EQ(error.code(), ErrorCode::invalid_option);
-        EXPECT_NE(std::string(error.what()).find("uniform"), std::string::npos) << error.what();
-    }
-    scorer.submit({.tokens = once_upon_a_time, .n_context = 1, .options = {low, other_mix, never}});
 }
 
 }  // namespace
