@@ -99,7 +99,8 @@ std::optional<Options> HarpFlags::options() const {
 }
 
 std::string HarpFlags::switched_off_by() const {
-    return off_ ? "--harp-off" : fmt::format("preset '{}' (\"enabled\": false)", preset_path_);
+    return off_ ? fmt::format("--harp-off ({})", off_variable)
+                : fmt::format("preset '{}' (\"enabled\": false)", preset_path_);
 }
 
 std::string HarpFlags::negative_prompt(std::span<const Options> sets) const {

@@ -269,16 +269,18 @@ void refuse_speculation(const common_params & params) {
 std::string read_prompt(const CommandLine & command_line, const common_params & params) {
     std::string prompt = params.prompt;  // -p, or the text of the file given by -f
     const bool is_given = command_line.has_llama_flag(prompt_flags);
-    if (!is_given && !is_terminal(stdin))
+    if (!is_given && !is_terminal(stdin)) {
         prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+        if (!prompt.empty() && prompt.back() == '\n') prompt.pop_back();  // as llama.cpp does with the text of a file
+    }
     if (interrupt_requested) throw Error(ErrorCode::aborted, "interrupted while reading the prompt");
     if (const size_t bad = find_invalid_utf8(prompt); bad != std::string::npos) {
         throw Error(ErrorCode::invalid_input, fmt::format("the prompt is not valid UTF-8: byte 0x{:02X} at offset {}",
                                                           static_cast<unsigned char>(prompt[bad]), bad));
     }
     remove_byte_order_mark(prompt);
-    // llama.cpp removes the last newline of a file; if its lines end in CR LF, the CR is left
-    if (is_given && !prompt.empty() && prompt.back() == '\r') prompt.pop_back();
+    // if lines end in CR LF, the CR is left
+    if (!prompt.empty() && prompt.back() == '\r') prompt.pop_back();
     if (prompt.find_first_not_of(" \t\r\n") == std::string::npos) {
         throw Error(ErrorCode::invalid_input, "the prompt is empty; give -p TEXT, -f FILE, or text on standard input");
     }

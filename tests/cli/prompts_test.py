@@ -54,13 +54,15 @@ class PromptFaults(CliTest):
                                                  harp(*common, stdin=b"Once upon a time"))}
         self.assertEqual(len(texts), 1, texts)
 
-    def test_a_file_whose_lines_end_in_cr_lf(self):
-        prompts = []
-        for end in [b"\n", b"\r\n"]:
+    def test_the_line_end_of_a_text_is_no_part_of_the_prompt(self):
+        flags = ["generate", "-m", str(TINY), "-n", "2", "--json"]
+        n_tokens = json.loads(self.assert_ok(harp(*flags, "-p", "Once upon a time")).out)["prompt"]["tokens"]
+        for end, more in [(b"", 0), (b"\n", 0), (b"\r\n", 0), (b"\n\n", 1)]:
             path = self.folder / "prompt.txt"
             path.write_bytes(b"Once upon a time" + end)
-            prompts.append(self.assert_ok(harp("generate", "-m", str(TINY), "-n", "10", "--temp", "0", "-f", str(path))).out)
-        self.assertEqual(prompts[0], prompts[1])
+            for result in [harp(*flags, "-f", str(path)), harp(*flags, stdin=path.read_bytes())]:
+                with self.subTest(end=end):
+                    self.assertEqual(json.loads(self.assert_ok(result).out)["prompt"]["tokens"], n_tokens + more)
 
     def test_a_file_that_begins_with_a_byte_order_mark(self):
         path = self.folder / "prompt.txt"

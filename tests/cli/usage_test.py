@@ -179,6 +179,13 @@ class Usage(CliTest):
                           "true, false")
 
     @needs_tiny
+    def test_what_switches_off_is_named(self):
+        for command in (["compare"], ["calibrate"], ["score", "--sweep", "beta=0"], ["bench"]):
+            with self.subTest(command=command):
+                prompt = [] if command == ["bench"] else ["-p", "x"]
+                self.assert_fault(harp(*command, "-m", str(TINY), *prompt, env={"HARP_OFF": "1"}), USAGE, "--harp-off", "HARP_OFF")
+
+    @needs_tiny
     def test_flags_of_llama_by_all_their_names(self):
         for flag in ["-n", "--predict", "--n-predict", "--n_predict"]:
             self.assertEqual(json.loads(self.assert_ok(generate(flag, "3", "--ignore-eos", "--json")).out)["generated"]["tokens"], 3)
