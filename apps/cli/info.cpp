@@ -3,7 +3,6 @@
 
 #include "commands.h"
 #include "flags/terminal.h"
-#include "harp/kernels.h"
 #include "model/loaded_model.h"
 #include "model/report.h"
 
@@ -35,8 +34,7 @@ int info_command(int argc, char ** argv) {
         loaded.emplace(params, std::nullopt);
     }
     const llama_model & model = loaded->model();
-    json build = build_json();
-    build["kernels"] = line.harp.kernels() == "off" ? "llama.cpp's" : harp_kernel_instructions();
+    const json build = build_json();
     json model_data = model_json(model, params.model.path);
     model_data["vocabulary"] = llama_vocab_n_tokens(&loaded->vocab());
     model_data["embedding"] = llama_model_n_embd(&model);

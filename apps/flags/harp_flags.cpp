@@ -26,6 +26,8 @@ constexpr const char * kernels_variable = "HARP_KERNELS";
 constexpr const char * negative_prompt_variable = "HARP_NEGATIVE_PROMPT";
 constexpr const char * n_ctx_twin_variable = "HARP_N_CTX_TWIN";
 
+std::string chosen_kernels;
+
 bool any_reads_negative_prompt(std::span<const Options> sets) {
     return std::any_of(sets.begin(), sets.end(), [](const Options & set) { return set.view == View::guidance; });
 }
@@ -168,11 +170,18 @@ std::string HarpFlags::kernels() const {
 
 void HarpFlags::set_kernels() const {
     const std::string chosen = kernels();
-    harp_set_kernels(chosen != "off");
-    if (chosen == "on" || chosen == "off" || harp_set_kernel_instructions(chosen.c_str())) return;
-    throw Error(ErrorCode::invalid_option, fmt::format("option '--harp-kernels': this processor does not have '{}'; it "
-                                                       "has {}",
-                                                       chosen, harp_kernel_instructions()));
+    const bool are_ours = harp_set_kernels(chosen != "off");
+    if (chosen != "on" && chosen != "off" && !harp_set_kernel_instructions(chosen.c_str())) {
+        throw Error(ErrorCode::invalid_option,
+                    fmt::format("option '--harp-kernels': this processor does not have '{}'; it "
+                                "has {}",
+                                chosen, harp_kernel_instructions()));
+    }
+    chosen_kernels = are_ours ? harp_kernel_instructions() : "llama.cpp's";
+}
+
+const std::string & kernels_in_use() {
+    return chosen_kernels;
 }
 
 void HarpFlags::export_to_environment() const {

@@ -83,4 +83,7 @@ class HarpFlags {
     std::string kernels_;  // "" if it was not given
 };
 
+/// The kernels that set_kernels() chose for this process: their instructions, or "llama.cpp's"; "" before it.
+[[nodiscard]] const std::string & kernels_in_use();
+
 }  // namespace harp::cli

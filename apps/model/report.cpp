@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "build-info.h"
+#include "flags/harp_flags.h"
 #include "model/content_hash.h"
 
 namespace harp::cli {
@@ -13,10 +14,12 @@ namespace harp::cli {
 using nlohmann::json;
 
 json build_json() {
-    return {{"harp", HARP_VERSION},
-            {"llama.cpp", llama_version()},
-            {"compiler", llama_compiler()},
-            {"system", llama_print_system_info()}};
+    json build = {{"harp", HARP_VERSION},
+                  {"llama.cpp", llama_version()},
+                  {"compiler", llama_compiler()},
+                  {"system", llama_print_system_info()}};
+    if (!kernels_in_use().empty()) build["kernels"] = kernels_in_use();
+    return build;
 }
 
 json model_json(const llama_model & model, const std::string & path) {

@@ -10,7 +10,7 @@
 
 namespace harp::cli {
 
-/// Version of harp, llama.cpp and compiler, and the instruction sets in use.
+/// Versions of harp, llama.cpp and compiler, the instruction sets there are, and in commands the kernels in use.
 [[nodiscard]] nlohmann::json build_json();
 
 /// File name, size, description and model_fingerprint(). @throws Error{io}

@@ -98,6 +98,13 @@ class Generating(CliTest):
                         self.assertAlmostEqual(tops["mixed"][token], 0.5 * tops["vanilla"][token] + 0.5 * tops["reframed"][token], places=4)
                 self.assertGreater(n_shared, len(hesitated))
 
+    def test_results_say_which_kernels_computed_them(self):
+        off = {"compare": ["--harp-kernels", "off"]}  # it compares with HARP off in any case
+        for command in (["generate", "-p", "x", "-n", "1"], ["compare", "-p", "x", "-n", "1"], ["score", "-p", "Once upon"], ["info"]):
+            kernels = [json.loads(self.assert_ok(harp(*command, "-m", str(TINY), "--json", *flags)).out)["build"]["kernels"]
+                       for flags in ([], ["--harp-kernels", "off"], off.get(command[0], ["--harp-off"]))]
+            self.assertEqual(kernels[1:], ["llama.cpp's"] * 2)
+
     def test_environment_option(self):
         from_environment = json.loads(self.assert_ok(generate("-n", "2", "--json", env={"HARP_THRESHOLD": "2.5"})).out)
         self.assertEqual(from_environment["harp"]["threshold"], 2.5)
