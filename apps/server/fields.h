@@ -6,9 +6,9 @@
 
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -23,6 +23,12 @@ namespace harp::server {
 
 /// @throws std::invalid_argument "VALUE; allowed: ..."
 [[noreturn]] void refuse_value(const common_json & value, const std::string & allowed);
+
+/// @throws std::invalid_argument "NAME: VALUE; allowed: ..."
+[[noreturn]] void refuse_field(const std::string & name, const common_json & value, std::string_view allowed);
+
+/// Null is the same as leaving a field out.
+[[nodiscard]] bool is_given(const common_json & body, const std::string & name);
 
 /// @return the value, from `least` to `most`
 /// @throws std::invalid_argument if it is not a whole number in that range
@@ -77,28 +83,6 @@ void check_texts_and_tokens(const std::string & name, const llama_vocab & vocab,
 /// The field "id_slot", -1 if there is none.
 /// @throws std::invalid_argument if the server has no such slot
 [[nodiscard]] int32_t slot_of(const common_json & body, int32_t n_slots);
-
-/// Refuses what is asked of a completion as OpenAI has it and cannot be done.
-/// @throws std::invalid_argument
-void check_completion(const common_json & body);
-
-/// The same for a chat. A tool that is chosen by its name becomes the only one, and must be called. Members of messages that are null
-/// are left out.
-/// @throws std::invalid_argument
-void check_chat(common_json & body);
-
-/// The format of a chat's answer: {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema"}}
-/// @throws std::invalid_argument naming the field
-void check_response_format(const std::string & name, const common_json & format);
-
-/// Gives a chat the JSON schema that a request to /v1/messages has: `output_config.format`, or `output_format`.
-/// @throws std::invalid_argument
-void set_response_format(common_json & chat, const common_json & messages_body);
-
-/// A tool must be called: can it be, with this chat template?
-/// @param capabilities llama.cpp's, such as {"supports_tools", true}
-/// @throws std::invalid_argument
-void check_template_has_tools(const std::map<std::string, bool> & capabilities);
 
 /// The member "id" of {"id", "scale"}, a LoRA adapter of the server.
 /// @throws std::invalid_argument if it has no such adapter

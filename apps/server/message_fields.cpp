@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -14,14 +12,6 @@ namespace harp::server {
 
 namespace {
 
-[[noreturn]] void refuse(const std::string & name, const common_json & value, std::string_view allowed) {
-    throw std::invalid_argument(fmt::format("{}: {}; allowed: {}", name, shown(value), allowed));
-}
-
-bool is_given(const common_json & body, const std::string & name) {
-    return body.contains(name) && !body.at(name).is_null();
-}
-
 bool has_text(const common_json & body, const std::string & name) {
     return body.is_object() && body.contains(name) && body.at(name).is_string();
 }
@@ -29,19 +19,19 @@ bool has_text(const common_json & body, const std::string & name) {
 void check_type(const std::string & name, const common_json & block, std::initializer_list<std::string_view> known) {
     const bool is_known = has_text(block, "type") &&
                           std::find(known.begin(), known.end(), block.at("type").get<std::string>()) != known.end();
-    if (!is_known) refuse(name, block, fmt::format("blocks of the types {}", fmt::join(known, ", ")));
-    if (block.at("type") == "text" && !has_text(block, "text")) refuse(name, block, "a text in 'text'");
+    if (!is_known) refuse_field(name, block, fmt::format("blocks of the types {}", fmt::join(known, ", ")));
+    if (block.at("type") == "text" && !has_text(block, "text")) refuse_field(name, block, "a text in 'text'");
 }
 
 void check_result(const std::string & name, const common_json & result) {
     if (!is_given(result, "content") || result.at("content").is_string()) return;
     const common_json & content = result.at("content");
-    if (!content.is_array()) refuse(name + ".content", content, "a text, a list of blocks");
+    if (!content.is_array()) refuse_field(name + ".content", content, "a text, a list of blocks");
     for (const common_json & block : content) check_type(name + ".content", block, {"text", "image"});
 }
 
 void check_message(const std::string & name, const common_json & message) {
-    if (!message.is_object()) refuse(name, message, "an object with 'role' and 'content'");
+    if (!message.is_object()) refuse_field(name, message, "an object with 'role' and 'content'");
     if (!is_given(message, "content") || !message.at("content").is_array()) return;
     for (const common_json & block : message.at("content")) {
         // thoughts that are encrypted are of another model; documents are refused later, with the reason
@@ -52,16 +42,16 @@ void check_message(const std::string & name, const common_json & message) {
 }
 
 void check_tool(const std::string & name, const common_json & tool) {
-    if (!has_text(tool, "name")) refuse(name, tool, "objects with 'name' and 'input_schema'");
+    if (!has_text(tool, "name")) refuse_field(name, tool, "objects with 'name' and 'input_schema'");
     if (is_given(tool, "input_schema") && !tool.at("input_schema").is_object())
-        refuse(name + ".input_schema", tool.at("input_schema"), "an object");
+        refuse_field(name + ".input_schema", tool.at("input_schema"), "an object");
 }
 
 /// Calls `check` with the name and the value of each entry of a list.
 template <class Check>
 void for_each_in(const common_json & body, const std::string & name, Check check) {
     if (!is_given(body, name)) return;
-    if (!body.at(name).is_array()) refuse(name, body.at(name), "a list");
+    if (!body.at(name).is_array()) refuse_field(name, body.at(name), "a list");
     size_t i = 0;
     for (const common_json & entry : body.at(name)) check(fmt::format("{}[{}]", name, i++), entry);
 }
@@ -79,10 +69,11 @@ void check_messages(const common_json & body) {
 
 void check_response(const common_json & body) {
     for (const char * name : {"conversation", "prompt"}) {
-        if (is_given(body, name)) refuse(name, body.at(name), "none, since nothing is kept; send all items as 'input'");
+        if (is_given(body, name))
+            refuse_field(name, body.at(name), "none, since nothing is kept; send all items as 'input'");
     }
     if (is_given(body, "background") && body.at("background") != false)
-        refuse("background", body.at("background"), "false");
+        refuse_field("background", body.at("background"), "false");
 }
 
 }  // namespace harp::server

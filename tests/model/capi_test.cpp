@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <array>
 #include <cstring>
 #include <limits>
 #include <string>
