@@ -291,6 +291,7 @@ class Runs(unittest.TestCase):
             ([], {"model": __file__}, 2, ["-m", "not a GGUF file"]),
             ([], {"tasks": "lambada_openai,lambada_openai"}, 2, ["lambada_openai", "given twice"]),
             ([], {"methods": ["harp", "harp"]}, 2, ["harp", "given twice"]),
+            ([], {"methods": ["harp:threshold=2,beta=0.5", "vanilla", "harp:threshold=2.0"]}, 2, ["'harp:threshold=2.0' are the same"]),
             (["-m", TINY], {}, 2, ["given twice"]),
             ([], {"tasks": "lambada_openai,mmlu_pro", "methods": ["vanilla"]}, 2, ["mmlu_pro", "--max-length: 512", "2049.."]),
             (["--protocol", "generative"], {"methods": ["harp-beam:beams=129"]}, 2, ["beams: 129", "1..128"]),

@@ -118,17 +118,22 @@ def can_join(leader: Work, other: Work) -> bool:
 
 
 def check_names(specs: Iterable[CellSpec]) -> None:
-    """Refuses two files of the same name, which would be the same column, and whatever is given twice."""
+    """Refuses two files of the same name, which would be the same column, and whatever is given twice, in other words too."""
     labels: dict[str, str] = {}
     seen = set()
+    methods: list[Method] = []
     for spec in specs:
+        for other in methods:
+            if other.name != spec.method.name and dataclasses.replace(other, name=spec.method.name) == spec.method:
+                raise ValueError(f"methods {other.name!r} and {spec.method.name!r} are the same; leave one out")
+        methods.append(spec.method)
         column = spec.model_path, spec.task, spec.protocol, spec.method.name, spec.seed
         if column in seen:
             raise ValueError(f"{label_of(spec.model_path)}, {spec.task}, {spec.method.name}: a model, task or method is given twice")
         seen.add(column)
-        other = labels.setdefault(label_of(spec.model_path), spec.model_path)
-        if other != spec.model_path:
-            raise ValueError(f"models {other} and {spec.model_path} have the same name; rename one")
+        known = labels.setdefault(label_of(spec.model_path), spec.model_path)
+        if known != spec.model_path:
+            raise ValueError(f"models {known} and {spec.model_path} have the same name; rename one")
 
 
 def check_sizes(spec: CellSpec, max_tokens: int) -> None:
