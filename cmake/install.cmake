@@ -10,6 +10,7 @@ install(TARGETS harp harp_kernels
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/harp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 
+list(TRANSFORM harp_cxx_libraries REPLACE "(.+)" "$<$<NOT:$<BOOL:$<CXX_COMPILER_ID>>>:\\1>") # where there is no C++
 set(harp_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/harp)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/harp-config.cmake.in ${PROJECT_BINARY_DIR}/harp-config.cmake
     INSTALL_DESTINATION ${harp_package_dir}

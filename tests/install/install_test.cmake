@@ -51,10 +51,16 @@ set(user -S ${SOURCE_DIR}/tests/install/user -G ${GENERATOR} -D CMAKE_C_COMPILER
 run(${CMAKE_COMMAND} ${user} -B ${work}/user)
 run(${CMAKE_COMMAND} --build ${work}/user)
 run(${work}/user/user)
-if(NOT output STREQUAL "threshold 1\n")
+if(NOT output STREQUAL "threshold 1, kernels 0\n")
     message(FATAL_ERROR "the program in C says: ${output}")
 endif()
 run(${CMAKE_COMMAND} ${user} -B ${work}/including -D HARP_SOURCE=${SOURCE_DIR} -D CMAKE_CXX_COMPILER=${COMPILER})
+if(GENERATOR STREQUAL Ninja) # building it would take minutes
+    run(${CMAKE_COMMAND} --build ${work}/including -- -t commands user)
+    if(NOT output MATCHES " -o user .*libharp_kernels.* -l(std)?c[+][+]")
+        message(FATAL_ERROR "the kernels are linked without the library of C++:\n${output}")
+    endif()
+endif()
 
 if(NOT EXISTS ${model})
     message(STATUS "model not there: ${model}")
