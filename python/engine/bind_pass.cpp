@@ -31,7 +31,7 @@ nb::tuple token_tuple(llama_token id, const std::string & piece, llama_pos posit
 
 /// Ends a call that Python was told to end (Ctrl-C), between batches. The interpreter lock is not held.
 void check_signals() {
-    const nb::gil_scoped_acquire acquire;
+    const LockTaken taken;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
@@ -42,7 +42,7 @@ void generate_batch(Pass & self, nb::list & events) {
     std::vector<std::pair<size_t, GenerationResult>> results;
     std::exception_ptr failure;
     try {
-        const nb::gil_scoped_release release;
+        const LockReleased released;
         const Pass::Call call(self);
         self.generator().next_batch(
             {.on_token =
@@ -82,7 +82,7 @@ nb::tuple score_tuple(const ScoreResult & result) {
 nb::list score_batch(Pass & self) {
     std::vector<std::pair<size_t, std::vector<ScoreResult>>> finished;
     {
-        const nb::gil_scoped_release release;
+        const LockReleased released;
         const Pass::Call call(self);
         self.scorer().step([&](size_t request, std::span<const ScoreResult> results) {
             finished.emplace_back(request, std::vector<ScoreResult>(results.begin(), results.end()));
@@ -134,7 +134,7 @@ Rows append(ForwardPass & pass, const std::vector<llama_token> & tokens, bool al
 nb::tuple forward(Pass & self, const std::vector<llama_token> & tokens, bool all) {
     Rows rows;
     {
-        const nb::gil_scoped_release release;
+        const LockReleased released;
         const Pass::Call call(self);
         rows = append(self.direct(), tokens, all);
     }
@@ -174,7 +174,7 @@ nb::list beam_search(Pass & self, const std::vector<llama_token> & prompt, int m
                      const std::vector<llama_token> & negative_prompt) {
     GenerationResult result;
     {
-        const nb::gil_scoped_release release;
+        const LockReleased released;
         const Pass::Call call(self);
         decoding::Request request{
             .prompt = prompt,

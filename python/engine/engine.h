@@ -1,6 +1,7 @@
 // The compiled part of the Python package: a thin layer with the names of C++. Users call python/harp/.
 #pragma once
 
+#include <cxxabi.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -8,6 +9,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
 #include <clocale>
 #include <map>
@@ -44,8 +46,49 @@ class PlainLocale {
     locale_t before_;
 };
 using InPlainLocale = nb::call_guard<PlainLocale>;
-/// The same, and other Python threads run meanwhile.
-using WithoutLock = nb::call_guard<PlainLocale, nb::gil_scoped_release>;
+
+/// Takes the interpreter lock by `take`. Where the interpreter is ending, Python ends a daemon thread that asks for the
+/// lock (before 3.14) by unwinding its stack, which would end the process at the first function that is noexcept. So the
+/// thread waits for the end of the process instead.
+template <typename Take>
+auto take_lock(Take take) {
+#ifdef __GLIBCXX__
+    try {
+        return take();
+    } catch (const abi::__forced_unwind &) {
+        for (;;) pause();
+    }
+#else
+    return take();
+#endif
+}
+
+/// While it exists, other Python threads run.
+class LockReleased {
+  public:
+    LockReleased() : state_(PyEval_SaveThread()) {}
+    ~LockReleased() {
+        take_lock([this] { PyEval_RestoreThread(state_); });
+    }
+    LockReleased(const LockReleased &) = delete;
+    LockReleased & operator=(const LockReleased &) = delete;
+
+  private:
+    PyThreadState * state_;
+};
+/// While it exists, this thread has the lock.
+class LockTaken {
+  public:
+    LockTaken() : state_(take_lock([] { return PyGILState_Ensure(); })) {}
+    ~LockTaken() { PyGILState_Release(state_); }
+    LockTaken(const LockTaken &) = delete;
+    LockTaken & operator=(const LockTaken &) = delete;
+
+  private:
+    PyGILState_STATE state_;
+};
+/// In the C locale, and other Python threads run meanwhile.
+using WithoutLock = nb::call_guard<PlainLocale, LockReleased>;
 
 /// Refuses devices in a forked process, which cannot use what its parent opened. @throws Error{unsupported_call} if
 /// there is one besides the CPU

@@ -136,6 +136,20 @@ class Ends(unittest.TestCase):
         done = subprocess.run([sys.executable, "-c", code, TINY], timeout=300, capture_output=True, text=True, check=False)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
+    def test_a_daemon_thread_computes_when_the_process_ends(self):
+        """Python unwinds the stack of a thread that asks for its lock then."""
+        for call in ("list(session.generate('Once', max_tokens=200))", "session.score([('Once upon a', ' time')] * 50)",
+                     "session.beam_search('Once', beams=1, max_tokens=50)", "session.forward([1] * 100); session.truncate(0)"):
+            code = ("import harp, sys, threading; begun = threading.Event()\n"
+                    "def ask(session):\n"
+                    f"    while True: {call}; begun.set()\n"
+                    "session = harp.Session(harp.Model(sys.argv[1], n_threads=1), n_ctx=256)\n"
+                    "threading.Thread(target=ask, args=(session,), daemon=True).start(); begun.wait()")
+            done = subprocess.run([sys.executable, "-c", code, TINY], timeout=300, capture_output=True, text=True, check=False,
+                                  env={**os.environ, "GGML_NO_BACKTRACE": "1"})
+            with self.subTest(call=call):
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+
 
 def make_locale(folder):
     """A locale with a decimal comma in a folder for LOCPATH; skips the test if it cannot be made."""
