@@ -60,7 +60,7 @@ std::string default_negative_prompt;
 /// The object "harp" of a request, with the default negative prompt where that applies. What is no object stays as it is.
 common_json fields_of(const common_json & body) {
     common_json fields = common_json::object();
-    if (body.contains("harp") && !body.at("harp").is_null()) fields = body.at("harp");
+    if (is_given(body, "harp")) fields = body.at("harp");
     const std::optional<Options> defaults = default_options();
     if (!defaults || default_negative_prompt.empty() || !fields.is_object() || fields.contains("negative_prompt"))
         return fields;
@@ -127,8 +127,7 @@ std::optional<RequestOptions> request_options(const common_json & body) {
     naming_harp([&] { check_names(fields); });
     bool enabled = options.has_value();
     if (fields.contains("enabled")) {
-        if (!fields.at("enabled").is_boolean())
-            throw std::invalid_argument("harp.enabled: " + shown(fields.at("enabled")) + "; allowed: true, false");
+        if (!fields.at("enabled").is_boolean()) refuse_field("harp.enabled", fields.at("enabled"), "true, false");
         enabled = fields.at("enabled").get<bool>();
         if (enabled && !options) throw std::invalid_argument("harp.enabled: true, but the server runs with --harp-off");
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <ctime>
 
+#include "server/fields.h"
+
 namespace harp::server {
 
 namespace {
@@ -28,7 +30,7 @@ common_json tools_of(const common_json & request) {
 
 void ResponseEvents::begin(const common_json & request, const std::string & model) {
     const auto given = [&](const std::string & name, const common_json & fallback) {
-        return request.contains(name) && !request.at(name).is_null() ? request.at(name) : fallback;
+        return is_given(request, name) ? request.at(name) : fallback;
     };
     members_ = {{"created_at", std::time(nullptr)},
                 {"model", model},

@@ -21,26 +21,14 @@ namespace {
 
 constexpr size_t n_embd = 64;  // of the model
 
-class CBoundary : public ::testing::Test {
+class CBoundary : public CContexts {
   protected:
-    void SetUp() override {
-        model_ = load(stories260k());
-        if (model_ == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
+    [[nodiscard]] harp_params defaults() const override {
         harp_params params = harp_default_params();
         params.threshold = 0;
         params.schedule = HARP_SCHEDULE_LAZY;
-        ASSERT_TRUE(harp_set_default_params(&params)) << harp_last_error();
+        return params;
     }
-    void TearDown() override {
-        const harp_params params = harp_default_params();
-        EXPECT_TRUE(harp_set_default_params(&params));
-    }
-    [[nodiscard]] Context create(uint32_t n_seq_max = 1) const {
-        Context context(harp_init_from_model(model_, small_context(256, n_seq_max)));
-        EXPECT_NE(context, nullptr) << harp_last_error();
-        return context;
-    }
-    llama_model * model_ = nullptr;
 };
 
 bool has_message() {
@@ -119,7 +107,7 @@ TEST_F(CBoundary, WhatASamplerThrowsIsNoToken) {
 }
 
 TEST_F(CBoundary, SequenceIdsOutOfRangeAreErrors) {
-    const Context context = create(2);
+    const Context context = create(small_context(256, 2));
     llama_memory_t memory = llama_get_memory(context.get());
     ASSERT_EQ(decode(context.get(), {1, 403, 407}), 0) << harp_last_error();
     std::vector<uint8_t> state(harp_state_seq_get_size(context.get(), 0));

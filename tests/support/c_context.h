@@ -43,33 +43,44 @@ inline Continuation greedy_by_c(llama_context * context, int n) {
     return run;
 }
 
-/// Contexts with the tiny model and seed 7.
-class CApi : public ::testing::Test {
+/// Contexts with the tiny model and the default parameters that defaults() gives.
+class CContexts : public ::testing::Test {
   protected:
     void SetUp() override {
         model_ = load(stories260k());
         if (model_ == nullptr) GTEST_SKIP() << "model not there: " << stories260k().string();
-        harp_params params = harp_default_params();
-        params.seed = 7;
-        params.schedule = HARP_SCHEDULE_LAZY;
+        const harp_params params = defaults();
         ASSERT_TRUE(harp_set_default_params(&params)) << harp_last_error();
     }
     void TearDown() override {
         const harp_params params = harp_default_params();
         EXPECT_TRUE(harp_set_default_params(&params));
     }
-    [[nodiscard]] static Options options() {
-        Options options;
-        options.seed = 7;
-        options.schedule = Schedule::lazy;
-        return options;
-    }
+    [[nodiscard]] virtual harp_params defaults() const = 0;
     [[nodiscard]] Context create(llama_context_params params = small_context(256)) const {
         Context context(harp_init_from_model(model_, params));
         EXPECT_NE(context, nullptr) << harp_last_error();
         return context;
     }
     llama_model * model_ = nullptr;
+};
+
+/// With seed 7.
+class CApi : public CContexts {
+  protected:
+    [[nodiscard]] harp_params defaults() const override {
+        harp_params params = harp_default_params();
+        params.seed = 7;
+        params.schedule = HARP_SCHEDULE_LAZY;
+        return params;
+    }
+    /// The same in C++.
+    [[nodiscard]] static Options options() {
+        Options options;
+        options.seed = 7;
+        options.schedule = Schedule::lazy;
+        return options;
+    }
 };
 
 }  // namespace harp::testing
